@@ -1,0 +1,93 @@
+"""The border between the algorithm and the arrays: a backend knows tokens and nothing of tasks or rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
+
+Policy = Literal["current", "reference"]
+
+
+class Tokenizer(Protocol):
+    """What the package needs of a tokenizer; Hugging Face's and mlx-lm's wrappers both have it."""
+
+    chat_template: Any
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn. Temperature 0 is greedy; ``top_p`` 1 leaves the distribution whole."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """The hyper-parameters of one optimizer step (names as in PPO, arXiv 1707.06347)."""
+
+    lr: float
+    temperature: float = 1.0
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 0.0  # 0: off; else the bound c > 1 of arXiv 1912.09729
+    value_coef: float = 0.5
+    value_clip: float = 0.2  # 0: off
+    value_lr: float = 1e-3
+    entropy_coef: float = 0.0
+    kl_coef: float = 0.0  # of the k3 term in the loss
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    tis_cap: float = 0.0  # 0: off; else truncated importance sampling's bound
+    distill_coef: float = 0.0
+    micro_batch: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes: now in use by arrays, and the highest since the last reset."""
+
+    active: int
+    peak: int
+
+
+class Backend(Protocol):
+    """Generates, scores and updates; numpy at the border, tokens only."""
+
+    name: str
+    tokenizer: Tokenizer
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+    ) -> list[Completion]:
+        """One completion per prompt, in order. Equal prompts are prefilled once."""
+        ...
+
+    def score(self, batch: Batch, policy: Policy, temperature: float) -> Scores:
+        """Log-probabilities (at ``temperature``), entropies and values of the masked tokens."""
+        ...
+
+    def update(self, batch: Batch, hyper: Hyper, distill: Batch | None = None) -> UpdateStats:
+        """One optimizer step on the batch; ``distill`` adds a supervised term on its masked tokens."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write adapters, value head and optimizer state into an existing folder."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Restore what ``save`` wrote; what follows continues bit for bit."""
+        ...
+
+    def memory(self) -> Memory: ...
+
+    def reset_peak_memory(self) -> None: ...

@@ -1,0 +1,270 @@
+"""The data that flows through a run: tasks, prompts, completions, verdicts, experiences, batches.
+
+Everything here is immutable, needs numpy only, and (arrays aside) converts to and from plain JSON, so that a
+rollouts file, a report or a bug report needs no model.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+
+
+class TaskKind(str, Enum):
+    """The three modes of reasoning about a program p, an input i and an output o = p(i)."""
+
+    DEDUCTION = "deduction"
+    ABDUCTION = "abduction"
+    INDUCTION = "induction"
+
+
+class Role(str, Enum):
+    """The two roles that the one model plays."""
+
+    PROPOSE = "propose"
+    SOLVE = "solve"
+
+
+class Status(str, Enum):
+    """What the judge says of a piece of model output. ``OK`` is a value with nothing to compare it with."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    KILLED = "killed"
+    DENIED = "denied"
+    NONDETERMINISTIC = "nondeterministic"
+    INVALID = "invalid"
+    FORMAT = "format"
+
+
+def canonical_source(program: str) -> str:
+    """The program without comments and layout; the text itself where it does not parse."""
+    try:
+        return ast.unparse(ast.parse(program))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return program
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One verified reasoning task.
+
+    ``inputs`` hold Python literal tuples of arguments and ``outputs`` Python literals, both as source text:
+    one pair for deduction and abduction, N pairs for induction. ``hidden`` lists the indices of the pairs that
+    the solver is not shown (induction only). ``difficulty`` lies in [0, 1]; ``parents`` are the ids of the
+    references that the proposer was shown.
+    """
+
+    id: str
+    kind: TaskKind
+    program: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    message: str = ""
+    hidden: tuple[int, ...] = ()
+    difficulty: float = 0.5
+    origin_step: int = 0
+    parents: tuple[str, ...] = ()
+    source: str = "model"
+
+    @classmethod
+    def create(
+        cls,
+        kind: TaskKind,
+        program: str,
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+        **rest: Any,
+    ) -> Task:
+        """A task whose id is the hash of its normalised content, so that duplicates meet."""
+        content = json.dumps([kind.value, canonical_source(program), list(inputs)])
+        digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return cls(digest, kind, program, inputs, outputs, **rest)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**_plain(self), "kind": self.kind.value}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Task:
+        return cls(**{**_tuples(row), "kind": TaskKind(row["kind"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as text and as the token ids the model reads.
+
+    ``form`` names the prompt form, ``strategy`` the solving strategy ("" for proposers), ``stop`` the strings
+    that end a completion, and ``prefix`` how many leading characters of ``text`` every prompt of this form,
+    kind and role shares in this step (0 if none).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    form: str = ""
+    strategy: str = ""
+    stop: tuple[str, ...] = ()
+    prefix: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A sampled completion.
+
+    ``token_ids`` include the token that ended it; ``logprobs`` are the sampler's, one per token, kept to measure
+    (and correct) the mismatch between sampler and trainer: they are not pi_old. ``finish`` is "stop" or
+    "length"; ``key`` is the random key it was drawn with; ``text`` is cut before the stop string.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: str
+    key: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judge's word: a status, one line of detail, the value (as literal text) and the time it took."""
+
+    status: Status
+    detail: str = ""
+    value: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return self.status is Status.PASS
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A scalar reward and the named parts that it is the sum of."""
+
+    total: float
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """One rollout with its judgement. ``group`` is shared by the rollouts of one baseline group in one step."""
+
+    prompt: Prompt
+    completion: Completion
+    verdict: Verdict
+    reward: Reward
+    role: Role
+    kind: TaskKind
+    group: int
+    step: int
+    task_id: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        row = asdict(self)
+        row["verdict"]["status"] = self.verdict.status.value
+        row["role"], row["kind"] = self.role.value, self.kind.value
+        return row
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Experience:
+        verdict = {**row["verdict"], "status": Status(row["verdict"]["status"])}
+        return cls(
+            prompt=Prompt(**_tuples(row["prompt"])),
+            completion=Completion(**_tuples(row["completion"])),
+            verdict=Verdict(**verdict),
+            reward=Reward(**row["reward"]),
+            role=Role(row["role"]),
+            kind=TaskKind(row["kind"]),
+            group=row["group"],
+            step=row["step"],
+            task_id=row.get("task_id", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded arrays for scoring and updating, all [B, T] and aligned on the token that was emitted.
+
+    ``tokens`` i32, right-padded. ``mask`` is 1 where ``tokens[b, t]`` is a completion token that is trained on;
+    column 0 is never one. ``x[b, t]`` of every other array belongs to ``tokens[b, t]`` given ``tokens[b, :t]``:
+    ``sampler_logp`` the sampler's log-probability, ``old_logp`` pi_old's (None: the current policy is pi_old),
+    ``ref_logp`` the reference's, ``values`` the value head's estimate *before* the token, ``advantages`` and
+    ``returns`` the estimator's, ``weights`` each token's share in the policy loss (see ``batch.token_weights``).
+    """
+
+    tokens: IntArray
+    mask: FloatArray
+    sampler_logp: FloatArray | None = None
+    old_logp: FloatArray | None = None
+    ref_logp: FloatArray | None = None
+    values: FloatArray | None = None
+    advantages: FloatArray | None = None
+    returns: FloatArray | None = None
+    weights: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def with_(self, **arrays: FloatArray | None) -> Batch:
+        """A copy with some arrays replaced."""
+        return replace(self, **arrays)  # type: ignore[arg-type]
+
+    def rows(self, index: NDArray[np.int64]) -> Batch:
+        """The given rows of every array, trailing all-padding columns kept."""
+        picked = {
+            f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
+            for f in fields(self)
+        }
+        return Batch(**picked)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """float32 [B, T] log-probabilities, entropies and values, aligned as in ``Batch``; 0 off the mask."""
+
+    logp: FloatArray
+    entropy: FloatArray
+    values: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStats:
+    """What one optimizer step saw. Means are over completion tokens; ``grad_norm`` is before clipping."""
+
+    loss: float
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    approx_kl: float
+    clip_frac: float
+    ratio_max: float
+    kl_ref: float
+    distill_loss: float
+    mismatch_mean: float
+    mismatch_max: float
+    grad_norm: float
+    lr: float
+    tokens: int
+
+
+def _plain(obj: Any) -> dict[str, Any]:
+    return {f.name: getattr(obj, f.name) for f in fields(obj)}
+
+
+def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that the frozen types hold."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
