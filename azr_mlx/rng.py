@@ -25,5 +25,5 @@ def generator(seed: int, stream: str, step: int, *index: int) -> np.random.Gener
 
 
 def uniforms(key64: int, count: int) -> np.ndarray:
-    """float64 [count] in [0, 1): the draws of one sequence, whatever batch it is decoded in."""
-    return np.random.Generator(np.random.Philox(key64)).random(count)
+    """float32 [count] in [0, 1): the draws of one sequence, whatever batch it is decoded in."""
+    return np.random.Generator(np.random.Philox(key64)).random(count, dtype=np.float32)

@@ -1,0 +1,105 @@
+"""LoRA adapters on an mlx-lm model: adding them, switching them off, reading and writing them.
+
+The files are exactly mlx-lm's (``adapters.safetensors`` + ``adapter_config.json``), so that
+``mlx_lm.generate --adapter-path`` loads them as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
+from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from azr_mlx import rng
+from azr_mlx.config import Lora
+
+# No common parent class in mlx-lm: the attribute under which each holds the layer it wraps.
+WRAPPED = {
+    LoRALinear: "linear",
+    LoRASwitchLinear: "linear",
+    DoRALinear: "linear",
+    LoRAEmbedding: "embedding",
+    DoRAEmbedding: "embedding",
+}
+WEIGHTS_FILE = "adapters.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
+    """Freeze the model, wrap its linear layers, and return the adapter_config.json that describes it.
+
+    A is uniform with bound 1/sqrt(fan_in), drawn from named keys; B is zero, so the policy starts as the
+    base model (Hu et al., arXiv 2106.09685, section 4.1).
+    """
+    depth = len(model.layers)
+    count = depth if lora.num_layers < 0 else min(lora.num_layers, depth)
+    parameters: dict[str, Any] = {"rank": lora.rank, "scale": lora.scale, "dropout": lora.dropout}
+    if lora.keys:
+        parameters["keys"] = list(lora.keys)
+    model.freeze()
+    linear_to_lora_layers(model, count, parameters)
+    for index, (_, layer) in enumerate(adapter_layers(model)):
+        bound = layer.lora_a.shape[-2] ** -0.5
+        key = mx.random.key(rng.key(seed, "lora", 0, index))
+        layer.lora_a = mx.random.uniform(-bound, bound, layer.lora_a.shape, key=key)
+    mx.eval(model.parameters())
+    return {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters}
+
+
+def adapter_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """(path, layer) of every adapter layer, sorted by path."""
+    return sorted(
+        ((name, m) for name, m in model.named_modules() if type(m) in WRAPPED), key=lambda nm: nm[0]
+    )
+
+
+@contextlib.contextmanager
+def bypassed(model: nn.Module) -> Iterator[None]:
+    """The base model, bit for bit: adapter layers are taken out, not multiplied by zero."""
+    layers = adapter_layers(model)
+    inner = [(name, getattr(layer, WRAPPED[type(layer)])) for name, layer in layers]
+    model.update_modules(tree_unflatten(inner))
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(layers))
+
+
+def adapter_weights(model: nn.Module) -> dict[str, mx.array]:
+    """The tensors that mlx-lm's ``load_adapters`` accepts: lora_a, lora_b and m, nothing else."""
+    leaves = tree_flatten(model.parameters())
+    return {k: v for k, v in leaves if k.rsplit(".", 1)[-1] in ("lora_a", "lora_b", "m")}
+
+
+def save_adapters(model: nn.Module, config: dict[str, Any], path: Path) -> None:
+    mx.save_safetensors(str(path / WEIGHTS_FILE), adapter_weights(model))
+    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_adapter_weights(model: nn.Module, file: Path) -> None:
+    """Fill the adapter layers that ``add_lora`` made.
+
+    Raises:
+        ValueError: a tensor is missing, unexpected, or of another shape; all are named.
+    """
+    new, own = mx.load(str(file)), adapter_weights(model)
+    wrong = [f"{k}: missing" for k in own if k not in new]
+    wrong += [f"{k}: unexpected" for k in new if k not in own]
+    wrong += [
+        f"{k}: shape {tuple(new[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own
+        if k in new and new[k].shape != own[k].shape
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        raise ValueError(f"{file}: adapters of another model or LoRA configuration: {shown}")
+    model.load_weights(list(new.items()), strict=False)

@@ -1,0 +1,281 @@
+"""``MlxBackend``: one mlx-lm model that generates, scores and learns.
+
+The reference policy is the same weights with the adapters taken out. On a machine without a GPU the base is
+dequantised to float32 at load: 4-bit and bfloat16 products do not reach a BLAS there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx_lm.utils import dequantize_model
+from mlx_lm.utils import load as load_mlx
+
+from azr_mlx.backends import base
+from azr_mlx.backends.base import Hyper, Memory, Sampling, Tokenizer
+from azr_mlx.backends.mlx import adapters, ppo
+from azr_mlx.backends.mlx.rollout import RolloutEngine
+from azr_mlx.config import Lora
+from azr_mlx.errors import AzrError
+from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
+
+VALUE_FILE = "value_head.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+LossAndGrads = Callable[..., tuple[Any, Any]]
+
+
+class MlxBackend:
+    """The Backend protocol on MLX. All calls belong on one thread, the main one."""
+
+    name = "mlx"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        lora: Lora | None = None,
+        *,
+        seed: int = 0,
+        max_rows: int = 32,
+        micro_batch: int = 4,
+        grad_checkpoint: bool = False,
+        compile: bool = False,
+    ):
+        """Wrap a loaded model.
+
+        Raises:
+            AzrError: the architecture's head cannot be told from its trunk.
+        """
+        self.tokenizer = tokenizer
+        self.micro_batch = micro_batch
+        self.adapter_config = adapters.add_lora(model, lora or Lora(), seed)
+        self.policy = ppo.Policy(model, _hidden_size(model))
+        self._check_head()
+        model.train()  # LoRA dropout, if any, is on in updates only
+        if grad_checkpoint:
+            _checkpoint_layers(model)
+        self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
+        self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
+        self.optimizer.init(self._adapter_parameters())
+        self.value_optimizer.init(self.policy.value_head.parameters())
+        self.engine = RolloutEngine(model, tokenizer, max_rows)
+        self.compile = compile
+        self._grad_functions: dict[Any, LossAndGrads] = {}
+
+    @classmethod
+    def from_folder(cls, path: Path | str, lora: Lora | None = None, **options: Any) -> MlxBackend:
+        """Load an MLX model folder; on a machine without a GPU, dequantised to float32."""
+        model, tokenizer = load_mlx(str(path))
+        return cls(on_device(model), tokenizer, lora, **options)
+
+    # -- rollouts and scores -----------------------------------------------------------------------------------
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+    ) -> list[Completion]:
+        self.policy.eval()
+        try:
+            return self.engine.run(prompts, sampling, keys)
+        finally:
+            self.policy.train()
+
+    def score(self, batch: Batch, policy: base.Policy, temperature: float) -> Scores:
+        out = [np.zeros(batch.tokens.shape, np.float32) for _ in range(3)]
+        reference = policy == "reference"
+        self.policy.eval()
+        with adapters.bypassed(self.policy.lm) if reference else nullcontext():
+            for micro in ppo.split(batch, self.micro_batch):
+                scores = ppo.token_scores(self.policy, micro.arrays, temperature)
+                mx.eval(scores)  # one micro-batch's activations at a time
+                for array, values in zip(out, scores, strict=True):
+                    array[micro.rows, micro.columns] = np.array(values)[: micro.count]
+        self.policy.train()
+        return Scores(out[0], out[1], None if reference else out[2])
+
+    # -- update ------------------------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, hyper: Hyper, distill: Batch | None = None) -> UpdateStats:
+        """One optimizer step.
+
+        Raises:
+            AzrError: the gradient is not finite; nothing has been changed then.
+        """
+        loss, stats, grads = self._accumulate(batch, hyper)
+        distill_loss = 0.0
+        if distill is not None and hyper.distill_coef > 0:
+            distill_loss, extra = self._accumulate_supervised(distill)
+            grads = _add(grads, tree_map(lambda g: g * hyper.distill_coef, extra))
+            loss += hyper.distill_coef * distill_loss
+        norm = self._step(grads, hyper)
+        return UpdateStats(
+            loss=loss, distill_loss=distill_loss, grad_norm=norm, lr=hyper.lr, **stats
+        )
+
+    def _accumulate(self, batch: Batch, hyper: Hyper) -> tuple[float, dict[str, Any], Any]:
+        """Loss, statistics and gradients of the minibatch, summed over micro-batches."""
+        tokens = int(batch.mask.sum())
+        scalars = {"total": mx.array(float(tokens)), "kl_coef": mx.array(hyper.kl_coef)}
+        grads, losses, sums = None, [], []
+        for micro in ppo.split(batch, hyper.micro_batch):
+            step = self._grad_function(ppo.ppo_loss, micro.arrays, hyper)
+            (loss, stats), new = step(micro.arrays, scalars)
+            grads = new if grads is None else _add(grads, new)
+            mx.eval(grads, loss, stats)  # one micro-batch's activations at a time
+            losses.append(loss.item())
+            sums.append({k: v.item() for k, v in stats.items()})
+        if grads is None:
+            raise AzrError("nothing to learn from: no completion token in the batch")
+        return float(np.sum(losses)), {**_reduce(sums, tokens), "tokens": tokens}, grads
+
+    def _accumulate_supervised(self, batch: Batch) -> tuple[float, Any]:
+        scalars = {"total": mx.array(float(batch.mask.sum()))}
+        grads, losses = None, []
+        for micro in ppo.split(batch, self.micro_batch):
+            step = self._grad_function(ppo.supervised_loss, micro.arrays, None)
+            loss, new = step(micro.arrays, scalars)
+            grads = new if grads is None else _add(grads, new)
+            mx.eval(grads, loss)
+            losses.append(loss.item())
+        return float(np.sum(losses)), grads
+
+    def _grad_function(self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any) -> LossAndGrads:
+        """``value_and_grad`` of a loss, compiled once per hyper-parameters and arrays present.
+
+        The learning rates are no part of the loss, so a schedule does not compile anew.
+        """
+        fixed = None if hyper is None else _static(hyper)
+        key = (loss.__name__, fixed, tuple(sorted(a)))
+        if key not in self._grad_functions:
+            extra = () if fixed is None else (fixed,)
+            plain = nn.value_and_grad(self.policy, lambda a, s: loss(self.policy, a, s, *extra))
+            # The weights must be inputs: captured arrays would be frozen into the compiled step.
+            self._grad_functions[key] = (
+                mx.compile(plain, inputs=[self.policy.state]) if self.compile else plain
+            )
+        return self._grad_functions[key]
+
+    def _step(self, grads: Any, hyper: Hyper) -> float:
+        """Clip and apply. The value head is clipped apart: its gradient must not scale the policy's down."""
+        value_grads = grads.pop("value_head")
+        grads, norm = optim.clip_grad_norm(grads, hyper.max_grad_norm)
+        value_grads, value_norm = optim.clip_grad_norm(value_grads, hyper.max_grad_norm)
+        if not np.isfinite(norm.item() + value_norm.item()):
+            raise AzrError(
+                f"gradient norm is {norm.item()} (value head {value_norm.item()}): "
+                "the update was not applied; lower learning_rate or ppo.max_grad_norm"
+            )
+        self.optimizer.learning_rate = hyper.lr
+        self.optimizer.weight_decay = hyper.weight_decay
+        self.value_optimizer.learning_rate = hyper.value_lr
+        self.optimizer.update(self.policy, grads)
+        self.value_optimizer.update(self.policy.value_head, value_grads)
+        mx.eval(self.policy.trainable_parameters(), self.optimizer.state, self.value_optimizer.state)
+        return float(norm.item())
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        adapters.save_adapters(self.policy.lm, self.adapter_config, path)
+        head = dict(tree_flatten(self.policy.value_head.parameters()))
+        mx.save_safetensors(str(path / VALUE_FILE), head)
+        states = {"adapters": self.optimizer.state, "value_head": self.value_optimizer.state}
+        mx.save_safetensors(str(path / OPTIMIZER_FILE), dict(tree_flatten(states)))
+
+    def load(self, path: Path) -> None:
+        """Raises ValueError where the files do not fit this model and LoRA configuration."""
+        self.load_adapters(path)
+        self.policy.value_head.load_weights(str(path / VALUE_FILE))
+        states = tree_unflatten(list(mx.load(str(path / OPTIMIZER_FILE)).items()))
+        self.optimizer.state = states["adapters"]
+        self.value_optimizer.state = states["value_head"]
+
+    def load_adapters(self, path: Path) -> None:
+        """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
+        file = path / adapters.WEIGHTS_FILE if path.is_dir() else path
+        adapters.load_adapter_weights(self.policy.lm, file)
+
+    def memory(self) -> Memory:
+        return Memory(active=mx.get_active_memory(), peak=mx.get_peak_memory())
+
+    def reset_peak_memory(self) -> None:
+        mx.reset_peak_memory()
+
+    # -- checks ------------------------------------------------------------------------------------------------
+
+    def _adapter_parameters(self) -> Any:
+        parameters = self.policy.trainable_parameters()
+        parameters.pop("value_head")
+        return parameters
+
+    def _check_head(self) -> None:
+        """Head of trunk must be the model: some architectures scale or cap their logits on the way."""
+        probe = mx.array([[1, 2, 3]])
+        whole = self.policy.lm(probe)
+        parts = self.policy.logits(self.policy.hidden(probe))
+        if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
+            raise AzrError(
+                f"model type {getattr(self.policy.lm, 'model_type', '?')!r} changes its logits after the head; "
+                "training it is not supported: choose a llama, qwen2, qwen3 or similar model"
+            )
+
+
+def on_device(model: nn.Module) -> nn.Module:
+    """The model as this machine computes it best: as it is on a GPU, dequantised to float32 on a CPU."""
+    if mx.default_device() == mx.cpu:
+        model = dequantize_model(model)
+        model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+    return model
+
+
+def write_adapter_config(path: Path, **extra: Any) -> None:
+    """Add keys to an adapter_config.json; mlx-lm ignores the ones it does not know."""
+    file = path / adapters.CONFIG_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), **extra}, indent=2) + "\n")
+
+
+def _hidden_size(model: nn.Module) -> int:
+    return int(model.model.norm.weight.shape[0])
+
+
+def _checkpoint_layers(model: nn.Module) -> None:
+    """Recompute each layer in the backward pass (mlx-lm patches the class, and must do so once)."""
+    from mlx_lm.tuner.trainer import grad_checkpoint
+
+    for cls in {type(layer) for layer in model.layers}:
+        if not getattr(cls, "_azr_checkpointed", False):
+            grad_checkpoint(next(layer for layer in model.layers if type(layer) is cls))
+            cls._azr_checkpointed = True
+
+
+def _static(hyper: Hyper) -> Hyper:
+    """What the compiled loss depends on: the rates are applied outside it, the KL coefficient is an input."""
+    return replace(hyper, lr=0.0, value_lr=0.0, weight_decay=0.0, kl_coef=float(hyper.kl_coef > 0))
+
+
+def _add(a: Any, b: Any) -> Any:
+    return tree_map(lambda x, y: x + y, a, b)
+
+
+def _reduce(sums: list[dict[str, float]], tokens: int) -> dict[str, float]:
+    """Micro-batch sums to minibatch statistics."""
+    out = {}
+    for name in sums[0]:
+        values = [s[name] for s in sums]
+        if name.endswith("_max"):
+            out[name] = max(values)
+        elif name.endswith("_loss"):
+            out[name] = float(np.sum(values))
+        else:
+            out[name] = float(np.sum(values)) / tokens
+    return out

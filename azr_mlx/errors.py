@@ -1,0 +1,15 @@
+"""Errors that are the user's business: one line each, saying what, why and the mend."""
+
+from __future__ import annotations
+
+
+class AzrError(Exception):
+    """A failure that the command line reports in one line; ``exit_code`` is what it exits with."""
+
+    exit_code = 1
+
+
+class UsageError(AzrError):
+    """Wrong usage or configuration."""
+
+    exit_code = 2
