@@ -158,10 +158,11 @@ class MlxBackend:
         if key not in self._grad_functions:
             extra = () if fixed is None else (fixed,)
             plain = nn.value_and_grad(self.policy, lambda a, s: loss(self.policy, a, s, *extra))
-            # The weights must be inputs: captured arrays would be frozen into the compiled step.
-            self._grad_functions[key] = (
-                mx.compile(plain, inputs=[self.policy.state]) if self.compile else plain
-            )
+            # The weights must be inputs: captured arrays would be frozen into the compiled step. They are
+            # outputs too, since value_and_grad leaves its tracers in the model.
+            state = [self.policy.state]
+            compiled = mx.compile(plain, inputs=state, outputs=state) if self.compile else plain
+            self._grad_functions[key] = compiled
         return self._grad_functions[key]
 
     def _step(self, grads: Any, hyper: Hyper) -> float:

@@ -102,9 +102,9 @@ def token_scores(
     hidden = policy.hidden(a["tokens"])
     hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
     logits = policy.logits(hidden).astype(mx.float32) / temperature
-    normaliser = mx.logsumexp(logits, axis=-1)
-    logp = mx.take_along_axis(logits, a["targets"][:, None], axis=-1)[:, 0] - normaliser
-    entropy = normaliser - (mx.softmax(logits, axis=-1) * logits).sum(axis=-1)
+    rows = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    logp = mx.take_along_axis(rows, a["targets"][:, None], axis=-1)[:, 0]
+    entropy = -(mx.exp(rows) * rows).sum(axis=-1)
     features = hidden if trunk_gradient else mx.stop_gradient(hidden)
     values = policy.value_head(features.astype(mx.float32))[:, 0]
     return logp, entropy, values

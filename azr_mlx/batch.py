@@ -1,0 +1,142 @@
+"""From experiences to padded arrays: collation, loss weights, minibatches, token rewards.
+
+All arrays are [B, T] and aligned on the token that was emitted, as ``types.Batch`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from azr_mlx.types import Batch, Experience, FloatArray
+
+Index = NDArray[np.int64]
+AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
+
+
+def collate(
+    experiences: Sequence[Experience],
+    max_length: int | None = None,
+    mask_truncated: bool = False,
+    pad_multiple: int = 32,
+) -> Batch:
+    """``tokens``, ``mask`` and ``sampler_logp`` of some rollouts.
+
+    A row is prompt + completion, right-padded with 0. T is the longest row rounded up to
+    ``pad_multiple`` (fewer shapes, fewer compilations), at most ``max_length``; a row that is
+    longer loses its last tokens. With ``mask_truncated`` a completion that was cut, by the token
+    limit (finish "length") or by ``max_length``, is left out of the mask altogether.
+
+    Raises ValueError on an empty prompt (its first token would have no probability) and on a
+    completion whose log-probabilities are not one per token.
+    """
+    for number, one in enumerate(experiences):
+        tokens, logprobs = len(one.completion.token_ids), len(one.completion.logprobs)
+        if tokens != logprobs:
+            raise ValueError(f"experience {number}: {tokens} tokens, but {logprobs} logprobs")
+    rows = [(one.prompt.token_ids, one.completion.token_ids) for one in experiences]
+    batch = collate_supervised(rows, max_length, pad_multiple)
+    mask, sampler_logp = batch.mask.copy(), np.zeros_like(batch.mask)
+    for number, one in enumerate(experiences):
+        done, where = one.completion, np.flatnonzero(batch.mask[number])
+        if mask_truncated and (done.finish == "length" or len(where) < len(done.token_ids)):
+            mask[number] = 0.0
+        else:
+            sampler_logp[number, where] = done.logprobs[: len(where)]
+    return batch.with_(mask=mask, sampler_logp=sampler_logp)
+
+
+def collate_supervised(
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    max_length: int | None = None,
+    pad_multiple: int = 32,
+) -> Batch:
+    """``tokens`` and ``mask`` of (prompt ids, completion ids) pairs, shaped as in ``collate``.
+
+    Raises ValueError on no rows, an empty prompt, or a length that is not positive.
+    """
+    if not rows:
+        raise ValueError("collate: no rows; a batch has at least one")
+    if pad_multiple < 1 or (max_length is not None and max_length < 1):
+        raise ValueError(
+            f"collate: pad_multiple {pad_multiple}, max_length {max_length}: not positive"
+        )
+    width = -(-max(len(p) + len(c) for p, c in rows) // pad_multiple) * pad_multiple
+    width = width if max_length is None else min(width, max_length)
+    tokens = np.zeros((len(rows), width), np.int32)
+    mask = np.zeros((len(rows), width), np.float32)
+    for number, (prompt, completion) in enumerate(rows):
+        if not prompt:
+            raise ValueError(
+                f"row {number}: empty prompt; its first token would be predicted from nothing"
+            )
+        ids = [*prompt, *completion][:width]
+        tokens[number, : len(ids)] = ids
+        mask[number, len(prompt) : len(ids)] = 1.0
+    return Batch(tokens=tokens, mask=mask)
+
+
+def token_weights(mask: ArrayLike, how: str, constant: float | None = None) -> FloatArray:
+    """float32 [B, T]: each token's share in the policy loss, ``sum(weights * per_token)``.
+
+    They are normalised over the rows given, so take them once over a whole minibatch: the losses
+    and gradients of its micro-batches then add up to the minibatch's exactly.
+
+    - ``token_mean``: every token alike, 1 / (all tokens) (DAPO, arXiv 2503.14476, Eq. 12).
+    - ``sequence_mean``: every row with a token alike, and the tokens of a row alike (GRPO, arXiv
+      2402.03300).
+    - ``constant``: 1 / (rows * ``constant``), so that no length enters (Dr. GRPO, arXiv
+      2503.20783); the constant is in tokens, as a rule the generation limit. Rows without a token
+      are counted.
+
+    Raises ValueError on an unknown name, or ``constant`` without a positive constant.
+    """
+    kept = np.asarray(mask, np.float64)
+    lengths = kept.sum(axis=1, keepdims=True)
+    if how == "token_mean":
+        weights = kept / max(float(lengths.sum()), 1.0)
+    elif how == "sequence_mean":
+        weights = kept / np.maximum(lengths, 1.0) / max(int((lengths > 0).sum()), 1)
+    elif how == "constant":
+        if constant is None or constant <= 0:
+            raise ValueError(
+                f"token_weights: constant {constant}; give a positive number of tokens"
+            )
+        weights = kept / (constant * len(kept))
+    else:
+        raise ValueError(f"loss_aggregation {how!r}: unknown; use one of {', '.join(AGGREGATIONS)}")
+    return weights.astype(np.float32)
+
+
+def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[Index]:
+    """Row indices of ``count`` random minibatches; every row is in exactly one.
+
+    Sizes are equal within one row. Fewer are given where there are fewer rows. Lengths play no part
+    in which rows meet, for that would tie a gradient to a length; ordering the rows of a minibatch
+    by length is for whoever cuts micro-batches from it.
+    """
+    if count < 1:
+        raise ValueError(f"ppo.minibatches {count}: at least 1")
+    return list(np.array_split(rng.permutation(len(batch)), min(count, len(batch))))
+
+
+def token_rewards(
+    batch: Batch, scores: ArrayLike, logp: ArrayLike, ref_logp: ArrayLike | None, beta: float
+) -> FloatArray:
+    """float32 [B, T]: ``-beta * (logp - ref_logp)`` on every token, and the score on the last.
+
+    ``scores`` [B] are the task rewards; the first term is the k1 estimate of KL(pi || pi_ref), as a
+    reward (arXiv 1909.08593, Eq. 2; arXiv 2203.02155). Without ``ref_logp`` or with beta 0 it is
+    left out. A row without a masked token gets no reward, for it has no token to put one on.
+    """
+    kept = np.asarray(batch.mask) > 0
+    rewards = np.zeros(kept.shape, np.float64)
+    if ref_logp is not None and beta != 0.0:
+        drift = np.asarray(logp, np.float64) - np.asarray(ref_logp, np.float64)
+        rewards = np.where(kept, -beta * drift, 0.0)
+    rows = np.flatnonzero(kept.any(axis=1))
+    last = kept.shape[1] - 1 - np.argmax(kept[rows, ::-1], axis=1)
+    rewards[rows, last] += np.asarray(scores, np.float64)[rows]
+    return rewards.astype(np.float32)

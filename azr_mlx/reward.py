@@ -1,0 +1,101 @@
+"""What a verdict is worth: the solver's and the proposer's rewards, and the soft penalty on length.
+
+Sources: Absolute Zero Reasoner, arXiv 2505.03335 (Eq. 4 to 6); DAPO, arXiv 2503.14476 (Eq. 13).
+"""
+
+from __future__ import annotations
+
+from azr_mlx.config import Proposer, Rollout, Solver
+from azr_mlx.types import Reward, Status, Verdict
+
+VALID = frozenset({Status.OK, Status.PASS})
+
+
+def solver_reward(verdict: Verdict, config: Solver) -> Reward:
+    """The reward of an answer: 1, or ``wrong_reward``, or ``malformed_reward`` if there is none.
+
+    FORMAT alone is malformed: no answer could be read from the completion. Every other status but
+    PASS says that there was an answer and that it did not hold: FAIL (another value), ERROR,
+    TIMEOUT, MEMORY, KILLED and DENIED (an answer that is a program or an input, and broke or was
+    stopped when it ran), NONDETERMINISTIC and INVALID (it gave no comparable value). All of these
+    count as wrong but well-formed, so that no way of failing to run is cheaper than another.
+    ``binary_reward`` gives 1 or 0 instead.
+
+    Raises ValueError on OK: that is a value nobody compared, and no judgement of an answer.
+    """
+    if verdict.status is Status.OK:
+        raise ValueError("verdict ok: the answer was compared with nothing, so it has no reward")
+    name, value = "wrong", config.wrong_reward
+    if verdict.passed:
+        name, value = "correct", 1.0
+    elif verdict.status is Status.FORMAT:
+        name, value = "malformed", config.malformed_reward
+    if config.binary_reward:
+        value = float(verdict.passed)
+    return Reward(value, {name: value})
+
+
+def proposer_reward(verdict: Verdict, solve_rate: float | None, config: Proposer) -> Reward:
+    """The reward of a proposal, from its validation and the solve rate p that was measured on it.
+
+    A valid proposal (OK or PASS) earns its learnability; FORMAT earns ``malformed_reward`` and
+    every other status ``invalid_reward``. ``solve_rate`` is the mean success of the solver's
+    rollouts on this task, and is ignored for proposals that are not valid. Raises ValueError where
+    a valid proposal has none.
+    """
+    if verdict.status is Status.FORMAT:
+        return Reward(config.malformed_reward, {"malformed": config.malformed_reward})
+    if verdict.status not in VALID:
+        return Reward(config.invalid_reward, {"invalid": config.invalid_reward})
+    if solve_rate is None:
+        raise ValueError("solve_rate None: a valid proposal is paid by its measured solve rate")
+    value = learnability(solve_rate, config)
+    return Reward(value, {"learnability": value})
+
+
+def learnability(solve_rate: float, config: Proposer) -> float:
+    """How much a task with solve rate p teaches: 1 - p (arXiv 2505.03335, Eq. 4) or 4p(1 - p).
+
+    A task that always or never is solved teaches nothing: 0, or -0.5 with ``extremes: minus_half``
+    (what the paper's published code pays). Raises ValueError on a rate outside [0, 1] or an unknown
+    option.
+    """
+    if not 0.0 <= solve_rate <= 1.0:
+        raise ValueError(f"solve_rate {solve_rate}: not in [0, 1]; it is a fraction of rollouts")
+    _one_of("proposer.extremes", config.extremes, ("zero", "minus_half"))
+    _one_of("proposer.reward", config.reward, ("one_minus", "frontier"))
+    if solve_rate in (0.0, 1.0):
+        return -0.5 if config.extremes == "minus_half" else 0.0
+    if config.reward == "frontier":
+        return 4.0 * solve_rate * (1.0 - solve_rate)
+    return 1.0 - solve_rate
+
+
+def overlong_penalty(length: int, finish: str, max_tokens: int, config: Rollout) -> float:
+    """The soft length penalty of DAPO (Eq. 13), scaled: from 0 to ``-config.overlong_penalty``.
+
+    ``length`` and ``max_tokens`` are in tokens. The penalty is 0 up to ``max_tokens -
+    overlong_buffer`` tokens and grows linearly over the buffer; a truncated completion (finish
+    "length") pays all of it, wherever it was cut. A buffer of 0 turns it off, and one longer than
+    ``max_tokens`` counts as ``max_tokens``.
+    """
+    buffer = min(config.overlong_buffer, max_tokens)
+    if buffer <= 0:
+        return 0.0
+    excess = buffer if finish == "length" else min(max(length - (max_tokens - buffer), 0), buffer)
+    return -config.overlong_penalty * excess / buffer if excess else 0.0
+
+
+def with_overlong(
+    reward: Reward, length: int, finish: str, max_tokens: int, config: Rollout
+) -> Reward:
+    """The reward with the length penalty as a further part; itself where there is no penalty."""
+    penalty = overlong_penalty(length, finish, max_tokens, config)
+    if penalty == 0.0:
+        return reward
+    return Reward(reward.total + penalty, {**reward.parts, "overlong": penalty})
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} {value!r}: unknown; use one of {', '.join(allowed)}")

@@ -1,0 +1,257 @@
+"""The MLX loss, statistics and gradients against float64 numpy, through LoRA on a tiny 4-bit model."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from mlx.utils import tree_flatten  # noqa: E402
+
+from azr_mlx.backends.base import Hyper  # noqa: E402
+from azr_mlx.backends.mlx import MlxBackend, adapters, ppo  # noqa: E402
+from azr_mlx.batch import token_weights  # noqa: E402
+from azr_mlx.config import Lora  # noqa: E402
+from azr_mlx.types import Batch  # noqa: E402
+from tests import reference  # noqa: E402
+from tests.numpy_llama import NumpyLlama  # noqa: E402
+from tests.tiny import VOCABULARY, CharTokenizer, tiny_model  # noqa: E402
+
+pytestmark = pytest.mark.backend
+
+FULL = Hyper(
+    lr=1e-3, temperature=0.8, clip_low=0.1, clip_high=0.15, dual_clip=1.5, value_coef=0.5, value_clip=0.1,
+    entropy_coef=0.02, kl_coef=0.05, tis_cap=1.2, micro_batch=3,
+)  # fmt: skip
+
+
+def make_backend(**options) -> MlxBackend:
+    """A tiny backend whose LoRA B and value head are not zero, so that every gradient has a path."""
+    backend = MlxBackend(tiny_model(scale=2.0), CharTokenizer(), Lora(rank=4, scale=2.0), **options)
+    draw = np.random.default_rng(1)
+    for _, layer in adapters.adapter_layers(backend.policy.lm):
+        layer.lora_b = mx.array(draw.normal(size=layer.lora_b.shape).astype(np.float32) * 0.2)
+    head = backend.policy.value_head
+    head.weight = mx.array(draw.normal(size=head.weight.shape).astype(np.float32) * 0.2)
+    return backend
+
+
+def make_batch(seed: int = 0, rows: int = 5, width: int = 24) -> Batch:
+    """Rows of uneven length around an old policy that is near the current one, so that some tokens clip."""
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(1, VOCABULARY, (rows, width)).astype(np.int32)
+    mask = np.zeros((rows, width), np.float32)
+    for r in range(rows):
+        start = int(draw.integers(2, 8))
+        mask[r, start : start + int(draw.integers(3, width - 8))] = 1
+
+    def noise(scale: float) -> np.ndarray:
+        return (draw.normal(size=mask.shape) * scale * mask).astype(np.float32)
+
+    return Batch(
+        tokens=tokens,
+        mask=mask,
+        sampler_logp=noise(0.2),
+        old_logp=noise(0.2),
+        ref_logp=noise(0.3),
+        values=noise(0.3),
+        advantages=noise(1.0),
+        returns=noise(1.0),
+        weights=token_weights(mask, "sequence_mean"),
+    )
+
+
+def centred(batch: Batch, backend: MlxBackend, hyper: Hyper) -> Batch:
+    """The batch with its log-probabilities moved around the current policy's."""
+    logp = backend.score(batch, "current", hyper.temperature).logp
+    return batch.with_(
+        sampler_logp=logp + batch.sampler_logp,
+        old_logp=logp + batch.old_logp,
+        ref_logp=logp + batch.ref_logp,
+    )
+
+
+VARIANTS = {
+    "everything": (FULL, {}),
+    "one update, so no old policy": (FULL, {"old_logp": None}),
+    "no critic": (replace(FULL, value_coef=0.0), {"returns": None, "values": None}),
+    "plain": (replace(FULL, kl_coef=0.0, tis_cap=0.0, dual_clip=0.0, value_clip=0.0, entropy_coef=0.0), {}),
+    "no reference, no sampler": (FULL, {"ref_logp": None, "sampler_logp": None}),
+}
+
+
+@pytest.fixture(scope="module")
+def backend() -> MlxBackend:
+    return make_backend(micro_batch=2)
+
+
+def test_scores_agree_with_a_float64_model(backend):
+    batch = make_batch()
+    scores = backend.score(batch, "current", 0.8)
+    for name, exact in zip(("logp", "entropy", "values"), NumpyLlama(backend.policy).scores(batch.tokens, 0.8)):
+        np.testing.assert_allclose(getattr(scores, name), exact * batch.mask, atol=5e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_loss_and_statistics_agree_with_the_reference(backend, name):
+    hyper, without = VARIANTS[name]
+    batch = centred(make_batch(), backend, hyper).with_(**without)
+    oracle = NumpyLlama(backend.policy).scores(batch.tokens, hyper.temperature)
+    loss, stats, _ = reference.ppo_loss(*oracle, batch, hyper)
+    ours, sums, _ = backend._accumulate(batch, hyper)
+    assert ours == pytest.approx(loss, abs=1e-6)
+    for key, value in sums.items():
+        assert value == pytest.approx(stats[key], rel=1e-5, abs=2e-6), key
+    if name == "everything":
+        assert 0.1 < stats["clip_frac"] < 0.9, "the case must clip some tokens and leave others"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradients_agree_with_finite_differences_of_the_float64_loss(backend, name):
+    hyper, without = VARIANTS[name]
+    batch = centred(make_batch(), backend, hyper).with_(**without)
+    _, _, grads = backend._accumulate(batch, hyper)
+    flat = dict(tree_flatten(grads))
+    oracle = NumpyLlama(backend.policy)
+    draw = np.random.default_rng(7)
+    largest, leaves = 0.0, set()
+    for key in sorted(flat):
+        grad = np.array(flat[key], np.float64)
+        largest = max(largest, float(np.abs(grad).max()))
+        leaves.add(key.rsplit(".", 1)[-1] if key.startswith("lm") else "value_head")
+        direction = draw.normal(size=grad.shape)
+        direction /= np.linalg.norm(direction)
+        exact = _slope(oracle, key, direction, batch, hyper)
+        assert float((grad * direction).sum()) == pytest.approx(exact, rel=1e-4, abs=1e-6), key
+    assert largest > 1e-3, "the gradient is zero: the loss does not reach the adapters"
+    assert leaves == {"lora_a", "lora_b", "value_head"}
+
+
+def _slope(oracle, key, direction, batch, hyper, eps: float = 1e-5) -> float:
+    """Central difference. One update's old policy and the trunk under the value head are constants of the loss."""
+    at = oracle.scores(batch.tokens, hyper.temperature)
+    old = at[0] if batch.old_logp is None else batch.old_logp
+    losses = []
+    for sign in (1, -1):
+        oracle.w[key] = oracle.w[key] + sign * eps * direction
+        logp, entropy, values = oracle.scores(batch.tokens, hyper.temperature)
+        oracle.w[key] = oracle.w[key] - sign * eps * direction
+        values = values if key.startswith("value_head") else at[2]
+        fixed = batch.with_(old_logp=old)
+        losses.append(reference.ppo_loss(logp, entropy, values, fixed, hyper)[0])
+    return (losses[0] - losses[1]) / (2 * eps)
+
+
+def test_micro_batches_add_up(backend):
+    """Batch 5 = 5 x 1 accumulated: every term is normalised over the minibatch."""
+    batch = centred(make_batch(), backend, FULL)
+    whole = backend._accumulate(batch, replace(FULL, micro_batch=5))
+    single = backend._accumulate(batch, replace(FULL, micro_batch=1))
+    assert whole[0] == pytest.approx(single[0], abs=1e-6)
+    for (key, a), (_, b) in zip(tree_flatten(whole[2]), tree_flatten(single[2])):
+        np.testing.assert_allclose(np.array(a), np.array(b), atol=2e-6, err_msg=key)
+
+
+def test_padding_changes_nothing(backend):
+    batch = centred(make_batch(), backend, FULL)
+    wide = Batch(**{
+        name: None if (a := getattr(batch, name)) is None else np.pad(a, ((0, 0), (0, 40)))
+        for name in Batch.__dataclass_fields__
+    })  # fmt: skip
+    assert backend._accumulate(wide, FULL)[0] == pytest.approx(backend._accumulate(batch, FULL)[0], abs=1e-6)
+
+
+def test_compiled_equals_eager_after_five_updates():
+    """A compiled step that captured the weights would keep giving the first step's gradients."""
+    runs = {}
+    for compiled in (False, True):
+        backend = make_backend(compile=compiled)
+        batch = centred(make_batch(), backend, FULL)
+        stats = [backend.update(batch, replace(FULL, lr=1e-3 * (i + 1), kl_coef=0.05 + i / 100)) for i in range(5)]
+        runs[compiled] = (stats, adapters.adapter_weights(backend.policy.lm))
+        assert all(s.grad_norm > 0 for s in stats)
+    for a, b in zip(runs[False][0], runs[True][0]):
+        assert asdict(a) == pytest.approx(asdict(b), rel=1e-4, abs=1e-5)
+    for key, value in runs[False][1].items():
+        np.testing.assert_allclose(np.array(value), np.array(runs[True][1][key]), atol=1e-5, err_msg=key)
+    first, last = runs[False][0][0], runs[False][0][-1]
+    assert last.loss < first.loss - 0.01, "five updates on one batch must lower its loss"
+
+
+def test_update_moves_the_adapters_and_nothing_else():
+    backend = make_backend()
+    before = {k: np.array(v) for k, v in tree_flatten(backend.policy.parameters())}
+    backend.update(centred(make_batch(), backend, FULL), FULL)
+    for key, value in tree_flatten(backend.policy.parameters()):
+        moved = not np.array_equal(before[key], np.array(value))
+        assert moved == ("lora_" in key or key.startswith("value_head")), key
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_adapters_off_is_the_base_model_bit_for_bit(quantized):
+    base = tiny_model(quantized=quantized)
+    tokens = mx.array(make_batch().tokens)
+    expected = np.array(base(tokens))
+    backend = MlxBackend(base, CharTokenizer(), Lora(rank=4))
+    for _, layer in adapters.adapter_layers(base):
+        layer.lora_b = mx.ones_like(layer.lora_b)
+    with_adapters = np.array(backend.policy.lm(tokens))
+    with adapters.bypassed(base):
+        assert np.array_equal(np.array(base(tokens)), expected)
+    assert np.array_equal(np.array(backend.policy.lm(tokens)), with_adapters), "the adapters did not come back"
+    assert not np.allclose(with_adapters, expected)
+
+
+def test_reference_scores_ignore_the_adapters(backend):
+    batch = make_batch()
+    fresh = MlxBackend(tiny_model(scale=2.0), CharTokenizer(), Lora(rank=4, scale=2.0))
+    assert np.array_equal(
+        backend.score(batch, "reference", 1.0).logp, fresh.score(batch, "current", 1.0).logp
+    )
+
+
+def test_distillation_raises_the_probability_of_its_tokens():
+    backend = make_backend()
+    batch = centred(make_batch(), backend, FULL).with_(advantages=np.zeros((5, 24), np.float32))
+    lesson = Batch(tokens=make_batch(3).tokens, mask=make_batch(3).mask)
+    hyper = replace(FULL, value_coef=0.0, entropy_coef=0.0, kl_coef=0.0, distill_coef=1.0, lr=3e-3)
+    losses = [backend.update(batch, hyper, lesson).distill_loss for _ in range(6)]
+    exact = -(NumpyLlama(make_backend().policy).scores(lesson.tokens, 1.0)[0] * lesson.mask).sum()
+    assert losses[0] == pytest.approx(exact / lesson.mask.sum(), abs=1e-5)
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    plain = make_backend()
+    batch = centred(make_batch(), plain, FULL)
+    _, _, expected = plain._accumulate(batch, FULL)
+    layer = type(plain.policy.lm.layers[0])
+    original = layer.__call__
+    try:
+        checkpointed = make_backend(grad_checkpoint=True)
+        make_backend(grad_checkpoint=True)  # patching twice would nest the recomputation
+        _, _, grads = checkpointed._accumulate(batch, FULL)
+    finally:
+        layer.__call__ = original
+        del layer._azr_checkpointed
+    for (key, a), (_, b) in zip(tree_flatten(expected), tree_flatten(grads)):
+        np.testing.assert_allclose(np.array(a), np.array(b), atol=1e-6, err_msg=key)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    backend = make_backend()
+    batch = centred(make_batch(), backend, FULL)
+    batch.advantages[batch.mask > 0] = np.nan
+    before = {k: np.array(v) for k, v in adapters.adapter_weights(backend.policy.lm).items()}
+    with pytest.raises(Exception, match="gradient norm is nan"):
+        backend.update(batch, FULL)
+    for key, value in adapters.adapter_weights(backend.policy.lm).items():
+        assert np.array_equal(before[key], np.array(value)), key
+
+
+def test_rows_without_a_trained_token_are_left_out():
+    batch = make_batch()
+    batch.mask[2] = 0
+    rows = np.concatenate([m.rows for m in ppo.split(batch, 2)])
+    assert 2 not in rows and set(rows) == {0, 1, 3, 4}
