@@ -19,8 +19,6 @@ from azr_mlx.types import FloatArray
 Float64 = NDArray[np.float64]
 
 ESTIMATORS = ("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")
-# Their results already have a mean and a deviation of their own: whitening would replace both.
-SELF_NORMALISED = frozenset({"grpo", "trr++", "ema"})
 EPS = 1e-6
 GRPO_EPS = 1e-4  # as in TRL
 
@@ -167,6 +165,7 @@ def ema_advantage(
 def whiten(adv: ArrayLike, mask: ArrayLike, cells: Sequence[str], eps: float = EPS) -> FloatArray:
     """[B, T] with mean 0 and (population) deviation 1 over the masked tokens of each cell.
 
+    Meant for ``gae``: what ``grpo``, ``trr++`` and ``ema`` give has a mean and a deviation already.
     Off the mask it is 0. A cell with fewer than two tokens, or whose tokens are all equal, is left
     as it is: it has no deviation to divide by, and centring would erase the one thing that a
     baseline from elsewhere says about it.

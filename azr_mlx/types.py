@@ -225,7 +225,7 @@ class Batch:
 
     def rows(self, index: NDArray[np.int64]) -> Batch:
         """The given rows of every array, trailing all-padding columns kept."""
-        picked = {
+        picked: dict[str, Any] = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
             for f in fields(self)
         }

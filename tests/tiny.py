@@ -44,3 +44,33 @@ def tiny_model(seed: int = 0, *, quantized: bool = True, layers: int = 2, hidden
         nn.quantize(model, group_size=32, bits=4)
     mx.eval(model.parameters())
     return model
+
+
+def tiny_folder(path) -> None:
+    """The tiny model as an MLX folder with a byte-level tokenizer: what ``azr-mlx train`` takes as model_id."""
+    import json
+
+    from mlx_lm.utils import save_model
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<eos>": EOS, **{letter: i + 1 for i, letter in enumerate(letters)}}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<eos>"])
+    mx.random.seed(0)
+    config = dict(
+        model_type="llama", hidden_size=32, num_hidden_layers=2, intermediate_size=64, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-5, vocab_size=len(vocabulary), tie_word_embeddings=False,
+        rope_theta=10000.0, eos_token_id=EOS,
+    )  # fmt: skip
+    model = llama.Model(llama.ModelArgs.from_dict(config))
+    nn.quantize(model, group_size=32, bits=4)
+    config["quantization"] = {"group_size": 32, "bits": 4}
+    path.mkdir(parents=True)
+    save_model(path, model)
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "config.json").write_text(json.dumps(config))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))

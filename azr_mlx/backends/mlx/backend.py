@@ -6,7 +6,6 @@ dequantised to float32 at load: 4-bit and bfloat16 products do not reach a BLAS 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -50,8 +49,9 @@ class MlxBackend:
         micro_batch: int = 4,
         grad_checkpoint: bool = False,
         compile: bool = False,
+        base: str = "",
     ):
-        """Wrap a loaded model.
+        """Wrap a loaded model; ``base`` is what adapter_config.json names as the model the adapters belong to.
 
         Raises:
             AzrError: the architecture's head cannot be told from its trunk.
@@ -59,6 +59,8 @@ class MlxBackend:
         self.tokenizer = tokenizer
         self.micro_batch = micro_batch
         self.adapter_config = adapters.add_lora(model, lora or Lora(), seed)
+        if base:
+            self.adapter_config["model"] = base
         self.policy = ppo.Policy(model, _hidden_size(model))
         self._check_head()
         model.train()  # LoRA dropout, if any, is on in updates only
@@ -237,12 +239,6 @@ def on_device(model: nn.Module) -> nn.Module:
         model.set_dtype(mx.float32)
         mx.eval(model.parameters())
     return model
-
-
-def write_adapter_config(path: Path, **extra: Any) -> None:
-    """Add keys to an adapter_config.json; mlx-lm ignores the ones it does not know."""
-    file = path / adapters.CONFIG_FILE
-    file.write_text(json.dumps({**json.loads(file.read_text()), **extra}, indent=2) + "\n")
 
 
 def _hidden_size(model: nn.Module) -> int:

@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from azr_mlx.backends.base import Hyper
+from azr_mlx.batch import used_lengths
 from azr_mlx.types import Batch
 
 # Padding that keeps the number of distinct shapes small: a compiled step is traced once per shape.
@@ -60,7 +61,7 @@ class MicroBatch:
 
 def split(batch: Batch, rows_per: int) -> list[MicroBatch]:
     """Micro-batches of rows of similar length; rows without a trained token are left out."""
-    lengths = np.where(batch.mask > 0, np.arange(batch.mask.shape[1])[None] + 1, 0).max(axis=1)
+    lengths = used_lengths(batch.mask)
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
     return [_micro(batch, order[i : i + rows_per], lengths) for i in range(0, len(order), rows_per)]
@@ -162,7 +163,7 @@ def _surrogate(ratio: mx.array, advantages: mx.array, hyper: Hyper) -> mx.array:
 
 def _value_loss(values: mx.array, a: dict[str, mx.array], hyper: Hyper) -> mx.array:
     errors = mx.square(values - a["returns"])
-    if hyper.value_clip > 0:
+    if hyper.value_clip > 0 and "values" in a:
         moved = mx.clip(values - a["values"], -hyper.value_clip, hyper.value_clip)
         errors = mx.maximum(errors, mx.square(a["values"] + moved - a["returns"]))
     return 0.5 * (a["mask"] * errors).sum()

@@ -1,0 +1,224 @@
+"""Training: the paper's Algorithm 1 (arXiv 2505.03335), one loop for every estimator.
+
+    for each step:
+        propose tasks, validate them, solve them, verify the answers     (selfplay)
+        advantages, epochs x minibatches of PPO                          (learner)
+        metrics, rollouts, checkpoint
+
+A run lives in one folder and can be continued from any of its checkpoints exactly: randomness is keyed by step,
+and everything else that a step depends on is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from azr_mlx import checkpoint, rng
+from azr_mlx.backends.base import Backend
+from azr_mlx.batch import collate_supervised
+from azr_mlx.config import Config
+from azr_mlx.display import Display
+from azr_mlx.learner import Learner
+from azr_mlx.metrics import MetricsFile
+from azr_mlx.sandbox import Sandbox
+from azr_mlx.selfplay import SelfPlay
+from azr_mlx.tracking import Tracker
+from azr_mlx.types import Batch, Experience
+
+Evaluate = Callable[[int], dict[str, float]]
+PHASES = ("propose", "solve", "verify", "score", "update", "save")
+INTERRUPTED = 130
+
+
+class Clock:
+    """Wall time by phase. Phases do not nest."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.spent = dict.fromkeys(PHASES, 0.0)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] += time.perf_counter() - began
+
+    def metrics(self) -> dict[str, float]:
+        total = time.perf_counter() - self.start
+        return {"time/step": total, **{f"time/{k}": v for k, v in self.spent.items()}}
+
+
+class Interrupts:
+    """Ctrl-C: at once while rollouts are made, at the step's end once the weights move; twice leaves at once."""
+
+    def __init__(self) -> None:
+        self.shielded = self.asked = False
+
+    def __enter__(self) -> Interrupts:
+        self.previous = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.previous)
+
+    def _on_signal(self, *_: object) -> None:
+        if self.asked:
+            os._exit(INTERRUPTED)
+        self.asked = True
+        if not self.shielded:
+            raise KeyboardInterrupt
+
+
+class Trainer:
+    """One run: its folder, its state, its loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        backend: Backend,
+        sandbox: Sandbox,
+        *,
+        display: Display,
+        trackers: Sequence[Tracker] = (),
+        evaluate: Evaluate | None = None,
+    ):
+        self.config, self.run_dir, self.backend = config, run_dir, backend
+        self.display, self.trackers, self.evaluate = display, trackers, evaluate
+        self.selfplay = SelfPlay(config, backend, sandbox)
+        self.learner = Learner(config, backend)
+        self.metrics = MetricsFile(run_dir / "metrics.jsonl")
+        self.step = 0
+
+    def start(self) -> None:
+        """Fill the buffers and write the checkpoint of step 0: a run can be resumed from its first moment."""
+        self.selfplay.seed()
+        self._save(*self._state())
+
+    def resume(self, path: Path) -> int:
+        """Restore a checkpoint; returns how many later rows of metrics were set aside.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or was made for another model or LoRA configuration.
+        """
+        state, rows = checkpoint.load_state(path)
+        try:
+            self.backend.load(path)
+        except ValueError as e:
+            raise checkpoint.CheckpointError(str(e)) from e
+        self.selfplay.restore(state["selfplay"], rows)
+        self.learner.restore(state["learner"])
+        self.step = state["step"]
+        return self.metrics.rewind(self.step)
+
+    def run(self) -> int:
+        """Train up to ``max_steps``; returns the exit code."""
+        with Interrupts() as interrupts:
+            while self.step < self.config.max_steps:
+                before = self._state()
+                try:
+                    self._train_step(interrupts)
+                except KeyboardInterrupt:
+                    self._save(*before)
+                    return self._interrupted()
+                if interrupts.asked:
+                    self._save(*self._state())
+                    return self._interrupted()
+        return 0
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def _train_step(self, interrupts: Interrupts) -> None:
+        c, step = self.config, self.step + 1
+        clock = Clock()
+        self.backend.reset_peak_memory()
+        experiences: list[Experience] = []
+        row: dict[str, float] = {"step": step}
+        for number in range(c.gradient_accumulation_steps):
+            round_ = self.selfplay.round(step, number, clock.phase, self.display.phase)
+            experiences += round_
+        interrupts.shielded = True  # from here on the weights and the buffers change together
+        row |= self.selfplay.absorb(step, experiences)
+        trained = [e for e in experiences if self.selfplay.trains_on(e)]
+        self.display.phase("update", step)
+        row |= self.learner.learn(step, trained, clock.phase, self._lessons(step))
+        self.step = step
+        with clock.phase("save"):
+            self._write_rollouts(step, experiences)
+            if step % c.checkpoint_interval == 0 or step == c.max_steps:
+                self._save(*self._state())
+        row |= self._throughput(experiences, clock, row) | clock.metrics()
+        row |= self._evaluation(step)
+        self.metrics.write(row)
+        for tracker in self.trackers:
+            tracker.log(row, step)
+        self.display.step(row, experiences, self.selfplay.proposed)
+        interrupts.shielded = False
+
+    def _lessons(self, step: int) -> Callable[[int], Batch | None]:
+        """Supervised batches of own verified solutions, one for each optimizer step."""
+        c = self.config
+
+        def lesson(update: int) -> Batch | None:
+            if c.distill.coef <= 0:
+                return None
+            draw = rng.generator(c.seed, "distill", step, update)
+            rows = self.selfplay.solutions.sample(c.distill.batch_size, draw)
+            return collate_supervised(rows) if rows else None
+
+        return lesson
+
+    def _throughput(
+        self, experiences: Sequence[Experience], clock: Clock, row: dict[str, float]
+    ) -> dict[str, float]:
+        generated = sum(len(e.completion.token_ids) for e in experiences)
+        distinct = {e.prompt.token_ids for e in experiences}
+        rollout = clock.spent["propose"] + clock.spent["solve"]
+        update = clock.spent["score"] + clock.spent["update"]
+        return {
+            "rollouts": len(experiences),
+            "tokens/prompt": sum(len(p) for p in distinct),
+            "tokens/completion": generated,
+            "tok_s/rollout": generated / max(rollout, 1e-9),
+            "tok_s/train": row.get("tokens/trained", 0) / max(update, 1e-9),
+            "mem/peak_gb": self.backend.memory().peak / 1e9,
+        }
+
+    def _evaluation(self, step: int) -> dict[str, float]:
+        interval = self.config.evaluation_interval
+        if self.evaluate is None or not interval or step % interval:
+            return {}
+        self.display.phase("evaluate", step)
+        return self.evaluate(step)
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    def _state(self) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
+        state = {"selfplay": self.selfplay.to_json(), "learner": self.learner.to_json()}
+        return self.step, state, self.selfplay.buffer_rows()
+
+    def _save(self, step: int, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        checkpoint.save(self.run_dir, step, self.backend, state, rows)
+        checkpoint.prune(self.run_dir, self.config.keep_checkpoints)
+
+    def _write_rollouts(self, step: int, experiences: Sequence[Experience]) -> None:
+        if not self.config.tracking.save_rollouts:
+            return
+        folder = self.run_dir / "rollouts"
+        folder.mkdir(exist_ok=True)
+        rows = (json.dumps(e.to_json()) + "\n" for e in experiences)
+        (folder / f"step_{step:06d}.jsonl").write_text("".join(rows), encoding="utf-8")
+
+    def _interrupted(self) -> int:
+        path = checkpoint.steps(self.run_dir)[-1]
+        self.display.note(f"interrupted: saved {path}; go on with: azr-mlx train --resume {self.run_dir}")
+        return INTERRUPTED
