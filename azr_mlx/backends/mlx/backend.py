@@ -17,7 +17,6 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.utils import dequantize_model
 from mlx_lm.utils import load as load_mlx
 
 from azr_mlx.backends import base
@@ -26,6 +25,7 @@ from azr_mlx.backends.mlx import adapters, ppo
 from azr_mlx.backends.mlx.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
+from azr_mlx.models import to_float32
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 VALUE_FILE = "value_head.safetensors"
@@ -234,11 +234,7 @@ class MlxBackend:
 
 def on_device(model: nn.Module) -> nn.Module:
     """The model as this machine computes it best: as it is on a GPU, dequantised to float32 on a CPU."""
-    if mx.default_device() == mx.cpu:
-        model = dequantize_model(model)
-        model.set_dtype(mx.float32)
-        mx.eval(model.parameters())
-    return model
+    return to_float32(model) if mx.default_device() == mx.cpu else model
 
 
 def _hidden_size(model: nn.Module) -> int:

