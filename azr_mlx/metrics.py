@@ -69,7 +69,7 @@ REGISTRY = (
     Metric("mismatch/{mean|max}", "|log-probability of sampler - trainer| per token", "mean below 0.01"),
     Metric("len/{mean|max|truncated_rate}", "completion length in tokens; share cut at the limit"),
     Metric(f"buffer/{{{KINDS}}}", "tasks in the buffer"),
-    Metric("buffer/{solutions|evicted|duplicates}", "verified solutions kept; tasks evicted; duplicates refused, in all"),
+    Metric("buffer/{solutions|duplicates}", "verified own solutions kept; near-duplicates refused in the step"),
     Metric("exec/{count|timeout_rate|p50_ms|p95_ms}", "sandbox jobs of the step and their latency"),
     Metric("rollouts", "completions generated in the step"),
     Metric("tokens/{prompt|completion|trained}", "tokens of the step"),

@@ -144,8 +144,7 @@ class Trainer:
         experiences: list[Experience] = []
         row: dict[str, float] = {"step": step}
         for number in range(c.gradient_accumulation_steps):
-            round_ = self.selfplay.round(step, number, clock.phase, self.display.phase)
-            experiences += round_
+            experiences += self.selfplay.round(step, number, clock.phase, self.display.phase)
         interrupts.shielded = True  # from here on the weights and the buffers change together
         row |= self.selfplay.absorb(step, experiences)
         trained = [e for e in experiences if self.selfplay.trains_on(e)]
@@ -172,7 +171,8 @@ class Trainer:
             if c.distill.coef <= 0:
                 return None
             draw = rng.generator(c.seed, "distill", step, update)
-            rows = self.selfplay.solutions.sample(c.distill.batch_size, draw)
+            chosen = self.selfplay.solutions.sample(c.distill.batch_size, draw)
+            rows = [(s.prompt_ids, s.completion_ids) for s in chosen]
             return collate_supervised(rows) if rows else None
 
         return lesson

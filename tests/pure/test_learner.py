@@ -1,0 +1,121 @@
+"""The learner on a scripted backend: which passes are made, what reaches the loss, and when the epochs stop."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from azr_mlx.config import Config, Distill, Ppo, Rollout
+from azr_mlx.learner import Learner
+from azr_mlx.metrics import unregistered
+from azr_mlx.types import Batch, Completion, Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
+from tests.fake import FakeBackend
+
+pytestmark = pytest.mark.pure
+
+CONFIG = Config(kl_penalty="none", warmup_steps=4, learning_rate=0.4, rollout=Rollout(max_solve_tokens=8))
+
+
+def experiences(count: int = 8) -> list[Experience]:
+    return [
+        Experience(
+            Prompt("ab", (1, 2)), Completion((3,) * (1 + i % 3), (-1.0,) * (1 + i % 3), "stop", i),
+            Verdict(Status.PASS), Reward(float(i % 2)), Role.SOLVE, TaskKind.DEDUCTION, i // 4, 1,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def learn(config, backend=None, step=1, distill=None):
+    backend = backend or FakeBackend(lambda p, n: "")
+    learner = Learner(config, backend)
+    extra = {} if distill is None else {"distill": distill}
+    return learner.learn(step, experiences(), lambda name: nullcontext(), **extra), backend, learner
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.0)}, []),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.0, epochs=2)}, ["current"]),
+        ({"ppo": Ppo(advantage="gae", kl_coef=0.0)}, ["current"]),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "k3"}, ["reference"]),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "kl"}, ["current", "reference"]),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.0), "kl_penalty": "kl"}, []),
+    ],
+)
+def test_no_forward_pass_is_made_for_nothing(changes, passes):
+    _, backend, _ = learn(replace(CONFIG, **changes))
+    assert backend.scored == passes
+
+
+def test_the_old_policy_is_given_only_where_several_updates_follow():
+    for epochs, given in ((1, False), (2, True)):
+        _, backend, _ = learn(replace(CONFIG, ppo=Ppo(advantage="gae", epochs=epochs)))
+        assert (backend.updates[0][0].old_logp is not None) == given
+
+
+def test_epochs_and_minibatches_cover_every_row_each_epoch():
+    _, backend, _ = learn(replace(CONFIG, ppo=Ppo(advantage="rloo", epochs=3, minibatches=2)))
+    assert [len(batch) for batch, _, _ in backend.updates] == [4] * 6
+    assert all(batch.weights.sum() == pytest.approx(1.0) for batch, _, _ in backend.updates)
+
+
+def test_epochs_stop_early_on_kl():
+    class Drifts(FakeBackend):
+        def update(self, batch, hyper, distill=None):
+            return replace(super().update(batch, hyper, distill), approx_kl=0.1 * len(self.updates))
+
+    config = replace(CONFIG, ppo=Ppo(advantage="rloo", epochs=10, kl_stop=0.2))
+    row, backend, _ = learn(config, Drifts(lambda p, n: ""))
+    assert len(backend.updates) == 4 and row["ppo/early_stop"] == 1.0  # 0.4 > 1.5 x 0.2
+    row, backend, _ = learn(replace(config, early_stopping=False), Drifts(lambda p, n: ""))
+    assert len(backend.updates) == 10 and row["ppo/early_stop"] == 0.0
+
+
+def test_the_learning_rate_warms_up():
+    rates = [learn(replace(CONFIG, ppo=Ppo(advantage="rloo")), step=s)[0]["lr"] for s in (1, 2, 4, 9)]
+    assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4])
+
+
+def test_beta_follows_the_measured_kl():
+    config = replace(CONFIG, kl_penalty="k3", target_kl=0.05, ppo=Ppo(advantage="rloo", kl_coef=0.1))
+    _, backend, learner = learn(config)
+    assert backend.updates[0][1].kl_coef == 0.1
+    assert learner.kl.coef < 0.1, "no drift at all: the penalty may fall"
+    _, _, still = learn(replace(config, ppo=replace(config.ppo, adaptive_kl=False)))
+    assert still.kl.coef == 0.1
+
+
+def test_a_kl_penalty_in_the_reward_lowers_what_drifted_earns():
+    class Drifted(FakeBackend):
+        def score(self, batch, policy, temperature):
+            scores = super().score(batch, policy, temperature)
+            return scores if policy == "current" else replace(scores, logp=scores.logp - batch.mask)
+
+    config = replace(CONFIG, kl_penalty="kl", ppo=Ppo(advantage="gae", kl_coef=0.5, whiten=False))
+    _, plain, _ = learn(replace(config, ppo=replace(config.ppo, kl_coef=0.0)))
+    _, drifted, _ = learn(config, Drifted(lambda p, n: ""))
+    assert drifted.updates[0][0].returns.sum() < plain.updates[0][0].returns.sum() - 1
+
+
+def test_each_update_gets_its_own_lesson():
+    asked = []
+
+    def lesson(update):
+        asked.append(update)
+        return Batch(np.ones((1, 4), np.int32), np.ones((1, 4), np.float32))
+
+    config = replace(CONFIG, distill=Distill(coef=0.3), ppo=Ppo(advantage="rloo", epochs=2))
+    row, backend, _ = learn(config, distill=lesson)
+    assert asked == [0, 1] and backend.updates[0][1].distill_coef == 0.3
+    assert backend.updates[1][2] is not None and "distill_loss" in row
+
+
+def test_state_round_trip_and_names():
+    row, _, learner = learn(replace(CONFIG, kl_penalty="k3", ppo=Ppo(advantage="ema", kl_coef=0.1)))
+    assert unregistered(row) == []
+    other = Learner(learner.config, learner.backend)
+    other.restore(learner.to_json())
+    assert other.to_json() == learner.to_json() and other.baselines.state

@@ -1,0 +1,125 @@
+"""What the wheel and the source distribution carry."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import azr_mlx
+from azr_mlx import resources
+
+pytestmark = pytest.mark.pure
+
+DATA = {"kernels": "azr_mlx/_kernels", "config": "azr_mlx/_config"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel and the source distribution of this checkout."""
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed: pip install 'azr-mlx[dev]'")
+    folder = tmp_path_factory.mktemp("dist")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> zipfile.ZipFile:
+    (path,) = built.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="module")
+def sdist(built: Path) -> set[str]:
+    """The names in the source distribution, without its top folder."""
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def data_files(root: Path, folder: str) -> set[str]:
+    found = (p for p in (root / folder).rglob("*") if p.is_file())
+    return {p.relative_to(root / folder).as_posix() for p in found if "__pycache__" not in p.parts}
+
+
+def test_the_wheel_has_one_top_level_package(wheel: zipfile.ZipFile) -> None:
+    """A `kernels`, `config` or `convert` beside it would shadow other projects' modules."""
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    assert tops == {"azr_mlx", f"azr_mlx-{azr_mlx.__version__}.dist-info"}
+
+
+@pytest.mark.parametrize("folder", sorted(DATA))
+def test_the_wheel_carries_all_the_data(wheel: zipfile.ZipFile, root: Path, folder: str) -> None:
+    wanted = {f"{DATA[folder]}/{name}" for name in data_files(root, folder)}
+    assert wanted
+    assert wanted <= set(wheel.namelist())
+
+
+def test_the_wheel_carries_every_module(wheel: zipfile.ZipFile, root: Path) -> None:
+    wanted = {p.relative_to(root).as_posix() for p in (root / "azr_mlx").rglob("*.py")}
+    assert wanted <= set(wheel.namelist())
+
+
+@pytest.mark.parametrize("folder", sorted(DATA))
+def test_the_source_distribution_can_build_the_wheel(
+    sdist: set[str], root: Path, folder: str
+) -> None:
+    assert {f"{folder}/{name}" for name in data_files(root, folder)} <= sdist
+    assert {"pyproject.toml", "LICENSE", "README.md", "run.sh", "convert.py"} <= sdist
+
+
+def test_the_metadata_name_the_command_and_the_bounds(wheel: zipfile.ZipFile) -> None:
+    info = f"azr_mlx-{azr_mlx.__version__}.dist-info"
+    entry = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "azr-mlx = azr_mlx.cli:main" in entry
+    metadata = wheel.read(f"{info}/METADATA").decode()
+    required = re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)
+    unbounded = [line for line in required if "<" not in line and "==" not in line]
+    assert unbounded == []
+
+
+def test_resources_are_found_in_an_unpacked_wheel(
+    wheel: zipfile.ZipFile, root: Path, tmp_path: Path
+) -> None:
+    wheel.extractall(tmp_path)
+    code = (
+        "from azr_mlx import resources as r; from azr_mlx.config import load;"
+        "print(r.config_dir()); print(r.kernels_dir()); print(*r.shipped_configs());"
+        "load('quickstart')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    config_dir, kernels_dir, stems = done.stdout.splitlines()
+    assert Path(config_dir) == tmp_path / "azr_mlx" / "_config"
+    assert Path(kernels_dir) == tmp_path / "azr_mlx" / "_kernels"
+    assert stems.split() == list(resources.shipped_configs())
+
+
+def test_resources_are_found_in_the_checkout(root: Path) -> None:
+    assert resources.config_dir() == root / "config"
+    assert resources.kernels_dir() == root / "kernels"
+
+
+def test_missing_resources_say_where_they_were_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_PACKAGE", Path("/nowhere/azr_mlx"))
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/azr_mlx/_kernels nor /nowhere/kernels"):
+        resources.kernels_dir()

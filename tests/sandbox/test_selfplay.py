@@ -1,0 +1,209 @@
+"""A round of self-play with scripted words and the real sandbox: who is paid for what, and what is trained on."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from azr_mlx.config import Config, Proposer, Rollout, Solver
+from azr_mlx.metrics import unregistered
+from azr_mlx.sandbox import Sandbox
+from azr_mlx.selfplay import SelfPlay
+from azr_mlx.types import Role, Status, TaskKind
+from tests.fake import FakeBackend
+
+pytestmark = pytest.mark.sandbox
+
+CONFIG = Config(
+    batch_size=2, task_types=("deduction",), max_steps=10, initial_difficulty=0.1,
+    rollout=Rollout(form="few_shot", group_size=4, max_propose_tokens=200, max_solve_tokens=60),
+    proposer=Proposer(references=1, templates_per_step=0, induction_inputs=4),
+    solver=Solver(strategies=("direct",)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(workers=1) as running:
+        yield running
+
+
+def play(sandbox, script, config=CONFIG) -> tuple[SelfPlay, FakeBackend]:
+    backend = FakeBackend(script)
+    game = SelfPlay(config, backend, sandbox)
+    game.seed()
+    return game, backend
+
+
+def one_round(game, step=1, number=0):
+    return game.round(step, number, lambda name: nullcontext(), lambda name, step: None)
+
+
+def is_proposal(prompt) -> bool:
+    return prompt.strategy == ""
+
+
+def proposes(body: str, args: str = "3"):
+    return f"(x):\n    {body}\nassert f({args}) == ?\n"
+
+
+def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
+    """The first project credited rewards to a fresh, unrelated sample."""
+    programs = ["return x * 2 + 1", "return [x, x, x, sum(range(x))]"]
+    answers = {"x * 2 + 1": [" 7", " 7", " 7", " 8"], "sum(range(x))": [" [3, 3, 3, 3]", " 0", " 0", " 0"]}
+    proposals = iter(programs)
+
+    def script(prompt, n):
+        if is_proposal(prompt):
+            return proposes(next(proposals))
+        return next(a.pop(0) for key, a in answers.items() if prompt.text.rstrip().splitlines()[-2].endswith(tail(key)))
+
+    def tail(key):
+        return key if key.endswith("1") else "sum(range(x))]"
+
+    game, _ = play(sandbox, script)
+    experiences = one_round(game)
+    by_task = {t.id: t.program for t in game.buffer.tasks(TaskKind.DEDUCTION)}
+    paid = {by_task[e.task_id].splitlines()[-1].strip(): e.reward.total for e in experiences if e.role is Role.PROPOSE}
+    assert paid["return x * 2 + 1"] == pytest.approx(1 - 3 / 4)
+    assert paid["return [x, x, x, sum(range(x))]"] == pytest.approx(1 - 1 / 4)
+
+
+def test_extremes_earn_nothing_and_rejections_cost(sandbox):
+    """p = 1 and p = 0 teach nothing (Eq. 4); an invalid program costs; an unreadable text costs."""
+    texts = iter([proposes("return x + 40"), "no program at all"])
+    game, _ = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 43")
+    experiences = one_round(game)
+    proposals = [e for e in experiences if e.role is Role.PROPOSE]
+    assert [e.reward.total for e in proposals] == [0.0, -1.0]
+    assert [e.verdict.status for e in proposals] == [Status.OK, Status.FORMAT]
+    solved = [e for e in experiences if e.role is Role.SOLVE]
+    assert len(solved) == 4 and all(e.reward.total == 1.0 for e in solved)
+    assert len({e.group for e in solved}) == 1 and solved[0].group not in {e.group for e in proposals}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return undefined_name", "error"),
+        ("import os\n    return os.getpid() + x", "import"),
+        ("return object()", "invalid_value"),
+        ("return list({str(i) for i in range(40)})[:x]", "nondeterministic"),
+        ("return [*range(x)] * 10 ** 9", "memory"),
+    ],
+)
+def test_what_the_gate_refuses_is_counted_by_reason(sandbox, body, reason):
+    game, _ = play(sandbox, lambda p, n: proposes(body), replace(CONFIG, batch_size=1))
+    experiences = one_round(game)
+    row = game.absorb(1, experiences)
+    assert row[f"propose/reject/{reason}"] == 1.0, {k: v for k, v in row.items() if "reject" in k}
+    assert experiences[0].reward.total == -1.0 and len(experiences) == 1
+
+
+def test_a_repeated_program_is_a_duplicate_the_second_time(sandbox):
+    """A reference implementation served stale tasks as new."""
+    game, _ = play(sandbox, lambda p, n: proposes("return x - 900") if is_proposal(p) else " 1", replace(CONFIG, batch_size=1))
+    first, second = one_round(game, 1), one_round(game, 2)
+    assert first[0].verdict.status is Status.OK
+    assert second[0].verdict.status is Status.INVALID and len(second) == 1
+    assert len(game.buffer.new(TaskKind.DEDUCTION, 2)) == 0
+
+
+def test_templates_top_up_what_the_model_fails_to_propose(sandbox):
+    config = replace(CONFIG, proposer=replace(CONFIG.proposer, templates_per_step=3))
+    game, _ = play(sandbox, lambda p, n: "nothing" if is_proposal(p) else " 0", config)
+    experiences = one_round(game)
+    row = game.absorb(1, experiences)
+    assert row["propose/templates"] == 3 and row["propose/valid"] == 0
+    assert len([e for e in experiences if e.role is Role.SOLVE]) == 3 * 4
+
+
+def test_all_kinds_are_proposed_solved_and_judged(sandbox):
+    """Perfect answers to every kind are judged right: the judge is not merely strict."""
+    config = replace(CONFIG, task_types=("deduction", "abduction", "induction"), batch_size=3,
+                     proposer=replace(CONFIG.proposer, templates_per_step=6))  # fmt: skip
+    game, backend = play(sandbox, lambda p, n: "" if is_proposal(p) else perfect(game, p), config)
+    solved = [e for e in one_round(game) if e.role is Role.SOLVE]
+    assert {e.kind for e in solved} == set(TaskKind)
+    wrong = [(e.kind, e.completion.text, e.verdict) for e in solved if not e.verdict.passed]
+    assert not wrong
+    row = game.absorb(1, solved)
+    assert [row[f"solve_rate/{k.value}"] for k in TaskKind] == [1.0, 1.0, 1.0]
+    assert len(game.solutions) > 0 and unregistered(row) == []
+
+
+def perfect(game, prompt) -> str:
+    """The right answer, taken from the buffer."""
+    from azr_mlx.prompts import arguments
+
+    for kind in TaskKind:
+        for task in game.buffer.tasks(kind):
+            if game.form.solve(task, "direct").text != prompt.text:
+                continue
+            if kind is TaskKind.DEDUCTION:
+                return f" {task.outputs[0]}"
+            if kind is TaskKind.ABDUCTION:
+                return f"({arguments(task.inputs[0])}) == {task.outputs[0]}"
+            return task.program.partition("def f")[2] if task.program.startswith("def f") else task.program
+    raise AssertionError(prompt.text)
+
+
+def test_a_frozen_proposer_is_measured_and_not_trained(sandbox):
+    config = replace(CONFIG, proposer=replace(CONFIG.proposer, train=False))
+    texts = iter([proposes("return x + 77"), proposes("return [x] + [77]")])
+    game, _ = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 80", config)
+    experiences = one_round(game)
+    trained = [e for e in experiences if game.trains_on(e)]
+    assert {e.role for e in trained} == {Role.SOLVE} and any(e.role is Role.PROPOSE for e in experiences)
+
+
+def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
+    """The paper's code: estimates are thrown away, the buffer's tasks are solved once each."""
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, reuse_rollouts=False))
+    texts = iter([proposes("return x + 78"), proposes("return [x] * 2 + [79]")])
+    game, _ = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 81", config)
+    experiences = one_round(game)
+    new = {t.id for t in game.buffer.new(TaskKind.DEDUCTION, 1)}
+    solved = [e for e in experiences if e.role is Role.SOLVE]
+    assert not any(game.trains_on(e) for e in solved if e.task_id in new)
+    trained = [e for e in solved if game.trains_on(e)]
+    assert len(trained) == config.batch_size and len({e.task_id for e in trained}) == len(trained)
+
+
+def test_groups_without_contrast_are_resampled(sandbox):
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, resample=2),
+                     proposer=replace(CONFIG.proposer, templates_per_step=1))  # fmt: skip
+    game, _ = play(sandbox, lambda p, n: "x" if is_proposal(p) else "not a literal (", config)
+    experiences = one_round(game)
+    row = game.absorb(1, experiences)
+    assert row["resampled"] == 2
+    assert len({e.group for e in experiences if e.role is Role.SOLVE}) == 1 + 2 * config.batch_size
+
+
+def test_the_difficulty_reaches_the_prompt(sandbox):
+    """In the first project it never did."""
+    prompts = {}
+    for difficulty in (0.1, 0.9):
+        config = replace(CONFIG, initial_difficulty=difficulty, final_difficulty=difficulty)
+        game, backend = play(sandbox, lambda p, n: "", config)
+        one_round(game)
+        prompts[difficulty] = backend.prompts[0].text.rstrip().splitlines()[-2]
+    assert prompts[0.1] != prompts[0.9]
+
+
+def test_state_survives_a_json_round_trip(sandbox):
+    import json
+
+    config = replace(CONFIG, task_types=("deduction", "abduction", "induction"),
+                     proposer=replace(CONFIG.proposer, templates_per_step=3))  # fmt: skip
+    game, _ = play(sandbox, lambda p, n: " 1" if n % 2 else "", config)
+    for step in (1, 2):
+        game.absorb(step, one_round(game, step))
+    state, rows = json.loads(json.dumps([game.to_json(), game.buffer_rows()]))
+    other, _ = play(sandbox, lambda p, n: " 1" if n % 2 else "", config)
+    other.restore(state, rows)
+    a, b = one_round(game, 3), one_round(other, 3)
+    assert [e.prompt for e in a] == [e.prompt for e in b]
+    assert [e.to_json()["reward"] for e in a] == [e.to_json()["reward"] for e in b]
+    assert np.isfinite([e.reward.total for e in a]).all()
