@@ -1,6 +1,8 @@
-"""What self-play remembers: tasks, which references and induction programs are drawn from, and own solutions.
+"""What self-play remembers: tasks, which references and induction programs are drawn from, and own
+solutions.
 
-When a buffer is full its oldest entry leaves; a new one always enters. A JSON round trip restores both exactly.
+When a buffer is full its oldest entry leaves; a new one always enters. A JSON round trip restores
+both exactly.
 """
 
 from __future__ import annotations
@@ -92,9 +94,11 @@ class TaskBuffer:
     def references(
         self, kind: TaskKind, k: int, difficulty: float, rng: np.random.Generator
     ) -> list[Task]:
-        """Up to ``k`` distinct tasks, drawn by how near their measured difficulty is to ``difficulty``.
+        """Up to ``k`` distinct tasks, drawn by how near their measured difficulty is to
+        ``difficulty``.
 
-        Measured difficulty is 1 - solve rate; a task that nobody has tried counts with its own estimate.
+        Measured difficulty is 1 - solve rate; a task that nobody has tried counts with its own
+        estimate.
         """
         entries = list(self._entries[kind].values())
         if not entries or k < 1:
@@ -112,8 +116,9 @@ class TaskBuffer:
         return [tasks[int(i)] for i in chosen]
 
     def programs(self) -> list[Task]:
-        """Tasks to make induction tasks of: deduction's and abduction's, each program shape once, and none
-        that induction already has."""
+        """Tasks to make induction tasks of: deduction's and abduction's, each program shape once,
+        and none that induction already has.
+        """
         found: dict[str, Task] = {}
         for kind in (TaskKind.DEDUCTION, TaskKind.ABDUCTION):
             for entry in self._entries[kind].values():
@@ -161,9 +166,11 @@ class VerifiedSolution:
 
 
 class SolutionBuffer:
-    """Own verified solutions to learn from again: one per task and prompt, the best and shortest of them.
+    """Own verified solutions to learn from again: one per task and prompt, the best and shortest of
+    them.
 
-    Holds at most ``capacity``; the oldest leaves first, and ``evict`` drops those past ``max_age`` steps.
+    Holds at most ``capacity``; the oldest leaves first, and ``evict`` drops those past ``max_age``
+    steps.
     """
 
     def __init__(self, capacity: int = 512, max_age: int = 200) -> None:
@@ -176,7 +183,9 @@ class SolutionBuffer:
         return len(self._rows)
 
     def add(self, solution: VerifiedSolution) -> bool:
-        """Take a solution in, unless a better or equally good and shorter one of its prompt is here."""
+        """Take a solution in, unless a better or equally good and shorter one of its prompt is
+        here.
+        """
         key = (solution.task_id, solution.prompt_ids)
         held = self._rows.get(key)
         if held is not None and _quality(held) <= _quality(solution):
@@ -199,7 +208,7 @@ class SolutionBuffer:
         return sorted(self._rows.values(), key=_quality)
 
     def sample(self, n: int, rng: np.random.Generator) -> list[VerifiedSolution]:
-        """Up to ``n`` distinct solutions; the r-th best weighs 1 / (r + n), so the best come first."""
+        """Up to ``n`` distinct solutions; the r-th best weighs 1 / (r + n), best first."""
         rows = self.best()
         if not rows or n < 1:
             return []

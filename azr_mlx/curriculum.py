@@ -1,4 +1,5 @@
-"""How hard the tasks are, and how they are solved: a difficulty per task kind, a bandit over strategies.
+"""How hard the tasks are, and how they are solved: a difficulty per task kind, a bandit over
+strategies.
 
 Both are plain numbers: a JSON round trip restores them exactly.
 """
@@ -20,11 +21,11 @@ LOWEST, HIGHEST = 0.1, 0.9
 class Curriculum:
     """A difficulty in [0.1, 0.9] per task kind.
 
-    ``linear``, ``exponential`` and ``step`` (``stairs`` equal steps) go from ``initial`` to ``final`` in
-    ``max_steps`` steps. ``adaptive`` starts at ``initial`` and follows the measured solve rate: an integral
-    controller on its running mean, ``d += gain * (rate - target)``, twice as fast where the rate has left the
-    band; so it holds the rate near the target, whatever the model's strength. Its range ends at the larger of
-    ``initial`` and ``final``.
+    ``linear``, ``exponential`` and ``step`` (``stairs`` equal steps) go from ``initial`` to
+    ``final`` in ``max_steps`` steps. ``adaptive`` starts at ``initial`` and follows the measured
+    solve rate: an integral controller on its running mean, ``d += gain * (rate - target)``, twice
+    as fast where the rate has left the band; so it holds the rate near the target, whatever the
+    model's strength. Its range ends at the larger of ``initial`` and ``final``.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Curriculum:
         }
 
     def from_json(self, row: Mapping[str, Any]) -> Curriculum:
-        """This curriculum with the state that ``to_json`` gave; the settings are the constructor's."""
+        """This curriculum with the state that ``to_json`` gave; settings are the constructor's."""
         for kind in TaskKind:
             self._difficulty[kind] = float(row["difficulty"][kind.value])
             rate = row["rate"][kind.value]
@@ -98,11 +99,12 @@ def _clip(difficulty: float) -> float:
 
 
 class StrategyBandit:
-    """Thompson sampling (Thompson, 1933) over solving strategies, per task kind, on verified success.
+    """Thompson sampling (Thompson, 1933) over solving strategies, per task kind, on verified
+    success.
 
-    Beta(1 + successes, 1 + failures) posteriors; every update first multiplies a kind's counts by ``discount``,
-    so that old evidence fades and the choice follows a model that changes. Each strategy keeps at least the
-    probability ``floor``.
+    Beta(1 + successes, 1 + failures) posteriors; every update first multiplies a kind's counts by
+    ``discount``, so that old evidence fades and the choice follows a model that changes. Each
+    strategy keeps at least the probability ``floor``.
     """
 
     def __init__(
@@ -113,7 +115,8 @@ class StrategyBandit:
         if not 0.0 <= floor * len(strategies) <= 1.0:
             most = 1 / len(strategies)
             raise ValueError(
-                f"solver.strategy_floor = {floor}: at most {most:.3g} with {len(strategies)} strategies"
+                f"solver.strategy_floor = {floor}: "
+                f"at most {most:.3g} with {len(strategies)} strategies"
             )
         self.strategies, self.floor, self.discount = tuple(strategies), floor, discount
         self._counts: dict[TaskKind, dict[str, list[float]]] = {
@@ -121,7 +124,7 @@ class StrategyBandit:
         }
 
     def draw(self, kind: TaskKind, rng: np.random.Generator) -> str:
-        """A strategy for one rollout. Takes the same draws from ``rng`` whichever way it decides."""
+        """A strategy for one rollout. Takes equal draws from ``rng`` whichever way it decides."""
         coin, uniform = rng.random(), int(rng.integers(len(self.strategies)))
         arms = self._counts[kind]
         samples = [rng.beta(1.0 + wins, 1.0 + losses) for wins, losses in arms.values()]
@@ -129,7 +132,9 @@ class StrategyBandit:
         return self.strategies[uniform if explore else int(np.argmax(samples))]
 
     def update(self, kind: TaskKind, strategy: str, successes: int, trials: int) -> None:
-        """Take in ``successes`` verified of ``trials`` rollouts. Raises ValueError on an unknown strategy."""
+        """Take in ``successes`` verified of ``trials`` rollouts. Raises ValueError on an unknown
+        strategy.
+        """
         if strategy not in self.strategies:
             raise ValueError(f"strategy {strategy!r}: must be one of {', '.join(self.strategies)}")
         if not 0 <= successes <= trials:
@@ -153,7 +158,9 @@ class StrategyBandit:
         }
 
     def from_json(self, row: Mapping[str, Any]) -> StrategyBandit:
-        """This bandit with the counts that ``to_json`` gave; a strategy that is new since starts at zero."""
+        """This bandit with the counts that ``to_json`` gave; a strategy that is new since starts at
+        zero.
+        """
         for kind in TaskKind:
             saved = row[kind.value]
             self._counts[kind] = {

@@ -1,13 +1,16 @@
-"""Prompt forms: how a request to propose or to solve is put to a model. The forms are data, in ``config/prompts/``.
+"""Prompt forms: how a request to propose or to solve is put to a model. The forms are data, in
+``config/prompts/``.
 
-A form is a YAML file with, per role, kind and (for solvers) strategy, a recipe: a fixed ``intro``, fixed worked
-examples (``shots``), a template for one example or reference (``shot``), a template for the request (``ask``), and
-the strings that end a completion (``stop``). Two styles: ``completion`` (a Python file that the model goes on with)
-and ``chat`` (a system and a user message).
+A form is a YAML file with, per role, kind and (for solvers) strategy, a recipe: a fixed ``intro``,
+fixed worked examples (``shots``), a template for one example or reference (``shot``), a template
+for the request (``ask``), and the strings that end a completion (``stop``). Two styles:
+``completion`` (a Python file that the model goes on with) and ``chat`` (a system and a user
+message).
 
-Where a prompt ends matters more than what it says: a completion prompt must end where a token of its natural
-continuation begins (``def f`` before ``(x):``, ``==`` before `` 3``), never on white space or an open bracket, which
-tokenizers merge with what follows. ``render`` refuses white space at the end.
+Where a prompt ends matters more than what it says: a completion prompt must end where a token of
+its natural continuation begins (``def f`` before ``(x):``, ``==`` before `` 3``), never on white
+space or an open bracket, which tokenizers merge with what follows. ``render`` refuses white space
+at the end.
 """
 
 from __future__ import annotations
@@ -50,7 +53,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class FormOutput:
-    """A prompt before it meets a tokenizer; ``prefix`` counts the characters of ``text`` that are fixed."""
+    """A prompt before it meets a tokenizer; ``prefix`` counts the characters of ``text`` that are
+    fixed.
+    """
 
     form: str
     style: str
@@ -115,7 +120,8 @@ class PromptForm:
         if found is None:
             known = ", ".join(self.strategies(kind)) or "none"
             raise ValueError(
-                f"prompt form {self.name!r}: no strategy {strategy!r} for {kind.value}; it has {known}"
+                f"prompt form {self.name!r}: no strategy {strategy!r} for {kind.value}; "
+                f"it has {known}"
             )
         return found
 
@@ -181,15 +187,15 @@ def arguments(inputs: str) -> str:
 def render(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
     """The prompt in tokens.
 
-    Raises ValueError where a chat form meets a tokenizer without a chat template, or a completion prompt ends on
-    white space.
+    Raises ValueError where a chat form meets a tokenizer without a chat template, or a completion
+    prompt ends on white space.
     """
     if output.style == "chat":
         return _render_chat(output, tokenizer)
     if output.text != output.text.rstrip():
         raise ValueError(
-            f"prompt form {output.form!r}: a completion prompt ends on white space, where no token begins; "
-            "end its `ask` on a word or a sign"
+            f"prompt form {output.form!r}: a completion prompt ends on white space, "
+            "where no token begins; end its `ask` on a word or a sign"
         )
     ids = tuple(tokenizer.encode(output.text))
     return Prompt(output.text, ids, output.form, output.strategy, output.stop, output.prefix)

@@ -1,7 +1,9 @@
-"""The three kinds of task: validated, posed, solved and judged (prompts and parsing meet the sandbox here).
+"""The three kinds of task: validated, posed, solved and judged (prompts and parsing meet the
+sandbox here).
 
-A program p, an input i and an output o = p(i): deduction asks for o, abduction for any i' with p(i') = o, induction
-for a p' that is right on hidden pairs (arXiv 2505.03335, section 3.2). A proposal enters only through ``gate``.
+A program p, an input i and an output o = p(i): deduction asks for o, abduction for any i' with
+p(i') = o, induction for a p' that is right on hidden pairs (arXiv 2505.03335, section 3.2). A
+proposal enters only through ``gate``.
 """
 
 from __future__ import annotations
@@ -29,11 +31,29 @@ from azr_mlx.prompts import PromptForm, load_form, render
 from azr_mlx.sandbox import Job, Result, equal, literal, parse_literal
 from azr_mlx.types import Completion, Status, Task, TaskKind, Verdict
 
-# Every reason for which a proposal is rejected, in the order of the checks; metric names are made of them.
+# Every reason for which a proposal is rejected, in the order of the checks; metric names are made
+# of them.
 REJECT_REASONS = (
-    "format", "too_large", "syntax", "no_f", "no_params", "no_return", "import", "banned", "input", "few_inputs",
-    "error", "timeout", "memory", "killed", "denied", "nondeterministic", "invalid_value", "constant", "duplicate",
-)  # fmt: skip
+    "format",
+    "too_large",
+    "syntax",
+    "no_f",
+    "no_params",
+    "no_return",
+    "import",
+    "banned",
+    "input",
+    "few_inputs",
+    "error",
+    "timeout",
+    "memory",
+    "killed",
+    "denied",
+    "nondeterministic",
+    "invalid_value",
+    "constant",
+    "duplicate",
+)
 
 _STATUS_REASON = {
     Status.ERROR: "error",
@@ -85,7 +105,9 @@ class GateRules:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """The task, or the reason (one of ``REJECT_REASONS``) why there is none; ``steps`` where traced."""
+    """The task, or the reason (one of ``REJECT_REASONS``) why there is none; ``steps`` where
+    traced.
+    """
 
     task: Task | None
     verdict: Verdict
@@ -109,13 +131,14 @@ def gate(
 ) -> list[GateResult]:
     """Judge proposals, all of them in one call of the sandbox; one result each, in order.
 
-    A proposal becomes a task if its program passes ``check_program``; its inputs are literal tuples of bounded
-    size; and every input, in two fresh processes that differ in hash seed, random seed and clock, gives the same
-    value, a plain literal of bounded size. The program that is run and kept has no comments and no docstrings.
-    Induction takes the first ``n_inputs`` distinct inputs, refuses fewer, and refuses a program that is constant
-    on them (any constant would solve it); its second half is hidden. A program of the same shape as one in
-    ``buffer``, or as an earlier one of the same call, of the same kind is a duplicate; ``buffer`` is not changed.
-    ``trace`` counts the lines that the first input executes.
+    A proposal becomes a task if its program passes ``check_program``; its inputs are literal tuples
+    of bounded size; and every input, in two fresh processes that differ in hash seed, random seed
+    and clock, gives the same value, a plain literal of bounded size. The program that is run and
+    kept has no comments and no docstrings. Induction takes the first ``n_inputs`` distinct inputs,
+    refuses fewer, and refuses a program that is constant on them (any constant would solve it); its
+    second half is hidden. A program of the same shape as one in ``buffer``, or as an earlier one of
+    the same call, of the same kind is a duplicate; ``buffer`` is not changed. ``trace`` counts the
+    lines that the first input executes.
     """
     rules = rules or GateRules()
     checked = [_check(draft, rules, buffer) for draft in drafts]
@@ -254,11 +277,13 @@ def _task(draft: Draft, candidate: _Candidate, outputs: tuple[str, ...]) -> Task
 def check_answers(
     pairs: Sequence[tuple[Task, str | None]], sandbox: Runner, *, max_chars: int = 20_000
 ) -> list[Verdict]:
-    """Judge answers (as ``parse_answer`` gives them), all in one call of the sandbox; one verdict each.
+    """Judge answers (as ``parse_answer`` gives them), all in one call of the sandbox; one verdict
+    each.
 
-    Answers are decoded as literals, never evaluated. Deduction compares by value and exact type, here. Abduction
-    runs the task's program on the answer and takes any pre-image. Induction runs the answer on every hidden pair.
-    The expected value stays on this side. FORMAT: no answer, not a literal, or no program that defines ``f``.
+    Answers are decoded as literals, never evaluated. Deduction compares by value and exact type,
+    here. Abduction runs the task's program on the answer and takes any pre-image. Induction runs
+    the answer on every hidden pair. The expected value stays on this side. FORMAT: no answer, not a
+    literal, or no program that defines ``f``.
     """
     verdicts: list[Verdict | None] = []
     jobs: list[Job] = []
@@ -317,8 +342,8 @@ class ProposalError(AzrError):
 class TaskProposer:
     """Makes validated tasks, from templates or, with a backend, from the model.
 
-    ``buffer`` supplies references and receives the tasks; without one the proposer keeps its own. The n-th call
-    of a proposer with the same seed and history gives the same task.
+    ``buffer`` supplies references and receives the tasks; without one the proposer keeps its own.
+    The n-th call of a proposer with the same seed and history gives the same task.
 
     >>> with Sandbox() as sandbox:
     ...     task = TaskProposer(sandbox).propose("deduction", difficulty=0.7)
@@ -346,8 +371,8 @@ class TaskProposer:
     def propose(self, kind: TaskKind | str, difficulty: float = 0.5, *, step: int = 0) -> Task:
         """A validated task of a kind, new to the buffer, which it joins.
 
-        ``difficulty`` in [0, 1]. Raises ValueError for an unknown kind or difficulty, ``ProposalError`` after
-        ``max_attempts`` rejected proposals.
+        ``difficulty`` in [0, 1]. Raises ValueError for an unknown kind or difficulty,
+        ``ProposalError`` after ``max_attempts`` rejected proposals.
         """
         kind = _kind(kind)
         if not 0.0 <= difficulty <= 1.0:
@@ -362,8 +387,8 @@ class TaskProposer:
             reasons[result.reason or "duplicate"] += 1
         why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise ProposalError(
-            f"{kind.value} at difficulty {difficulty}: no valid proposal in {self.max_attempts} ({why}); "
-            "allow more attempts, or use templates"
+            f"{kind.value} at difficulty {difficulty}: "
+            f"no valid proposal in {self.max_attempts} ({why}); allow more, or use templates"
         )
 
     def _draft(self, kind: TaskKind, difficulty: float, step: int, attempt: int) -> Draft:

@@ -10,8 +10,6 @@ proposal all the same. About one in two hundred is constant on its inputs; induc
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from azr_mlx.parse import Proposal, clean_source
@@ -51,18 +49,19 @@ def draw(
     """A proposal from a random template.
 
     ``difficulty`` in [0, 1]; one input for deduction and abduction, ``n_inputs`` distinct ones
-    and a message for induction. Inputs are literal tuples. The same generator state gives the same proposal.
+    and a message for induction. Inputs are literal tuples. The same generator state gives the
+    same proposal.
     """
-    pen = Pen(rng, difficulty)
-    families = [(low, family) for low, family in FAMILIES if low <= pen.d + 0.05]
-    weights = np.array([1.0 + 3.0 * low for low, _ in families])
+    reach = min(max(difficulty, 0.0), 1.0) + 0.05
+    open_families = [(low, family) for low, family in FAMILIES if low <= reach]
+    weights = np.array([1.0 + 3.0 * low for low, _ in open_families])
     weights /= weights.sum()
     count = n_inputs if kind is TaskKind.INDUCTION else 1
     inputs: tuple[str, ...] = ()
     while len(inputs) < count:  # a family whose inputs are too few for this count gives way
         pen = Pen(rng, difficulty)
-        sketch = families[int(rng.choice(len(families), p=weights))](pen)
+        sketch = open_families[int(rng.choice(len(weights), p=weights))][1](pen)
         inputs = draw_inputs(pen, sketch.params, count)
     source = clean_source("\n".join(sketch.lines))
-    message = _message(sketch, re.sub(r"\n\s*", "\n", source)) if kind is TaskKind.INDUCTION else ""
+    message = _message(sketch, source) if kind is TaskKind.INDUCTION else ""
     return Proposal(source, inputs, message)

@@ -46,7 +46,9 @@ def _nested(pen: Pen, depth: int) -> list[Any]:
 
 
 def draw_inputs(pen: Pen, params: dict[str, str], count: int) -> tuple[str, ...]:
-    """``count`` distinct argument tuples as literals; fewer where 20 tries for each do not find them."""
+    """``count`` distinct argument tuples as literals; fewer where 20 tries for each do not find
+    them.
+    """
     found: dict[str, None] = {}
     for _ in range(20 * count):
         if len(found) == count:

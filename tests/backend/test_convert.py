@@ -1,7 +1,7 @@
 """Models from Hugging Face folders and GGUF files: the same logits, the same tokens, whole folders.
 
 The models are tiny and random, the tokenizers trained here, and nothing is fetched. A reference is
-transformers in float32; logits agree within ``TOLERANCE`` (measured: 1e-5).
+transformers in float32; logits agree within ``TOLERANCE`` (the bound below is asserted).
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from tests.tiny import tiny_folder  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 
-STEPS = 6
+STEPS = 4
 OVERRIDES = [
-    "quantization.group_size=32", "batch_size=4", f"max_steps={STEPS}", "checkpoint_interval=1", "keep_checkpoints=0",
-    "learning_rate=1e-3", "warmup_steps=0", "lora.rank=4", "rollout.form=few_shot", "rollout.group_size=4",
+    "quantization.group_size=32", "batch_size=3", f"max_steps={STEPS}", "checkpoint_interval=1", "keep_checkpoints=0",
+    "learning_rate=1e-3", "warmup_steps=0", "lora.rank=4", "rollout.form=few_shot", "rollout.group_size=2",
     "rollout.max_propose_tokens=24", "rollout.max_solve_tokens=16", "rollout.overlong_buffer=12",
-    "proposer.references=1", "proposer.induction_inputs=4", "proposer.templates_per_step=3",
-    "solver.strategies=direct,step_by_step", "ppo.epochs=2", "ppo.minibatches=2", "ppo.entropy_coef=0.01",
+    "proposer.references=1", "proposer.induction_inputs=4", "proposer.templates_per_step=2",
+    "solver.strategies=direct,step_by_step", "ppo.epochs=2", "ppo.minibatches=2", "ppo.micro_batch=8", "ppo.entropy_coef=0.01",
     "ppo.kl_coef=0.05", "ppo.kl_stop=1.0", "distill.coef=0.1", "sandbox.workers=1",
 ]  # fmt: skip
 

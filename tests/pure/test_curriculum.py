@@ -1,7 +1,10 @@
-"""Difficulty follows what is measured; strategies are drawn by what works; both come back from JSON."""
+"""Difficulty follows what is measured; strategies are drawn by what works; both come back from
+JSON.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 
@@ -21,7 +24,7 @@ def test_schedules_rise_from_initial_to_final(schedule: str) -> None:
     curriculum = Curriculum(schedule, 0.2, 0.8, 100)
     path = [curriculum.difficulty(KIND, step) for step in range(0, 131)]
     assert path[0] == pytest.approx(0.2) and path[100] == path[130] == pytest.approx(0.8)
-    assert all(a <= b for a, b in zip(path, path[1:], strict=False))
+    assert all(a <= b for a, b in itertools.pairwise(path))
     curriculum.observe(KIND, 1.0)
     assert curriculum.difficulty(KIND, 50) == path[50]
 

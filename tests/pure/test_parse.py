@@ -301,10 +301,41 @@ def test_hostile_texts_are_read_to_an_end(text: str, form: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["def f", "(x):\n", "    return x\n", "assert f(", "1, 'a'", ") == ", "3", "\n", "\n\n", "```", "```python\n",
-     "```input\n", "<answer>", "</answer>", "</think>", "f(", "[", "]", "'", '"""', "\\", " or ", "#", "é", "\ud800",
-     "\0", "yield ", "import os\n", "print(", "lambda: ", "0x", "1e999"]
-)  # fmt: skip
+    [
+        "def f",
+        "(x):\n",
+        "    return x\n",
+        "assert f(",
+        "1, 'a'",
+        ") == ",
+        "3",
+        "\n",
+        "\n\n",
+        "```",
+        "```python\n",
+        "```input\n",
+        "<answer>",
+        "</answer>",
+        "</think>",
+        "f(",
+        "[",
+        "]",
+        "'",
+        '"""',
+        "\\",
+        " or ",
+        "#",
+        "é",
+        "\ud800",
+        "\0",
+        "yield ",
+        "import os\n",
+        "print(",
+        "lambda: ",
+        "0x",
+        "1e999",
+    ]
+)
 
 
 @settings(max_examples=60)

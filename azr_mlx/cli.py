@@ -1,0 +1,283 @@
+"""The command line: parses, imports what a command needs inside it, maps errors to exit codes.
+
+Exit codes: 0 ok; 1 the run failed; 2 usage or configuration; 3 a check failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from azr_mlx import __version__
+from azr_mlx.errors import AzrError, UsageError
+
+if TYPE_CHECKING:
+    from azr_mlx.config import Config
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="azr-mlx",
+    help="A small language model teaches itself to reason about code, on your own machine.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example ppo.epochs=2")
+]
+_MODEL_HELP = "Hub repository, folder, .gguf file or package:NAME/FILE."
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"azr-mlx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What holds for every command."""
+
+
+@app.command()
+def train(
+    overrides: Overrides = None,
+    config: Annotated[
+        str | None, typer.Option("-c", "--config", help="A shipped config's name, or a YAML file.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None,
+    backend: Annotated[str | None, typer.Option("--backend", help="auto, mlx or torch.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of every random draw.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="[RUN_DIR|CHECKPOINT|latest]",
+            help="Continue exactly; alone: the latest run. Without -c the run's own config holds.",
+        ),
+    ] = None,
+    resume_adapter_file: Annotated[
+        Path | None, typer.Option("--resume-adapter-file", help="Start from these adapter weights.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print config and estimates; load no weights.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Train by self-play: propose tasks, solve them, verify, learn."""
+    if resume is not None and resume_adapter_file is not None:
+        raise UsageError(
+            "--resume-adapter-file: with --resume there would be two starts; give one of them"
+        )
+    if resume_adapter_file is not None and not resume_adapter_file.is_file():
+        raise UsageError(f"--resume-adapter-file: {resume_adapter_file}: no such file; check it")
+    flags = {"model_id": model, "backend": backend, "seed": seed}
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    resolved = _config(config, resume, [*given, *(overrides or [])])
+    _start()
+    from azr_mlx import launch
+
+    return launch.train(
+        resolved,
+        resume=resume,
+        init_adapters=resume_adapter_file,
+        dry_run=dry_run,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def convert(
+    mlx_path: Annotated[Path, typer.Option("--mlx-path", help="The folder to write.")],
+    hf_path: Annotated[str, typer.Option("--hf-path", "--model", help=_MODEL_HELP)],
+    quantize: Annotated[bool, typer.Option("-q", "--quantize", help="Quantise.")] = False,
+    q_bits: Annotated[int | None, typer.Option("--q-bits", help="Bits per weight.")] = None,
+    q_group_size: Annotated[
+        int | None, typer.Option("--q-group-size", help="Weights that share a scale.")
+    ] = None,
+    q_mode: Annotated[
+        str, typer.Option("--q-mode", help="affine, mxfp4, nvfp4 or mxfp8.")
+    ] = "affine",
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float16, bfloat16 or float32.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Hub revision.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Convert a Hugging Face model or a .gguf file to MLX's format."""
+    _start()
+    from azr_mlx.convert import convert as run
+
+    report = run(
+        hf_path,
+        mlx_path,
+        quantize=quantize,
+        q_bits=q_bits,
+        q_group_size=q_group_size,
+        q_mode=q_mode,
+        dtype=dtype,
+        revision=revision,
+    )
+    _result(report.to_json(), as_json)
+    return 0
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option("--model", help=_MODEL_HELP)],
+    prompt: Annotated[str, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")],
+    adapter_path: Annotated[
+        Path | None, typer.Option("--adapter-path", help="A folder with trained adapters.")
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")
+    ] = 256,
+    temp: Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the sampler.")] = None,
+    system: Annotated[str, typer.Option("--system", help="System turn of the chat.")] = "",
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text: no template.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Complete a prompt. The text goes to stdout, everything else to stderr."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    _start()
+    from azr_mlx import generate as generation
+    from azr_mlx.backends.base import Sampling
+
+    done = generation.generate(
+        model,
+        text,
+        adapter_path=adapter_path,
+        sampling=Sampling(max_tokens, temp, top_p),
+        seed=seed,
+        raw=raw,
+        system=system,
+        on_text=_ignore if as_json else _stream,
+    )
+    if as_json:
+        _result(done.to_json(), True)
+        return 0
+    typer.echo()
+    speed = f"{done.tokens} tokens ({done.finish}), {done.tokens_per_s:.1f} tokens/s"
+    typer.echo(f"{speed}, peak {done.peak_gb:.2f} GB", err=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; an error is one line on stderr."""
+    arguments = _bare_resume(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments) if arguments else _run(["--help"]) or USAGE
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader left. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        typer.echo("azr-mlx: interrupted", err=True)
+        return INTERRUPTED
+    except AzrError as error:
+        _report(str(error), arguments)
+        return error.exit_code
+    except Exception as error:
+        hint = "" if "--debug" in arguments else " (--debug shows the traceback)"
+        _report(f"{type(error).__name__}: {error}{hint}", arguments)
+        return FAILED
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="azr-mlx", standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        # One of typer's usage errors; it exports no class of its own to catch them by.
+        where = getattr(getattr(error, "ctx", None), "command_path", "azr-mlx")
+        raise UsageError(f"{message().rstrip('.')}; see {where} --help") from error
+    return int(code or 0)
+
+
+def _bare_resume(argv: Sequence[str]) -> list[str]:
+    """``--resume`` with no value means the latest run: options with optional values are ours."""
+    arguments: list[str] = []
+    for index, word in enumerate(argv):
+        arguments.append(word)
+        following = argv[index + 1] if index + 1 < len(argv) else "-"
+        is_value = not following.startswith("-") and (
+            "=" not in following or Path(following).exists()
+        )
+        if word == "--resume" and not is_value:
+            arguments.append("latest")
+    return arguments
+
+
+def _config(name: str | None, resume: str | None, overrides: list[str]) -> Config:
+    """The named configuration; without a name the resumed run's own, or the product's default."""
+    from azr_mlx import checkpoint
+    from azr_mlx.config import load
+
+    if name is not None or resume is None:
+        return load(name or "azr_config", overrides)
+    output_dir = load(None, [o for o in overrides if o.startswith("output_dir=")]).output_dir
+    run_dir, _ = checkpoint.find(resume, Path(output_dir))
+    return load(run_dir / "config.yaml", overrides)
+
+
+def _start() -> None:
+    """MLX binds its BLAS when it is first imported, so a fast one must be there before."""
+    from azr_mlx import blas
+
+    blas.enable()
+
+
+def _stream(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _ignore(text: str) -> None:
+    """No stream: the text is in the result."""
+
+
+def _result(row: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(row))
+        return
+    for key, value in row.items():
+        typer.echo(f"{key}: {value}")
+
+
+def _report(message: str, arguments: Sequence[str]) -> None:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    for line in message.splitlines() or [""]:
+        typer.echo(f"azr-mlx: error: {line}", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

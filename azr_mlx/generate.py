@@ -1,0 +1,136 @@
+"""Local inference: one prompt, one streamed completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.backends.base import Sampling
+from azr_mlx.config import Quantization
+from azr_mlx.errors import UsageError
+from azr_mlx.models import resolve
+
+CACHE_DIR = Path("models")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A completion and what it took: ``finish`` is "stop" or "length", rates are a second's."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+    prompt_tokens_per_s: float
+    tokens_per_s: float
+    peak_gb: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def generate(
+    model_id: str,
+    prompt: str,
+    *,
+    adapter_path: Path | None = None,
+    sampling: Sampling,
+    seed: int | None = None,
+    raw: bool = False,
+    system: str = "",
+    on_text: Callable[[str], None] = lambda text: None,
+) -> Generation:
+    """Complete ``prompt``, in the model's chat template unless ``raw`` (or it has none).
+
+    ``on_text`` is handed each piece of text as it comes. Raises ``UsageError`` where the adapters
+    are not to be had, ``ModelError`` where the model is not.
+    """
+    import mlx.core as mx
+    from mlx_lm import stream_generate
+    from mlx_lm.sample_utils import make_sampler
+
+    if adapter_path is not None and not (adapter_path / "adapter_config.json").is_file():
+        raise UsageError(
+            f"--adapter-path: {adapter_path}: no adapter_config.json in it; give a folder that "
+            "train or mlx_lm.lora wrote, for example runs/NAME/adapters"
+        )
+    model, tokenizer = load(model_id, adapter_path)
+    tokens = encode(tokenizer, prompt, raw=raw, system=system)
+    if seed is not None:
+        mx.random.seed(seed)
+    sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
+    pieces = []
+    for response in stream_generate(
+        model, tokenizer, tokens, max_tokens=sampling.max_tokens, sampler=sampler
+    ):
+        pieces.append(response.text)
+        on_text(response.text)
+    return Generation(
+        "".join(pieces),
+        str(response.finish_reason),
+        response.prompt_tokens,
+        response.generation_tokens,
+        response.prompt_tps,
+        response.generation_tps,
+        response.peak_memory,
+    )
+
+
+def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
+    """The model and its tokenizer, adapters in place; float32 on a CPU.
+
+    A CPU decodes quantised and half-precision weights several times slower than float32 ones.
+    """
+    import mlx.core as mx
+    import mlx_lm
+    from mlx_lm.utils import dequantize_model, load_adapters
+
+    on_gpu = mx.default_device() == mx.gpu
+    model, tokenizer = mlx_lm.load(str(_folder(model_id)), lazy=not on_gpu)[:2]
+    if not on_gpu:
+        dequantize_model(model)
+    if adapter_path is not None:
+        _attach(load_adapters, model, adapter_path)
+    if not on_gpu:
+        model.set_dtype(mx.float32)
+    model.eval()
+    return model, tokenizer
+
+
+def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") -> list[int]:
+    """``prompt`` as token ids: a user's turn of a chat, or ``raw`` text.
+
+    Raises ``UsageError`` where there is nothing to complete, or no template for ``system``.
+    """
+    chat = tokenizer.chat_template is not None and not raw
+    if system and not chat:
+        raise UsageError("--system: needs a chat template; leave --raw out, or use a chat model")
+    if chat:
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": prompt})
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+    else:
+        ids = tokenizer.encode(prompt)
+    if not ids:
+        raise UsageError("--prompt: no tokens; give some text")
+    return list(ids)
+
+
+def _folder(model_id: str) -> Path:
+    """The model as it is; a GGUF file imported with its blocks kept where MLX has such a format."""
+    bits = 8 if model_id.endswith(".gguf") else 0
+    quantization = Quantization(bits=bits, group_size=32 if bits else 64)
+    return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path
+
+
+def _attach(load_adapters: Callable[[Any, str], Any], model: Any, path: Path) -> None:
+    try:
+        load_adapters(model, str(path))
+    except (ValueError, OSError, RuntimeError, AttributeError) as error:
+        why = " ".join(str(error).split())[:300]
+        mend = "give the adapters of this very model"
+        raise UsageError(
+            f"--adapter-path: {path}: does not fit the model: {why}; {mend}"
+        ) from error

@@ -1,0 +1,269 @@
+"""What a program's source says: is it a fit task, what shape has it, how large is it.
+
+All of it reads the syntax tree and runs nothing; any text gets an answer, never an exception.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import warnings
+from collections.abc import Collection
+
+MAX_SOURCE = 20_000  # characters that are ever handed to the Python parser
+
+# SystemError: CPython 3.11's parser answers very deep input with it
+_PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
+
+# Names that a program may not use unless it binds them itself: I/O, other people's code, and what
+# tells one process from another. This keeps proposals on the subject; what keeps the machine safe
+# is the sandbox.
+BANNED_NAMES = frozenset({
+    "open", "input", "print", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
+    "breakpoint", "exit", "quit", "help", "id", "memoryview", "__builtins__", "__file__",
+    "__loader__", "__spec__",
+})  # fmt: skip
+BANNED_ATTRIBUTES = frozenset({
+    "__subclasses__", "__globals__", "__builtins__", "__code__", "__bases__", "__mro__",
+    "__loader__", "__spec__", "__closure__", "__reduce__", "__reduce_ex__", "f_back", "f_globals",
+    "f_locals", "gi_frame", "tb_frame", "cr_frame", "os", "sys", "_os", "_sys", "builtins",
+    "random",
+})  # fmt: skip
+BANNED_MODULES = frozenset({
+    "os", "sys", "io", "random", "builtins", "importlib", "subprocess", "socket",
+})  # fmt: skip
+CLOCK_ATTRIBUTES = frozenset({"now", "utcnow", "today"})  # of datetime
+
+
+def entry(tree: ast.Module) -> ast.FunctionDef | None:
+    """The last top-level ``def f``, which is the one that a call reaches."""
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "f"]
+    return found[-1] if found else None
+
+
+def parse_source(source: str) -> ast.Module | None:
+    """The syntax tree, or None where there is none to be had."""
+    if len(source) > MAX_SOURCE:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the model's escapes, to nobody's use
+            return ast.parse(source)
+    except _PARSE_ERRORS:
+        return None
+
+
+def unparse(node: ast.AST) -> str | None:
+    """The source of a tree; None where it cannot be written (an integer of too many digits)."""
+    try:
+        return ast.unparse(node)
+    except _PARSE_ERRORS:
+        return None
+
+
+def check_program(
+    source: str, allowed_imports: Collection[str], max_chars: int = MAX_SOURCE
+) -> str | None:
+    """Why a program cannot be a task, in a word, or None.
+
+    In this order: ``too_large``, ``syntax``, ``no_f`` (no top-level ``def f``), ``no_params`` (it
+    takes no positional argument), ``no_return`` (it never returns a value, or is a generator),
+    ``import`` (one that is not on the list), ``banned`` (I/O, clock, randomness, introspection: see
+    ``BANNED_NAMES``). Any number of helper functions, nested functions, lambdas and classes is
+    welcome. A banned name that the program itself binds (``def f(input)``) is its own and no
+    offence.
+    """
+    if len(source) > min(max_chars, MAX_SOURCE):
+        return "too_large"
+    tree = parse_source(source)
+    if tree is None:
+        return "syntax"
+    function = entry(tree)
+    if function is None:
+        return "no_f"
+    arguments = function.args
+    if not (arguments.posonlyargs or arguments.args or arguments.vararg):
+        return "no_params"
+    if not _returns(function):
+        return "no_return"
+    if not all(_import_allowed(node, allowed_imports) for node in ast.walk(tree)):
+        return "import"
+    return "banned" if _uses_banned(tree) else None
+
+
+def _returns(function: ast.FunctionDef) -> bool:
+    """Whether its own body (not a nested one) returns a value and yields none."""
+    returns, stack = False, list[ast.AST](function.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (ast.Yield, ast.YieldFrom)):
+            return False
+        if isinstance(node, ast.Return):
+            returns = returns or node.value is not None
+        nested = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+        if not isinstance(node, nested):
+            stack.extend(ast.iter_child_nodes(node))
+    return returns
+
+
+def _import_allowed(node: ast.AST, allowed: Collection[str]) -> bool:
+    if isinstance(node, ast.Import):
+        return all(_listed(alias.name, allowed) for alias in node.names)
+    if not isinstance(node, ast.ImportFrom):
+        return True
+    if node.level or node.module is None:
+        return False
+    module = node.module
+    return all(
+        (_listed(module, allowed) and alias.name not in BANNED_MODULES)
+        or f"{module}.{alias.name}" in allowed
+        for alias in node.names
+    )
+
+
+def _listed(name: str, allowed: Collection[str]) -> bool:
+    """Whether a dotted module name or one of its parents is on the list."""
+    parts = name.split(".")
+    return any(".".join(parts[: i + 1]) in allowed for i in range(len(parts)))
+
+
+def _uses_banned(tree: ast.Module) -> bool:
+    nodes = list(ast.walk(tree))
+    bound = _bound_names(nodes)
+    clock = any(
+        (isinstance(n, ast.Import) and any(a.name.startswith("datetime") for a in n.names))
+        or (isinstance(n, ast.ImportFrom) and n.module == "datetime")
+        for n in nodes
+    )
+    banned_attributes = BANNED_ATTRIBUTES | (CLOCK_ATTRIBUTES if clock else frozenset())
+    for node in nodes:
+        if isinstance(node, ast.Name) and node.id in BANNED_NAMES and node.id not in bound:
+            return True
+        if isinstance(node, ast.Attribute) and node.attr in banned_attributes - bound:
+            return True
+    return False
+
+
+def _bound_names(nodes: list[ast.AST]) -> set[str]:
+    """Every name that the program gives a meaning to: variables, parameters, definitions, its own
+    attributes.
+    """
+    bound: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.id)
+        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            bound.add(node.attr)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.alias) and node.asname:
+            bound.add(node.asname)
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
+            bound.add(node.name)
+    return bound
+
+
+def clean_source(source: str) -> str:
+    """The program without comments, docstrings and layout: none can give an answer away."""
+    tree = parse_source(source)
+    if tree is None:
+        return source
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            node.body = _without_docstring(node.body)
+    text = unparse(tree)
+    return source if text is None else text + "\n"
+
+
+def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
+    first = body[0] if body else None
+    text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    if not (text and isinstance(first.value.value, str)):  # type: ignore[union-attr]
+        return body
+    return body[1:] or [ast.Pass()]
+
+
+class _Normalise(ast.NodeTransformer):
+    """One placeholder for every name that the program binds, one for every constant; no
+    annotations.
+    """
+
+    def __init__(self, bound: set[str]) -> None:
+        self.bound = bound
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(id=self._name(node.id), ctx=node.ctx)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Constant(value=0)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        return ast.arg(arg="_", annotation=None)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        target = self.visit(node.target)
+        if node.value is None:
+            return ast.Expr(value=target)
+        return ast.Assign(targets=[target], value=self.visit(node.value), lineno=0)
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for slot in ("name", "attr", "arg", "asname"):
+            value = getattr(node, slot, None)
+            if isinstance(value, str):
+                setattr(node, slot, self._name(value))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            node.names = ["_" for _ in node.names]
+        return node
+
+    def _name(self, name: str) -> str:
+        return "_" if name in self.bound else name
+
+
+def skeleton(source: str) -> str:
+    """A hash of the program's shape: near-duplicates, which differ in names, constants, comments,
+    docstrings or annotations only, share it.
+
+    Names are those that the program binds; built-in functions, methods and modules stay, since
+    ``max`` for ``min`` is another program. A text that does not parse is its own shape.
+    """
+    shape = source
+    tree = parse_source(clean_source(source))
+    if tree is not None:
+        try:
+            shape = ast.dump(_Normalise(_bound_names(list(ast.walk(tree)))).visit(tree))
+        except RecursionError:
+            shape = source
+    return hashlib.sha256(shape.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+_BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert)
+
+
+def features(source: str) -> dict[str, int]:
+    """``ast_nodes``, ``depth`` (of the tree) and ``cyclomatic`` complexity (McCabe); zeros if it
+    cannot parse.
+    """
+    tree = parse_source(source)
+    if tree is None:
+        return {"ast_nodes": 0, "depth": 0, "cyclomatic": 0}
+    nodes, depth, cyclomatic = 0, 0, 1
+    stack: list[tuple[ast.AST, int]] = [(tree, 1)]
+    while stack:
+        node, level = stack.pop()
+        nodes, depth = nodes + 1, max(depth, level)
+        cyclomatic += _decisions(node)
+        stack.extend((child, level + 1) for child in ast.iter_child_nodes(node))
+    return {"ast_nodes": nodes, "depth": depth, "cyclomatic": cyclomatic}
+
+
+def _decisions(node: ast.AST) -> int:
+    if isinstance(node, ast.BoolOp):
+        return len(node.values) - 1
+    if isinstance(node, ast.comprehension):
+        return 1 + len(node.ifs)
+    return int(isinstance(node, (*_BRANCHES, ast.match_case)))

@@ -1,0 +1,80 @@
+"""pass@k, unbiased, and intervals for means over tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from azr_mlx.errors import UsageError
+
+Z95 = 1.959963984540054  # the normal distribution's 0.975 quantile
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """1 - C(n-c, k) / C(n, k): the chance that k of n samples, c of them right, hold a right one.
+
+    The unbiased estimator of Chen et al. (arXiv 2107.03374), equation 1, in exact integers.
+
+    Raises:
+        UsageError: k > n or k < 1. (The reference gives 1.0 for k > n, even with c = 0.)
+        ValueError: c is not in [0, n].
+    """
+    check_k(k, n)
+    if not 0 <= c <= n:
+        raise ValueError(f"c = {c} right samples of n = {n}")
+    every = math.comb(n, k)
+    return (every - math.comb(n - c, k)) / every
+
+
+def check_k(k: int, n: int) -> None:
+    """Raise UsageError where pass@k cannot be estimated from n samples."""
+    if k < 1:
+        raise UsageError(f"--k {k}: must be at least 1")
+    if k > n:
+        raise UsageError(
+            f"--k {k}: needs {k} samples a task or more, there are {n}; --num-samples {k}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over tasks and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate(scores: Sequence[float], samples: int) -> Estimate:
+    """Mean and 95 % interval of task scores in [0, 1], the tasks being drawn from a larger lot.
+
+    Wilson's score interval (1927) with the effective sample size N p (1-p) / s^2 of Korn and
+    Graubard (1998), where s^2 is the variance of the N scores. With one sample a task that is
+    Wilson's interval for N tasks. Scores between 0 and 1 vary less and count for more, but for no
+    more than ``samples``, the number of verdicts in all. At 0 and 1 the interval keeps a width.
+
+    Raises:
+        ValueError: there are no scores.
+    """
+    size = len(scores)
+    if not size:
+        raise ValueError("no task scores")
+    mean = math.fsum(scores) / size
+    variance = math.fsum((s - mean) ** 2 for s in scores) / size
+    spread = mean * (1.0 - mean)
+    effective = float(size)
+    if spread > 0.0:
+        effective = min(size * spread / variance, samples) if variance > 0.0 else float(samples)
+    low, high = wilson(mean, max(effective, size))
+    return Estimate(mean, low, high)
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share observed over ``n`` trials."""
+    z2 = Z95 * Z95 / n
+    centre = (share + z2 / 2.0) / (1.0 + z2)
+    half = Z95 * math.sqrt(share * (1.0 - share) / n + z2 / (4.0 * n)) / (1.0 + z2)
+    # Exact at the ends, where rounding would leave 1e-17.
+    low = centre - half if share > 0.0 else 0.0
+    return low, centre + half if share < 1.0 else 1.0

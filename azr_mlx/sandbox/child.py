@@ -1,0 +1,282 @@
+"""What happens inside the disposable process of one job. Nothing here is trusted once the code has
+started.
+
+The process reads its job from a socket, takes its limits on, runs the code and writes one frame.
+All that it uses afterwards is bound before, since the code may replace any builtin or module
+attribute. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import io
+import marshal
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from codec import CodecError, encode  # type: ignore[import-not-found]
+
+MAX_DETAIL = 500
+MAX_STEPS = 100_000
+CODE, TESTS = "<code>", "<tests>"
+
+
+class Channel:
+    """The job's socket: ``spec`` in, perhaps READY out and the tests and the proof in, one frame
+    out.
+    """
+
+    def __init__(self, fd: int, nonce: bytes) -> None:
+        self.fd = fd
+        self.nonce = nonce
+        self._encode, self._write, self._read = encode, os.write, os.read
+
+    def send(self, kind: str, steps: int | None, detail: str, value: object = None) -> None:
+        """One frame. Raises CodecError where the value is not a plain literal."""
+        self.write(self.nonce + self._encode((kind, steps, detail, value)))
+
+    def write(self, data: bytes) -> None:
+        while data:
+            data = data[self._write(self.fd, data) :]
+
+    def read(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._read(self.fd, min(size, 1 << 16))
+            if not part:
+                raise EOFError("the job's socket closed")
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+class Steps:
+    """Counts the lines executed in the job's own code, up to MAX_STEPS, then stops watching."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._settrace = sys.settrace
+
+    def start(self) -> None:
+        self._settrace(self._frame)
+
+    def stop(self) -> None:
+        self._settrace(None)
+
+    def _frame(self, frame: types.FrameType, event: str, arg: object) -> Any:
+        return self._line if frame.f_code.co_filename == CODE else None
+
+    def _line(self, frame: types.FrameType, event: str, arg: object) -> Any:
+        if event == "line":
+            self.count += 1
+            if self.count >= MAX_STEPS:
+                self.stop()
+                return None
+        return self._line
+
+
+def run(
+    fd: int, nonce: bytes, spec_bytes: int, late_bytes: int, confine: Callable[[Any], None]
+) -> NoReturn:
+    """Read the spec, put ``confine(spec)`` in force, run the job, write its frame, exit. Never
+    returns.
+    """
+    leave = os._exit
+    channel = Channel(fd, nonce)
+    spec = marshal.loads(channel.read(spec_bytes))
+    confine(spec)
+    steps = Steps() if spec["trace"] else None
+    finish = _Finish(channel, steps)
+    try:
+        if spec["style"] == "tests":
+            _run_tests(spec, channel, finish, late_bytes)
+        elif spec["style"] == "call":
+            _run_call(spec, finish)
+        else:
+            _run_program(spec, finish)
+    except BaseException as error:
+        finish.raised(error, "error")
+    leave(0)
+
+
+def open_streams() -> None:
+    """Text streams on descriptors 0, 1 and 2, whatever these will be in a job: made once, before
+    any fork.
+    """
+    sys.stdin = io.TextIOWrapper(
+        io.BufferedReader(io.FileIO(0, "r", False)), "utf-8", "surrogateescape"
+    )
+    writers = [io.BufferedWriter(io.FileIO(fd, "w", False)) for fd in (1, 2)]
+    sys.stdout = io.TextIOWrapper(writers[0], "utf-8", "surrogateescape")
+    sys.stderr = io.TextIOWrapper(writers[1], "utf-8", "backslashreplace", line_buffering=True)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+class _Finish:
+    """Ends a job: flush what it printed, then write the frame. Bound before the code runs."""
+
+    def __init__(self, channel: Channel, steps: Steps | None) -> None:
+        self.channel = channel
+        self.steps = steps
+        self._not_literal: tuple[type[BaseException], ...] = (CodecError,)
+        self._base, self._memory, self._exit = BaseException, MemoryError, SystemExit
+        self._describe = describe
+        self._sys = sys
+        self._getpid, self._pid, self._leave = os.getpid, os.getpid(), os._exit
+        self._streams = (sys.stdout,)  # the code may put another in its place
+
+    def count(self) -> int | None:
+        if self.steps is None:
+            return None
+        self.steps.stop()
+        return self.steps.count
+
+    def send(self, kind: str, detail: str = "", value: object = None) -> None:
+        steps = self.count()
+        self._flush()
+        if self._getpid() != self._pid:
+            self._leave(0)  # a process that the job forked and that came to the end of its code
+        try:
+            self.channel.send(kind, steps, detail, value)
+        except self._not_literal as error:
+            self.channel.send(
+                "invalid", steps, f"the value is not a plain literal: {error}"[:MAX_DETAIL]
+            )
+        except self._memory:
+            self.channel.send("memory", steps, "MemoryError")
+        except self._base as error:
+            self.channel.send(
+                "invalid", steps, f"the value cannot be read: {self._describe(error)}"
+            )
+
+    def raised(self, error: BaseException, kind: str) -> None:
+        """The frame for an exception; its traceback is dropped first, and with it what the code
+        held.
+        """
+        error.__traceback__ = None
+        error.__context__ = None
+        if isinstance(error, self._memory):
+            self.send("memory", "MemoryError")
+        else:
+            self.send(kind, self._describe(error))
+
+    def _flush(self) -> None:
+        for stream in (self._sys.stdout, *self._streams):
+            try:
+                stream.flush()
+            except self._base:
+                continue  # the stream may be the code's own object
+
+
+def describe(
+    error: BaseException,
+    _type: type = type,
+    _str: type = str,
+    _name: Any = type.__dict__["__name__"].__get__,
+    _base: type[BaseException] = BaseException,
+) -> str:
+    """``ExceptionType: message`` in one line, whatever the exception's own methods do."""
+    try:
+        name = _name(_type(error))
+        text = error.__str__()
+        if _type(text) is not _str or _type(name) is not _str:
+            text = ""
+    except _base:
+        name, text = "Exception", "(its text cannot be read)"
+    line = f"{name}: {text}" if text else name
+    line = " ".join(line[: 4 * MAX_DETAIL].split())[:MAX_DETAIL]
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _module(name: str) -> dict[str, Any]:
+    """The namespace of a fresh module under ``name``; what ran before is no longer ``__main__``."""
+    module = types.ModuleType(name)
+    sys.modules["__main__"] = module
+    sys.modules[name] = module
+    return module.__dict__
+
+
+def _run_call(spec: dict[str, Any], finish: _Finish) -> None:
+    args = ast.literal_eval(spec["args"])
+    namespace = _module("candidate")
+    name, key_error = spec["call"], KeyError
+    exec_code, start = exec, finish.steps.start if finish.steps else None
+    program = compile(spec["code"], CODE, "exec", dont_inherit=True)
+    if start:
+        start()
+    exec_code(program, namespace)
+    try:
+        function = namespace[name]
+    except key_error:
+        finish.send("error", f"NameError: name '{name}' is not defined")
+        return
+    finish.send("value", "", function(*args))
+
+
+def _run_program(spec: dict[str, Any], finish: _Finish) -> None:
+    namespace = _module("__main__")
+    exec_code, leave, system_exit = exec, os._exit, SystemExit
+    try:
+        program = compile(spec["code"], CODE, "exec", dont_inherit=True)
+        if finish.steps:
+            finish.steps.start()
+        exec_code(program, namespace)
+        _end_as_interpreters_do()
+    except system_exit as error:
+        if error.code is not None and error.code != 0:
+            raise
+        _end_as_interpreters_do()
+    finish.send("done")
+    leave(0)
+
+
+def _end_as_interpreters_do() -> None:
+    """Join threads and run exit functions: a program's output includes theirs."""
+    import atexit
+
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+
+
+def _run_tests(spec: dict[str, Any], channel: Channel, finish: _Finish, late_bytes: int) -> None:
+    """Code, then tests, in one bare namespace, as the reference harnesses' ``exec(program, {})``
+    does.
+
+    The tests arrive after the code has run. The proof stays in the socket, unread, until the tests
+    are over.
+    """
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    namespace: dict[str, Any] = {}
+    exec_code, compile_code, assertion, base = exec, compile, AssertionError, BaseException
+    ready = finish.channel.nonce + b"\0"
+    program = compile_code(spec["code"], CODE, "exec", dont_inherit=True)
+    if finish.steps:
+        finish.steps.start()
+    exec_code(program, namespace)
+    channel.write(ready)
+    tests = channel.read(late_bytes).decode("utf-8", "surrogatepass")
+    try:
+        exec_code(compile_code(tests, TESTS, "exec", dont_inherit=True), namespace)
+    except assertion as error:
+        finish.raised(error, "fail")
+        return
+    except base as error:
+        finish.raised(error, "error")
+        return
+    channel.nonce = channel.read(16)
+    finish.send("pass")
+
+
+def add_site_builtins() -> None:
+    """``exit`` and ``quit``, which programs use and which the interpreter's ``site`` module
+    defines.
+    """
+    import _sitebuiltins
+
+    for name in ("exit", "quit"):
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))

@@ -1,0 +1,193 @@
+"""Jobs, their limits and their results, and the check that a job is well-formed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from azr_mlx.sandbox.literals import parse_literal
+from azr_mlx.types import Status
+
+MAX_TEXT = 4 << 20  # characters of one job, all its texts together
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one job may use.
+
+    ``wall_s`` and ``cpu_s`` in seconds (CPU time is rounded up to whole seconds), ``memory_mb`` MiB
+    of address space beyond the bare interpreter's, ``output_kb`` KiB of stdout that are kept,
+    ``processes`` child processes (0: none; threads do not count).
+    """
+
+    wall_s: float = 5.0
+    cpu_s: float = 4.0
+    memory_mb: int = 512
+    output_kb: int = 64
+    processes: int = 0
+
+    def error(self) -> str:
+        """One line that says what is wrong, or an empty string."""
+        for name in ("wall_s", "cpu_s"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value <= 86_400:
+                return f"limits.{name} = {value!r}: must be a number of seconds in (0, 86400]"
+        for name, low, high in (
+            ("memory_mb", 1, 1 << 20),
+            ("output_kb", 0, 1 << 14),
+            ("processes", 0, 256),
+        ):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                return f"limits.{name} = {value!r}: must be an integer in [{low}, {high}]"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One piece of untrusted code, in one of three styles.
+
+    - ``call`` and ``args``: the value of ``call(*args)``; ``args`` is a Python literal tuple, and
+      ``expect`` (optional) a Python literal, both as text.
+    - ``tests``: assertions that run in the code's namespace after it.
+    - ``stdin`` and ``expect_stdout`` (both optional): the code is a program.
+
+    ``limits`` None stands for the sandbox's own. ``deterministic`` runs the job in two fresh
+    processes whose hash seeds, random seeds and clocks differ, and demands the same outcome.
+    ``trace`` counts executed lines.
+    """
+
+    id: str
+    code: str
+    call: str | None = None
+    args: str | None = None
+    expect: str | None = None
+    tests: str | None = None
+    stdin: str | None = None
+    expect_stdout: str | None = None
+    limits: Limits | None = None
+    deterministic: bool = False
+    trace: bool = False
+
+    @property
+    def style(self) -> str:
+        """``call``, ``tests`` or ``program``."""
+        return "call" if self.call is not None else "tests" if self.tests is not None else "program"
+
+    def error(self) -> str:
+        """One line that says why the job is malformed, or an empty string."""
+        return self._type_error() or self._style_error() or self._literal_error()
+
+    def _type_error(self) -> str:
+        if type(self.id) is not str or type(self.code) is not str:
+            return "id and code must be strings"
+        for name in ("call", "args", "expect", "tests", "stdin", "expect_stdout"):
+            if type(getattr(self, name)) not in (str, type(None)):
+                return f"{name} must be a string"
+        if type(self.deterministic) is not bool or type(self.trace) is not bool:
+            return "deterministic and trace must be true or false"
+        texts = (
+            self.code,
+            self.call,
+            self.args,
+            self.expect,
+            self.tests,
+            self.stdin,
+            self.expect_stdout,
+        )
+        if sum(len(text) for text in texts if text is not None) > MAX_TEXT:
+            return f"more than {MAX_TEXT} characters"
+        if self.limits is not None and type(self.limits) is not Limits:
+            return "limits must be Limits"
+        return self.limits.error() if self.limits is not None else ""
+
+    def _style_error(self) -> str:
+        given = {
+            name
+            for name in ("call", "args", "expect", "tests", "stdin", "expect_stdout")
+            if getattr(self, name) is not None
+        }
+        allowed = {
+            "call": {"call", "args", "expect"},
+            "tests": {"tests"},
+            "program": {"stdin", "expect_stdout"},
+        }[self.style]
+        if given - allowed:
+            return f"{', '.join(sorted(given - allowed))} does not go with a {self.style} job"
+        if self.call is not None and not self.call.isidentifier():
+            return f"call = {self.call[:80]!r}: must be the name of a function"
+        return ""
+
+    def _literal_error(self) -> str:
+        for name in ("args", "expect"):
+            text = getattr(self, name)
+            if text is None:
+                continue
+            try:
+                value = parse_literal(text)
+            except ValueError as error:
+                return f"{name}: {error}"
+            if name == "args" and type(value) is not tuple:
+                return f"args: must be a tuple, such as (1,), not {type(value).__name__}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The verdict on one job.
+
+    ``value`` is the literal text of the value (call style), ``detail`` one line, ``stdout`` what
+    was kept of it, ``seconds`` the wall time of the run, ``steps`` the executed lines where the job
+    was traced. ``steps`` is counted beside the code it counts, so it informs and proves nothing.
+    """
+
+    id: str
+    status: Status
+    value: str | None = None
+    detail: str = ""
+    stdout: str = ""
+    seconds: float = 0.0
+    steps: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "id": self.id,
+            "status": self.status.value,
+            "value": self.value,
+            "detail": self.detail,
+            "stdout": self.stdout,
+            "seconds": round(self.seconds, 6),
+        }
+        return row if self.steps is None else {**row, "steps": self.steps}
+
+
+_JOB_KEYS = tuple(f.name for f in fields(Job) if f.name != "limits")
+_LIMIT_KEYS = tuple(f.name for f in fields(Limits))
+
+
+def job_from_json(row: object, defaults: Limits) -> Job:
+    """The job of one JSON row; keys that a job does not have are left aside. Raises ValueError."""
+    if not isinstance(row, Mapping):
+        raise ValueError("a job is a JSON object")
+    for name in ("id", "code"):
+        if name not in row:
+            raise ValueError(f"the job has no {name!r}")
+    values = {name: row[name] for name in _JOB_KEYS if name in row}
+    if type(values["id"]) is int:
+        values["id"] = str(values["id"])
+    if row.get("limits") is not None:
+        values["limits"] = _limits_from_json(row["limits"], defaults)
+    for flag in ("deterministic", "trace"):
+        if values.get(flag, False) is None:
+            del values[flag]
+    return Job(**values)
+
+
+def _limits_from_json(row: object, defaults: Limits) -> Limits:
+    if not isinstance(row, Mapping):
+        raise ValueError("limits is a JSON object")
+    unknown = sorted(set(map(str, row)) - set(_LIMIT_KEYS))
+    if unknown:
+        raise ValueError(f"limits.{unknown[0]}: no such limit (there are {', '.join(_LIMIT_KEYS)})")
+    return replace(defaults, **row)

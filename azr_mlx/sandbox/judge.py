@@ -1,0 +1,227 @@
+"""From what a job's process left behind to a verdict. Nothing of the job's is run, evaluated or
+unpickled here.
+"""
+
+from __future__ import annotations
+
+import marshal
+import secrets
+import signal
+from dataclasses import dataclass, replace
+from typing import Any
+
+from azr_mlx.sandbox import wire
+from azr_mlx.sandbox.codec import CodecError, decode
+from azr_mlx.sandbox.control import control_tests
+from azr_mlx.sandbox.job import Job, Limits, Result
+from azr_mlx.sandbox.literals import equal, literal, parse_literal
+from azr_mlx.types import Status
+
+_FRAME_STATUS = {
+    "error": Status.ERROR,
+    "fail": Status.FAIL,
+    "memory": Status.MEMORY,
+    "invalid": Status.INVALID,
+}
+_NOTHING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a job: which tests it gets, and the nonces of its frames."""
+
+    job: Job
+    limits: Limits
+    tests: bytes
+    nonce: bytes
+    proof: bytes
+
+    @classmethod
+    def of(cls, job: Job, limits: Limits, control: bool = False) -> Run:
+        """A run with fresh nonces; ``control`` with the tests that no right answer passes
+        (ValueError).
+        """
+        tests = job.tests or ""
+        if control:
+            tests = control_tests(tests)
+        # a leading newline: even empty tests are something to wait for
+        raw = (
+            b""
+            if job.tests is None
+            else b"\n" * (not control) + tests.encode("utf-8", "surrogatepass")
+        )
+        return cls(job, limits, raw, secrets.token_bytes(16), secrets.token_bytes(16))
+
+    def request(self) -> bytes:
+        """The bytes for a zygote. What the job is compared with is not among them."""
+        job, limits = self.job, self.limits
+        spec = marshal.dumps(
+            {
+                "style": job.style,
+                "code": job.code,
+                "call": job.call,
+                "args": (job.args or "()").strip(),
+                "stdin": job.stdin,
+                "trace": job.trace,
+                "cpu_s": limits.cpu_s,
+                "memory_mb": limits.memory_mb,
+                "processes": limits.processes,
+            }
+        )
+        header = wire.Request(
+            self.nonce,
+            self.proof,
+            limits.wall_s,
+            limits.output_kb << 10,
+            limits.processes,
+            len(spec),
+            len(self.tests),
+        )
+        return header.pack() + spec + self.tests
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run showed. ``value`` is ``_NOTHING`` where there is none; PASS here means: the
+    tests' end.
+    """
+
+    status: Status
+    detail: str = ""
+    value: Any = _NOTHING
+    stdout: str = ""
+    stdout_cut: bool = False
+    seconds: float = 0.0
+    steps: int | None = None
+
+
+def observe(run: Run, response: wire.Response, frame: bytes, stdout: bytes) -> Outcome:
+    """Read one response. Total: whatever the bytes are, there is an outcome."""
+    outcome = _ended_badly(run, response) or _read_frame(run, response, frame)
+    return replace(
+        outcome,
+        stdout=stdout.decode("utf-8", "replace"),
+        stdout_cut=bool(response.stdout_cut),
+        seconds=response.wall_s,
+    )
+
+
+def _ended_badly(run: Run, response: wire.Response) -> Outcome | None:
+    limits = run.limits
+    if response.cause == wire.TIMED_OUT:
+        return Outcome(Status.TIMEOUT, f"more than {limits.wall_s:g} s of wall time")
+    if response.cause == wire.BAD_FRAME:
+        return Outcome(Status.INVALID, "the result is not a well-formed frame")
+    if response.cause == wire.TOO_MANY_PROCESSES:
+        return Outcome(Status.KILLED, f"more than {limits.processes} processes")
+    if response.exit >= 0:
+        return None
+    if response.exit in (-signal.SIGKILL, -signal.SIGXCPU) and response.cpu_s > 0.9 * limits.cpu_s:
+        return Outcome(Status.TIMEOUT, f"more than {limits.cpu_s:g} s of CPU time")
+    if _near_memory_limit(run, response):
+        return Outcome(Status.MEMORY, f"ended near the limit of {limits.memory_mb} MiB")
+    return Outcome(Status.KILLED, f"ended by {_signal_name(-response.exit)}")
+
+
+def _near_memory_limit(run: Run, response: wire.Response) -> bool:
+    return response.peak_rss > 0.9 * (run.limits.memory_mb << 20)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
+    if not frame:
+        return _no_frame(run, response)
+    try:
+        kind, steps, detail, value = _decoded(run, frame)
+    except (CodecError, TypeError, ValueError) as error:
+        return Outcome(Status.INVALID, f"the result is not a well-formed frame: {error}"[:300])
+    if kind == "value" and run.job.style == "call":
+        return Outcome(Status.OK, "", value, steps=steps)
+    if kind == "done" and run.job.style == "program":
+        return Outcome(Status.OK, steps=steps)
+    if kind == "pass" and run.job.style == "tests" and frame[: wire.NONCE_BYTES] == run.proof:
+        return Outcome(Status.PASS, steps=steps)
+    if kind in _FRAME_STATUS:
+        return Outcome(_FRAME_STATUS[kind], detail, steps=steps)
+    return Outcome(Status.INVALID, "the result is a frame of another kind")
+
+
+def _decoded(run: Run, frame: bytes) -> tuple[str, int | None, str, Any]:
+    nonce, body = frame[: wire.NONCE_BYTES], frame[wire.NONCE_BYTES :]
+    if nonce not in (run.nonce, run.proof):
+        raise CodecError("wrong nonce")
+    kind, steps, detail, value = decode(body)
+    if type(kind) is not str or type(detail) is not str or type(steps) not in (int, type(None)):
+        raise CodecError("wrong fields")
+    return kind, steps, " ".join(detail.split())[:500], value
+
+
+def _no_frame(run: Run, response: wire.Response) -> Outcome:
+    if run.job.style == "program" and response.exit == 0:
+        return Outcome(Status.OK)  # os._exit(0): what a program prints is its answer
+    if _near_memory_limit(run, response):
+        return Outcome(Status.MEMORY, f"ended near the limit of {run.limits.memory_mb} MiB")
+    return Outcome(Status.ERROR, f"exited with status {response.exit} before it gave a result")
+
+
+def agree(a: Outcome, b: Outcome) -> Outcome:
+    """The outcome of two runs that must not differ (one's time-out and the like stand for both)."""
+    for outcome in (a, b):
+        if outcome.status in (Status.TIMEOUT, Status.MEMORY, Status.KILLED, Status.INVALID):
+            return outcome
+    if a.status is not b.status:
+        return replace(
+            a, status=Status.NONDETERMINISTIC, detail="two runs ended differently", value=_NOTHING
+        )
+    if a.value is not _NOTHING and not equal(a.value, b.value):
+        return replace(
+            a, status=Status.NONDETERMINISTIC, detail="two runs gave two values", value=_NOTHING
+        )
+    if a.stdout != b.stdout:
+        return replace(
+            a, status=Status.NONDETERMINISTIC, detail="two runs printed two texts", value=_NOTHING
+        )
+    return a
+
+
+def unmasked(outcome: Outcome, control: Outcome) -> Outcome:
+    """A pass stands only where the control, which no right answer passes, was not passed."""
+    if control.status is not Status.PASS:
+        return outcome
+    detail = "passed a control test that no right answer can pass"
+    return replace(outcome, status=Status.FAIL, detail=detail)
+
+
+def verdict(job: Job, outcome: Outcome) -> Result:
+    """The result of a well-formed job: its outcome, compared with what was expected of it."""
+    status, detail, value = outcome.status, outcome.detail, None
+    if status is Status.OK and job.style == "call":
+        try:
+            value = literal(outcome.value)
+        except ValueError as error:
+            status, detail = Status.INVALID, f"the value is not a plain literal: {error}"
+    if status is Status.OK and job.expect is not None:
+        same = equal(outcome.value, parse_literal(job.expect))
+        status, detail = (Status.PASS, "") if same else (Status.FAIL, "another value was expected")
+    if status is Status.OK and job.expect_stdout is not None:
+        status, detail = _compare_stdout(job.expect_stdout, outcome)
+    return Result(job.id, status, value, detail, outcome.stdout, outcome.seconds, outcome.steps)
+
+
+def _compare_stdout(expected: str, outcome: Outcome) -> tuple[Status, str]:
+    """White space at the ends of lines and empty lines at the end do not count."""
+    if outcome.stdout_cut:
+        return Status.FAIL, "stdout is longer than what is kept of it"
+    if _lines(outcome.stdout) == _lines(expected):
+        return Status.PASS, ""
+    return Status.FAIL, "another stdout was expected"
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]

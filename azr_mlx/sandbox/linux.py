@@ -1,0 +1,252 @@
+"""Linux confinement without privileges, through ctypes: prctl, seccomp, Landlock, and namespaces.
+
+Used inside the zygote and its children only; standard library only; nothing here runs at import.
+Each function says what it needs and raises OSError where the kernel refuses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Iterable
+from functools import cache
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+CLONE_THREAD = 0x10000
+CLONE_NAMESPACES = 0x7E020080  # NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET NEWTIME
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+
+# name: (x86_64, aarch64); None where the architecture has no such call
+_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
+    "clone": (56, 220),
+    "fork": (57, None),
+    "vfork": (58, None),
+    "clone3": (435, 435),
+    "kill": (62, 129),
+    "tgkill": (234, 131),
+    "prlimit64": (302, 261),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "pidfd_getfd": (438, 438),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "socket": (41, 198),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "mount_setattr": (442, 442),
+    "open_by_handle_at": (304, 265),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "userfaultfd": (323, 282),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "capset": (126, 91),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+}
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_USED_HERE = {"capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
+_RULED_APART = {"clone", "fork", "vfork", "clone3", "kill", "tgkill", "prlimit64"}
+
+
+@cache
+def libc() -> ctypes.CDLL:
+    """The C library, with errno kept."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def os_error(what: str) -> OSError:
+    """The last failed call's error."""
+    code = ctypes.get_errno()
+    return OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        raise os_error(what)
+    return result
+
+
+def prctl(option: int, value: int = 0, extra: object = 0) -> None:
+    """One prctl call; raises OSError."""
+    zero = ctypes.c_ulong(0)
+    third = extra if not isinstance(extra, int) else ctypes.c_ulong(extra)
+    _check(libc().prctl(option, ctypes.c_ulong(value), third, zero, zero), f"prctl {option}")
+
+
+@cache
+def _number(name: str) -> int:
+    index = _MACHINES.get(platform.machine(), (None, 0))[0]
+    number = None if index is None else _SYSCALLS[name][index]
+    if number is None:
+        raise OSError(errno.ENOSYS, f"{name}: unknown on {platform.machine()}")
+    return number
+
+
+def syscall(name: str, *args: object) -> int:
+    """A system call by name; ints are passed as longs. Raises OSError."""
+    values = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    return _check(int(libc().syscall(ctypes.c_long(_number(name)), *values)), name)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability of this process, for good."""
+    syscall("capset", _CAP_HEADER, _NO_CAPABILITIES)
+
+
+_CAP_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+
+
+# --- seccomp: a classic BPF program over (nr, arch, args) ---
+
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_Instruction = tuple[int, int, int, int]
+
+
+def _if_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
+    """``body`` where the accumulator holds this call's number; ``body`` must return or reload the
+    number.
+    """
+    return [(_JEQ, 0, len(body), number), *body]
+
+
+def _deny(code: int) -> _Instruction:
+    return (_RETURN, 0, 0, _ERRNO | code)
+
+
+def _only_for(own: tuple[int, ...], code: int) -> list[_Instruction]:
+    """Allow the call where its first argument (low 32 bits) is one of ``own``; else deny it."""
+    tests = [(_JEQ, len(own) - i, 0, value) for i, value in enumerate(own)]
+    return [(_LOAD, 0, 0, 16), *tests, _deny(code), (_RETURN, 0, 0, _ALLOW)]
+
+
+def _clone_rule(children: bool) -> list[_Instruction]:
+    """Threads always; processes where some are allowed, but never in new namespaces."""
+    if children:
+        test = [(_JSET, 0, 1, CLONE_NAMESPACES), _deny(errno.EPERM)]
+    else:
+        test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN)]
+    return [(_LOAD, 0, 0, 16), *test, (_RETURN, 0, 0, _ALLOW)]
+
+
+_PID = 0x5A5A5A5A  # stands for the job's process id in a prepared program
+
+
+@cache
+def seccomp_program(children: bool) -> bytes:
+    """The filter for jobs that may have child processes, or not, with ``_PID`` for their own id."""
+    if platform.machine() not in _MACHINES:
+        raise OSError(errno.ENOSYS, f"seccomp: no filter for {platform.machine()}")
+    index, arch = _MACHINES[platform.machine()]
+    program: list[_Instruction] = [
+        (_LOAD, 0, 0, 4),
+        (_JEQ, 1, 0, arch),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, 0),
+        (_JGE, 0, 1, 0x40000000),  # the x32 numbers of x86_64
+        _deny(errno.ENOSYS),
+    ]
+    rules: dict[str, list[_Instruction]] = {
+        "clone": _clone_rule(children),
+        "clone3": [_deny(errno.ENOSYS)],  # its flags are behind a pointer; libc falls back to clone
+        "kill": _only_for((_PID, 0), errno.EPERM),
+        "tgkill": _only_for((_PID,), errno.EPERM),
+        "prlimit64": _only_for((_PID, 0), errno.EPERM),
+    }
+    if not children:
+        rules["fork"] = rules["vfork"] = [_deny(errno.EAGAIN)]
+    for name in _SYSCALLS.keys() - _USED_HERE - _RULED_APART:
+        rules[name] = [_deny(errno.EPERM)]
+    for name, body in sorted(rules.items()):
+        number = _SYSCALLS[name][index]
+        if number is not None:
+            program += _if_call(number, body)
+    program.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
+
+
+def seccomp(processes: int) -> None:
+    """Deny this process (and what it starts) signals to others, sockets, tracing, mounts, System V
+    IPC and, where ``processes`` is 0, child processes; threads are allowed. Needs no_new_privs set
+    before.
+    """
+    program = seccomp_program(processes > 0).replace(
+        struct.pack("<I", _PID), struct.pack("<I", os.getpid())
+    )
+    prctl(PR_SET_SECCOMP, 2, ctypes.byref(_Filter(len(program) // 8, program)))
+
+
+# --- Landlock: what of the file system can be opened ---
+
+_READ = 0b1101  # execute, read file, read directory
+_FILE_RIGHTS = 0b1100_0000_0000_0111  # execute, write, read, truncate, device ioctl
+_RIGHTS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))  # ABI: how many file rights it knows
+
+
+def landlock_ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
+    """A descriptor of a ruleset: only ``readable`` can be read, only ``writable`` changed, no
+    signals and no abstract unix sockets beyond the process's own children. Raises OSError where the
+    kernel has no Landlock.
+    """
+    abi = syscall("landlock_create_ruleset", ctypes.c_void_p(None), 0, 1)
+    count = max(bits for version, bits in _RIGHTS_BY_ABI if version <= abi)
+    rights = (1 << count) - 1
+    fields = [rights, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0]
+    packed = struct.pack("<QQQ", *fields)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+    ruleset = syscall("landlock_create_ruleset", ctypes.c_char_p(packed), len(packed), 0)
+    os.set_inheritable(ruleset, False)
+    for path in readable:
+        _allow(ruleset, path, _READ & rights)
+    for path in writable:
+        _allow(ruleset, path, rights)
+    return ruleset
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        if not os.path.isdir(path):
+            rights &= _FILE_RIGHTS
+        packed = struct.pack("<Qi", rights, target)
+        syscall("landlock_add_rule", ruleset, 1, ctypes.c_char_p(packed), 0)
+    finally:
+        os.close(target)
+
+
+def landlock_restrict(ruleset: int) -> None:
+    """Put this process under the ruleset, for good. Needs no_new_privs set before."""
+    syscall("landlock_restrict_self", ruleset, 0)

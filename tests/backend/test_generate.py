@@ -1,0 +1,118 @@
+"""Inference loads adapters onto the right weights, in the precision that the device wants."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from azr_mlx import generate  # noqa: E402
+from azr_mlx.backends.base import Sampling  # noqa: E402
+from azr_mlx.errors import UsageError  # noqa: E402
+from tests.tiny import tiny_folder  # noqa: E402
+
+pytestmark = pytest.mark.backend
+
+TOKENS = [[5, 17, 33, 2, 90]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapters(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random, non-zero adapters in mlx-lm's format."""
+    from mlx.utils import tree_flatten
+    from mlx_lm import load
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    folder = tmp_path_factory.mktemp("adapters")
+    parameters = {"rank": 2, "scale": 4.0, "dropout": 0.0}
+    network = load(str(model))[0]
+    network.freeze()
+    linear_to_lora_layers(network, -1, parameters)
+    shapes = {name: value.shape for name, value in tree_flatten(network.trainable_parameters())}
+    keys = mx.random.split(mx.random.key(1), len(shapes))
+    weights = {
+        n: mx.random.normal(s, key=k) for (n, s), k in zip(shapes.items(), keys, strict=True)
+    }
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    config = {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def logits(network: Any) -> Any:
+    return network(mx.array(TOKENS)).astype(mx.float32)
+
+
+def test_the_loaded_model_is_the_one_that_mlx_lm_loads(model: Path, adapters: Path) -> None:
+    from mlx_lm import load
+
+    for path in (None, adapters):
+        ours, _ = generate.load(str(model), path)
+        theirs = load(str(model), adapter_path=str(path) if path else None)[0]
+        assert mx.allclose(logits(ours), logits(theirs), atol=1e-4, rtol=1e-4), path
+    plain = logits(generate.load(str(model))[0])
+    assert mx.abs(logits(ours) - plain).max().item() > 1e-2  # the adapters do something
+
+
+def test_a_cpu_gets_float32(model: Path, adapters: Path) -> None:
+    from mlx.utils import tree_flatten
+
+    if mx.default_device() == mx.gpu:
+        pytest.skip("the default device is a GPU: weights stay as they are")
+    network, _ = generate.load(str(model), adapters)
+    assert {value.dtype for _, value in tree_flatten(network.parameters())} == {mx.float32}
+
+
+def test_the_stream_is_the_text(model: Path) -> None:
+    pieces: list[str] = []
+    done = generate.generate(
+        str(model), "def f", sampling=Sampling(12, 1.0), seed=3, raw=True, on_text=pieces.append
+    )
+    assert "".join(pieces) == done.text
+    assert done.prompt_tokens == len("def f")
+    assert done.to_json()["tokens"] == done.tokens <= 12
+
+
+def test_adapters_of_another_model_are_refused(model: Path, adapters: Path, tmp_path: Path) -> None:
+    for file in adapters.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = mx.load(str(adapters / "adapters.safetensors"))
+    wrong = {f"model.layers.9.{name}": value for name, value in weights.items()}
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), wrong)
+    with pytest.raises(UsageError, match="does not fit the model"):
+        generate.load(str(model), tmp_path)
+
+
+class Chat:
+    """A tokenizer that shows what it was asked."""
+
+    chat_template = "x"
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def apply_chat_template(self, turns: list[dict[str, str]], **options: Any) -> list[int]:
+        assert options == {"add_generation_prompt": True}
+        return self.encode("".join(f"<{turn['role']}>{turn['content']}" for turn in turns))
+
+
+def test_a_prompt_is_a_users_turn_unless_it_is_raw() -> None:
+    chat = Chat()
+    assert generate.encode(chat, "hi") == chat.encode("<user>hi")
+    assert generate.encode(chat, "hi", system="be") == chat.encode("<system>be<user>hi")
+    assert generate.encode(chat, "hi", raw=True) == chat.encode("hi")
+    with pytest.raises(UsageError, match="--prompt"):
+        generate.encode(chat, "", raw=True)
+    with pytest.raises(UsageError, match="--system"):
+        generate.encode(chat, "hi", raw=True, system="be")
