@@ -183,6 +183,79 @@ def generate(
     return 0
 
 
+@app.command("eval")
+def evaluate(
+    benchmark: Annotated[
+        str, typer.Option("--benchmark", help="humaneval, mbpp, or both with a comma.")
+    ] = "humaneval",
+    model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None,
+    adapter_path: Annotated[
+        Path | None, typer.Option("--adapter-path", help="A folder with trained adapters.")
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option("--samples", help="Score this .jsonl (task_id, completion); no model."),
+    ] = None,
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", min=1, help="Completions per task.")
+    ] = 1,
+    k: Annotated[str, typer.Option("--k", help="For pass@k, for example 1,5,10.")] = "1",
+    temp: Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")] = 1.0,
+    max_tokens: Annotated[
+        int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")
+    ] = 512,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="The first tasks only.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The benchmark's .jsonl(.gz), or its folder.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="base, chat, or auto: chat where it has a template.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the samples and verdicts here, .jsonl.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Measure pass@k on HumanEval and MBPP, each figure with its interval and protocol."""
+    if not all(part.strip().isdecimal() for part in k.split(",")):
+        raise UsageError(f"--k {k}: must be whole numbers with commas between, for example 1,5,10")
+    _start()
+    from azr_mlx import evaluate as evaluation
+
+    results = evaluation.evaluate(
+        model,
+        adapter_path=adapter_path,
+        benchmarks=[name.strip() for name in benchmark.split(",") if name.strip()],
+        num_samples=num_samples,
+        ks=tuple(int(part) for part in k.split(",")),
+        temperature=temp,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        limit=limit,
+        data=data,
+        samples=samples,
+        protocol=protocol,
+        seed=seed,
+        out=out,
+        progress=_evaluated,
+    )
+    if as_json:
+        _result({"results": [result.to_json() for result in results]}, True)
+        return 0
+    for result in results:
+        typer.echo("\n".join(result.lines()))
+    return 0
+
+
+def _evaluated(benchmark: str, done: int, tasks: int) -> None:
+    typer.echo(f"{benchmark}: {done} of {tasks} tasks", err=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one line on stderr."""
     arguments = _bare_resume(sys.argv[1:] if argv is None else argv)
@@ -252,7 +325,9 @@ def _start() -> None:
     """MLX binds its BLAS when it is first imported, so a fast one must be there before."""
     from azr_mlx import blas
 
-    blas.enable()
+    info = blas.enable()
+    if not info.fast:
+        typer.echo(f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.mend}", err=True)
 
 
 def _stream(text: str) -> None:

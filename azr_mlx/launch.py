@@ -54,7 +54,6 @@ def train(
         for tracker in logged:
             stack.callback(tracker.close)
         stack.callback(display.close)
-        _warn_of_slow_blas(display)
         display.note(f"loading {config.model_id}")
         backend, model = open_backend(config)
         if init_adapters is not None:
@@ -194,14 +193,6 @@ def describe_process(packages: Sequence[str] = ("mlx", "mlx-lm", "numpy", "trans
         "cores": cpu_count(),
         "versions": versions,
     }
-
-
-def _warn_of_slow_blas(display: Display) -> None:
-    info = blas.enable()
-    if not info.fast:
-        display.warn(
-            f"MLX runs on its slow bundled BLAS ({info.reason}): training is tens of times slower; {info.mend}"
-        )
 
 
 def _evaluation(config: Config, backend: Any, sandbox: Sandbox) -> Any:

@@ -36,7 +36,7 @@ def model(tmp_path_factory):
 
 
 def command(cwd, model, *extra) -> list[str]:
-    return [sys.executable, "-m", "azr_mlx.cli", "train", *extra, *OVERRIDES, f"model_id={model}"]
+    return [sys.executable, "-m", "azr_mlx.cli", "train", *OVERRIDES, f"model_id={model}", *extra]
 
 
 def environment() -> dict[str, str]:

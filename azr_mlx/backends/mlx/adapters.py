@@ -14,10 +14,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
+from safetensors.numpy import save_file
 
 from azr_mlx import rng
 from azr_mlx.config import Lora
@@ -81,8 +83,13 @@ def adapter_weights(model: nn.Module) -> dict[str, mx.array]:
 
 
 def save_adapters(model: nn.Module, config: dict[str, Any], path: Path) -> None:
-    mx.save_safetensors(str(path / WEIGHTS_FILE), adapter_weights(model))
+    save_arrays(path / WEIGHTS_FILE, adapter_weights(model))
     (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
+    """A safetensors file whose bytes follow from the arrays alone: MLX's own writer orders them by chance."""
+    save_file({k: np.array(v) for k, v in arrays.items()}, file, metadata={"format": "mlx"})
 
 
 def load_adapter_weights(model: nn.Module, file: Path) -> None:

@@ -190,9 +190,9 @@ class MlxBackend:
     def save(self, path: Path) -> None:
         adapters.save_adapters(self.policy.lm, self.adapter_config, path)
         head = dict(tree_flatten(self.policy.value_head.parameters()))
-        mx.save_safetensors(str(path / VALUE_FILE), head)
+        adapters.save_arrays(path / VALUE_FILE, head)
         states = {"adapters": self.optimizer.state, "value_head": self.value_optimizer.state}
-        mx.save_safetensors(str(path / OPTIMIZER_FILE), dict(tree_flatten(states)))
+        adapters.save_arrays(path / OPTIMIZER_FILE, dict(tree_flatten(states)))
 
     def load(self, path: Path) -> None:
         """Raises ValueError where the files do not fit this model and LoRA configuration."""

@@ -30,7 +30,9 @@ class Policy(nn.Module):
         super().__init__()
         self.lm = lm
         self.value_head = nn.Linear(hidden_size, 1)
+        # nn.Linear draws both from the global random state, which no key names.
         self.value_head.weight = mx.zeros_like(self.value_head.weight)
+        self.value_head.bias = mx.zeros_like(self.value_head.bias)
 
     def hidden(self, tokens: mx.array) -> mx.array:
         """[B, T, D] final hidden states, after the last norm."""
