@@ -5,8 +5,8 @@
       value_head.safetensors  optimizer.safetensors
       buffer.jsonl.gz  state.json
 
-Written to a ``.tmp`` folder, fsynced, renamed. ``state.json`` is written last and holds the sha256 of every
-other file. JSON and safetensors only: nothing here is ever unpickled.
+Written to a ``.tmp`` folder, fsynced, renamed. ``state.json`` is written last and holds the sha256
+of every other file. JSON and safetensors only: nothing here is ever unpickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ NEWEST = "adapters"
 
 
 class CheckpointError(UsageError):
-    """A checkpoint that cannot be used; the message names the previous good one, if there is one."""
+    """A checkpoint that cannot be used; the message names the previous good one, if there is
+    one."""
 
 
 class Saves(Protocol):
@@ -37,12 +38,17 @@ class Saves(Protocol):
 
 
 def save(
-    run_dir: Path, step: int, backend: Saves, state: dict[str, Any], buffer_rows: Iterable[dict[str, Any]]
+    run_dir: Path,
+    step: int,
+    backend: Saves,
+    state: dict[str, Any],
+    buffer_rows: Iterable[dict[str, Any]],
 ) -> Path:
     """Write ``checkpoints/step_NNNNNN`` and point ``adapters`` at it.
 
     Raises:
-        AzrError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
+        AzrError: the disk is full or the folder cannot be written; earlier checkpoints are
+        untouched.
     """
     final = run_dir / FOLDER / f"step_{step:06d}"
     tmp = final.with_suffix(".tmp")
@@ -63,7 +69,8 @@ def save(
     except OSError as e:
         shutil.rmtree(tmp, ignore_errors=True)
         raise AzrError(
-            f"checkpoint {final}: {e.strerror or e}: nothing was overwritten; free some disk and use --resume"
+            f"checkpoint {final}: {e.strerror or e}: earlier ones are untouched; "
+            f"mend that (free disk, permissions) and use --resume {run_dir}"
         ) from e
     return final
 
@@ -104,7 +111,8 @@ def steps(run_dir: Path) -> list[Path]:
 
 
 def prune(run_dir: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints (0 keeps all), and what a kill left half-written."""
+    """Delete all but the newest ``keep`` checkpoints (0 keeps all), and what a kill left
+    half-written."""
     for path in (run_dir / FOLDER).glob("*.tmp"):
         shutil.rmtree(path)
     if keep > 0:
@@ -121,7 +129,9 @@ def find(where: str, output_dir: Path) -> tuple[Path, Path]:
     if where == "latest":
         runs = [p for p in output_dir.glob("*") if steps(p)]
         if not runs:
-            raise CheckpointError(f"--resume latest: no run with a checkpoint in {output_dir}/; train first")
+            raise CheckpointError(
+                f"--resume latest: no run with a checkpoint in {output_dir}/; train first"
+            )
         run = max(runs, key=lambda p: steps(p)[-1].stat().st_mtime_ns)
         return run, steps(run)[-1]
     path = Path(where)
@@ -131,12 +141,18 @@ def find(where: str, output_dir: Path) -> tuple[Path, Path]:
         return path.parent.parent, path
     if steps(path):
         return path, steps(path)[-1]
-    raise CheckpointError(f"--resume {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME")
+    raise CheckpointError(
+        f"--resume {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
+    )
 
 
 def _advice(bad: Path) -> str:
     good = [p for p in steps(bad.parent.parent) if p != bad and p.name < bad.name and not damage(p)]
-    return f"the previous good one is {good[-1]}: use --resume {good[-1]}" if good else "no earlier one is good"
+    return (
+        f"the previous good one is {good[-1]}: use --resume {good[-1]}"
+        if good
+        else "no earlier one is good"
+    )
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -327,7 +327,9 @@ def _start() -> None:
 
     info = blas.enable()
     if not info.fast:
-        typer.echo(f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.mend}", err=True)
+        typer.echo(
+            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.mend}", err=True
+        )
 
 
 def _stream(text: str) -> None:

@@ -98,7 +98,7 @@ class Ppo:
     adaptive_kl: bool = True
     kl_stop: Positive = 0.02  # early stop: an update's epochs end past 1.5 x this KL(pi_old || pi)
     max_grad_norm: Positive = 1.0
-    whiten: bool = True  # advantages, per (kind, role)
+    whiten: bool = True  # the advantages of gae, per (kind, role)
     loss_aggregation: Annotated[str, OneOf("token_mean", "sequence_mean", "constant")] = (
         "token_mean"
     )

@@ -1,6 +1,8 @@
-"""What a training run says on the terminal: a line a step, one sample of what was proposed, the phase it is in.
+"""What a training run says on the terminal: a line a step, one sample of what was proposed, the
+phase it is in.
 
-Everything goes to stderr. On a terminal the running phase is shown in place; elsewhere only whole lines are written.
+Everything goes to stderr. On a terminal the running phase is shown in place; elsewhere only whole
+lines are written.
 """
 
 from __future__ import annotations
@@ -60,7 +62,10 @@ class Display:
             self.spinner.update(text)
 
     def step(
-        self, row: Mapping[str, float], experiences: Sequence[Experience], proposed: Sequence[Proposed]
+        self,
+        row: Mapping[str, float],
+        experiences: Sequence[Experience],
+        proposed: Sequence[Proposed],
     ) -> None:
         """The step's line, and the most telling of its proposals."""
         self.close()
@@ -112,7 +117,8 @@ def _by_kind(row: Mapping[str, float], name: str) -> str:
 
 
 def telling(proposed: Sequence[Proposed]) -> list[Proposed]:
-    """The best-paid proposal of the model that passed the gate; failing that, the last that did not."""
+    """The best-paid proposal of the model that passed the gate; failing that, the last that did
+    not."""
     own = [p for p in proposed if p.source == "model" and p.program]
     valid = [p for p in own if p.reason == "" and p.reward is not None]
     if valid:

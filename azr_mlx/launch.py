@@ -89,12 +89,16 @@ def _train(config, run_dir, start, backend, sandbox, display, logged) -> int:  #
 def choose_backend(asked: str) -> tuple[str, str]:
     """(name, why). Raises UsageError where the backend that was asked for is not to be had."""
     if asked == "torch":
-        raise UsageError("backend: torch: not in this version; use backend=mlx (runs on macOS and Linux)")
+        raise UsageError(
+            "backend: torch: not in this version; use backend=mlx (runs on macOS and Linux)"
+        )
     try:
         import mlx.core  # noqa: F401
     except ImportError as e:
         extra = "" if sys.platform == "darwin" else "[cpu]"
-        raise UsageError(f"backend: {asked}: MLX does not import ({e}); pip install 'azr-mlx{extra}'") from e
+        raise UsageError(
+            f"backend: {asked}: MLX does not import ({e}); pip install 'azr-mlx{extra}'"
+        ) from e
     return "mlx", "asked for" if asked == "mlx" else "auto: MLX imports"
 
 
@@ -134,14 +138,18 @@ def _run_dir(config: Config, resume: str | None) -> tuple[Path, Path | None]:
     run_dir = output_dir / name
     if checkpoint.steps(run_dir):
         raise UsageError(
-            f"run_name: {run_dir} has checkpoints of an earlier run; continue it with --resume {run_dir}, "
-            "or choose another run_name"
+            f"run_name: {run_dir} has checkpoints of an earlier run; continue it with "
+            f"--resume {run_dir}, or choose another run_name"
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(to_yaml(replace(config, run_name=name)), encoding="utf-8")
+        (run_dir / "config.yaml").write_text(
+            to_yaml(replace(config, run_name=name)), encoding="utf-8"
+        )
     except OSError as e:
-        raise AzrError(f"output_dir: {run_dir}: {e.strerror}; choose a folder that can be written") from e
+        raise AzrError(
+            f"output_dir: {run_dir}: {e.strerror}; choose a folder that can be written"
+        ) from e
     return run_dir, None
 
 
@@ -153,13 +161,21 @@ def _refuse_another_run(config: Config, run_dir: Path) -> None:
     if changed:
         was = {k: v[0] for k, v in diff(made, config).items()}
         raise UsageError(
-            "\n".join(f"{k}: the run in {run_dir} has {was[k]!r}; it cannot change on --resume" for k in changed)
+            "\n".join(
+                f"{k}: the run in {run_dir} has {was[k]!r}; it cannot change on --resume"
+                for k in changed
+            )
         )
     (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 
 def _write_description(
-    run_dir: Path, config: Config, model: dict[str, Any], backend: str, isolation: str, start: Path | None
+    run_dir: Path,
+    config: Config,
+    model: dict[str, Any],
+    backend: str,
+    isolation: str,
+    start: Path | None,
 ) -> None:
     """``run.json``: one entry for each time that the run was started or resumed."""
     file = run_dir / "run.json"
@@ -176,7 +192,9 @@ def _write_description(
     file.write_text(json.dumps({"starts": [*starts, entry]}, indent=1) + "\n", encoding="utf-8")
 
 
-def describe_process(packages: Sequence[str] = ("mlx", "mlx-lm", "numpy", "transformers")) -> dict[str, Any]:
+def describe_process(
+    packages: Sequence[str] = ("mlx", "mlx-lm", "numpy", "transformers"),
+) -> dict[str, Any]:
     """The program and the machine: argv, versions, platform, cores."""
     from azr_mlx import __version__
 
@@ -196,7 +214,8 @@ def describe_process(packages: Sequence[str] = ("mlx", "mlx-lm", "numpy", "trans
 
 
 def _evaluation(config: Config, backend: Any, sandbox: Sandbox) -> Any:
-    """What runs every ``evaluation_interval`` steps: a bounded subset of each benchmark; None if never."""
+    """What runs every ``evaluation_interval`` steps: a bounded subset of each benchmark; None if
+    never."""
     if not config.evaluation_interval:
         return None
     from azr_mlx import benchmarks
@@ -206,9 +225,15 @@ def _evaluation(config: Config, backend: Any, sandbox: Sandbox) -> Any:
     loaded = [benchmarks.load(name) for name in e.benchmarks]
     temperature = 0.0 if e.num_samples == 1 else 0.8
     settings = Settings(
-        e.num_samples, (1,), temperature, 1.0, config.rollout.max_solve_tokens,
-        e.max_tasks_per_benchmark, "auto", config.seed,
-    )  # fmt: skip
+        e.num_samples,
+        (1,),
+        temperature,
+        1.0,
+        config.rollout.max_solve_tokens,
+        e.max_tasks_per_benchmark,
+        "auto",
+        config.seed,
+    )
 
     def run(step: int) -> dict[str, float]:
         row: dict[str, float] = {}

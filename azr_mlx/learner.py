@@ -1,9 +1,11 @@
-"""From judged rollouts to optimizer steps: the second half of a training step, the same for every estimator.
+"""From judged rollouts to optimizer steps: the second half of a training step, the same for every
+estimator.
 
     scores (pi_old, pi_ref, values) -> token rewards -> advantages -> epochs x minibatches of PPO
 
-No forward pass is made for nothing: pi_old is scored only where more than one update follows or something else
-(the critic, the KL penalty) needs the same pass, and the reference only where the penalty's coefficient is not 0.
+No forward pass is made for nothing: pi_old is scored only where more than one update follows or
+something else (the critic, the KL penalty) needs the same pass, and the reference only where the
+penalty's coefficient is not 0.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Learner:
     ) -> dict[str, float]:
         """Update the backend's policy on the rollouts of one step; returns the step's metrics.
 
-        ``phase`` times "score" and "update"; ``distill(update)`` gives each optimizer step its supervised batch.
+        ``phase`` times "score" and "update"; ``distill(update)`` gives each optimizer step its
+        supervised batch.
         """
         c = self.config
         batch = collate(experiences, mask_truncated=c.rollout.overlong_mask)
@@ -64,7 +67,7 @@ class Learner:
             self.kl.update(metrics["kl_ref"])
         return metrics
 
-    # -- scores and advantages ---------------------------------------------------------------------------------
+    # -- scores and advantages ---------------------------------------------------------------------
 
     def _scores(self, batch: Batch) -> tuple[Scores | None, Scores | None]:
         """(current, reference), each None where nothing needs it."""
@@ -83,7 +86,8 @@ class Learner:
         current: Scores | None,
         reference: Scores | None,
     ) -> tuple[Batch, dict[str, float]]:
-        """The batch with everything the loss needs but its weights, and the metrics of this stage."""
+        """The batch with everything the loss needs but its weights, and the metrics of this
+        stage."""
         p = self.config.ppo
         scores = np.array([e.reward.total for e in experiences])
         groups = np.array([e.group for e in experiences])
@@ -94,15 +98,25 @@ class Learner:
         rewards = token_rewards(batch, scores, logp, ref_logp, beta)
         values = None if current is None or p.advantage != "gae" else current.values
         result = estimate(
-            p.advantage, rewards=rewards, scores=scores, groups=groups, cells=cells, mask=batch.mask,
-            values=values, gamma=p.gamma, lam=p.gae_lambda, ema=self.baselines,
-        )  # fmt: skip
+            p.advantage,
+            rewards=rewards,
+            scores=scores,
+            groups=groups,
+            cells=cells,
+            mask=batch.mask,
+            values=values,
+            gamma=p.gamma,
+            lam=p.gae_lambda,
+            ema=self.baselines,
+        )
         advantages = result.advantages
         if p.advantage == "gae" and p.whiten:
             advantages = whiten(advantages, batch.mask, cells)
         metrics = {"frac_reward_zero_std": zero_variance_fraction(scores, groups)}
         if values is not None and result.returns is not None:
-            metrics["ppo/explained_variance"] = explained_variance(values, result.returns, batch.mask)
+            metrics["ppo/explained_variance"] = explained_variance(
+                values, result.returns, batch.mask
+            )
         several = p.epochs * p.minibatches > 1
         return batch.with_(
             old_logp=current.logp if several and current is not None else None,
@@ -112,7 +126,7 @@ class Learner:
             returns=result.returns,
         ), metrics
 
-    # -- updates -----------------------------------------------------------------------------------------------
+    # -- updates -----------------------------------------------------------------------------------
 
     def _updates(
         self, step: int, batch: Batch, distill: Callable[[int], Batch | None]
@@ -176,7 +190,7 @@ class Learner:
             "tokens/trained": sum(s.tokens for s in stats),
         }
 
-    # -- state -------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         return {"kl": self.kl.to_json(), "baselines": self.baselines.to_json()}

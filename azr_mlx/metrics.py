@@ -1,7 +1,8 @@
 """Metrics: one registry of names, and one JSONL row a step.
 
-Names follow TRL and CleanRL where those have one. The registry is what the documentation, the report and the
-trackers are made from; a row with a name that is not in it is a mistake that the tests catch.
+Names follow TRL and CleanRL where those have one. The registry is what the documentation, the
+report and the trackers are made from; a row with a name that is not in it is a mistake that the
+tests catch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ ROLES = "propose|solve"
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric: its name (``{a|b}`` lists alternatives, ``{}`` is any word), what it is, and what healthy looks like."""
+    """A metric: its name (``{a|b}`` lists alternatives, ``{}`` is any word), what it is, and what
+    healthy looks like."""
 
     name: str
     description: str
@@ -29,7 +31,8 @@ class Metric:
     def matches(self, key: str) -> bool:
         parts = re.split(r"(\{[^}]*\})", self.name)
         pattern = "".join(
-            re.escape(p) if not p.startswith("{") else f"({p[1:-1] or '[a-z0-9_.]+'})" for p in parts
+            re.escape(p) if not p.startswith("{") else f"({p[1:-1] or '[a-z0-9_.]+'})"
+            for p in parts
         )
         return re.fullmatch(pattern, key) is not None
 
@@ -43,12 +46,22 @@ REGISTRY = (
     ),
     Metric(f"reward/{{{ROLES}}}/{{{KINDS}}}", "mean reward by role and kind", "rises, unevenly"),
     Metric(f"solve_rate/{{{KINDS}}}", "share of solver rollouts that are correct", "0.3 to 0.7"),
-    Metric(f"propose/valid_rate/{{{KINDS}}}", "share of the model's proposals that pass the gate", "above 0.3"),
-    Metric("propose/reject/{}", "share of the model's proposals that were rejected for this reason"),
-    Metric(f"propose/learnability/{{{KINDS}}}", "mean proposer reward of valid proposals", "0.2 to 0.6"),
+    Metric(
+        f"propose/valid_rate/{{{KINDS}}}",
+        "share of the model's proposals that pass the gate",
+        "above 0.3",
+    ),
+    Metric(
+        "propose/reject/{}", "share of the model's proposals that were rejected for this reason"
+    ),
+    Metric(
+        f"propose/learnability/{{{KINDS}}}", "mean proposer reward of valid proposals", "0.2 to 0.6"
+    ),
     Metric("propose/{count|valid|templates}", "proposals made, valid ones, template tasks added"),
     Metric(f"difficulty/{{{KINDS}}}", "difficulty the proposer was asked for, 0 to 1"),
-    Metric("program/{ast_nodes|depth|steps|cyclomatic}", "mean features of the step's new programs"),
+    Metric(
+        "program/{ast_nodes|depth|steps|cyclomatic}", "mean features of the step's new programs"
+    ),
     Metric(f"strategy/{{{KINDS}}}/{{}}", "success rate of a solving strategy in this step"),
     Metric("ppo/loss", "whole loss, mean over the step's updates"),
     Metric("ppo/policy_loss", "clipped surrogate loss"),
@@ -61,23 +74,37 @@ REGISTRY = (
     Metric("ppo/early_stop", "1 where the epochs ended early on KL"),
     Metric("kl_ref", "KL(pi || pi_ref) per token, k1 estimate", "below 0.1"),
     Metric("kl_coef", "coefficient of the KL penalty (beta)"),
-    Metric("entropy", "mean entropy over the vocabulary per token, nats", "falls slowly, stays above 0.1"),
-    Metric("grad_norm", "norm of the adapters' gradient before clipping, mean", "steady; 0 is a fault"),
+    Metric(
+        "entropy",
+        "mean entropy over the vocabulary per token, nats",
+        "falls slowly, stays above 0.1",
+    ),
+    Metric(
+        "grad_norm", "norm of the adapters' gradient before clipping, mean", "steady; 0 is a fault"
+    ),
     Metric("lr", "learning rate"),
     Metric("distill_loss", "negative log-likelihood of replayed own solutions"),
     Metric("frac_reward_zero_std", "share of groups whose rewards are all equal", "below 0.7"),
-    Metric("mismatch/{mean|max}", "|log-probability of sampler - trainer| per token", "mean below 0.01"),
+    Metric(
+        "mismatch/{mean|max}", "|log-probability of sampler - trainer| per token", "mean below 0.01"
+    ),
     Metric("len/{mean|max|truncated_rate}", "completion length in tokens; share cut at the limit"),
     Metric(f"buffer/{{{KINDS}}}", "tasks in the buffer"),
-    Metric("buffer/{solutions|duplicates}", "verified own solutions kept; near-duplicates refused in the step"),
+    Metric(
+        "buffer/{solutions|duplicates}",
+        "verified own solutions kept; near-duplicates refused in the step",
+    ),
     Metric("exec/{count|timeout_rate|p50_ms|p95_ms}", "sandbox jobs of the step and their latency"),
     Metric("rollouts", "completions generated in the step"),
     Metric("tokens/{prompt|completion|trained}", "tokens of the step"),
-    Metric("tok_s/{rollout|train}", "completion tokens generated, tokens trained on, per second of their phase"),
+    Metric(
+        "tok_s/{rollout|train}",
+        "completion tokens generated, tokens trained on, per second of their phase",
+    ),
     Metric("mem/peak_gb", "peak memory of arrays in the step, GB"),
     Metric("resampled", "extra rounds of tasks because groups had no reward variance"),
     Metric("eval/{}", "result of an evaluation during training"),
-)  # fmt: skip
+)
 
 
 def unregistered(row: Mapping[str, Any]) -> list[str]:
@@ -108,7 +135,8 @@ class MetricsFile:
                 continue
 
     def rewind(self, step: int) -> int:
-        """Set aside the rows past ``step`` (in ``metrics.set_aside.jsonl``); returns how many there were."""
+        """Set aside the rows past ``step`` (in ``metrics.set_aside.jsonl``); returns how many there
+        were."""
         kept = [row for row in self.rows() if row["step"] <= step]
         aside = [row for row in self.rows() if row["step"] > step]
         if aside:

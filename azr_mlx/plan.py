@@ -1,7 +1,8 @@
-"""What a configuration will cost, before anything is loaded: tokens a step, disk per checkpoint, memory.
+"""What a configuration will cost, before anything is loaded: tokens a step, disk per checkpoint,
+memory.
 
-Everything follows from the model's config.json and the training configuration. Memory is an estimate of its largest
-parts; activations depend on the machine's kernels and are counted coarsely.
+Everything follows from the model's config.json and the training configuration. Memory is an
+estimate of its largest parts; activations depend on the machine's kernels and are counted coarsely.
 """
 
 from __future__ import annotations
@@ -53,7 +54,13 @@ class Shape:
         """(inputs, outputs) of a layer's linear maps: q, k, v, o, gate, up, down."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         mlp = [(self.hidden, self.intermediate)] * 2 + [(self.intermediate, self.hidden)]
-        return [(self.hidden, query), (self.hidden, key), (self.hidden, key), (query, self.hidden), *mlp]
+        return [
+            (self.hidden, query),
+            (self.hidden, key),
+            (self.hidden, key),
+            (query, self.hidden),
+            *mlp,
+        ]
 
     def parameters(self) -> int:
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
@@ -78,7 +85,8 @@ def describe(config: Config, cache_dir: Path) -> str:
 
 
 def model_config(model_id: str) -> dict[str, Any]:
-    """The model's config.json, or a GGUF file's header as one; no weights are read. Raises ModelError."""
+    """The model's config.json, or a GGUF file's header as one; no weights are read. Raises
+    ModelError."""
     path = locate(model_id).path
     if path.is_file():
         from azr_mlx.gguf_import.architecture import build_config
@@ -97,32 +105,44 @@ def rollout_lines(c: Config) -> list[str]:
     return [
         f"rollouts a step: at most {rounds * (c.batch_size + solved)} "
         f"({rounds * c.batch_size} proposals, {rounds * solved} solutions)",
-        f"tokens a step:   at most {rounds * tokens}, in {c.ppo.epochs * c.ppo.minibatches} update(s)",
+        f"tokens a step:   at most {rounds * tokens}, in "
+        f"{c.ppo.epochs * c.ppo.minibatches} update(s)",
     ]
 
 
 def memory_lines(c: Config, shape: Shape, gpu: bool) -> list[str]:
     """Disk of a checkpoint and the largest parts of memory, in MB of 10^6 bytes."""
     lora = shape.lora_parameters(c.lora.rank, c.lora.num_layers)
-    per_weight = (c.quantization.bits or 16) / 8 + (2 * FLOAT16 / c.quantization.group_size if c.quantization.bits else 0)
-    weights = shape.parameters() * (per_weight if gpu else FLOAT32)
-    width = FLOAT16 if gpu else FLOAT32
-    longest = PROMPT_TOKENS + max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
-    kv_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
-    cache = kv_token * longest * c.rollout.max_batch
-    tokens = c.ppo.micro_batch * longest
-    trained = c.ppo.micro_batch * max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
-    kept = 1 if c.ppo.grad_checkpoint else 14  # activations that a layer keeps for its backward pass, per token
-    activations = tokens * shape.layers * (kept * shape.hidden + 3 * shape.intermediate * (kept > 1)) * width
-    logits = 3 * trained * shape.vocabulary * FLOAT32
+    weights = shape.parameters() * (_bytes_per_weight(c) if gpu else FLOAT32)
     state = lora * FLOAT32 * (1 + MOMENTS)
-    update = weights + state + activations + logits
-    rollout = weights + state + cache
+    width = FLOAT16 if gpu else FLOAT32
+    answer = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
+    longest = PROMPT_TOKENS + answer
+    per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
+    cache = per_token * longest * c.rollout.max_batch
+    activations = _activations(c, shape) * c.ppo.micro_batch * longest * width
+    logits = 3 * c.ppo.micro_batch * answer * shape.vocabulary * FLOAT32
+    mb = 1e6
+    dtype = "" if gpu else " (float32: a CPU is far slower on 4 bits)"
     return [
-        f"model:           {shape.parameters() / 1e6:.1f} M parameters, {weights / 1e6:.0f} MB"
-        + ("" if gpu else " (float32: a CPU is far slower on 4 bits)"),
-        f"adapters:        {lora / 1e6:.2f} M parameters; a checkpoint takes {state / 1e6:.0f} MB of disk",
-        f"memory, rollout: about {rollout / 1e6:.0f} MB, of which {cache / 1e6:.0f} MB are the cache of keys and values",
-        f"memory, update:  about {update / 1e6:.0f} MB, of which {activations / 1e6:.0f} MB are activations "
-        f"and {logits / 1e6:.0f} MB logits",
+        f"model:           {shape.parameters() / mb:.1f} M parameters, {weights / mb:.0f} MB{dtype}",
+        f"adapters:        {lora / mb:.2f} M parameters; checkpoints of {state / mb:.0f} MB",
+        f"memory, rollout: about {(weights + state + cache) / mb:.0f} MB "
+        f"({cache / mb:.0f} MB keys and values)",
+        f"memory, update:  about {(weights + state + activations + logits) / mb:.0f} MB "
+        f"({activations / mb:.0f} MB activations, {logits / mb:.0f} MB logits)",
     ]
+
+
+def _bytes_per_weight(c: Config) -> float:
+    """Packed bits, and a scale and a bias for each group."""
+    q = c.quantization
+    return q.bits / 8 + 2 * FLOAT16 / q.group_size if q.bits else FLOAT16
+
+
+def _activations(c: Config, shape: Shape) -> int:
+    """Numbers per token that the layers keep for the backward pass: about 14 hidden states and
+    three MLP states a layer, or one hidden state where layers are recomputed."""
+    if c.ppo.grad_checkpoint:
+        return shape.layers * shape.hidden
+    return shape.layers * (14 * shape.hidden + 3 * shape.intermediate)

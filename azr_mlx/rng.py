@@ -1,7 +1,7 @@
 """Randomness without state: every draw names its key, and nothing else in the package draws.
 
-A key is a 64-bit hash of (seed, stream, step, index...). A run that is killed and resumed therefore draws the
-same numbers as one that was not, with no generator state to save.
+A key is a 64-bit hash of (seed, stream, step, index...). A run that is killed and resumed therefore
+draws the same numbers as one that was not, with no generator state to save.
 """
 
 from __future__ import annotations

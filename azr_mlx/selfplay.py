@@ -1,9 +1,10 @@
 """One round of self-play: propose, validate, solve, verify.
 
-The model proposes tasks in answer to references from its own buffer; the gate lets the valid ones in, beside tasks
-from templates; the model then solves every new task ``group_size`` times. Those rollouts do two jobs: their mean
-success is the task's measured difficulty, which pays the proposer, and they are themselves training data, in
-groups that share a baseline (with ``reuse_rollouts: false`` they only measure, as in the paper's code).
+The model proposes tasks in answer to references from its own buffer; the gate lets the valid ones
+in, beside tasks from templates; the model then solves every new task ``group_size`` times. Those
+rollouts do two jobs: their mean success is the task's measured difficulty, which pays the proposer,
+and they are themselves training data, in groups that share a baseline (with ``reuse_rollouts:
+false`` they only measure, as in the paper's code).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from azr_mlx.config import Config
 from azr_mlx.curriculum import Curriculum, StrategyBandit
 from azr_mlx.display import Proposed
 from azr_mlx.errors import UsageError
-from azr_mlx.prompts import load_form, render
+from azr_mlx.prompts import arguments, load_form, render
 from azr_mlx.reward import proposer_reward, solver_reward, with_overlong
+from azr_mlx.steplog import Attempt, StepLog, mean, passed
 from azr_mlx.tasks import Draft, GateResult, GateRules, Runner, check_answers, gate
 from azr_mlx.types import (
     Completion,
@@ -33,7 +34,6 @@ from azr_mlx.types import (
     Prompt,
     Reward,
     Role,
-    Status,
     Task,
     TaskKind,
     Verdict,
@@ -46,36 +46,12 @@ IDENTITY = parse.Proposal("def f(a):\n    return a", ("('Hello World',)",))
 ROUND_GROUPS = 1_000_000  # group ids of one round lie below; the next round's follow
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """A model proposal on its way: what it answered, and what the gate said."""
-
-    draft: Draft
-    prompt: Prompt
-    completion: Completion
-    group: int
-    result: GateResult | None = None
-
-
-@dataclass(slots=True)
-class _StepLog:
-    """What a step's metrics are made of."""
-
-    attempts: list[_Attempt] = field(default_factory=list)
-    templates: int = 0
-    tasks: list[Task] = field(default_factory=list)
-    traced: list[int] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
-    duplicates: int = 0
-    resampled: int = 0
-    unpaid: set[int] = field(default_factory=set)
-
-
 class SelfPlay:
     """The buffers, the curriculum and the bandit, and the rounds that they drive."""
 
     def __init__(self, config: Config, backend: Backend, sandbox: Runner):
-        """Raises UsageError where the prompt form is unknown or lacks one of ``solver.strategies``."""
+        """Raises UsageError where the prompt form is unknown or lacks one of
+        ``solver.strategies``."""
         c = self.config = config
         self.backend, self.sandbox = backend, sandbox
         self.kinds = tuple(TaskKind(k) for k in c.task_types)
@@ -84,19 +60,25 @@ class SelfPlay:
         self.buffer = TaskBuffer(c.task_buffer_size)
         self.solutions = SolutionBuffer(c.distill.buffer_size, c.distill.max_age)
         self.curriculum = Curriculum(
-            c.difficulty_schedule, c.initial_difficulty, c.final_difficulty, c.max_steps,
+            c.difficulty_schedule,
+            c.initial_difficulty,
+            c.final_difficulty,
+            c.max_steps,
             target=c.proposer.target_solve_rate,
-        )  # fmt: skip
+        )
         self.bandit = StrategyBandit(c.solver.strategies, c.solver.strategy_floor)
-        self.log = _StepLog()
+        self.log = StepLog()
         self.proposed: list[Proposed] = []
 
     def seed(self) -> None:
-        """Fill the buffers so that the first proposers have references: from templates, or the identity triplet."""
+        """Fill the buffers so that the first proposers have references: from templates, or the
+        identity triplet."""
         c = self.config
         if c.proposer.seed_tasks == "identity":
             kinds = [k for k in (TaskKind.DEDUCTION, TaskKind.ABDUCTION) if k in self.kinds]
-            self._enter([Draft(IDENTITY, k, source="template") for k in kinds or [TaskKind.DEDUCTION]])
+            self._enter(
+                [Draft(IDENTITY, k, source="template") for k in kinds or [TaskKind.DEDUCTION]]
+            )
             return
         wanted = max(c.proposer.references, c.proposer.templates_per_step, 4)
         for number in range(SEED_ROUNDS):
@@ -106,15 +88,16 @@ class SelfPlay:
             self._enter([self._template(k, 0, number, i) for i, k in enumerate(short * wanted)])
 
     def _seeded(self) -> tuple[TaskKind, ...]:
-        """Induction is proposed from programs of the other kinds: they are seeded too, though not trained."""
+        """Induction is proposed from programs of the other kinds: they are seeded too, though not
+        trained."""
         return self.kinds if self.kinds != (TaskKind.INDUCTION,) else tuple(TaskKind)
 
-    # -- a round -----------------------------------------------------------------------------------------------
+    # -- a round -----------------------------------------------------------------------------------
 
     def round(self, step: int, number: int, phase: Phase, announce: Announce) -> list[Experience]:
         """Propose, validate, solve, verify; every rollout comes back as an experience."""
         if number == 0:
-            self.log = _StepLog()
+            self.log = StepLog()
         first = number * ROUND_GROUPS
         announce("propose", step)
         with phase("propose"):
@@ -127,21 +110,27 @@ class SelfPlay:
             proposals = self._pay_proposers(step, attempts, solved)
         return proposals + solved
 
-    def _propose(self, step: int, number: int, group: int) -> list[_Attempt]:
-        """``batch_size`` proposals over the kinds in turn; those of one kind share their references."""
+    def _propose(self, step: int, number: int, group: int) -> list[Attempt]:
+        """``batch_size`` proposals over the kinds in turn; those of one kind share their
+        references."""
         c = self.config
         kinds = [self.kinds[(i + step) % len(self.kinds)] for i in range(c.batch_size)]
         references = {k: self._references(k, step, number) for k in dict.fromkeys(kinds)}
-        asked = [self._request(kinds[i], references[kinds[i]], step, number, i) for i in range(len(kinds))]
+        asked = [
+            self._request(kinds[i], references[kinds[i]], step, number, i)
+            for i in range(len(kinds))
+        ]
         sampling = Sampling(c.rollout.max_propose_tokens, c.rollout.temperature, c.rollout.top_p)
         keys = [rng.key(c.seed, "propose", step, number, i) for i in range(len(asked))]
-        done = self.backend.generate([prompt for prompt, *_ in asked], [sampling] * len(asked), keys)
+        done = self.backend.generate(
+            [prompt for prompt, *_ in asked], [sampling] * len(asked), keys
+        )
         attempts = []
         for kind, (prompt, parents, program), completion in zip(kinds, asked, done, strict=True):
             proposal = parse.parse_proposal(completion.text, kind, self.form, program)
             difficulty = self.curriculum.difficulty(kind, step)
             draft = Draft(proposal, kind, difficulty, step, parents)
-            attempts.append(_Attempt(draft, prompt, completion, group + self.kinds.index(kind)))
+            attempts.append(Attempt(draft, prompt, completion, group + self.kinds.index(kind)))
         self.log.attempts += attempts
         return attempts
 
@@ -169,8 +158,9 @@ class SelfPlay:
         )
         return render(output, self.backend.tokenizer), tuple(t.id for t in references), program
 
-    def _validate(self, step: int, number: int, attempts: Sequence[_Attempt]) -> list[Task]:
-        """The gate, for the model's proposals and this round's templates; what passes joins the buffer."""
+    def _validate(self, step: int, number: int, attempts: Sequence[Attempt]) -> list[Task]:
+        """The gate, for the model's proposals and this round's templates; what passes joins the
+        buffer."""
         count = self.config.proposer.templates_per_step
         kinds = [self.kinds[i % len(self.kinds)] for i in range(count)]
         drawn = [self._template(k, step, number, i) for i, k in enumerate(kinds)]
@@ -198,18 +188,19 @@ class SelfPlay:
         proposal = templates.draw(kind, difficulty, draw, self.config.proposer.induction_inputs)
         return Draft(proposal, kind, difficulty, step, source="template")
 
-    # -- solving -----------------------------------------------------------------------------------------------
+    # -- solving -----------------------------------------------------------------------------------
 
     def _solve_all(
         self,
         step: int,
         number: int,
         tasks: list[Task],
-        attempts: Sequence[_Attempt],
+        attempts: Sequence[Attempt],
         phase: Phase,
         announce: Announce,
     ) -> list[Experience]:
-        """New tasks in groups, tasks from the buffer, and further rounds where no group had any contrast."""
+        """New tasks in groups, tasks from the buffer, and further rounds where no group had any
+        contrast."""
         c = self.config
         group = number * ROUND_GROUPS + 100
         again = self._from_buffer(step, number, 0, {t.id for t in tasks})
@@ -217,7 +208,7 @@ class SelfPlay:
         plan = [(t, c.rollout.group_size) for t in tasks] + [(t, repeats) for t in again]
         solved = self._solve(step, number, 0, plan, group, phase, announce)
         if not c.rollout.reuse_rollouts:
-            self.log.unpaid |= {group + i for i in range(len(tasks))}
+            self.log.measuring |= {group + i for i in range(len(tasks))}
             return solved
         for extra in range(1, c.rollout.resample + 1):
             rewards = np.array([e.reward.total for e in solved])
@@ -231,15 +222,24 @@ class SelfPlay:
         return solved
 
     def _from_buffer(self, step: int, number: int, extra: int, without: set[str]) -> list[Task]:
-        """Tasks to solve again: ``buffer_tasks_per_step`` of them (an extra round takes a batch)."""
+        """Tasks to solve again: ``buffer_tasks_per_step`` of them (an extra round takes a
+        batch)."""
         c = self.config
         count = c.solver.buffer_tasks_per_step
         if extra or not c.rollout.reuse_rollouts:
             count = max(count, c.batch_size)
         draw = rng.generator(c.seed, "replay", step, number, extra)
-        share = [count // len(self.kinds) + (i < count % len(self.kinds)) for i in range(len(self.kinds))]
-        pools = [self.buffer.sample(k, n + len(without), draw) for k, n in zip(self.kinds, share, strict=True)]
-        fresh = [[t for t in pool if t.id not in without][:n] for pool, n in zip(pools, share, strict=True)]
+        share = [
+            count // len(self.kinds) + (i < count % len(self.kinds)) for i in range(len(self.kinds))
+        ]
+        pools = [
+            self.buffer.sample(k, n + len(without), draw)
+            for k, n in zip(self.kinds, share, strict=True)
+        ]
+        fresh = [
+            [t for t in pool if t.id not in without][:n]
+            for pool, n in zip(pools, share, strict=True)
+        ]
         return [t for pool in fresh for t in pool]
 
     def _solve(
@@ -252,7 +252,8 @@ class SelfPlay:
         phase: Phase,
         announce: Announce,
     ) -> list[Experience]:
-        """Rollouts of every (task, count), judged and rewarded; the i-th task's rollouts form group + i."""
+        """Rollouts of every (task, count), judged and rewarded; the i-th task's rollouts form group
+        + i."""
         c = self.config
         if not plan:
             return []
@@ -269,27 +270,42 @@ class SelfPlay:
             done = self.backend.generate(prompts, [sampling] * len(rows), keys)
         announce("verify", step)
         with phase("verify"):
-            answers = [parse.parse_answer(d.text, t.kind, self.form) for d, (_, t) in zip(done, rows, strict=True)]
+            answers = [
+                parse.parse_answer(d.text, t.kind, self.form)
+                for d, (_, t) in zip(done, rows, strict=True)
+            ]
             tasks = [task for _, task in rows]
             verdicts = check_answers(list(zip(tasks, answers, strict=True)), self.sandbox)
         self.log.verdicts += verdicts
         return [
             Experience(
-                prompt, completion, verdict, self._solver_reward(verdict, completion),
-                Role.SOLVE, task.kind, group + i, step, task.id,
+                prompt,
+                completion,
+                verdict,
+                self._solver_reward(verdict, completion),
+                Role.SOLVE,
+                task.kind,
+                group + i,
+                step,
+                task.id,
             )
-            for prompt, completion, verdict, (i, task) in zip(prompts, done, verdicts, rows, strict=True)
-        ]  # fmt: skip
+            for prompt, completion, verdict, (i, task) in zip(
+                prompts, done, verdicts, rows, strict=True
+            )
+        ]
 
     def _solver_reward(self, verdict: Verdict, completion: Completion) -> Reward:
         r = self.config.rollout
         reward = solver_reward(verdict, self.config.solver)
-        return with_overlong(reward, len(completion.token_ids), completion.finish, r.max_solve_tokens, r)
+        return with_overlong(
+            reward, len(completion.token_ids), completion.finish, r.max_solve_tokens, r
+        )
 
     def _pay_proposers(
-        self, step: int, attempts: Sequence[_Attempt], solved: Sequence[Experience]
+        self, step: int, attempts: Sequence[Attempt], solved: Sequence[Experience]
     ) -> list[Experience]:
-        """A proposal's reward is what the measured solve rate of its task, and of no other, says."""
+        """A proposal's reward is what the measured solve rate of its task, and of no other,
+        says."""
         outcomes = defaultdict(list)
         for e in solved:
             outcomes[e.task_id].append(e.verdict.passed)
@@ -298,40 +314,51 @@ class SelfPlay:
             result = attempt.result
             assert result is not None
             task = result.task
-            rate = float(np.mean(outcomes[task.id])) if task is not None else None
+            rate = mean(outcomes[task.id]) if task is not None else None
             experience = self._proposal_experience(step, attempt, result, rate)
             experiences.append(experience)
             self.proposed.append(_describe(attempt.draft, result, experience.reward, rate))
         return experiences
 
     def _proposal_experience(
-        self, step: int, attempt: _Attempt, result: GateResult, rate: float | None
+        self, step: int, attempt: Attempt, result: GateResult, rate: float | None
     ) -> Experience:
         r = self.config.rollout
         done = attempt.completion
         reward = proposer_reward(result.verdict, rate, self.config.proposer)
         reward = with_overlong(reward, len(done.token_ids), done.finish, r.max_propose_tokens, r)
         return Experience(
-            attempt.prompt, done, result.verdict, reward, Role.PROPOSE, attempt.draft.kind, attempt.group, step,
+            attempt.prompt,
+            done,
+            result.verdict,
+            reward,
+            Role.PROPOSE,
+            attempt.draft.kind,
+            attempt.group,
+            step,
             "" if result.task is None else result.task.id,
-        )  # fmt: skip
+        )
 
     def trains_on(self, e: Experience) -> bool:
-        """Whether an experience is training data: not where it only measured, nor a proposer's that is frozen."""
+        """Whether an experience is training data: not where it only measured, nor a proposer's that
+        is frozen."""
         if e.role is Role.PROPOSE:
             return self.config.proposer.train
-        return e.group not in self.log.unpaid
+        return e.group not in self.log.measuring
 
-    # -- after the rounds of a step ----------------------------------------------------------------------------
+    # -- after the rounds of a step ----------------------------------------------------------------
 
     def absorb(self, step: int, experiences: Sequence[Experience]) -> dict[str, float]:
-        """Let curriculum, bandit and solution buffer learn from the step; returns the step's metrics."""
-        metrics = self._metrics(step, experiences)
+        """Let curriculum, bandit and solution buffer learn from the step; returns the step's
+        metrics."""
+        metrics = self.log.metrics(experiences)
+        for kind in self.kinds:
+            metrics[f"difficulty/{kind.value}"] = self.curriculum.difficulty(kind, step)
         solved = [e for e in experiences if e.role is Role.SOLVE]
         for kind in self.kinds:
             own = [e for e in solved if e.kind is kind]
             if own:
-                self.curriculum.observe(kind, _passed(own))
+                self.curriculum.observe(kind, passed(own))
             for strategy in self.bandit.strategies:
                 used = [e for e in own if e.prompt.strategy == strategy]
                 self.bandit.update(kind, strategy, sum(e.verdict.passed for e in used), len(used))
@@ -343,67 +370,10 @@ class SelfPlay:
                 ids = e.prompt.token_ids, e.completion.token_ids
                 self.solutions.add(VerifiedSolution(e.task_id, *ids, e.reward.total, step))
         self.solutions.evict(step)
-        return metrics
+        metrics["buffer/solutions"] = len(self.solutions)
+        return metrics | {f"buffer/{k.value}": self.buffer.count(k) for k in self.kinds}
 
-    def _metrics(self, step: int, experiences: Sequence[Experience]) -> dict[str, float]:
-        row: dict[str, float] = {}
-        for role in Role:
-            for kind in self.kinds:
-                own = [e for e in experiences if e.role is role and e.kind is kind]
-                if own:
-                    row[f"reward/{role.value}/{kind.value}"] = _mean(e.reward.total for e in own)
-                    if role is Role.SOLVE:
-                        row[f"solve_rate/{kind.value}"] = _passed(own)
-                        row |= _strategy_metrics(kind, own)
-        for kind in self.kinds:
-            row[f"difficulty/{kind.value}"] = self.curriculum.difficulty(kind, step)
-            row[f"buffer/{kind.value}"] = self.buffer.count(kind)
-        row["buffer/solutions"] = len(self.solutions)
-        row["buffer/duplicates"] = self.log.duplicates
-        row["resampled"] = self.log.resampled
-        return row | self._proposal_metrics(experiences) | _length_metrics(experiences) | self._run_metrics()
-
-    def _proposal_metrics(self, experiences: Sequence[Experience]) -> dict[str, float]:
-        attempts = self.log.attempts
-        valid = [a for a in attempts if a.result is not None and a.result.task is not None]
-        row: dict[str, float] = {
-            "propose/count": len(attempts),
-            "propose/valid": len(valid),
-            "propose/templates": self.log.templates,
-        }
-        for kind in self.kinds:
-            own = [a for a in attempts if a.draft.kind is kind]
-            if own:
-                row[f"propose/valid_rate/{kind.value}"] = _mean(a in valid for a in own)
-            paid = [
-                e.reward.parts["learnability"] for e in experiences
-                if e.role is Role.PROPOSE and e.kind is kind and "learnability" in e.reward.parts
-            ]  # fmt: skip
-            if paid:
-                row[f"propose/learnability/{kind.value}"] = _mean(paid)
-        reasons = Counter(a.result.reason for a in attempts if a.result is not None and a.result.reason)
-        for reason, count in sorted(reasons.items()):
-            row[f"propose/reject/{reason}"] = count / len(attempts)
-        return row
-
-    def _run_metrics(self) -> dict[str, float]:
-        """Features of the step's new programs, and the sandbox's statuses and latencies."""
-        row: dict[str, float] = {}
-        shapes = [parse.features(t.program) for t in self.log.tasks]
-        for name in ("ast_nodes", "depth", "cyclomatic"):
-            if shapes:
-                row[f"program/{name}"] = _mean(shape[name] for shape in shapes)
-        if self.log.traced:
-            row["program/steps"] = _mean(self.log.traced)
-        run = [v for v in self.log.verdicts if v.seconds > 0]
-        row["exec/count"] = len(run)
-        if run:
-            ms = np.array([v.seconds for v in run]) * 1e3
-            row["exec/timeout_rate"] = _mean(v.status is Status.TIMEOUT for v in run)
-            row["exec/p50_ms"], row["exec/p95_ms"] = map(float, np.percentile(ms, [50, 95]))
-        return row
-
-    # -- state -------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -418,7 +388,9 @@ class SelfPlay:
     def restore(self, row: Mapping[str, Any], buffer_rows: Iterable[Mapping[str, Any]]) -> None:
         c = self.config
         self.buffer = TaskBuffer.from_json(buffer_rows, c.task_buffer_size)
-        self.solutions = SolutionBuffer.from_json(row["solutions"], c.distill.buffer_size, c.distill.max_age)
+        self.solutions = SolutionBuffer.from_json(
+            row["solutions"], c.distill.buffer_size, c.distill.max_age
+        )
         self.curriculum.from_json(row["curriculum"])
         self.bandit.from_json(row["bandit"])
 
@@ -432,38 +404,19 @@ def _load_form(config: Config, kinds: Sequence[TaskKind]) -> Any:
         lacking = [s for s in config.solver.strategies if s not in form.strategies(kind)]
         if lacking:
             raise UsageError(
-                f"solver.strategies: {', '.join(lacking)}: prompt form {form.name!r} has none such for "
-                f"{kind.value}; it has {', '.join(form.strategies(kind))}"
+                f"solver.strategies: {', '.join(lacking)}: prompt form {form.name!r} has none such "
+                f"for {kind.value}; it has {', '.join(form.strategies(kind))}"
             )
     return form
 
 
 def _describe(draft: Draft, result: GateResult, reward: Reward, rate: float | None) -> Proposed:
-    program = result.task.program if result.task else draft.proposal.program if draft.proposal else ""
+    program = (
+        result.task.program if result.task else draft.proposal.program if draft.proposal else ""
+    )
     example = ""
     if result.task is not None:
-        example = f"f{result.task.inputs[0]} == {result.task.outputs[0]}"
-    return Proposed(draft.kind, draft.source, program, example, result.verdict, result.reason, reward, rate)
-
-
-def _strategy_metrics(kind: TaskKind, own: Sequence[Experience]) -> dict[str, float]:
-    used = dict.fromkeys(e.prompt.strategy for e in own)
-    return {
-        f"strategy/{kind.value}/{s}": _passed([e for e in own if e.prompt.strategy == s]) for s in used
-    }
-
-
-def _length_metrics(experiences: Sequence[Experience]) -> dict[str, float]:
-    if not experiences:
-        return {}
-    lengths = [len(e.completion.token_ids) for e in experiences]
-    cut = _mean(e.completion.finish == "length" for e in experiences)
-    return {"len/mean": _mean(lengths), "len/max": max(lengths), "len/truncated_rate": cut}
-
-
-def _passed(experiences: Sequence[Experience]) -> float:
-    return _mean(e.verdict.passed for e in experiences)
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+        example = f"f({arguments(result.task.inputs[0])}) == {result.task.outputs[0]}"
+    return Proposed(
+        draft.kind, draft.source, program, example, result.verdict, result.reason, reward, rate
+    )

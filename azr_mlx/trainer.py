@@ -5,8 +5,8 @@
         advantages, epochs x minibatches of PPO                          (learner)
         metrics, rollouts, checkpoint
 
-A run lives in one folder and can be continued from any of its checkpoints exactly: randomness is keyed by step,
-and everything else that a step depends on is in the checkpoint.
+A run lives in one folder and can be continued from any of its checkpoints exactly: randomness is
+keyed by step, and everything else that a step depends on is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Clock:
 
 
 class Interrupts:
-    """Ctrl-C: at once while rollouts are made, at the step's end once the weights move; twice leaves at once."""
+    """Ctrl-C: at once while rollouts are made, at the step's end once the weights move; twice
+    leaves at once."""
 
     def __init__(self) -> None:
         self.shielded = self.asked = False
@@ -100,7 +101,8 @@ class Trainer:
         self.step = 0
 
     def start(self) -> None:
-        """Fill the buffers and write the checkpoint of step 0: a run can be resumed from its first moment."""
+        """Fill the buffers and write the checkpoint of step 0: a run can be resumed from its first
+        moment."""
         self.selfplay.seed()
         self._save(*self._state())
 
@@ -108,7 +110,8 @@ class Trainer:
         """Restore a checkpoint; returns how many later rows of metrics were set aside.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or was made for another model or LoRA configuration.
+            CheckpointError: the checkpoint is damaged, or was made for another model or LoRA
+            configuration.
         """
         state, rows = checkpoint.load_state(path)
         try:
@@ -135,7 +138,7 @@ class Trainer:
                     return self._interrupted()
         return 0
 
-    # -- one step ----------------------------------------------------------------------------------------------
+    # -- one step ----------------------------------------------------------------------------------
 
     def _train_step(self, interrupts: Interrupts) -> None:
         c, step = self.config, self.step + 1
@@ -200,7 +203,7 @@ class Trainer:
         self.display.phase("evaluate", step)
         return self.evaluate(step)
 
-    # -- files -------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def _state(self) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
         state = {"selfplay": self.selfplay.to_json(), "learner": self.learner.to_json()}
@@ -220,5 +223,7 @@ class Trainer:
 
     def _interrupted(self) -> int:
         path = checkpoint.steps(self.run_dir)[-1]
-        self.display.note(f"interrupted: saved {path}; go on with: azr-mlx train --resume {self.run_dir}")
+        self.display.note(
+            f"interrupted: saved {path}; go on with: azr-mlx train --resume {self.run_dir}"
+        )
         return INTERRUPTED

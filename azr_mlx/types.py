@@ -1,7 +1,7 @@
 """The data that flows through a run: tasks, prompts, completions, verdicts, experiences, batches.
 
-Everything here is immutable, needs numpy only, and (arrays aside) converts to and from plain JSON, so that a
-rollouts file, a report or a bug report needs no model.
+Everything here is immutable, needs numpy only, and (arrays aside) converts to and from plain JSON,
+so that a rollouts file, a report or a bug report needs no model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Role(str, Enum):
 
 
 class Status(str, Enum):
-    """What the judge says of a piece of model output. ``OK`` is a value with nothing to compare it with."""
+    """What the judge says of a piece of model output. ``OK`` is a value with nothing to compare it
+    with."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -64,10 +65,10 @@ def canonical_source(program: str) -> str:
 class Task:
     """One verified reasoning task.
 
-    ``inputs`` hold Python literal tuples of arguments and ``outputs`` Python literals, both as source text:
-    one pair for deduction and abduction, N pairs for induction. ``hidden`` lists the indices of the pairs that
-    the solver is not shown (induction only). ``difficulty`` lies in [0, 1]; ``parents`` are the ids of the
-    references that the proposer was shown.
+    ``inputs`` hold Python literal tuples of arguments and ``outputs`` Python literals, both as
+    source text: one pair for deduction and abduction, N pairs for induction. ``hidden`` lists the
+    indices of the pairs that the solver is not shown (induction only). ``difficulty`` lies in [0,
+    1]; ``parents`` are the ids of the references that the proposer was shown.
     """
 
     id: str
@@ -108,9 +109,9 @@ class Task:
 class Prompt:
     """A prompt as text and as the token ids the model reads.
 
-    ``form`` names the prompt form, ``strategy`` the solving strategy ("" for proposers), ``stop`` the strings
-    that end a completion, and ``prefix`` how many leading characters of ``text`` every prompt of this form,
-    kind and role shares in this step (0 if none).
+    ``form`` names the prompt form, ``strategy`` the solving strategy ("" for proposers), ``stop``
+    the strings that end a completion, and ``prefix`` how many leading characters of ``text`` every
+    prompt of this form, kind and role shares in this step (0 if none).
     """
 
     text: str
@@ -125,9 +126,10 @@ class Prompt:
 class Completion:
     """A sampled completion.
 
-    ``token_ids`` include the token that ended it; ``logprobs`` are the sampler's, one per token, kept to measure
-    (and correct) the mismatch between sampler and trainer: they are not pi_old. ``finish`` is "stop" or
-    "length"; ``key`` is the random key it was drawn with; ``text`` is cut before the stop string.
+    ``token_ids`` include the token that ended it; ``logprobs`` are the sampler's, one per token,
+    kept to measure (and correct) the mismatch between sampler and trainer: they are not pi_old.
+    ``finish`` is "stop" or "length"; ``key`` is the random key it was drawn with; ``text`` is cut
+    before the stop string.
     """
 
     token_ids: tuple[int, ...]
@@ -139,7 +141,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judge's word: a status, one line of detail, the value (as literal text) and the time it took."""
+    """The judge's word: a status, one line of detail, the value (as literal text) and the time it
+    took."""
 
     status: Status
     detail: str = ""
@@ -161,7 +164,8 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """One rollout with its judgement. ``group`` is shared by the rollouts of one baseline group in one step."""
+    """One rollout with its judgement. ``group`` is shared by the rollouts of one baseline group in
+    one step."""
 
     prompt: Prompt
     completion: Completion
@@ -199,11 +203,12 @@ class Experience:
 class Batch:
     """Padded arrays for scoring and updating, all [B, T] and aligned on the token that was emitted.
 
-    ``tokens`` i32, right-padded. ``mask`` is 1 where ``tokens[b, t]`` is a completion token that is trained on;
-    column 0 is never one. ``x[b, t]`` of every other array belongs to ``tokens[b, t]`` given ``tokens[b, :t]``:
-    ``sampler_logp`` the sampler's log-probability, ``old_logp`` pi_old's (None: the current policy is pi_old),
-    ``ref_logp`` the reference's, ``values`` the value head's estimate *before* the token, ``advantages`` and
-    ``returns`` the estimator's, ``weights`` each token's share in the policy loss (see ``batch.token_weights``).
+    ``tokens`` i32, right-padded. ``mask`` is 1 where ``tokens[b, t]`` is a completion token that is
+    trained on; column 0 is never one. ``x[b, t]`` of every other array belongs to ``tokens[b, t]``
+    given ``tokens[b, :t]``: ``sampler_logp`` the sampler's log-probability, ``old_logp`` pi_old's
+    (None: the current policy is pi_old), ``ref_logp`` the reference's, ``values`` the value head's
+    estimate *before* the token, ``advantages`` and ``returns`` the estimator's, ``weights`` each
+    token's share in the policy loss (see ``batch.token_weights``).
     """
 
     tokens: IntArray
@@ -234,7 +239,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """float32 [B, T] log-probabilities, entropies and values, aligned as in ``Batch``; 0 off the mask."""
+    """float32 [B, T] log-probabilities, entropies and values, aligned as in ``Batch``; 0 off the
+    mask."""
 
     logp: FloatArray
     entropy: FloatArray
@@ -243,7 +249,8 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """What one optimizer step saw. Means are over completion tokens; ``grad_norm`` is before clipping."""
+    """What one optimizer step saw. Means are over completion tokens; ``grad_norm`` is before
+    clipping."""
 
     loss: float
     policy_loss: float

@@ -1,4 +1,5 @@
-"""A backend with scripted completions: self-play and the trainer run without MLX, and every word is known."""
+"""A backend with scripted completions: self-play and the trainer run without MLX, and every word is
+known."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class CharTokenizer:
 
 
 class FakeBackend:
-    """``script(prompt, n)`` writes the n-th completion of its life; updates only count themselves."""
+    """``script(prompt, n)`` writes the n-th completion of its life; updates only count
+    themselves."""
 
     name = "fake"
 
@@ -36,9 +38,11 @@ class FakeBackend:
         self.updates: list[tuple[Batch, Hyper, Batch | None]] = []
         self.weights = 0
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]):
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+    ):
         done = []
-        for prompt, how, key in zip(prompts, sampling, keys):
+        for prompt, how, key in zip(prompts, sampling, keys, strict=False):
             text = self.script(prompt, len(self.prompts))
             self.prompts.append(prompt)
             ids = tuple(self.tokenizer.encode(text))[: how.max_tokens] or (0,)
@@ -55,10 +59,23 @@ class FakeBackend:
         self.updates.append((batch, hyper, distill))
         self.weights += 1
         zero = dict.fromkeys(
-            ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac", "kl_ref", "distill_loss",
-             "mismatch_mean", "mismatch_max"), 0.0,
-        )  # fmt: skip
-        return UpdateStats(**zero, ratio_max=1.0, grad_norm=1.0, lr=hyper.lr, tokens=int(batch.mask.sum()))
+            (
+                "loss",
+                "policy_loss",
+                "value_loss",
+                "entropy",
+                "approx_kl",
+                "clip_frac",
+                "kl_ref",
+                "distill_loss",
+                "mismatch_mean",
+                "mismatch_max",
+            ),
+            0.0,
+        )
+        return UpdateStats(
+            **zero, ratio_max=1.0, grad_norm=1.0, lr=hyper.lr, tokens=int(batch.mask.sum())
+        )
 
     def save(self, path: Path) -> None:
         (path / "weights.json").write_text(json.dumps(self.weights))

@@ -1,4 +1,5 @@
-"""A llama with LoRA in float64 numpy: an independent oracle for log-probabilities, losses and gradients."""
+"""A llama with LoRA in float64 numpy: an independent oracle for log-probabilities, losses and
+gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import numpy as np
 
 
 def weights(policy) -> dict[str, np.ndarray]:
-    """Every parameter of a Policy as float64; 4-bit weights dequantised, LoRA factors under their own names."""
+    """Every parameter of a Policy as float64; 4-bit weights dequantised, LoRA factors under their
+    own names."""
     out = {}
     for name, module in policy.named_modules():
         if "scales" in module:
@@ -23,7 +25,8 @@ def weights(policy) -> dict[str, np.ndarray]:
 
 
 class NumpyLlama:
-    """logp, entropy and values of ``Policy`` from its weights, nothing else shared with the code under test."""
+    """logp, entropy and values of ``Policy`` from its weights, nothing else shared with the code
+    under test."""
 
     def __init__(self, policy):
         self.args = policy.lm.args
@@ -77,7 +80,9 @@ class NumpyLlama:
             h = h + self.mlp(f"{name}.mlp", self.norm(f"{name}.post_attention_layernorm", h))
         return self.norm("lm.model.norm", h)
 
-    def scores(self, tokens: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def scores(
+        self, tokens: np.ndarray, temperature: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(logp, entropy, values), [B, T], aligned on the emitted token; column 0 is 0."""
         h = self.hidden(tokens)[:, :-1]
         logits = h @ self.w["lm.lm_head.weight"].T / temperature

@@ -1,5 +1,5 @@
-"""A tiny random model and a character tokenizer, built in memory: the smallest thing that is still a real
-4-bit mlx-lm model with LoRA adapters."""
+"""A tiny random model and a character tokenizer, built in memory: the smallest thing that is still
+a real 4-bit mlx-lm model with LoRA adapters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class CharTokenizer:
         return "".join(chr(t) for t in token_ids if t != EOS)
 
 
-def tiny_model(seed: int = 0, *, quantized: bool = True, layers: int = 2, hidden: int = 32, scale: float = 1.0):
+def tiny_model(
+    seed: int = 0, *, quantized: bool = True, layers: int = 2, hidden: int = 32, scale: float = 1.0
+):
     """A llama of about 50,000 random parameters, its linear layers in 4 bits (groups of 32)."""
     mx.random.seed(seed)
     args = llama.ModelArgs(
@@ -47,7 +49,8 @@ def tiny_model(seed: int = 0, *, quantized: bool = True, layers: int = 2, hidden
 
 
 def tiny_folder(path) -> None:
-    """The tiny model as an MLX folder with a byte-level tokenizer: what ``azr-mlx train`` takes as model_id."""
+    """The tiny model as an MLX folder with a byte-level tokenizer: what ``azr-mlx train`` takes as
+    model_id."""
     import json
 
     from mlx_lm.utils import save_model
@@ -61,10 +64,18 @@ def tiny_folder(path) -> None:
     tokenizer.add_special_tokens(["<eos>"])
     mx.random.seed(0)
     config = dict(
-        model_type="llama", hidden_size=32, num_hidden_layers=2, intermediate_size=64, num_attention_heads=4,
-        num_key_value_heads=2, rms_norm_eps=1e-5, vocab_size=len(vocabulary), tie_word_embeddings=False,
-        rope_theta=10000.0, eos_token_id=EOS,
-    )  # fmt: skip
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=len(vocabulary),
+        tie_word_embeddings=False,
+        rope_theta=10000.0,
+        eos_token_id=EOS,
+    )
     model = llama.Model(llama.ModelArgs.from_dict(config))
     nn.quantize(model, group_size=32, bits=4)
     config["quantization"] = {"group_size": 32, "bits": 4}

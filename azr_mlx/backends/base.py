@@ -1,4 +1,5 @@
-"""The border between the algorithm and the arrays: a backend knows tokens and nothing of tasks or rewards."""
+"""The border between the algorithm and the arrays: a backend knows tokens and nothing of tasks or
+rewards."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are drawn. Temperature 0 is greedy; ``top_p`` 1 leaves the distribution whole."""
+    """How completions are drawn. Temperature 0 is greedy; ``top_p`` 1 leaves the distribution
+    whole."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -77,7 +79,8 @@ class Backend(Protocol):
         ...
 
     def update(self, batch: Batch, hyper: Hyper, distill: Batch | None = None) -> UpdateStats:
-        """One optimizer step on the batch; ``distill`` adds a supervised term on its masked tokens."""
+        """One optimizer step on the batch; ``distill`` adds a supervised term on its masked
+        tokens."""
         ...
 
     def save(self, path: Path) -> None:

@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx import rng  # noqa: E402
-from azr_mlx.backends.base import Sampling  # noqa: E402
-from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
-from azr_mlx.config import Config, Lora, Ppo  # noqa: E402
-from azr_mlx.learner import Learner  # noqa: E402
-from azr_mlx.types import Experience, Prompt, Reward, Role, Status, TaskKind, Verdict  # noqa: E402
-from tests.tiny import CharTokenizer, tiny_model  # noqa: E402
+from azr_mlx import rng
+from azr_mlx.backends.base import Sampling
+from azr_mlx.backends.mlx import MlxBackend
+from azr_mlx.config import Config, Lora, Ppo
+from azr_mlx.learner import Learner
+from azr_mlx.types import Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
+from tests.tiny import CharTokenizer, tiny_model
 
 pytestmark = pytest.mark.backend
 
@@ -28,10 +28,18 @@ def rollouts(backend, step: int, rows: int = 64) -> list[Experience]:
     keys = [rng.key(0, "toy", step, i) for i in range(rows)]
     done = backend.generate(chosen, [Sampling(LENGTH)] * rows, keys)
     return [
-        Experience(p, c, Verdict(Status.PASS), Reward(float(np.mean([t in WANTED for t in c.token_ids]))),
-                   Role.SOLVE, list(TaskKind)[i % 3], i % 4, step)
-        for i, (p, c) in enumerate(zip(chosen, done))
-    ]  # fmt: skip
+        Experience(
+            p,
+            c,
+            Verdict(Status.PASS),
+            Reward(float(np.mean([t in WANTED for t in c.token_ids]))),
+            Role.SOLVE,
+            list(TaskKind)[i % 3],
+            i % 4,
+            step,
+        )
+        for i, (p, c) in enumerate(zip(chosen, done, strict=False))
+    ]
 
 
 def mean_reward(experiences) -> float:
@@ -42,10 +50,21 @@ def mean_reward(experiences) -> float:
 def test_reward_rises_from_chance_to_mastery(advantage):
     start = time.monotonic()
     config = Config(
-        learning_rate=1e-2, warmup_steps=0, kl_penalty="none",
-        ppo=Ppo(advantage=advantage, epochs=2, minibatches=2, micro_batch=32, kl_stop=1.0, value_learning_rate=1e-2),
-    )  # fmt: skip
-    backend = MlxBackend(tiny_model(scale=5.0), CharTokenizer(), Lora(rank=8, scale=4.0), max_rows=64, micro_batch=64)
+        learning_rate=1e-2,
+        warmup_steps=0,
+        kl_penalty="none",
+        ppo=Ppo(
+            advantage=advantage,
+            epochs=2,
+            minibatches=2,
+            micro_batch=32,
+            kl_stop=1.0,
+            value_learning_rate=1e-2,
+        ),
+    )
+    backend = MlxBackend(
+        tiny_model(scale=5.0), CharTokenizer(), Lora(rank=8, scale=4.0), max_rows=64, micro_batch=64
+    )
     learner = Learner(config, backend)
     first = mean_reward(rollouts(backend, 0))
     assert first < 0.2

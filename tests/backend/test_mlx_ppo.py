@@ -1,4 +1,5 @@
-"""The MLX loss, statistics and gradients against float64 numpy, through LoRA on a tiny 4-bit model."""
+"""The MLX loss, statistics and gradients against float64 numpy, through LoRA on a tiny 4-bit
+model."""
 
 from dataclasses import asdict, replace
 
@@ -21,13 +22,23 @@ from tests.tiny import VOCABULARY, CharTokenizer, tiny_model  # noqa: E402
 pytestmark = pytest.mark.backend
 
 FULL = Hyper(
-    lr=1e-3, temperature=0.8, clip_low=0.1, clip_high=0.15, dual_clip=1.5, value_coef=0.5, value_clip=0.1,
-    entropy_coef=0.02, kl_coef=0.05, tis_cap=1.2, micro_batch=3,
-)  # fmt: skip
+    lr=1e-3,
+    temperature=0.8,
+    clip_low=0.1,
+    clip_high=0.15,
+    dual_clip=1.5,
+    value_coef=0.5,
+    value_clip=0.1,
+    entropy_coef=0.02,
+    kl_coef=0.05,
+    tis_cap=1.2,
+    micro_batch=3,
+)
 
 
 def make_backend(**options) -> MlxBackend:
-    """A tiny backend whose LoRA B and value head are not zero, so that every gradient has a path."""
+    """A tiny backend whose LoRA B and value head are not zero, so that every gradient has a
+    path."""
     backend = MlxBackend(tiny_model(scale=2.0), CharTokenizer(), Lora(rank=4, scale=2.0), **options)
     draw = np.random.default_rng(1)
     for _, layer in adapters.adapter_layers(backend.policy.lm):
@@ -38,7 +49,8 @@ def make_backend(**options) -> MlxBackend:
 
 
 def make_batch(seed: int = 0, rows: int = 5, width: int = 24) -> Batch:
-    """Rows of uneven length around an old policy that is near the current one, so that some tokens clip."""
+    """Rows of uneven length around an old policy that is near the current one, so that some tokens
+    clip."""
     draw = np.random.default_rng(seed)
     tokens = draw.integers(1, VOCABULARY, (rows, width)).astype(np.int32)
     mask = np.zeros((rows, width), np.float32)
@@ -76,7 +88,10 @@ VARIANTS = {
     "everything": (FULL, {}),
     "one update, so no old policy": (FULL, {"old_logp": None}),
     "no critic": (replace(FULL, value_coef=0.0), {"returns": None, "values": None}),
-    "plain": (replace(FULL, kl_coef=0.0, tis_cap=0.0, dual_clip=0.0, value_clip=0.0, entropy_coef=0.0), {}),
+    "plain": (
+        replace(FULL, kl_coef=0.0, tis_cap=0.0, dual_clip=0.0, value_clip=0.0, entropy_coef=0.0),
+        {},
+    ),
     "no reference, no sampler": (FULL, {"ref_logp": None, "sampler_logp": None}),
 }
 
@@ -89,8 +104,14 @@ def backend() -> MlxBackend:
 def test_scores_agree_with_a_float64_model(backend):
     batch = make_batch()
     scores = backend.score(batch, "current", 0.8)
-    for name, exact in zip(("logp", "entropy", "values"), NumpyLlama(backend.policy).scores(batch.tokens, 0.8)):
-        np.testing.assert_allclose(getattr(scores, name), exact * batch.mask, atol=5e-6, err_msg=name)
+    for name, exact in zip(
+        ("logp", "entropy", "values"),
+        NumpyLlama(backend.policy).scores(batch.tokens, 0.8),
+        strict=False,
+    ):
+        np.testing.assert_allclose(
+            getattr(scores, name), exact * batch.mask, atol=5e-6, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -129,7 +150,8 @@ def test_gradients_agree_with_finite_differences_of_the_float64_loss(backend, na
 
 
 def _slope(oracle, key, direction, batch, hyper, eps: float = 1e-5) -> float:
-    """Central difference. One update's old policy and the trunk under the value head are constants of the loss."""
+    """Central difference. One update's old policy and the trunk under the value head are constants
+    of the loss."""
     at = oracle.scores(batch.tokens, hyper.temperature)
     old = at[0] if batch.old_logp is None else batch.old_logp
     losses = []
@@ -149,17 +171,21 @@ def test_micro_batches_add_up(backend):
     whole = backend._accumulate(batch, replace(FULL, micro_batch=5))
     single = backend._accumulate(batch, replace(FULL, micro_batch=1))
     assert whole[0] == pytest.approx(single[0], abs=1e-6)
-    for (key, a), (_, b) in zip(tree_flatten(whole[2]), tree_flatten(single[2])):
+    for (key, a), (_, b) in zip(tree_flatten(whole[2]), tree_flatten(single[2]), strict=False):
         np.testing.assert_allclose(np.array(a), np.array(b), atol=2e-6, err_msg=key)
 
 
 def test_padding_changes_nothing(backend):
     batch = centred(make_batch(), backend, FULL)
-    wide = Batch(**{
-        name: None if (a := getattr(batch, name)) is None else np.pad(a, ((0, 0), (0, 40)))
-        for name in Batch.__dataclass_fields__
-    })  # fmt: skip
-    assert backend._accumulate(wide, FULL)[0] == pytest.approx(backend._accumulate(batch, FULL)[0], abs=1e-6)
+    wide = Batch(
+        **{
+            name: None if (a := getattr(batch, name)) is None else np.pad(a, ((0, 0), (0, 40)))
+            for name in Batch.__dataclass_fields__
+        }
+    )
+    assert backend._accumulate(wide, FULL)[0] == pytest.approx(
+        backend._accumulate(batch, FULL)[0], abs=1e-6
+    )
 
 
 def test_compiled_equals_eager_after_five_updates():
@@ -168,13 +194,18 @@ def test_compiled_equals_eager_after_five_updates():
     for compiled in (False, True):
         backend = make_backend(compile=compiled)
         batch = centred(make_batch(), backend, FULL)
-        stats = [backend.update(batch, replace(FULL, lr=1e-3 * (i + 1), kl_coef=0.05 + i / 100)) for i in range(5)]
+        stats = [
+            backend.update(batch, replace(FULL, lr=1e-3 * (i + 1), kl_coef=0.05 + i / 100))
+            for i in range(5)
+        ]
         runs[compiled] = (stats, adapters.adapter_weights(backend.policy.lm))
         assert all(s.grad_norm > 0 for s in stats)
-    for a, b in zip(runs[False][0], runs[True][0]):
+    for a, b in zip(runs[False][0], runs[True][0], strict=False):
         assert asdict(a) == pytest.approx(asdict(b), rel=1e-4, abs=1e-5)
     for key, value in runs[False][1].items():
-        np.testing.assert_allclose(np.array(value), np.array(runs[True][1][key]), atol=1e-5, err_msg=key)
+        np.testing.assert_allclose(
+            np.array(value), np.array(runs[True][1][key]), atol=1e-5, err_msg=key
+        )
     first, last = runs[False][0][0], runs[False][0][-1]
     assert last.loss < first.loss - 0.01, "five updates on one batch must lower its loss"
 
@@ -199,7 +230,9 @@ def test_adapters_off_is_the_base_model_bit_for_bit(quantized):
     with_adapters = np.array(backend.policy.lm(tokens))
     with adapters.bypassed(base):
         assert np.array_equal(np.array(base(tokens)), expected)
-    assert np.array_equal(np.array(backend.policy.lm(tokens)), with_adapters), "the adapters did not come back"
+    assert np.array_equal(np.array(backend.policy.lm(tokens)), with_adapters), (
+        "the adapters did not come back"
+    )
     assert not np.allclose(with_adapters, expected)
 
 
@@ -235,7 +268,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     finally:
         layer.__call__ = original
         del layer._azr_checkpointed
-    for (key, a), (_, b) in zip(tree_flatten(expected), tree_flatten(grads)):
+    for (key, a), (_, b) in zip(tree_flatten(expected), tree_flatten(grads), strict=False):
         np.testing.assert_allclose(np.array(a), np.array(b), atol=1e-6, err_msg=key)
 
 

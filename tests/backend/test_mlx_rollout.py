@@ -17,7 +17,16 @@ from tests.tiny import EOS, CharTokenizer, tiny_model  # noqa: E402
 pytestmark = pytest.mark.backend
 
 TOKENIZER = CharTokenizer()
-TEXTS = ["def f(a):", "def f(a):", "x = 1; y", "def f(b", "q", "def f(a):", "hello there, world", "def g("]
+TEXTS = [
+    "def f(a):",
+    "def f(a):",
+    "x = 1; y",
+    "def f(b",
+    "q",
+    "def f(a):",
+    "hello there, world",
+    "def g(",
+]
 
 
 def prompts(texts=TEXTS, **options) -> list[Prompt]:
@@ -36,7 +45,7 @@ def model():
 def test_greedy_equals_mlx_lm_token_for_token(model):
     engine = RolloutEngine(model, TOKENIZER, max_rows=4)
     done = engine.run(prompts(), [Sampling(20, temperature=0.0)] * 8, keys(8))
-    for prompt, ours in zip(prompts(), done):
+    for prompt, ours in zip(prompts(), done, strict=False):
         expected = []
         for token, _ in generate_step(mx.array(prompt.token_ids), model, max_tokens=20):
             expected.append(int(token))
@@ -60,7 +69,9 @@ def test_siblings_share_one_prefill(model):
     engine = RolloutEngine(model, TOKENIZER, max_rows=16)
     done = engine.run(prompts(["def f(a):"] * 16), [Sampling(4)] * 16, keys(16))
     assert engine.model_calls[0] == 1, "one prompt, one prefill"
-    assert engine.model_calls[1] == max(len(c.token_ids) for c in done), "all siblings decode together"
+    assert engine.model_calls[1] == max(len(c.token_ids) for c in done), (
+        "all siblings decode together"
+    )
     assert len({c.token_ids for c in done}) > 8, "siblings have keys of their own"
 
 
@@ -78,11 +89,15 @@ def test_a_shared_prefix_is_prefilled_once_and_changes_no_token(model):
 def test_sampler_and_trainer_agree_on_log_probabilities(model):
     backend = MlxBackend(tiny_model(quantized=False, scale=3.0), TOKENIZER, max_rows=4)
     done = backend.generate(prompts(), [Sampling(10, temperature=0.7)] * 8, keys(8))
-    width = max(len(p.token_ids) + len(c.token_ids) for p, c in zip(prompts(), done))
+    width = max(len(p.token_ids) + len(c.token_ids) for p, c in zip(prompts(), done, strict=False))
     tokens, mask, sampler = (np.zeros((8, width), d) for d in (np.int32, np.float32, np.float32))
-    for r, (p, c) in enumerate(zip(prompts(), done)):
+    for r, (p, c) in enumerate(zip(prompts(), done, strict=False)):
         n, m = len(p.token_ids), len(c.token_ids)
-        tokens[r, : n + m], mask[r, n : n + m], sampler[r, n : n + m] = p.token_ids + c.token_ids, 1, c.logprobs
+        tokens[r, : n + m], mask[r, n : n + m], sampler[r, n : n + m] = (
+            p.token_ids + c.token_ids,
+            1,
+            c.logprobs,
+        )
     scores = backend.score(Batch(tokens, mask), "current", 0.7)
     np.testing.assert_allclose(scores.logp, sampler, atol=2e-5)
     assert scores.logp.min() < -0.5
@@ -122,7 +137,11 @@ def test_sampling_follows_the_distribution():
     tokens, logprobs = sample(rows, ones, ones, uniforms)
     share = np.bincount(np.array(tokens), minlength=4) / 20_000
     np.testing.assert_allclose(share, [0.1, 0.2, 0.0001, 0.6999], atol=0.012)
-    np.testing.assert_allclose(np.exp(np.array(logprobs[:50])), np.array([0.1, 0.2, 0.0001, 0.6999])[np.array(tokens[:50])], rtol=1e-4)
+    np.testing.assert_allclose(
+        np.exp(np.array(logprobs[:50])),
+        np.array([0.1, 0.2, 0.0001, 0.6999])[np.array(tokens[:50])],
+        rtol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("u", [0.0, 0.5, 1.0 - 2**-24])
@@ -141,4 +160,6 @@ def test_top_p_keeps_the_smallest_nucleus():
     tokens, logprobs = sample(logits, ones, ones * 0.7, uniforms)
     assert set(np.array(tokens).tolist()) == {0, 1}
     first = np.array(logprobs)[np.array(tokens) == 0][0]
-    assert np.exp(first) == pytest.approx(0.5 / 0.8, rel=1e-4), "the log-probability is the nucleus's own"
+    assert np.exp(first) == pytest.approx(0.5 / 0.8, rel=1e-4), (
+        "the log-probability is the nucleus's own"
+    )

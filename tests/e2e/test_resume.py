@@ -13,19 +13,38 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from tests.tiny import tiny_folder  # noqa: E402
+from tests.tiny import tiny_folder
 
 pytestmark = pytest.mark.e2e
 
 STEPS = 4
 OVERRIDES = [
-    "quantization.group_size=32", "batch_size=3", f"max_steps={STEPS}", "checkpoint_interval=1", "keep_checkpoints=0",
-    "learning_rate=1e-3", "warmup_steps=0", "lora.rank=4", "rollout.form=few_shot", "rollout.group_size=2",
-    "rollout.max_propose_tokens=24", "rollout.max_solve_tokens=16", "rollout.overlong_buffer=12",
-    "proposer.references=1", "proposer.induction_inputs=4", "proposer.templates_per_step=2",
-    "solver.strategies=direct,step_by_step", "ppo.epochs=2", "ppo.minibatches=2", "ppo.micro_batch=8", "ppo.entropy_coef=0.01",
-    "ppo.kl_coef=0.05", "ppo.kl_stop=1.0", "distill.coef=0.1", "sandbox.workers=1",
-]  # fmt: skip
+    "quantization.group_size=32",
+    "batch_size=3",
+    f"max_steps={STEPS}",
+    "checkpoint_interval=1",
+    "keep_checkpoints=0",
+    "learning_rate=1e-3",
+    "warmup_steps=0",
+    "lora.rank=4",
+    "rollout.form=few_shot",
+    "rollout.group_size=2",
+    "rollout.max_propose_tokens=24",
+    "rollout.max_solve_tokens=16",
+    "rollout.overlong_buffer=12",
+    "proposer.references=1",
+    "proposer.induction_inputs=4",
+    "proposer.templates_per_step=2",
+    "solver.strategies=direct,step_by_step",
+    "ppo.epochs=2",
+    "ppo.minibatches=2",
+    "ppo.micro_batch=8",
+    "ppo.entropy_coef=0.01",
+    "ppo.kl_coef=0.05",
+    "ppo.kl_stop=1.0",
+    "distill.coef=0.1",
+    "sandbox.workers=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +64,27 @@ def environment() -> dict[str, str]:
 
 def train(cwd, model, *extra, code: int = 0) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        command(cwd, model, *extra), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300
+        command(cwd, model, *extra),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == code, done.stderr[-3000:]
     return done
 
 
 def outcome(run) -> tuple[bytes, bytes, list[dict]]:
-    """Adapters and optimizer of the last step, and the metrics without what depends on the clock."""
+    """Adapters and optimizer of the last step, and the metrics without what depends on the
+    clock."""
     last = run / "checkpoints" / f"step_{STEPS:06d}"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     timed = ("time/", "tok_s/", "mem/", "exec/")
     rows = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
-    files = [(last / name).read_bytes() for name in ("adapters.safetensors", "optimizer.safetensors")]
+    files = [
+        (last / name).read_bytes() for name in ("adapters.safetensors", "optimizer.safetensors")
+    ]
     return files[0], files[1], rows
 
 
@@ -80,7 +107,10 @@ def test_a_run_trains_and_leaves_what_it_promises(uninterrupted):
     assert f"step {STEPS}/{STEPS}" in done.stderr
     assert len(list((run / "rollouts").glob("*.jsonl"))) == STEPS
     described = json.loads((run / "run.json").read_text())["starts"][0]
-    assert described["backend"].startswith("mlx") and described["isolation"] in ("strong", "limits-only")
+    assert described["backend"].startswith("mlx") and described["isolation"] in (
+        "strong",
+        "limits-only",
+    )
 
 
 def test_phases_sum_to_the_wall_time(uninterrupted):
@@ -116,9 +146,12 @@ def test_sigkill_and_resume_is_exact(uninterrupted, model, tmp_path, moment):
     whole, seconds, _ = uninterrupted
     delay = random.Random(moment).uniform(0.25, 0.95) * seconds
     process = subprocess.Popen(
-        command(tmp_path, model, "run_name=killed"), cwd=tmp_path, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command(tmp_path, model, "run_name=killed"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     run = tmp_path / "runs" / "killed"
     try:
         process.wait(delay)
@@ -134,9 +167,12 @@ def test_sigkill_and_resume_is_exact(uninterrupted, model, tmp_path, moment):
 
 def test_sigint_saves_and_exits_130(model, tmp_path):
     process = subprocess.Popen(
-        command(tmp_path, model, "run_name=stopped", "max_steps=500"), cwd=tmp_path, env=environment(),
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(tmp_path, model, "run_name=stopped", "max_steps=500"),
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     metrics = tmp_path / "runs" / "stopped" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
@@ -147,10 +183,14 @@ def test_sigint_saves_and_exits_130(model, tmp_path):
     assert process.returncode == 130
     assert "--resume" in err and "Traceback" not in err
     rows = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert (tmp_path / "runs" / "stopped" / "checkpoints" / f"step_{rows[-1]:06d}" / "state.json").exists()
+    assert (
+        tmp_path / "runs" / "stopped" / "checkpoints" / f"step_{rows[-1]:06d}" / "state.json"
+    ).exists()
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_previous_good_one_named(uninterrupted, model, tmp_path):
+def test_a_damaged_checkpoint_is_refused_and_the_previous_good_one_named(
+    uninterrupted, model, tmp_path
+):
     import shutil
 
     whole, _, _ = uninterrupted
@@ -175,5 +215,7 @@ def test_a_new_run_does_not_write_into_an_old_one(uninterrupted, model):
 
 def test_what_a_run_is_cannot_change_on_resume(uninterrupted, model):
     run, _, _ = uninterrupted
-    done = train(run.parent.parent, model, "--resume", str(run), "run_name=whole", "lora.rank=8", code=2)
+    done = train(
+        run.parent.parent, model, "--resume", str(run), "run_name=whole", "lora.rank=8", code=2
+    )
     assert "lora.rank" in done.stderr

@@ -16,7 +16,7 @@ LAYERS = (
     "types config schema rng resources errors blas",
     "prompts parse reward advantage batch curriculum buffer sandbox kl templates passk",
     "tasks backends models gguf_import benchmarks",
-    "selfplay checkpoint metrics learner tracking display",
+    "selfplay steplog checkpoint metrics learner tracking display",
     "trainer evaluate generate convert export report doctor launch plan",
     "cli",
 )

@@ -1,4 +1,5 @@
-"""The learner on a scripted backend: which passes are made, what reaches the loss, and when the epochs stop."""
+"""The learner on a scripted backend: which passes are made, what reaches the loss, and when the
+epochs stop."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,12 +10,24 @@ import pytest
 from azr_mlx.config import Config, Distill, Ppo, Rollout
 from azr_mlx.learner import Learner
 from azr_mlx.metrics import unregistered
-from azr_mlx.types import Batch, Completion, Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
+from azr_mlx.types import (
+    Batch,
+    Completion,
+    Experience,
+    Prompt,
+    Reward,
+    Role,
+    Status,
+    TaskKind,
+    Verdict,
+)
 from tests.fake import FakeBackend
 
 pytestmark = pytest.mark.pure
 
-CONFIG = Config(kl_penalty="none", warmup_steps=4, learning_rate=0.4, rollout=Rollout(max_solve_tokens=8))
+CONFIG = Config(
+    kl_penalty="none", warmup_steps=4, learning_rate=0.4, rollout=Rollout(max_solve_tokens=8)
+)
 
 
 def experiences(count: int = 8) -> list[Experience]:
@@ -75,12 +88,16 @@ def test_epochs_stop_early_on_kl():
 
 
 def test_the_learning_rate_warms_up():
-    rates = [learn(replace(CONFIG, ppo=Ppo(advantage="rloo")), step=s)[0]["lr"] for s in (1, 2, 4, 9)]
+    rates = [
+        learn(replace(CONFIG, ppo=Ppo(advantage="rloo")), step=s)[0]["lr"] for s in (1, 2, 4, 9)
+    ]
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4])
 
 
 def test_beta_follows_the_measured_kl():
-    config = replace(CONFIG, kl_penalty="k3", target_kl=0.05, ppo=Ppo(advantage="rloo", kl_coef=0.1))
+    config = replace(
+        CONFIG, kl_penalty="k3", target_kl=0.05, ppo=Ppo(advantage="rloo", kl_coef=0.1)
+    )
     _, backend, learner = learn(config)
     assert backend.updates[0][1].kl_coef == 0.1
     assert learner.kl.coef < 0.1, "no drift at all: the penalty may fall"

@@ -1,4 +1,5 @@
-"""A round of self-play with scripted words and the real sandbox: who is paid for what, and what is trained on."""
+"""A round of self-play with scripted words and the real sandbox: who is paid for what, and what is
+trained on."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,11 +17,14 @@ from tests.fake import FakeBackend
 pytestmark = pytest.mark.sandbox
 
 CONFIG = Config(
-    batch_size=2, task_types=("deduction",), max_steps=10, initial_difficulty=0.1,
+    batch_size=2,
+    task_types=("deduction",),
+    max_steps=10,
+    initial_difficulty=0.1,
     rollout=Rollout(form="few_shot", group_size=4, max_propose_tokens=200, max_solve_tokens=60),
     proposer=Proposer(references=1, templates_per_step=0, induction_inputs=4),
     solver=Solver(strategies=("direct",)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +55,20 @@ def proposes(body: str, args: str = "3"):
 def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
     """The first project credited rewards to a fresh, unrelated sample."""
     programs = ["return x * 2 + 1", "return [x, x, x, sum(range(x))]"]
-    answers = {"x * 2 + 1": [" 7", " 7", " 7", " 8"], "sum(range(x))": [" [3, 3, 3, 3]", " 0", " 0", " 0"]}
+    answers = {
+        "x * 2 + 1": [" 7", " 7", " 7", " 8"],
+        "sum(range(x))": [" [3, 3, 3, 3]", " 0", " 0", " 0"],
+    }
     proposals = iter(programs)
 
     def script(prompt, n):
         if is_proposal(prompt):
             return proposes(next(proposals))
-        return next(a.pop(0) for key, a in answers.items() if prompt.text.rstrip().splitlines()[-2].endswith(tail(key)))
+        return next(
+            a.pop(0)
+            for key, a in answers.items()
+            if prompt.text.rstrip().splitlines()[-2].endswith(tail(key))
+        )
 
     def tail(key):
         return key if key.endswith("1") else "sum(range(x))]"
@@ -65,7 +76,11 @@ def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
     game, _ = play(sandbox, script)
     experiences = one_round(game)
     by_task = {t.id: t.program for t in game.buffer.tasks(TaskKind.DEDUCTION)}
-    paid = {by_task[e.task_id].splitlines()[-1].strip(): e.reward.total for e in experiences if e.role is Role.PROPOSE}
+    paid = {
+        by_task[e.task_id].splitlines()[-1].strip(): e.reward.total
+        for e in experiences
+        if e.role is Role.PROPOSE
+    }
     assert paid["return x * 2 + 1"] == pytest.approx(1 - 3 / 4)
     assert paid["return [x, x, x, sum(range(x))]"] == pytest.approx(1 - 1 / 4)
 
@@ -80,7 +95,9 @@ def test_extremes_earn_nothing_and_rejections_cost(sandbox):
     assert [e.verdict.status for e in proposals] == [Status.OK, Status.FORMAT]
     solved = [e for e in experiences if e.role is Role.SOLVE]
     assert len(solved) == 4 and all(e.reward.total == 1.0 for e in solved)
-    assert len({e.group for e in solved}) == 1 and solved[0].group not in {e.group for e in proposals}
+    assert len({e.group for e in solved}) == 1 and solved[0].group not in {
+        e.group for e in proposals
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,7 +120,11 @@ def test_what_the_gate_refuses_is_counted_by_reason(sandbox, body, reason):
 
 def test_a_repeated_program_is_a_duplicate_the_second_time(sandbox):
     """A reference implementation served stale tasks as new."""
-    game, _ = play(sandbox, lambda p, n: proposes("return x - 900") if is_proposal(p) else " 1", replace(CONFIG, batch_size=1))
+    game, _ = play(
+        sandbox,
+        lambda p, n: proposes("return x - 900") if is_proposal(p) else " 1",
+        replace(CONFIG, batch_size=1),
+    )
     first, second = one_round(game, 1), one_round(game, 2)
     assert first[0].verdict.status is Status.OK
     assert second[0].verdict.status is Status.INVALID and len(second) == 1
@@ -121,9 +142,13 @@ def test_templates_top_up_what_the_model_fails_to_propose(sandbox):
 
 def test_all_kinds_are_proposed_solved_and_judged(sandbox):
     """Perfect answers to every kind are judged right: the judge is not merely strict."""
-    config = replace(CONFIG, task_types=("deduction", "abduction", "induction"), batch_size=3,
-                     proposer=replace(CONFIG.proposer, templates_per_step=6))  # fmt: skip
-    game, backend = play(sandbox, lambda p, n: "" if is_proposal(p) else perfect(game, p), config)
+    config = replace(
+        CONFIG,
+        task_types=("deduction", "abduction", "induction"),
+        batch_size=3,
+        proposer=replace(CONFIG.proposer, templates_per_step=6),
+    )
+    game, _backend = play(sandbox, lambda p, n: "" if is_proposal(p) else perfect(game, p), config)
     solved = [e for e in one_round(game) if e.role is Role.SOLVE]
     assert {e.kind for e in solved} == set(TaskKind)
     wrong = [(e.kind, e.completion.text, e.verdict) for e in solved if not e.verdict.passed]
@@ -145,7 +170,11 @@ def perfect(game, prompt) -> str:
                 return f" {task.outputs[0]}"
             if kind is TaskKind.ABDUCTION:
                 return f"({arguments(task.inputs[0])}) == {task.outputs[0]}"
-            return task.program.partition("def f")[2] if task.program.startswith("def f") else task.program
+            return (
+                task.program.partition("def f")[2]
+                if task.program.startswith("def f")
+                else task.program
+            )
     raise AssertionError(prompt.text)
 
 
@@ -155,7 +184,9 @@ def test_a_frozen_proposer_is_measured_and_not_trained(sandbox):
     game, _ = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 80", config)
     experiences = one_round(game)
     trained = [e for e in experiences if game.trains_on(e)]
-    assert {e.role for e in trained} == {Role.SOLVE} and any(e.role is Role.PROPOSE for e in experiences)
+    assert {e.role for e in trained} == {Role.SOLVE} and any(
+        e.role is Role.PROPOSE for e in experiences
+    )
 
 
 def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
@@ -172,8 +203,11 @@ def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
 
 
 def test_groups_without_contrast_are_resampled(sandbox):
-    config = replace(CONFIG, rollout=replace(CONFIG.rollout, resample=2),
-                     proposer=replace(CONFIG.proposer, templates_per_step=1))  # fmt: skip
+    config = replace(
+        CONFIG,
+        rollout=replace(CONFIG.rollout, resample=2),
+        proposer=replace(CONFIG.proposer, templates_per_step=1),
+    )
     game, _ = play(sandbox, lambda p, n: "x" if is_proposal(p) else "not a literal (", config)
     experiences = one_round(game)
     row = game.absorb(1, experiences)
@@ -195,8 +229,11 @@ def test_the_difficulty_reaches_the_prompt(sandbox):
 def test_state_survives_a_json_round_trip(sandbox):
     import json
 
-    config = replace(CONFIG, task_types=("deduction", "abduction", "induction"),
-                     proposer=replace(CONFIG.proposer, templates_per_step=3))  # fmt: skip
+    config = replace(
+        CONFIG,
+        task_types=("deduction", "abduction", "induction"),
+        proposer=replace(CONFIG.proposer, templates_per_step=3),
+    )
     game, _ = play(sandbox, lambda p, n: " 1" if n % 2 else "", config)
     for step in (1, 2):
         game.absorb(step, one_round(game, step))

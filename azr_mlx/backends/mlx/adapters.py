@@ -37,10 +37,11 @@ CONFIG_FILE = "adapter_config.json"
 
 
 def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
-    """Freeze the model, wrap its linear layers, and return the adapter_config.json that describes it.
+    """Freeze the model, wrap its linear layers, and return the adapter_config.json that describes
+    it.
 
-    A is uniform with bound 1/sqrt(fan_in), drawn from named keys; B is zero, so the policy starts as the
-    base model (Hu et al., arXiv 2106.09685, section 4.1).
+    A is uniform with bound 1/sqrt(fan_in), drawn from named keys; B is zero, so the policy starts
+    as the base model (Hu et al., arXiv 2106.09685, section 4.1).
     """
     depth = len(model.layers)
     count = depth if lora.num_layers < 0 else min(lora.num_layers, depth)
@@ -88,7 +89,8 @@ def save_adapters(model: nn.Module, config: dict[str, Any], path: Path) -> None:
 
 
 def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
-    """A safetensors file whose bytes follow from the arrays alone: MLX's own writer orders them by chance."""
+    """A safetensors file whose bytes follow from the arrays alone: MLX's own writer orders them by
+    chance."""
     save_file({k: np.array(v) for k, v in arrays.items()}, file, metadata={"format": "mlx"})
 
 

@@ -1,7 +1,7 @@
 """``MlxBackend``: one mlx-lm model that generates, scores and learns.
 
-The reference policy is the same weights with the adapters taken out. On a machine without a GPU the base is
-dequantised to float32 at load: 4-bit and bfloat16 products do not reach a BLAS there.
+The reference policy is the same weights with the adapters taken out. On a machine without a GPU the
+base is dequantised to float32 at load: 4-bit and bfloat16 products do not reach a BLAS there.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class MlxBackend:
         compile: bool = False,
         base: str = "",
     ):
-        """Wrap a loaded model; ``base`` is what adapter_config.json names as the model the adapters belong to.
+        """Wrap a loaded model; ``base`` is what adapter_config.json names as the model the adapters
+        belong to.
 
         Raises:
             AzrError: the architecture's head cannot be told from its trunk.
@@ -80,7 +81,7 @@ class MlxBackend:
         model, tokenizer = load_mlx(str(path))
         return cls(on_device(model), tokenizer, lora, **options)
 
-    # -- rollouts and scores -----------------------------------------------------------------------------------
+    # -- rollouts and scores -----------------------------------------------------------------------
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
@@ -104,7 +105,7 @@ class MlxBackend:
         self.policy.train()
         return Scores(out[0], out[1], None if reference else out[2])
 
-    # -- update ------------------------------------------------------------------------------------------------
+    # -- update ------------------------------------------------------------------------------------
 
     def update(self, batch: Batch, hyper: Hyper, distill: Batch | None = None) -> UpdateStats:
         """One optimizer step.
@@ -150,7 +151,9 @@ class MlxBackend:
             losses.append(loss.item())
         return float(np.sum(losses)), grads
 
-    def _grad_function(self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any) -> LossAndGrads:
+    def _grad_function(
+        self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any
+    ) -> LossAndGrads:
         """``value_and_grad`` of a loss, compiled once per hyper-parameters and arrays present.
 
         The learning rates are no part of the loss, so a schedule does not compile anew.
@@ -160,15 +163,16 @@ class MlxBackend:
         if key not in self._grad_functions:
             extra = () if fixed is None else (fixed,)
             plain = nn.value_and_grad(self.policy, lambda a, s: loss(self.policy, a, s, *extra))
-            # The weights must be inputs: captured arrays would be frozen into the compiled step. They are
-            # outputs too, since value_and_grad leaves its tracers in the model.
+            # The weights must be inputs: captured arrays would be frozen into the compiled step.
+            # They are outputs too, since value_and_grad leaves its tracers in the model.
             state = [self.policy.state]
             compiled = mx.compile(plain, inputs=state, outputs=state) if self.compile else plain
             self._grad_functions[key] = compiled
         return self._grad_functions[key]
 
     def _step(self, grads: Any, hyper: Hyper) -> float:
-        """Clip and apply. The value head is clipped apart: its gradient must not scale the policy's down."""
+        """Clip and apply. The value head is clipped apart: its gradient must not scale the policy's
+        down."""
         value_grads = grads.pop("value_head")
         grads, norm = optim.clip_grad_norm(grads, hyper.max_grad_norm)
         value_grads, value_norm = optim.clip_grad_norm(value_grads, hyper.max_grad_norm)
@@ -182,10 +186,12 @@ class MlxBackend:
         self.value_optimizer.learning_rate = hyper.value_lr
         self.optimizer.update(self.policy, grads)
         self.value_optimizer.update(self.policy.value_head, value_grads)
-        mx.eval(self.policy.trainable_parameters(), self.optimizer.state, self.value_optimizer.state)
+        mx.eval(
+            self.policy.trainable_parameters(), self.optimizer.state, self.value_optimizer.state
+        )
         return float(norm.item())
 
-    # -- state -------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
         adapters.save_adapters(self.policy.lm, self.adapter_config, path)
@@ -213,7 +219,7 @@ class MlxBackend:
     def reset_peak_memory(self) -> None:
         mx.reset_peak_memory()
 
-    # -- checks ------------------------------------------------------------------------------------------------
+    # -- checks ------------------------------------------------------------------------------------
 
     def _adapter_parameters(self) -> Any:
         parameters = self.policy.trainable_parameters()
@@ -221,19 +227,22 @@ class MlxBackend:
         return parameters
 
     def _check_head(self) -> None:
-        """Head of trunk must be the model: some architectures scale or cap their logits on the way."""
+        """Head of trunk must be the model: some architectures scale or cap their logits on the
+        way."""
         probe = mx.array([[1, 2, 3]])
         whole = self.policy.lm(probe)
         parts = self.policy.logits(self.policy.hidden(probe))
         if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
+            kind = getattr(self.policy.lm, "model_type", "?")
             raise AzrError(
-                f"model type {getattr(self.policy.lm, 'model_type', '?')!r} changes its logits after the head; "
-                "training it is not supported: choose a llama, qwen2, qwen3 or similar model"
+                f"model type {kind!r} changes its logits after the head; training it is not "
+                "supported: choose a llama, qwen2, qwen3 or similar model"
             )
 
 
 def on_device(model: nn.Module) -> nn.Module:
-    """The model as this machine computes it best: as it is on a GPU, dequantised to float32 on a CPU."""
+    """The model as this machine computes it best: as it is on a GPU, dequantised to float32 on a
+    CPU."""
     return to_float32(model) if mx.default_device() == mx.cpu else model
 
 
@@ -252,7 +261,8 @@ def _checkpoint_layers(model: nn.Module) -> None:
 
 
 def _static(hyper: Hyper) -> Hyper:
-    """What the compiled loss depends on: the rates are applied outside it, the KL coefficient is an input."""
+    """What the compiled loss depends on: the rates are applied outside it, the KL coefficient is an
+    input."""
     return replace(hyper, lr=0.0, value_lr=0.0, weight_decay=0.0, kl_coef=float(hyper.kl_coef > 0))
 
 

@@ -1,8 +1,9 @@
 """The PPO loss on MLX: token scores from a causal language model, and the loss over them.
 
-Only completion positions reach the head: the hidden states that emit trained tokens are gathered first, and
-everything after that is flat, [N] over those tokens. Every term is normalised over the whole minibatch by the
-``weights`` it is given, so a sum over micro-batches is exactly the loss of the minibatch.
+Only completion positions reach the head: the hidden states that emit trained tokens are gathered
+first, and everything after that is flat, [N] over those tokens. Every term is normalised over the
+whole minibatch by the ``weights`` it is given, so a sum over micro-batches is exactly the loss of
+the minibatch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ OPTIONAL = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "ret
 
 
 class Policy(nn.Module):
-    """A language model with a value head: one linear layer on the last hidden state, zero at the start."""
+    """A language model with a value head: one linear layer on the last hidden state, zero at the
+    start."""
 
     def __init__(self, lm: nn.Module, hidden_size: int):
         super().__init__()
@@ -47,11 +49,12 @@ class Policy(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows trimmed to their length, and flat arrays over their trained tokens (padded with weight 0).
+    """Rows trimmed to their length, and flat arrays over their trained tokens (padded with weight
+    0).
 
-    ``rows`` and ``columns`` say where each of the first ``count`` flat entries sits in the batch; ``arrays``
-    holds ``tokens`` [b, t] and, all [N]: ``index`` (into b * t hidden states), ``targets``, ``mask`` and
-    whatever optional arrays the batch has.
+    ``rows`` and ``columns`` say where each of the first ``count`` flat entries sits in the batch;
+    ``arrays`` holds ``tokens`` [b, t] and, all [N]: ``index`` (into b * t hidden states),
+    ``targets``, ``mask`` and whatever optional arrays the batch has.
     """
 
     rows: np.ndarray
@@ -97,7 +100,8 @@ def _round_up(n: int, multiple: int) -> int:
 def token_scores(
     policy: Policy, a: dict[str, mx.array], temperature: float, trunk_gradient: bool = False
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """(logp, entropy, values), each float32 [N]: at ``temperature``, entropy over the whole vocabulary.
+    """(logp, entropy, values), each float32 [N]: at ``temperature``, entropy over the whole
+    vocabulary.
 
     The value head reads a stopped gradient unless ``trunk_gradient``.
     """
@@ -117,10 +121,11 @@ def ppo_loss(
 ) -> tuple[mx.array, dict[str, mx.array]]:
     """One micro-batch's share of the minibatch loss, and sums of its statistics.
 
-    Clipped surrogate (Schulman et al., arXiv 1707.06347, Eq. 7), dual clip (arXiv 1912.09729, Eq. 5), clipped
-    value loss, entropy bonus, k3 penalty towards the reference (Schulman 2020, "Approximating KL divergence"),
-    and truncated importance weights between sampler and trainer. ``scalars`` hold the minibatch's ``total``
-    of tokens and ``kl_coef``, which may change from step to step without a new compilation.
+    Clipped surrogate (Schulman et al., arXiv 1707.06347, Eq. 7), dual clip (arXiv 1912.09729, Eq.
+    5), clipped value loss, entropy bonus, k3 penalty towards the reference (Schulman 2020,
+    "Approximating KL divergence"), and truncated importance weights between sampler and trainer.
+    ``scalars`` hold the minibatch's ``total`` of tokens and ``kl_coef``, which may change from step
+    to step without a new compilation.
     """
     logp, entropy, values = token_scores(policy, a, hyper.temperature)
     mask, weights = a["mask"], a["weights"]
@@ -132,8 +137,12 @@ def ppo_loss(
         truncated = mx.minimum(mx.exp(old - a["sampler_logp"]), hyper.tis_cap)
         surrogate = surrogate * mx.stop_gradient(truncated)
     policy_loss = -(weights * surrogate).sum()
-    value_loss = _value_loss(values, a, hyper) / scalars["total"] if "returns" in a else mx.array(0.0)
-    loss = policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * (weights * entropy).sum()
+    value_loss = (
+        _value_loss(values, a, hyper) / scalars["total"] if "returns" in a else mx.array(0.0)
+    )
+    loss = (
+        policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * (weights * entropy).sum()
+    )
     if hyper.kl_coef > 0 and "ref_logp" in a:
         gap = a["ref_logp"] - logp
         loss = loss + scalars["kl_coef"] * (weights * (mx.exp(gap) - gap - 1)).sum()

@@ -1,8 +1,9 @@
 """The rollout engine: each distinct prompt is prefilled once, and all rows are decoded together.
 
-Continuous batching: finished rows leave, waiting rows take their places. The chosen token's log-probability is
-taken in the sampler, so no row of the vocabulary outlives its step. A row's random numbers come from its own
-key, so its tokens depend on the batch it shares only through floating-point rounding.
+Continuous batching: finished rows leave, waiting rows take their places. The chosen token's
+log-probability is taken in the sampler, so no row of the vocabulary outlives its step. A row's
+random numbers come from its own key, so its tokens depend on the batch it shares only through
+floating-point rounding.
 """
 
 from __future__ import annotations
@@ -93,9 +94,11 @@ class RolloutEngine:
     def _admit(waiting: list[_Row], places: int) -> tuple[list[_Row], list[_Row]]:
         return waiting[:places], waiting[places:]
 
-    # -- prefill ---------------------------------------------------------------------------------------------
+    # -- prefill -----------------------------------------------------------------------------------
 
-    def _prefill_prefixes(self, prompts: Sequence[Prompt]) -> dict[str, tuple[tuple[int, ...], Cache]]:
+    def _prefill_prefixes(
+        self, prompts: Sequence[Prompt]
+    ) -> dict[str, tuple[tuple[int, ...], Cache]]:
         """Caches of the text that several distinct prompts declare to share, by that text."""
         sharing: dict[str, set[tuple[int, ...]]] = {}
         for p in prompts:
@@ -105,11 +108,14 @@ class RolloutEngine:
         for text, sequences in sharing.items():
             common = _common_prefix(sequences)
             if len(sequences) > 1 and len(common) > 1:
-                # The last token may merge with what follows it, hence the comparison of tokens, not of text.
+                # The last token may merge with what follows it, hence the comparison of tokens, not
+                # of text.
                 shared[text] = (common, self._extend_cache(make_prompt_cache(self.model), common))
         return shared
 
-    def _prefill(self, rows: list[_Row], prefixes: dict[str, tuple[tuple[int, ...], Cache]]) -> Cache:
+    def _prefill(
+        self, rows: list[_Row], prefixes: dict[str, tuple[tuple[int, ...], Cache]]
+    ) -> Cache:
         """A batched cache for the rows: every distinct prompt's, without its last token."""
         caches: dict[tuple[int, ...], Cache] = {}
         for row in rows:
@@ -134,7 +140,7 @@ class RolloutEngine:
             mx.eval([c.state for c in cache])  # the chunk's activations end here
         return cache
 
-    # -- decode ----------------------------------------------------------------------------------------------
+    # -- decode ------------------------------------------------------------------------------------
 
     def _step(self, rows: list[_Row], cache: Cache) -> None:
         """One token for every row."""
@@ -157,7 +163,8 @@ class RolloutEngine:
             return "stop"
         stop = row.prompt.stop
         if stop:
-            # A token is at least one byte: the last tokens cover any stop string that has just ended.
+            # A token is at least one byte: the last tokens cover any stop string that has just
+            # ended.
             width = max(len(s.encode()) for s in stop) + 4
             tail = self.tokenizer.decode(row.tokens[-width:])
             if any(s in tail for s in stop):
@@ -177,8 +184,9 @@ def sample(
 ) -> tuple[mx.array, mx.array]:
     """Tokens [B] and their log-probabilities [B] under the distribution they were drawn from.
 
-    Inverse-CDF sampling from ``logits`` [B, V], one uniform number a row. Temperature 0 takes the arg max, with
-    its log-probability at temperature 1. Top-p keeps the smallest set of tokens whose mass reaches p.
+    Inverse-CDF sampling from ``logits`` [B, V], one uniform number a row. Temperature 0 takes the
+    arg max, with its log-probability at temperature 1. Top-p keeps the smallest set of tokens whose
+    mass reaches p.
     """
     greedy = temperature <= 0
     scaled = logits.astype(mx.float32) / mx.array(np.where(greedy, 1.0, temperature)[:, None])
