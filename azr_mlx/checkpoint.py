@@ -52,6 +52,8 @@ def save(
     """
     final = run_dir / FOLDER / f"step_{step:06d}"
     tmp = final.with_suffix(".tmp")
+    if final.exists() and not damage(final):
+        return final  # the same step of the same run: exact resume makes it the same checkpoint
     try:
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir(parents=True)
@@ -103,6 +105,21 @@ def damage(path: Path) -> str:
         if _sha256(path / name) != digest:
             return f"{name} is damaged (its sha256 is not the one recorded)"
     return ""
+
+
+def set_aside(run_dir: Path, resumed: Path) -> None:
+    """Move the checkpoints and rollouts past ``resumed`` into ``set_aside`` folders: they are of a
+    branch that is left, and must be taken neither for the newest nor for this one's."""
+    past = [p for p in steps(run_dir) if p.name > resumed.name]
+    past += [p for p in (run_dir / "rollouts").glob("step_*.jsonl") if p.stem > resumed.name]
+    for path in past:
+        folder = path.parent / "set_aside"
+        folder.mkdir(exist_ok=True)
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    _point(run_dir / NEWEST, resumed)
 
 
 def steps(run_dir: Path) -> list[Path]:

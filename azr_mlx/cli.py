@@ -142,8 +142,11 @@ def convert(
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option("--model", help=_MODEL_HELP)],
     prompt: Annotated[str, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help=_MODEL_HELP + " With adapters of a run: theirs."),
+    ] = None,
     adapter_path: Annotated[
         Path | None, typer.Option("--adapter-path", help="A folder with trained adapters.")
     ] = None,

@@ -44,7 +44,7 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    benchmarks: Annotated[Names, OneOf("humaneval", "mbpp", "apps", "cruxeval")] = ("humaneval",)
+    benchmarks: Annotated[Names, OneOf("humaneval", "mbpp")] = ("humaneval",)
     num_samples: Natural = 1
     max_tasks_per_benchmark: Natural = 50
 
@@ -281,7 +281,27 @@ def check(config: Config) -> list[str]:
 _GROUPS = {"affine": (32, 64, 128), "mxfp4": (32,), "nvfp4": (16,), "mxfp8": (32,)}
 _BITS = {"mxfp4": 4, "nvfp4": 4, "mxfp8": 8}
 _Check = tuple[tuple[str, ...], Callable[[Config], bool], str]
+_GROUPED = ("rloo", "grpo", "dr_grpo")
 _CROSS: tuple[_Check, ...] = (
+    (
+        ("rollout.reuse_rollouts", "ppo.advantage"),
+        lambda c: c.rollout.reuse_rollouts or c.ppo.advantage not in _GROUPED,
+        "solvers would train in groups of one, which have no baseline; use gae, trr++ or ema",
+    ),
+    (
+        ("batch_size", "task_types", "ppo.advantage", "proposer.train"),
+        lambda c: (
+            not c.proposer.train
+            or c.ppo.advantage not in _GROUPED
+            or c.batch_size >= 2 * len(c.task_types)
+        ),
+        "a kind's only proposal has no baseline; give at least two per kind",
+    ),
+    (
+        ("rollout.resample", "rollout.reuse_rollouts"),
+        lambda c: c.rollout.reuse_rollouts or not c.rollout.resample,
+        "without reuse there are no groups to make contrast in; give 0",
+    ),
     (
         ("quantization.group_size", "quantization.mode"),
         lambda c: c.quantization.group_size in _GROUPS[c.quantization.mode],

@@ -10,7 +10,7 @@ from typing import Any
 from azr_mlx.backends.base import Sampling
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models import resolve
+from azr_mlx.models import adapter_folder, base_of, resolve, to_float32
 
 CACHE_DIR = Path("models")
 
@@ -32,7 +32,7 @@ class Generation:
 
 
 def generate(
-    model_id: str,
+    model_id: str | None,
     prompt: str,
     *,
     adapter_path: Path | None = None,
@@ -44,6 +44,8 @@ def generate(
 ) -> Generation:
     """Complete ``prompt``, in the model's chat template unless ``raw`` (or it has none).
 
+    ``model_id`` may be None where the adapters' folder names its model.
+
     ``on_text`` is handed each piece of text as it comes. Raises ``UsageError`` where the adapters
     are not to be had, ``ModelError`` where the model is not.
     """
@@ -51,11 +53,16 @@ def generate(
     from mlx_lm import stream_generate
     from mlx_lm.sample_utils import make_sampler
 
+    if adapter_path is not None:
+        adapter_path = adapter_folder(adapter_path)
+        model_id = model_id or base_of(adapter_path)
     if adapter_path is not None and not (adapter_path / "adapter_config.json").is_file():
         raise UsageError(
             f"--adapter-path: {adapter_path}: no adapter_config.json in it; give a folder that "
             "train or mlx_lm.lora wrote, for example runs/NAME/adapters"
         )
+    if model_id is None:
+        raise UsageError("--model: missing; name a model, or adapters that know theirs")
     model, tokenizer = load(model_id, adapter_path)
     tokens = encode(tokenizer, prompt, raw=raw, system=system)
     if seed is not None:
@@ -85,16 +92,14 @@ def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
     """
     import mlx.core as mx
     import mlx_lm
-    from mlx_lm.utils import dequantize_model, load_adapters
+    from mlx_lm.utils import load_adapters
 
     on_gpu = mx.default_device() == mx.gpu
     model, tokenizer = mlx_lm.load(str(_folder(model_id)), lazy=not on_gpu)[:2]
     if not on_gpu:
-        dequantize_model(model)
+        model = to_float32(model)
     if adapter_path is not None:
         _attach(load_adapters, model, adapter_path)
-    if not on_gpu:
-        model.set_dtype(mx.float32)
     model.eval()
     return model, tokenizer
 

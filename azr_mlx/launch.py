@@ -14,12 +14,15 @@ from os import cpu_count
 from pathlib import Path
 from typing import Any
 
-from azr_mlx import blas, checkpoint
-from azr_mlx.config import Config, to_yaml
+from azr_mlx import benchmarks, blas, checkpoint
+from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.evaluate import Settings, evaluate_backend
+from azr_mlx.models import ResolvedModel, resolve
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tracking import trackers
+from azr_mlx.trainer import Evaluate, Trainer
 
 MODEL_CACHE = Path("models")
 # Resuming with another of these would be another run under the same name.
@@ -44,46 +47,45 @@ def train(
 
         sys.stdout.write(describe(config, MODEL_CACHE))
         return 0
-    name, why = choose_backend(config.backend)
-    run_dir, start = _run_dir(config, resume)
+    backend_name, why = choose_backend(config.backend)
+    run_dir, start = _locate_run(config, resume)
+    model = _resolve(config)
+    benchmarks = _load_benchmarks(config)
     display = Display(config.max_steps, quiet=quiet, log_level=config.log_level)
     with ExitStack() as stack:
-        # The sandbox forks its workers: before MLX is loaded they are small.
+        stack.callback(display.close)
         sandbox = stack.enter_context(open_sandbox(config))
+        _make_run_dir(run_dir, config)
         logged = trackers(config, run_dir, display.warn)
         for tracker in logged:
             stack.callback(tracker.close)
-        stack.callback(display.close)
         display.note(f"loading {config.model_id}")
-        backend, model = open_backend(config)
-        if init_adapters is not None:
-            backend.load_adapters(init_adapters)
-        _write_description(run_dir, config, model, f"{name} ({why})", sandbox.isolation, start)
-        return _train(config, run_dir, start, backend, sandbox, display, logged)
+        backend = _load(config, model, init_adapters)
+        _describe_run(run_dir, model, f"{backend_name} ({why})", sandbox.isolation, start)
+        trainer = Trainer(
+            config,
+            run_dir,
+            backend,
+            sandbox,
+            display=display,
+            trackers=logged,
+            evaluate=_evaluation(config, benchmarks, backend, sandbox),
+        )
+        _begin(trainer, start, display)
+        code = trainer.run()
+        if code == 0:
+            newest = run_dir / checkpoint.NEWEST
+            display.note(f"done: {config.max_steps} steps; adapters in {newest}")
+        return code
 
 
-def _train(config, run_dir, start, backend, sandbox, display, logged) -> int:  # type: ignore[no-untyped-def]
-    from azr_mlx.trainer import Trainer
-
-    trainer = Trainer(
-        config,
-        run_dir,
-        backend,
-        sandbox,
-        display=display,
-        trackers=logged,
-        evaluate=_evaluation(config, backend, sandbox),
-    )
+def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:
     if start is None:
         trainer.start()
-    else:
-        aside = trainer.resume(start)
-        past = f"; {aside} later rows of metrics set aside" if aside else ""
-        display.note(f"resumed {start}{past}")
-    code = trainer.run()
-    if code == 0:
-        display.note(f"done: {config.max_steps} steps; adapters in {run_dir / checkpoint.NEWEST}")
-    return code
+        return
+    aside = trainer.resume(start)
+    past = f"; {aside} later rows of metrics set aside" if aside else ""
+    display.note(f"resumed {start}{past}")
 
 
 def choose_backend(asked: str) -> tuple[str, str]:
@@ -108,74 +110,73 @@ def open_sandbox(config: Config) -> Sandbox:
     return Sandbox(workers=s.workers, isolation=s.isolation, limits=limits)
 
 
-def open_backend(config: Config) -> tuple[Any, dict[str, Any]]:
-    """The MLX backend of a configuration, and what ``run.json`` says of its model."""
-    from azr_mlx.backends.mlx import MlxBackend
-    from azr_mlx.models import resolve
+def _resolve(config: Config) -> ResolvedModel:
+    return resolve(config.model_id, quantization=config.quantization, cache_dir=MODEL_CACHE)
 
-    found = resolve(config.model_id, quantization=config.quantization, cache_dir=MODEL_CACHE)
+
+def _load(config: Config, model: ResolvedModel, init_adapters: Path | None) -> Any:
+    """The backend with its adapters; ``init_adapters`` are weights to start from."""
+    from azr_mlx.backends.mlx import MlxBackend
+
     backend = MlxBackend.from_folder(
-        found.path,
+        model.path,
         config.lora,
         seed=config.seed,
         max_rows=config.rollout.max_batch,
         micro_batch=config.ppo.micro_batch,
         grad_checkpoint=config.ppo.grad_checkpoint,
         compile=config.ppo.compile,
-        base=str(found.path),
+        base=config.model_id,
     )
-    return backend, {"source": found.source, "revision": found.revision, "path": str(found.path)}
+    if init_adapters is not None:
+        try:
+            backend.load_adapters(init_adapters)
+        except (ValueError, RuntimeError, OSError) as e:
+            raise UsageError(f"--resume-adapter-file {init_adapters}: {e}") from e
+    return backend
 
 
-def _run_dir(config: Config, resume: str | None) -> tuple[Path, Path | None]:
+def _locate_run(config: Config, resume: str | None) -> tuple[Path, Path | None]:
     """(run folder, checkpoint to start from). A new run never writes into an old one's folder."""
     output_dir = Path(config.output_dir)
     if resume is not None:
         run_dir, start = checkpoint.find(resume, output_dir)
         _refuse_another_run(config, run_dir)
         return run_dir, start
-    name = config.run_name or time.strftime("%Y%m%d-%H%M%S")
-    run_dir = output_dir / name
+    run_dir = output_dir / (config.run_name or time.strftime("%Y%m%d-%H%M%S"))
     if checkpoint.steps(run_dir):
         raise UsageError(
             f"run_name: {run_dir} has checkpoints of an earlier run; continue it with "
             f"--resume {run_dir}, or choose another run_name"
         )
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(
-            to_yaml(replace(config, run_name=name)), encoding="utf-8"
-        )
-    except OSError as e:
-        raise AzrError(
-            f"output_dir: {run_dir}: {e.strerror}; choose a folder that can be written"
-        ) from e
     return run_dir, None
 
 
-def _refuse_another_run(config: Config, run_dir: Path) -> None:
-    from azr_mlx.config import diff, load
+def _make_run_dir(run_dir: Path, config: Config) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        text = to_yaml(replace(config, run_name=run_dir.name))
+        (run_dir / "config.yaml").write_text(text, encoding="utf-8")
+    except OSError as e:
+        why = e.strerror or str(e)
+        raise AzrError(f"output_dir: {run_dir}: {why}; choose a folder that can be written") from e
 
+
+def _refuse_another_run(config: Config, run_dir: Path) -> None:
+    """What a run is (its model, its adapters, its seed) cannot change when it goes on."""
     made = load(run_dir / "config.yaml", [])
-    changed = [k for k in diff(made, config) if k.split(".")[0] in FIXED]
+    changed = {k: v for k, v in diff(made, config).items() if k.split(".")[0] in FIXED}
     if changed:
-        was = {k: v[0] for k, v in diff(made, config).items()}
         raise UsageError(
             "\n".join(
-                f"{k}: the run in {run_dir} has {was[k]!r}; it cannot change on --resume"
-                for k in changed
+                f"{key}: {new!r}: the run in {run_dir} has {old!r}, which cannot change on --resume"
+                for key, (old, new) in changed.items()
             )
         )
-    (run_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 
-def _write_description(
-    run_dir: Path,
-    config: Config,
-    model: dict[str, Any],
-    backend: str,
-    isolation: str,
-    start: Path | None,
+def _describe_run(
+    run_dir: Path, model: ResolvedModel, backend: str, isolation: str, start: Path | None
 ) -> None:
     """``run.json``: one entry for each time that the run was started or resumed."""
     file = run_dir / "run.json"
@@ -186,7 +187,7 @@ def _write_description(
         "backend": backend,
         "isolation": isolation,
         "blas": asdict(blas.enable()),
-        "model": model,
+        "model": {"source": model.source, "revision": model.revision, "path": str(model.path)},
         **describe_process(),
     }
     file.write_text(json.dumps({"starts": [*starts, entry]}, indent=1) + "\n", encoding="utf-8")
@@ -213,26 +214,25 @@ def describe_process(
     }
 
 
-def _evaluation(config: Config, backend: Any, sandbox: Sandbox) -> Any:
-    """What runs every ``evaluation_interval`` steps: a bounded subset of each benchmark; None if
-    never."""
+def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
+    """What is evaluated in training; before the model is loaded, so that missing data is told."""
     if not config.evaluation_interval:
-        return None
-    from azr_mlx import benchmarks
-    from azr_mlx.evaluate import Settings, evaluate_backend
+        return []
+    return [benchmarks.load(name) for name in config.evaluation.benchmarks]
 
+
+def _evaluation(
+    config: Config, loaded: Sequence[benchmarks.Benchmark], backend: Any, sandbox: Sandbox
+) -> Evaluate:
+    """What runs every ``evaluation_interval`` steps: a bounded subset of each benchmark."""
     e = config.evaluation
-    loaded = [benchmarks.load(name) for name in e.benchmarks]
-    temperature = 0.0 if e.num_samples == 1 else 0.8
     settings = Settings(
         e.num_samples,
-        (1,),
-        temperature,
-        1.0,
-        config.rollout.max_solve_tokens,
-        e.max_tasks_per_benchmark,
-        "auto",
-        config.seed,
+        ks=(1,),
+        temperature=0.0 if e.num_samples == 1 else config.rollout.temperature,
+        max_tokens=config.rollout.max_solve_tokens,
+        limit=e.max_tasks_per_benchmark,
+        seed=config.seed,
     )
 
     def run(step: int) -> dict[str, float]:

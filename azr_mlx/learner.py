@@ -56,6 +56,8 @@ class Learner:
         supervised batch.
         """
         c = self.config
+        if not experiences:  # a frozen proposer whose proposals all failed
+            return self._summary([], False)
         batch = collate(experiences, mask_truncated=c.rollout.overlong_mask)
         with phase("score"):
             current, reference = self._scores(batch)
@@ -63,7 +65,7 @@ class Learner:
         with phase("update"):
             stats, stopped = self._updates(step, batch, distill)
         metrics |= self._summary(stats, stopped)
-        if reference is not None and c.ppo.adaptive_kl:
+        if stats and reference is not None and c.ppo.adaptive_kl:
             self.kl.update(metrics["kl_ref"])
         return metrics
 
@@ -196,5 +198,7 @@ class Learner:
         return {"kl": self.kl.to_json(), "baselines": self.baselines.to_json()}
 
     def restore(self, row: dict[str, Any]) -> None:
-        self.kl = AdaptiveKL.from_json(row["kl"])
-        self.baselines = EmaBaselines.from_json(row["baselines"])
+        """The state alone: what the configuration says (targets, decay, no penalty) holds."""
+        if self.config.kl_penalty != "none":
+            self.kl.coef = row["kl"]["coef"]
+        self.baselines.state = EmaBaselines.from_json(row["baselines"]).state

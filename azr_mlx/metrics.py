@@ -41,7 +41,7 @@ REGISTRY = (
     Metric("step", "step of training, counted from 1"),
     Metric("time/step", "wall time of the step, seconds"),
     Metric(
-        "time/{propose|solve|verify|score|update|save}",
+        "time/{propose|solve|verify|score|update|evaluate|save}",
         "wall time of one phase, seconds; the phases sum to time/step",
     ),
     Metric(f"reward/{{{ROLES}}}/{{{KINDS}}}", "mean reward by role and kind", "rises, unevenly"),
@@ -134,11 +134,14 @@ class MetricsFile:
             except json.JSONDecodeError:
                 continue
 
-    def rewind(self, step: int) -> int:
+    def rewind(self, step: int, last: Mapping[str, Any]) -> int:
         """Set aside the rows past ``step`` (in ``metrics.set_aside.jsonl``); returns how many there
-        were."""
+        were. ``last`` is the checkpoint's own row of that step, for where a kill came before it was
+        written."""
         kept = [row for row in self.rows() if row["step"] <= step]
         aside = [row for row in self.rows() if row["step"] > step]
+        if last and all(row["step"] != last["step"] for row in kept):
+            kept.append(dict(last))
         if aside:
             with self.path.with_suffix(".set_aside.jsonl").open("a", encoding="utf-8") as f:
                 f.writelines(json.dumps(row) + "\n" for row in aside)

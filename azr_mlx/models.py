@@ -281,6 +281,24 @@ def convert_folder(
             raise ModelError(f"{folder} cannot be converted: {_first_line(error)}") from error
 
 
+def adapter_folder(path: Path) -> Path:
+    """The folder with the adapters: ``path``, or the newest of a run where ``path`` is one."""
+    newest = path / "adapters"
+    return newest if (newest / "adapter_config.json").is_file() else path
+
+
+def base_of(path: Path) -> str | None:
+    """The model that a folder of adapters says it belongs to; None where it does not say."""
+    file = adapter_folder(path) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    try:
+        name = json.loads(file.read_text(encoding="utf-8")).get("model")
+    except (ValueError, AttributeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
 def to_float32(model: Any) -> Any:
     """Dequantise the model in place, exactly: scales are made float32 before they multiply."""
     import mlx.core as mx

@@ -98,8 +98,12 @@ def model_config(model_id: str) -> dict[str, Any]:
 
 def rollout_lines(c: Config) -> list[str]:
     """How many rollouts and tokens a step makes at the most."""
-    solved = (c.batch_size + c.proposer.templates_per_step) * c.rollout.group_size
-    solved += c.solver.buffer_tasks_per_step * c.rollout.group_size
+    new, replayed = c.batch_size + c.proposer.templates_per_step, c.solver.buffer_tasks_per_step
+    solved = new * c.rollout.group_size
+    if c.rollout.reuse_rollouts:
+        solved += (replayed + c.rollout.resample * c.batch_size) * c.rollout.group_size
+    else:
+        solved += new + max(replayed, c.batch_size)
     tokens = c.batch_size * c.rollout.max_propose_tokens + solved * c.rollout.max_solve_tokens
     rounds = c.gradient_accumulation_steps
     return [
@@ -125,8 +129,9 @@ def memory_lines(c: Config, shape: Shape, gpu: bool) -> list[str]:
     mb = 1e6
     dtype = "" if gpu else " (float32: a CPU is far slower on 4 bits)"
     return [
-        f"model:           {shape.parameters() / mb:.1f} M parameters, {weights / mb:.0f} MB{dtype}",
-        f"adapters:        {lora / mb:.2f} M parameters; checkpoints of {state / mb:.0f} MB",
+        f"model:           {shape.parameters() / mb:.1f} M parameters, "
+        f"{weights / mb:.0f} MB{dtype}",
+        f"adapters:        {lora / mb:.2f} M parameters; a checkpoint takes {state / mb:.0f} MB",
         f"memory, rollout: about {(weights + state + cache) / mb:.0f} MB "
         f"({cache / mb:.0f} MB keys and values)",
         f"memory, update:  about {(weights + state + activations + logits) / mb:.0f} MB "

@@ -147,8 +147,9 @@ class SelfPlay:
         if kind is TaskKind.INDUCTION:
             draw = rng.generator(c.seed, "programs", step, number, index)
             known = self.buffer.programs()
-            base = known[int(draw.integers(len(known)))]
-            program, references = base.program, [base]
+            references = [known[int(draw.integers(len(known)))]] if known else []
+            # Every program has its induction task already: a fresh one from a template.
+            program = references[0].program if known else self._fresh_program(step, draw)
         output = self.form.propose(
             kind,
             [] if kind is TaskKind.INDUCTION else references,
@@ -162,7 +163,7 @@ class SelfPlay:
         """The gate, for the model's proposals and this round's templates; what passes joins the
         buffer."""
         count = self.config.proposer.templates_per_step
-        kinds = [self.kinds[i % len(self.kinds)] for i in range(count)]
+        kinds = [self.kinds[(i + step) % len(self.kinds)] for i in range(count)]
         drawn = [self._template(k, step, number, i) for i, k in enumerate(kinds)]
         results = self._enter([a.draft for a in attempts] + drawn)
         for attempt, result in zip(attempts, results, strict=False):
@@ -182,6 +183,10 @@ class SelfPlay:
                 self.buffer.add(result.task)
         return results
 
+    def _fresh_program(self, step: int, draw: np.random.Generator) -> str:
+        difficulty = self.curriculum.difficulty(TaskKind.INDUCTION, step)
+        return templates.draw(TaskKind.DEDUCTION, difficulty, draw).program
+
     def _template(self, kind: TaskKind, step: int, number: int, index: int) -> Draft:
         difficulty = self.curriculum.difficulty(kind, step)
         draw = rng.generator(self.config.seed, "templates", step, number, index)
@@ -200,38 +205,39 @@ class SelfPlay:
         announce: Announce,
     ) -> list[Experience]:
         """New tasks in groups, tasks from the buffer, and further rounds where no group had any
-        contrast."""
+        contrast. Without reuse, the groups only measure: every new task is then solved once more,
+        and tasks from the buffer fill up the batch (the paper's section 3.3)."""
         c = self.config
         group = number * ROUND_GROUPS + 100
-        again = self._from_buffer(step, number, 0, {t.id for t in tasks})
-        repeats = c.rollout.group_size if c.rollout.reuse_rollouts else 1
-        plan = [(t, c.rollout.group_size) for t in tasks] + [(t, repeats) for t in again]
-        solved = self._solve(step, number, 0, plan, group, phase, announce)
-        if not c.rollout.reuse_rollouts:
+        count = c.solver.buffer_tasks_per_step
+        plan = [(t, c.rollout.group_size) for t in tasks]
+        if c.rollout.reuse_rollouts:
+            again = self._from_buffer(step, number, 0, count, {t.id for t in tasks})
+            plan += [(t, c.rollout.group_size) for t in again]
+        else:
             self.log.measuring |= {group + i for i in range(len(tasks))}
-            return solved
+            count = max(count, c.batch_size - len(tasks))
+            again = self._from_buffer(step, number, 0, count, {t.id for t in tasks})
+            plan += [(t, 1) for t in [*tasks, *again]]
+        solved = self._solve(step, number, 0, plan, group, phase, announce)
         for extra in range(1, c.rollout.resample + 1):
             rewards = np.array([e.reward.total for e in solved])
             if solved and zero_variance_fraction(rewards, np.array([e.group for e in solved])) < 1:
                 break
             group += len(plan)
-            fresh = self._from_buffer(step, number, extra, set())
+            fresh = self._from_buffer(step, number, extra, c.batch_size, set())
             plan = [(t, c.rollout.group_size) for t in fresh]
             solved += self._solve(step, number, extra, plan, group, phase, announce)
             self.log.resampled += 1
         return solved
 
-    def _from_buffer(self, step: int, number: int, extra: int, without: set[str]) -> list[Task]:
-        """Tasks to solve again: ``buffer_tasks_per_step`` of them (an extra round takes a
-        batch)."""
-        c = self.config
-        count = c.solver.buffer_tasks_per_step
-        if extra or not c.rollout.reuse_rollouts:
-            count = max(count, c.batch_size)
-        draw = rng.generator(c.seed, "replay", step, number, extra)
-        share = [
-            count // len(self.kinds) + (i < count % len(self.kinds)) for i in range(len(self.kinds))
-        ]
+    def _from_buffer(
+        self, step: int, number: int, extra: int, count: int, without: set[str]
+    ) -> list[Task]:
+        """``count`` tasks to solve again, spread over the kinds."""
+        draw = rng.generator(self.config.seed, "replay", step, number, extra)
+        kinds = len(self.kinds)
+        share = [count // kinds + ((i + step) % kinds < count % kinds) for i in range(kinds)]
         pools = [
             self.buffer.sample(k, n + len(without), draw)
             for k, n in zip(self.kinds, share, strict=True)
@@ -308,7 +314,8 @@ class SelfPlay:
         says."""
         outcomes = defaultdict(list)
         for e in solved:
-            outcomes[e.task_id].append(e.verdict.passed)
+            if self.config.rollout.reuse_rollouts or e.group in self.log.measuring:
+                outcomes[e.task_id].append(e.verdict.passed)
         experiences, self.proposed = [], []
         for attempt in attempts:
             result = attempt.result

@@ -18,7 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from azr_mlx import checkpoint, rng
 from azr_mlx.backends.base import Backend
@@ -33,8 +33,16 @@ from azr_mlx.tracking import Tracker
 from azr_mlx.types import Batch, Experience
 
 Evaluate = Callable[[int], dict[str, float]]
-PHASES = ("propose", "solve", "verify", "score", "update", "save")
+PHASES = ("propose", "solve", "verify", "score", "update", "evaluate", "save")
 INTERRUPTED = 130
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint holds besides the backend's files."""
+
+    step: int
+    state: dict[str, Any]
+    buffer: list[dict[str, Any]]
 
 
 class Clock:
@@ -58,11 +66,21 @@ class Clock:
 
 
 class Interrupts:
-    """Ctrl-C: at once while rollouts are made, at the step's end once the weights move; twice
-    leaves at once."""
+    """Ctrl-C: at once while rollouts are made, else at the step's end; twice leaves at once."""
 
     def __init__(self) -> None:
-        self.shielded = self.asked = False
+        self.shielded, self.asked = True, False
+
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Within, Ctrl-C raises KeyboardInterrupt: nothing here may change a weight."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.shielded = False
+        try:
+            yield
+        finally:
+            self.shielded = True
 
     def __enter__(self) -> Interrupts:
         self.previous = signal.signal(signal.SIGINT, self._on_signal)
@@ -99,12 +117,13 @@ class Trainer:
         self.learner = Learner(config, backend)
         self.metrics = MetricsFile(run_dir / "metrics.jsonl")
         self.step = 0
+        self.row: dict[str, float] = {}  # the last step's, for a kill between checkpoint and row
 
     def start(self) -> None:
         """Fill the buffers and write the checkpoint of step 0: a run can be resumed from its first
         moment."""
         self.selfplay.seed()
-        self._save(*self._state())
+        self._save(self._snapshot())
 
     def resume(self, path: Path) -> int:
         """Restore a checkpoint; returns how many later rows of metrics were set aside.
@@ -121,21 +140,20 @@ class Trainer:
         self.selfplay.restore(state["selfplay"], rows)
         self.learner.restore(state["learner"])
         self.step = state["step"]
-        return self.metrics.rewind(self.step)
+        checkpoint.set_aside(self.run_dir, path)
+        return self.metrics.rewind(self.step, state["row"])
 
     def run(self) -> int:
         """Train up to ``max_steps``; returns the exit code."""
         with Interrupts() as interrupts:
             while self.step < self.config.max_steps:
-                before = self._state()
+                before = self._snapshot()
                 try:
                     self._train_step(interrupts)
                 except KeyboardInterrupt:
-                    self._save(*before)
-                    return self._interrupted()
-                if interrupts.asked:
-                    self._save(*self._state())
-                    return self._interrupted()
+                    return self._interrupted(before)
+                if interrupts.asked and self.step < self.config.max_steps:
+                    return self._interrupted(self._snapshot())
         return 0
 
     # -- one step ----------------------------------------------------------------------------------
@@ -145,26 +163,28 @@ class Trainer:
         clock = Clock()
         self.backend.reset_peak_memory()
         experiences: list[Experience] = []
-        row: dict[str, float] = {"step": step}
-        for number in range(c.gradient_accumulation_steps):
-            experiences += self.selfplay.round(step, number, clock.phase, self.display.phase)
-        interrupts.shielded = True  # from here on the weights and the buffers change together
-        row |= self.selfplay.absorb(step, experiences)
+        with interrupts.allowed():
+            for number in range(c.gradient_accumulation_steps):
+                experiences += self.selfplay.round(step, number, clock.phase, self.display.phase)
+        row = {"step": step} | self.selfplay.absorb(step, experiences)
         trained = [e for e in experiences if self.selfplay.trains_on(e)]
         self.display.phase("update", step)
         row |= self.learner.learn(step, trained, clock.phase, self._lessons(step))
-        self.step = step
+        row |= self._throughput(experiences, clock, row)
+        with clock.phase("evaluate"):
+            row |= self._evaluation(step)
+        self.step, self.row = step, row | clock.metrics()
         with clock.phase("save"):
             self._write_rollouts(step, experiences)
             if step % c.checkpoint_interval == 0 or step == c.max_steps:
-                self._save(*self._state())
-        row |= self._throughput(experiences, clock, row) | clock.metrics()
-        row |= self._evaluation(step)
+                self._save(self._snapshot())
+        self._report(row | clock.metrics(), experiences)
+
+    def _report(self, row: dict[str, float], experiences: Sequence[Experience]) -> None:
         self.metrics.write(row)
         for tracker in self.trackers:
-            tracker.log(row, step)
+            tracker.log(row, self.step)
         self.display.step(row, experiences, self.selfplay.proposed)
-        interrupts.shielded = False
 
     def _lessons(self, step: int) -> Callable[[int], Batch | None]:
         """Supervised batches of own verified solutions, one for each optimizer step."""
@@ -205,13 +225,18 @@ class Trainer:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def _state(self) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
-        state = {"selfplay": self.selfplay.to_json(), "learner": self.learner.to_json()}
-        return self.step, state, self.selfplay.buffer_rows()
+    def _snapshot(self) -> Snapshot:
+        state = {
+            "selfplay": self.selfplay.to_json(),
+            "learner": self.learner.to_json(),
+            "row": self.row,
+        }
+        return Snapshot(self.step, state, self.selfplay.buffer_rows())
 
-    def _save(self, step: int, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        checkpoint.save(self.run_dir, step, self.backend, state, rows)
+    def _save(self, at: Snapshot) -> Path:
+        path = checkpoint.save(self.run_dir, at.step, self.backend, at.state, at.buffer)
         checkpoint.prune(self.run_dir, self.config.keep_checkpoints)
+        return path
 
     def _write_rollouts(self, step: int, experiences: Sequence[Experience]) -> None:
         if not self.config.tracking.save_rollouts:
@@ -221,9 +246,9 @@ class Trainer:
         rows = (json.dumps(e.to_json()) + "\n" for e in experiences)
         (folder / f"step_{step:06d}.jsonl").write_text("".join(rows), encoding="utf-8")
 
-    def _interrupted(self) -> int:
-        path = checkpoint.steps(self.run_dir)[-1]
-        self.display.note(
-            f"interrupted: saved {path}; go on with: azr-mlx train --resume {self.run_dir}"
-        )
+    def _interrupted(self, at: Snapshot) -> int:
+        """Save what the weights now are; ``at`` is the state that belongs to them."""
+        path = self._save(at)
+        again = f"azr-mlx train --resume {self.run_dir}"
+        self.display.note(f"interrupted: saved {path}; go on with: {again}")
         return INTERRUPTED

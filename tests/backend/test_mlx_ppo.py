@@ -14,6 +14,7 @@ from azr_mlx.backends.base import Hyper  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend, adapters, ppo  # noqa: E402
 from azr_mlx.batch import token_weights  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
+from azr_mlx.errors import AzrError  # noqa: E402
 from azr_mlx.types import Batch  # noqa: E402
 from tests import reference  # noqa: E402
 from tests.numpy_llama import NumpyLlama  # noqa: E402
@@ -288,3 +289,48 @@ def test_rows_without_a_trained_token_are_left_out():
     batch.mask[2] = 0
     rows = np.concatenate([m.rows for m in ppo.split(batch, 2)])
     assert 2 not in rows and set(rows) == {0, 1, 3, 4}
+
+
+def test_padding_cannot_poison_the_reference_penalty():
+    """On padding the log-probability may be anything: exp of it overflows, and 0 x inf is NaN."""
+    backend = make_backend()
+    head = backend.policy.lm.lm_head
+    head.scales, head.biases = head.scales * 100, head.biases * 100
+    batch = make_batch()
+    logp = backend.score(batch, "current", 1.0).logp
+    hyper = replace(FULL, temperature=1.0, entropy_coef=0.0)
+    loss, stats, _ = backend._accumulate(batch.with_(old_logp=logp, ref_logp=logp), hyper)
+    assert np.isfinite(loss) and stats["kl_ref"] == 0
+
+
+def test_dropout_is_keyed_and_compiles():
+    runs = []
+    for noise, compiled in ((0, False), (1, False), (2, True)):
+        lora = Lora(rank=4, scale=2.0, dropout=0.3)
+        backend = MlxBackend(tiny_model(scale=2.0), CharTokenizer(), lora, compile=compiled)
+        mx.random.seed(noise)  # what else a process drew must not matter
+        batch = centred(make_batch(), backend, FULL)
+        stats = [backend.update(batch, FULL).entropy for _ in range(3)]
+        runs.append(stats)
+    assert runs[0] == runs[1]
+    assert runs[0] == pytest.approx(runs[2], abs=1e-5)
+    assert len(set(runs[0])) == 3
+
+
+def test_a_model_without_a_trunk_is_refused_in_one_line():
+    from mlx_lm.models import gpt2
+
+    args = gpt2.ModelArgs(
+        model_type="gpt2",
+        n_ctx=32,
+        n_embd=32,
+        n_head=2,
+        n_layer=1,
+        n_positions=32,
+        layer_norm_epsilon=1e-5,
+        vocab_size=64,
+    )
+    model = gpt2.Model(args)
+    del model.model
+    with pytest.raises(AzrError, match=r"gpt2.*llama"):
+        MlxBackend(model, CharTokenizer())

@@ -136,3 +136,26 @@ def test_state_round_trip_and_names():
     other = Learner(learner.config, learner.backend)
     other.restore(learner.to_json())
     assert other.to_json() == learner.to_json() and other.baselines.state
+
+
+def test_no_experience_is_no_update():
+    """A frozen proposer whose proposals all failed leaves nothing to learn from."""
+    backend = FakeBackend(lambda p, n: "")
+    learner = Learner(replace(CONFIG, kl_penalty="k3", ppo=Ppo(kl_coef=0.1)), backend)
+    row = learner.learn(1, [], lambda name: nullcontext())
+    assert row["ppo/updates"] == 0 and not backend.updates and learner.kl.coef == 0.1
+
+
+def test_what_the_configuration_says_holds_on_resume():
+    _, _, old = learn(replace(CONFIG, kl_penalty="k3", ppo=Ppo(advantage="ema", kl_coef=0.1)))
+    state = old.to_json()
+    other = Learner(
+        replace(CONFIG, kl_penalty="k3", target_kl=5.0, ppo=Ppo(advantage="ema", ema_decay=0.5)),
+        old.backend,
+    )
+    other.restore(state)
+    assert (other.kl.target, other.baselines.decay) == (5.0, 0.5)
+    assert other.kl.coef == old.kl.coef and other.baselines.state == old.baselines.state
+    without = Learner(replace(CONFIG, kl_penalty="none", ppo=Ppo(advantage="ema")), old.backend)
+    without.restore(state)
+    assert without.kl.coef == 0.0, "the reference would be scored for nothing"

@@ -21,7 +21,7 @@ CONFIG = Config(
     task_types=("deduction",),
     max_steps=10,
     initial_difficulty=0.1,
-    rollout=Rollout(form="few_shot", group_size=4, max_propose_tokens=200, max_solve_tokens=60),
+    rollout=Rollout(form="few_shot", group_size=4, max_propose_tokens=200, max_solve_tokens=400),
     proposer=Proposer(references=1, templates_per_step=0, induction_inputs=4),
     solver=Solver(strategies=("direct",)),
 )
@@ -190,16 +190,46 @@ def test_a_frozen_proposer_is_measured_and_not_trained(sandbox):
 
 
 def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
-    """The paper's code: estimates are thrown away, the buffer's tasks are solved once each."""
-    config = replace(CONFIG, rollout=replace(CONFIG.rollout, reuse_rollouts=False))
-    texts = iter([proposes("return x + 78"), proposes("return [x] * 2 + [79]")])
-    game, _ = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 81", config)
+    """The paper's flow: estimates are thrown away; new tasks, then old ones, are solved once."""
+    rollout = replace(CONFIG.rollout, reuse_rollouts=False)
+    config = replace(CONFIG, rollout=rollout, batch_size=3)
+    texts = iter([proposes("return x + 78"), proposes("return [x] * 2 + [79]"), "nothing"])
+    answers = iter([" 81"] * 4 + [" 0"] * 8 + [" [3, 3, 79]"] * 20)
+    game, _ = play(sandbox, lambda p, n: next(texts if is_proposal(p) else answers), config)
     experiences = one_round(game)
     new = {t.id for t in game.buffer.new(TaskKind.DEDUCTION, 1)}
     solved = [e for e in experiences if e.role is Role.SOLVE]
-    assert not any(game.trains_on(e) for e in solved if e.task_id in new)
     trained = [e for e in solved if game.trains_on(e)]
-    assert len(trained) == config.batch_size and len({e.task_id for e in trained}) == len(trained)
+    assert len(new) == 2 and len(solved) == 2 * 4 + 3
+    assert len(trained) == config.batch_size and len({e.task_id for e in trained}) == 3
+    assert new < {e.task_id for e in trained}
+    paid = [e.reward.total for e in experiences if e.role is Role.PROPOSE]
+    assert paid == [0.0, 0.0, -1.0], "the measuring rollouts alone decide: p was 1 and 0"
+
+
+@pytest.mark.parametrize("kinds", [("induction",), ("deduction", "abduction", "induction")])
+def test_induction_goes_on_when_every_program_has_its_task(sandbox, kinds):
+    proposer = replace(CONFIG.proposer, seed_tasks="identity")
+    config = replace(CONFIG, task_types=kinds, batch_size=3, proposer=proposer)
+    calls = "\nf(1)\nf(2)\nf('a')\nf([])\n"
+    game, _ = play(sandbox, lambda p, n: " it is itself" + calls if is_proposal(p) else "", config)
+    for step in range(1, 5):
+        game.absorb(step, one_round(game, step))
+    assert game.log.attempts
+
+
+def test_kinds_take_turns_where_there_are_fewer_tasks_than_kinds(sandbox):
+    config = replace(
+        CONFIG,
+        task_types=("deduction", "abduction", "induction"),
+        proposer=replace(CONFIG.proposer, templates_per_step=1),
+    )
+    game, _ = play(sandbox, lambda p, n: "", config)
+    drawn = set()
+    for step in (1, 2, 3):
+        one_round(game, step)
+        drawn |= {t.kind for t in game.log.tasks}
+    assert drawn == set(TaskKind)
 
 
 def test_groups_without_contrast_are_resampled(sandbox):

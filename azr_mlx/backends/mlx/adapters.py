@@ -19,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from azr_mlx import rng
@@ -91,7 +92,10 @@ def save_adapters(model: nn.Module, config: dict[str, Any], path: Path) -> None:
 def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
     """A safetensors file whose bytes follow from the arrays alone: MLX's own writer orders them by
     chance."""
-    save_file({k: np.array(v) for k, v in arrays.items()}, file, metadata={"format": "mlx"})
+    try:
+        save_file({k: np.array(v) for k, v in arrays.items()}, file, metadata={"format": "mlx"})
+    except SafetensorError as e:  # a full disk, say: to the caller an OSError like any other
+        raise OSError(str(e)) from e
 
 
 def load_adapter_weights(model: nn.Module, file: Path) -> None:

@@ -6,8 +6,8 @@ base is dequantised to float32 at load: 4-bit and bfloat16 products do not reach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.utils import load as load_mlx
 
+from azr_mlx import rng
 from azr_mlx.backends import base
 from azr_mlx.backends.base import Hyper, Memory, Sampling, Tokenizer
 from azr_mlx.backends.mlx import adapters, ppo
@@ -59,10 +60,12 @@ class MlxBackend:
         """
         self.tokenizer = tokenizer
         self.micro_batch = micro_batch
-        self.adapter_config = adapters.add_lora(model, lora or Lora(), seed)
+        self.lora, self.seed = lora or Lora(), seed
+        width = _trunk_width(model)
+        self.adapter_config = adapters.add_lora(model, self.lora, seed)
         if base:
             self.adapter_config["model"] = base
-        self.policy = ppo.Policy(model, _hidden_size(model))
+        self.policy = ppo.Policy(model, width)
         self._check_head()
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
@@ -86,23 +89,28 @@ class MlxBackend:
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
     ) -> list[Completion]:
+        with self._inference():
+            return self.engine.run(prompts, sampling, keys)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """LoRA dropout off; afterwards the buffers of shapes that may not come again are freed."""
         self.policy.eval()
         try:
-            return self.engine.run(prompts, sampling, keys)
+            yield
         finally:
             self.policy.train()
+            mx.clear_cache()
 
     def score(self, batch: Batch, policy: base.Policy, temperature: float) -> Scores:
         out = [np.zeros(batch.tokens.shape, np.float32) for _ in range(3)]
         reference = policy == "reference"
-        self.policy.eval()
-        with adapters.bypassed(self.policy.lm) if reference else nullcontext():
+        with self._inference(), adapters.bypassed(self.policy.lm) if reference else nullcontext():
             for micro in ppo.split(batch, self.micro_batch):
                 scores = ppo.token_scores(self.policy, micro.arrays, temperature)
                 mx.eval(scores)  # one micro-batch's activations at a time
                 for array, values in zip(out, scores, strict=True):
                     array[micro.rows, micro.columns] = np.array(values)[: micro.count]
-        self.policy.train()
         return Scores(out[0], out[1], None if reference else out[2])
 
     # -- update ------------------------------------------------------------------------------------
@@ -129,7 +137,8 @@ class MlxBackend:
         tokens = int(batch.mask.sum())
         scalars = {"total": mx.array(float(tokens)), "kl_coef": mx.array(hyper.kl_coef)}
         grads, losses, sums = None, [], []
-        for micro in ppo.split(batch, hyper.micro_batch):
+        for number, micro in enumerate(ppo.split(batch, hyper.micro_batch)):
+            self._key_dropout("dropout", number)
             step = self._grad_function(ppo.ppo_loss, micro.arrays, hyper)
             (loss, stats), new = step(micro.arrays, scalars)
             grads = new if grads is None else _add(grads, new)
@@ -143,13 +152,20 @@ class MlxBackend:
     def _accumulate_supervised(self, batch: Batch) -> tuple[float, Any]:
         scalars = {"total": mx.array(float(batch.mask.sum()))}
         grads, losses = None, []
-        for micro in ppo.split(batch, self.micro_batch):
+        for number, micro in enumerate(ppo.split(batch, self.micro_batch)):
+            self._key_dropout("lesson dropout", number)
             step = self._grad_function(ppo.supervised_loss, micro.arrays, None)
             loss, new = step(micro.arrays, scalars)
             grads = new if grads is None else _add(grads, new)
             mx.eval(grads, loss)
             losses.append(loss.item())
         return float(np.sum(losses)), grads
+
+    def _key_dropout(self, stream: str, micro: int) -> None:
+        """Dropout layers draw from MLX's global random state: name its key like every other's."""
+        if self.lora.dropout > 0:
+            updates = int(self.optimizer.state["step"].item())
+            mx.random.seed(rng.key(self.seed, stream, updates, micro))
 
     def _grad_function(
         self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any
@@ -165,7 +181,7 @@ class MlxBackend:
             plain = nn.value_and_grad(self.policy, lambda a, s: loss(self.policy, a, s, *extra))
             # The weights must be inputs: captured arrays would be frozen into the compiled step.
             # They are outputs too, since value_and_grad leaves its tracers in the model.
-            state = [self.policy.state]
+            state = [self.policy.state, mx.random.state]
             compiled = mx.compile(plain, inputs=state, outputs=state) if self.compile else plain
             self._grad_functions[key] = compiled
         return self._grad_functions[key]
@@ -189,6 +205,7 @@ class MlxBackend:
         mx.eval(
             self.policy.trainable_parameters(), self.optimizer.state, self.value_optimizer.state
         )
+        mx.clear_cache()
         return float(norm.item())
 
     # -- state -------------------------------------------------------------------------------------
@@ -233,11 +250,7 @@ class MlxBackend:
         whole = self.policy.lm(probe)
         parts = self.policy.logits(self.policy.hidden(probe))
         if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
-            kind = getattr(self.policy.lm, "model_type", "?")
-            raise AzrError(
-                f"model type {kind!r} changes its logits after the head; training it is not "
-                "supported: choose a llama, qwen2, qwen3 or similar model"
-            )
+            raise _unsupported(self.policy.lm, "changes its logits after the head")
 
 
 def on_device(model: nn.Module) -> nn.Module:
@@ -246,8 +259,20 @@ def on_device(model: nn.Module) -> nn.Module:
     return to_float32(model) if mx.default_device() == mx.cpu else model
 
 
-def _hidden_size(model: nn.Module) -> int:
-    return int(model.model.norm.weight.shape[0])
+def _trunk_width(model: nn.Module) -> int:
+    """The width of the hidden states that the head reads."""
+    try:
+        return int(model.model(mx.array([[1, 2, 3]])).shape[-1])
+    except (AttributeError, TypeError) as e:
+        raise _unsupported(model, "has no trunk that can be told from its head") from e
+
+
+def _unsupported(model: nn.Module, why: str) -> AzrError:
+    kind = getattr(model, "model_type", type(model).__name__)
+    return AzrError(
+        f"model type {kind!r} {why}; training it is not supported: choose a llama, qwen2, qwen3 "
+        "or similar model"
+    )
 
 
 def _checkpoint_layers(model: nn.Module) -> None:

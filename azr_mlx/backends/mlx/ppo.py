@@ -144,7 +144,7 @@ def ppo_loss(
         policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * (weights * entropy).sum()
     )
     if hyper.kl_coef > 0 and "ref_logp" in a:
-        gap = a["ref_logp"] - logp
+        gap = mx.where(mask > 0, a["ref_logp"] - logp, 0.0)  # exp overflows on padding, and 0 * inf
         loss = loss + scalars["kl_coef"] * (weights * (mx.exp(gap) - gap - 1)).sum()
     outside = (ratio < 1 - hyper.clip_low) | (ratio > 1 + hyper.clip_high)
     gap = mx.abs(old - a["sampler_logp"]) * mask if "sampler_logp" in a else mx.zeros_like(mask)
