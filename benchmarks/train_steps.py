@@ -3,7 +3,7 @@
     python benchmarks/train_steps.py --config smollm2 --steps 3
 
 Runs `azr-mlx train` in a scratch folder, as a user would, and prints one JSON object: the machine
-and versions, and for each step its wall time, the sum of its phases, tokens per second, peak memory,
+and versions, and for each step its wall time, the sum of its phases, tokens per second, memory,
 gradient norm, and valid, solve and reward rates; last, whether the adapters moved.
 """
 
