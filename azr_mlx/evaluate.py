@@ -19,6 +19,7 @@ from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.benchmarks import Benchmark, Problem
 from azr_mlx.config import Lora, Quantization, SandboxConfig
 from azr_mlx.errors import UsageError
+from azr_mlx.models import adapter_folder, base_of
 from azr_mlx.passk import Estimate, check_k, estimate, pass_at_k
 from azr_mlx.sandbox import Job, Sandbox, SandboxError
 from azr_mlx.types import Status
@@ -440,6 +441,7 @@ def evaluate(
 ) -> list[BenchmarkResult]:
     """Evaluate ``model`` (a folder, hub name or .gguf file), or score ``samples`` without one.
 
+    Adapters of a run know their model: ``model`` may be None then, and ``adapter_path`` the run.
     ``data`` is one benchmark's file, or a folder with several's. ``out`` gets the samples.
 
     Raises:
@@ -457,6 +459,9 @@ def evaluate(
                 score_samples(b, given, sandbox, ks=settings.ks, limit=limit, progress=progress)
                 for b in loaded
             ]
+    if adapter_path is not None:
+        adapter_path = adapter_folder(Path(adapter_path))
+        model = model or base_of(adapter_path)
     if model is None:
         raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl to score")
     settings.check()

