@@ -132,14 +132,16 @@ def package_file(model_id: str) -> Path:
     raise ModelError(f"model {model_id!r}: the package {package} has no file {member}", mend)
 
 
-def hub_snapshot(repo: str, revision: str | None = None) -> Path:
+def hub_snapshot(
+    repo: str, revision: str | None = None, patterns: tuple[str, ...] = _DOWNLOADED
+) -> Path:
     """The local snapshot of a hub repository, downloaded as mlx-lm does. Raises ModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     asked = repo if revision is None else f"{repo}@{revision}"
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_DOWNLOADED)))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"model {asked!r} is no local path, not in the hub's cache, and the hub is unreachable",

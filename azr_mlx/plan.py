@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import Config, to_yaml
-from azr_mlx.models import ModelError, locate
+from azr_mlx.models import ModelError, hub_snapshot, locate
 
 FLOAT32, FLOAT16 = 4, 2
 MOMENTS = 2  # AdamW keeps two per weight
@@ -87,7 +87,9 @@ def describe(config: Config, cache_dir: Path) -> str:
 def model_config(model_id: str) -> dict[str, Any]:
     """The model's config.json, or a GGUF file's header as one; no weights are read. Raises
     ModelError."""
-    path = locate(model_id).path
+    local = model_id.startswith("package:") or Path(model_id).expanduser().exists()
+    # Of a hub repository only the one file: a dry run downloads no weights.
+    path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
     if path.is_file():
         from azr_mlx.gguf_import.architecture import build_config
         from azr_mlx.gguf_import.reader import read

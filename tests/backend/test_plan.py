@@ -1,0 +1,58 @@
+"""Estimates before a run: from a model's config.json alone, near what the model turns out to be."""
+
+import json
+
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from mlx.utils import tree_flatten  # noqa: E402
+
+from azr_mlx import models, plan  # noqa: E402
+from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
+from azr_mlx.config import Config, Lora  # noqa: E402
+from tests.tiny import CharTokenizer, tiny_folder, tiny_model  # noqa: E402
+
+pytestmark = pytest.mark.backend
+
+
+def test_parameters_are_counted_as_the_model_has_them(tmp_path):
+    tiny_folder(tmp_path / "tiny")
+    shape = plan.Shape.from_config(plan.model_config(str(tmp_path / "tiny")))
+    assert (shape.vocabulary, shape.tied) == (257, False)
+    shape = plan.Shape.from_config({**vars(tiny_model().args)})
+    model = tiny_model(quantized=False)
+    matrices = sum(v.size for _, v in tree_flatten(model.parameters()) if v.ndim == 2)
+    assert shape.parameters() == matrices
+    MlxBackend(model, CharTokenizer(), Lora(rank=4))
+    lora = sum(v.size for v in adapters.adapter_weights(model).values())
+    assert shape.lora_parameters(4, -1) == lora
+
+
+def test_a_dry_run_says_what_a_run_will_cost(tmp_path):
+    tiny_folder(tmp_path / "tiny")
+    text = plan.describe(Config(model_id=str(tmp_path / "tiny")), tmp_path)
+    assert "rollouts a step: at most 104 (8 proposals, 96 solutions)" in text
+    assert "memory, update:" in text and "a checkpoint takes" in text
+
+
+def test_a_dry_run_downloads_no_weights(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repo, revision=None, patterns=()):
+        asked.append((repo, patterns))
+        (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+        return tmp_path
+
+    monkeypatch.setattr(plan, "hub_snapshot", snapshot)
+    assert plan.model_config("somebody/model") == {"hidden_size": 8}
+    assert asked == [("somebody/model", ("config.json",))]
+
+
+def test_a_model_that_is_not_there_is_said_in_a_line(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise models.ModelError("model 'a/b' is not in the hub's cache", "go online once")
+
+    monkeypatch.setattr(plan, "hub_snapshot", refuse)
+    text = plan.describe(Config(model_id="a/b"), tmp_path)
+    assert "# memory: unknown: model 'a/b' is not in the hub's cache; go online once" in text
