@@ -162,4 +162,5 @@ case "${1-}" in
 esac
 
 set_up "$extras"
+export AZR_MLX_PROGRAM=./run.sh # so that messages suggest what can be typed here
 exec "$venv/bin/azr-mlx" "$@"

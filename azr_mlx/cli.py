@@ -59,7 +59,10 @@ def _root(
 def train(
     overrides: Overrides = None,
     config: Annotated[
-        str | None, typer.Option("-c", "--config", help="A shipped config's name, or a YAML file.")
+        str | None,
+        typer.Option(
+            "-c", "--config", help="A shipped config's name, or a YAML file; azr_config if none."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None,
     backend: Annotated[str | None, typer.Option("--backend", help="auto, mlx or torch.")] = None,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# What the user typed to get here: messages that suggest a command start with it.
+PROGRAM = os.environ.get("AZR_MLX_PROGRAM", "azr-mlx")
+
 
 class AzrError(Exception):
     """A failure that the command line reports in one line; ``exit_code`` is what it exits with."""

@@ -450,6 +450,10 @@ def evaluate(
     settings = Settings(
         num_samples, tuple(ks), temperature, top_p, max_tokens, limit, protocol, seed
     )
+    if adapter_path is not None:
+        adapter_path = adapter_folder(Path(adapter_path))
+        read_lora(adapter_path)  # a mistyped folder is told before any data is looked for
+        model = model or base_of(adapter_path)
     loaded = _load_all(benchmarks, None if data is None else Path(data))
     config = sandbox_config or SandboxConfig()
     if samples is not None:
@@ -459,9 +463,6 @@ def evaluate(
                 score_samples(b, given, sandbox, ks=settings.ks, limit=limit, progress=progress)
                 for b in loaded
             ]
-    if adapter_path is not None:
-        adapter_path = adapter_folder(Path(adapter_path))
-        model = model or base_of(adapter_path)
     if model is None:
         raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl to score")
     settings.check()

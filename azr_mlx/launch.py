@@ -72,6 +72,9 @@ def train(
             evaluate=_evaluation(config, benchmarks, backend, sandbox),
         )
         _begin(trainer, start, display)
+        if trainer.step >= config.max_steps:
+            display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
+            return 0
         code = trainer.run()
         if code == 0:
             newest = run_dir / checkpoint.NEWEST

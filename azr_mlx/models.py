@@ -110,6 +110,8 @@ def locate(model_id: str, revision: str | None = None) -> Source:
         return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
     if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
         raise ModelError(f"model {model_id!r}: no such file or folder{_nearest(path)}")
+    if path.parent.is_dir() and path.parent != Path():
+        raise ModelError(f"model {model_id!r}: no such folder in {path.parent}/{_nearest(path)}")
     path = hub_snapshot(model_id, revision)
     check_folder(path)
     commit = path.name if path.parent.name == "snapshots" else revision
@@ -162,6 +164,10 @@ def check_folder(folder: Path) -> None:
     if "adapter_config.json" in names and "config.json" not in names:
         raise ModelError(
             f"{where} holds LoRA adapters", "name the base model, and pass it as --adapter-path"
+        )
+    if "checkpoints" in names and "config.json" not in names:
+        raise ModelError(
+            f"{where} is a training run, no model", f"pass it as --adapter-path {folder}"
         )
     if ggufs and "config.json" not in names:
         raise ModelError(f"{where} has no config.json but a GGUF file", f"name {folder / ggufs[0]}")

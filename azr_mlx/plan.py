@@ -72,8 +72,8 @@ class Shape:
 
 
 def describe(config: Config, cache_dir: Path) -> str:
-    """The resolved configuration as YAML, and what it will cost, as comments below it."""
-    lines = [to_yaml(config).rstrip("\n"), "", "# what this will cost"]
+    """What the configuration will cost, as comments, and below it the resolved configuration."""
+    lines = ["# what this will cost"]
     lines += [f"# {line}" for line in rollout_lines(config)]
     try:
         shape = Shape.from_config(model_config(config.model_id))
@@ -81,7 +81,7 @@ def describe(config: Config, cache_dir: Path) -> str:
         lines.append(f"# memory: unknown: {e}")
     else:
         lines += [f"# {line}" for line in memory_lines(config, shape, sys.platform == "darwin")]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
 
 
 def model_config(model_id: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from azr_mlx.backends.base import Backend
 from azr_mlx.batch import collate_supervised
 from azr_mlx.config import Config
 from azr_mlx.display import Display
+from azr_mlx.errors import PROGRAM
 from azr_mlx.learner import Learner
 from azr_mlx.metrics import MetricsFile
 from azr_mlx.sandbox import Sandbox
@@ -249,6 +250,6 @@ class Trainer:
     def _interrupted(self, at: Snapshot) -> int:
         """Save what the weights now are; ``at`` is the state that belongs to them."""
         path = self._save(at)
-        again = f"azr-mlx train --resume {self.run_dir}"
+        again = f"{PROGRAM} train --resume {self.run_dir}"
         self.display.note(f"interrupted: saved {path}; go on with: {again}")
         return INTERRUPTED

@@ -20,6 +20,15 @@ from azr_mlx.sandbox.pool import ISOLATION
 from azr_mlx.types import Status
 
 CHUNK = 512  # jobs held at a time
+_FORMAT = """jobs, in one of three styles:
+  {"id": "a", "code": "def f(x): return x + 1", "call": "f", "args": "(2,)", "expect": "3"}
+  {"id": "b", "code": "def add(a, b): return a + b", "tests": "assert add(1, 2) == 3"}
+  {"id": "c", "code": "print(int(input()) + 1)", "stdin": "1\\n", "expect_stdout": "2\\n"}
+args, expect and the result's value are Python literals, as text. Optional in a job: "limits",
+an object with wall_s, cpu_s, memory_mb, output_kb, processes; "deterministic": true.
+
+results: {"id", "status", "value", "detail", "stdout", "seconds"}, status one of pass, fail, ok
+(a value, and no "expect"), error, timeout, memory, killed, nondeterministic, invalid"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m azr_mlx.sandbox", description="Run and judge untrusted Python."
+        "python -m azr_mlx.sandbox",
+        description="Run and judge untrusted Python.",
+        epilog=_FORMAT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--jobs", required=True, metavar="FILE", help="jobs, one JSON object a line (-: stdin)"
