@@ -45,12 +45,12 @@ def train(
     if dry_run:
         from azr_mlx.plan import describe
 
-        sys.stdout.write(describe(config, MODEL_CACHE))
+        sys.stdout.write(describe(config))
         return 0
     backend_name, why = choose_backend(config.backend)
     run_dir, start = _locate_run(config, resume)
     model = _resolve(config)
-    benchmarks = _load_benchmarks(config)
+    evaluated = _load_benchmarks(config)
     display = Display(config.max_steps, quiet=quiet, log_level=config.log_level)
     with ExitStack() as stack:
         stack.callback(display.close)
@@ -69,7 +69,7 @@ def train(
             sandbox,
             display=display,
             trackers=logged,
-            evaluate=_evaluation(config, benchmarks, backend, sandbox),
+            evaluate=_evaluation(config, evaluated, backend, sandbox),
         )
         _begin(trainer, start, display)
         if trainer.step >= config.max_steps:

@@ -71,7 +71,7 @@ class Shape:
         return count * sum(rank * (i + o) for i, o in self.linears())
 
 
-def describe(config: Config, cache_dir: Path) -> str:
+def describe(config: Config) -> str:
     """What the configuration will cost, as comments, and below it the resolved configuration."""
     lines = ["# what this will cost"]
     lines += [f"# {line}" for line in rollout_lines(config)]

@@ -105,7 +105,7 @@ class SelfPlay:
         announce("verify", step)
         with phase("verify"):
             tasks = self._validate(step, number, attempts)
-        solved = self._solve_all(step, number, tasks, attempts, phase, announce)
+        solved = self._solve_all(step, number, tasks, phase, announce)
         with phase("verify"):
             proposals = self._pay_proposers(step, attempts, solved)
         return proposals + solved
@@ -200,7 +200,6 @@ class SelfPlay:
         step: int,
         number: int,
         tasks: list[Task],
-        attempts: Sequence[Attempt],
         phase: Phase,
         announce: Announce,
     ) -> list[Experience]:

@@ -31,7 +31,7 @@ def test_parameters_are_counted_as_the_model_has_them(tmp_path):
 
 def test_a_dry_run_says_what_a_run_will_cost(tmp_path):
     tiny_folder(tmp_path / "tiny")
-    text = plan.describe(Config(model_id=str(tmp_path / "tiny")), tmp_path)
+    text = plan.describe(Config(model_id=str(tmp_path / "tiny")))
     assert "rollouts a step: at most 104 (8 proposals, 96 solutions)" in text
     assert "memory, update:" in text and "a checkpoint takes" in text
 
@@ -49,10 +49,10 @@ def test_a_dry_run_downloads_no_weights(tmp_path, monkeypatch):
     assert asked == [("somebody/model", ("config.json",))]
 
 
-def test_a_model_that_is_not_there_is_said_in_a_line(monkeypatch, tmp_path):
+def test_a_model_that_is_not_there_is_said_in_a_line(monkeypatch):
     def refuse(*_, **__):
         raise models.ModelError("model 'a/b' is not in the hub's cache", "go online once")
 
     monkeypatch.setattr(plan, "hub_snapshot", refuse)
-    text = plan.describe(Config(model_id="a/b"), tmp_path)
+    text = plan.describe(Config(model_id="a/b"))
     assert "# memory: unknown: model 'a/b' is not in the hub's cache; go online once" in text
