@@ -8,7 +8,6 @@ attribute. Standard library only.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import io
 import marshal
@@ -91,6 +90,8 @@ def run(
     confine(spec)
     steps = Steps() if spec["trace"] else None
     finish = _Finish(channel, steps)
+    if "random" in spec["code"]:
+        _reseed()
     try:
         if spec["style"] == "tests":
             _run_tests(spec, channel, finish, late_bytes)
@@ -101,6 +102,13 @@ def run(
     except BaseException as error:
         finish.raised(error, "error")
     leave(0)
+
+
+def _reseed() -> None:
+    """What ``random`` does at a fork, where it is not kept from it."""
+    import random
+
+    random.seed()
 
 
 def open_streams() -> None:
@@ -201,7 +209,7 @@ def _module(name: str) -> dict[str, Any]:
 
 
 def _run_call(spec: dict[str, Any], finish: _Finish) -> None:
-    args = ast.literal_eval(spec["args"])
+    args = spec["args"]
     namespace = _module("candidate")
     name, key_error = spec["call"], KeyError
     exec_code, start = exec, finish.steps.start if finish.steps else None
@@ -254,12 +262,15 @@ def _run_tests(spec: dict[str, Any], channel: Channel, finish: _Finish, late_byt
     namespace: dict[str, Any] = {}
     exec_code, compile_code, assertion, base = exec, compile, AssertionError, BaseException
     ready = finish.channel.nonce + b"\0"
+    reseed = _reseed
     program = compile_code(spec["code"], CODE, "exec", dont_inherit=True)
     if finish.steps:
         finish.steps.start()
     exec_code(program, namespace)
     channel.write(ready)
     tests = channel.read(late_bytes).decode("utf-8", "surrogatepass")
+    if "random" in tests:
+        reseed()
     try:
         exec_code(compile_code(tests, TESTS, "exec", dont_inherit=True), namespace)
     except assertion as error:

@@ -60,13 +60,14 @@ class Run:
                 "style": job.style,
                 "code": job.code,
                 "call": job.call,
-                "args": (job.args or "()").strip(),
+                "args": parse_literal(job.args or "()"),
                 "stdin": job.stdin,
                 "trace": job.trace,
                 "cpu_s": limits.cpu_s,
                 "memory_mb": limits.memory_mb,
                 "processes": limits.processes,
-            }
+            },
+            2,  # without references: equal parts of the arguments stay objects of their own
         )
         header = wire.Request(
             self.nonce,

@@ -32,6 +32,12 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "tgkill": (234, 131),
     "prlimit64": (302, 261),
     "tkill": (200, 130),
+    "setpriority": (141, 140),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
@@ -71,7 +77,7 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _USED_HERE = {"capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
-_RULED_APART = {"clone", "fork", "vfork", "clone3", "kill", "tgkill", "prlimit64"}
+_RULED_APART = {"clone", "fork", "vfork", "clone3", "kill", "prlimit64"}
 
 
 @cache
@@ -141,49 +147,51 @@ def _deny(code: int) -> _Instruction:
     return (_RETURN, 0, 0, _ERRNO | code)
 
 
-def _only_for(own: tuple[int, ...], code: int) -> list[_Instruction]:
-    """Allow the call where its first argument (low 32 bits) is one of ``own``; else deny it."""
-    tests = [(_JEQ, len(own) - i, 0, value) for i, value in enumerate(own)]
-    return [(_LOAD, 0, 0, 16), *tests, _deny(code), (_RETURN, 0, 0, _ALLOW)]
+def _only_for_self(code: int) -> list[_Instruction]:
+    """Allow the call where its first argument (low 32 bits) is 0: the caller, or its own group."""
+    return [(_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), _deny(code), (_RETURN, 0, 0, _ALLOW)]
 
 
-def _clone_rule(children: bool) -> list[_Instruction]:
-    """Threads always; processes where some are allowed, but never in new namespaces."""
-    if children:
-        test = [(_JSET, 0, 1, CLONE_NAMESPACES), _deny(errno.EPERM)]
-    else:
-        test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN)]
-    return [(_LOAD, 0, 0, 16), *test, (_RETURN, 0, 0, _ALLOW)]
-
-
-_PID = 0x5A5A5A5A  # stands for the job's process id in a prepared program
-
-
-@cache
-def seccomp_program(children: bool) -> bytes:
-    """The filter for jobs that may have child processes, or not, with ``_PID`` for their own id."""
+def base_program() -> bytes:
+    """The filter of every job, and of the zygote that forks them: no signals to others, no tracing,
+    no sockets, no mounts or namespaces, no System V IPC, nobody's priority changed. Raises OSError
+    for a machine whose calls are not known here.
+    """
     if platform.machine() not in _MACHINES:
         raise OSError(errno.ENOSYS, f"seccomp: no filter for {platform.machine()}")
-    index, arch = _MACHINES[platform.machine()]
-    program: list[_Instruction] = [
+    no_namespaces = [(_JSET, 0, 1, CLONE_NAMESPACES), _deny(errno.EPERM), (_RETURN, 0, 0, _ALLOW)]
+    rules: dict[str, list[_Instruction]] = {
+        "clone": [(_LOAD, 0, 0, 16), *no_namespaces],
+        "clone3": [_deny(errno.ENOSYS)],  # its flags are behind a pointer; libc falls back to clone
+        "kill": _only_for_self(errno.EPERM),
+        "prlimit64": _only_for_self(errno.EPERM),
+    }
+    for name in _SYSCALLS.keys() - _USED_HERE - _RULED_APART:
+        rules[name] = [_deny(errno.EPERM)]
+    start = [
         (_LOAD, 0, 0, 4),
-        (_JEQ, 1, 0, arch),
+        (_JEQ, 1, 0, _MACHINES[platform.machine()][1]),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, 0),
         (_JGE, 0, 1, 0x40000000),  # the x32 numbers of x86_64
         _deny(errno.ENOSYS),
     ]
-    rules: dict[str, list[_Instruction]] = {
-        "clone": _clone_rule(children),
-        "clone3": [_deny(errno.ENOSYS)],  # its flags are behind a pointer; libc falls back to clone
-        "kill": _only_for((_PID, 0), errno.EPERM),
-        "tgkill": _only_for((_PID,), errno.EPERM),
-        "prlimit64": _only_for((_PID, 0), errno.EPERM),
-    }
-    if not children:
-        rules["fork"] = rules["vfork"] = [_deny(errno.EAGAIN)]
-    for name in _SYSCALLS.keys() - _USED_HERE - _RULED_APART:
-        rules[name] = [_deny(errno.EPERM)]
+    return _assembled(start, rules)
+
+
+def threads_only_program() -> bytes:
+    """The filter that a job without child processes has on top: it may start threads, no
+    processes.
+    """
+    test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN), (_RETURN, 0, 0, _ALLOW)]
+    none = [_deny(errno.EAGAIN)]
+    rules = {"clone": [(_LOAD, 0, 0, 16), *test], "fork": none, "vfork": none}
+    return _assembled([(_LOAD, 0, 0, 0)], rules)
+
+
+def _assembled(start: list[_Instruction], rules: dict[str, list[_Instruction]]) -> bytes:
+    index = _MACHINES[platform.machine()][0]
+    program = list(start)
     for name, body in sorted(rules.items()):
         number = _SYSCALLS[name][index]
         if number is not None:
@@ -196,15 +204,21 @@ class _Filter(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("program", ctypes.c_char_p))
 
 
-def seccomp(processes: int) -> None:
-    """Deny this process (and what it starts) signals to others, sockets, tracing, mounts, System V
-    IPC and, where ``processes`` is 0, child processes; threads are allowed. Needs no_new_privs set
-    before.
-    """
-    program = seccomp_program(processes > 0).replace(
-        struct.pack("<I", _PID), struct.pack("<I", os.getpid())
-    )
-    prctl(PR_SET_SECCOMP, 2, ctypes.byref(_Filter(len(program) // 8, program)))
+class Filter:
+    """A seccomp program, ready to be put in force by a single call."""
+
+    def __init__(self, program: bytes) -> None:
+        self._filter = _Filter(len(program) // 8, program)
+        zero = ctypes.c_ulong(0)
+        mode, pointer = ctypes.c_ulong(2), ctypes.byref(self._filter)
+        self._arguments = (ctypes.c_int(PR_SET_SECCOMP), mode, pointer, zero, zero)
+        self._prctl = libc().prctl
+
+    def install(self) -> None:
+        """For this process and all that it starts, for good. Needs no_new_privs set before. Raises
+        OSError.
+        """
+        _check(self._prctl(*self._arguments), "seccomp")
 
 
 # --- Landlock: what of the file system can be opened ---

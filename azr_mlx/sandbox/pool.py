@@ -27,7 +27,7 @@ HASH_SEEDS = ("0", "4061983")
 START_S = 30.0
 GRACE_S = 10.0  # past a job's wall limit, for a zygote that has work to do after it
 ATTEMPTS = 2
-_ZYGOTE = Path(__file__).with_name("zygote.py")
+_ZYGOTE = Path(__file__).with_name("supervisor.py")
 
 
 class SandboxError(RuntimeError):

@@ -61,8 +61,8 @@ def zygotes(sandbox: Sandbox) -> list[object]:
 
 
 def expected_processes(sandbox: Sandbox) -> int:
-    """A strong zygote is two processes: the one outside its namespaces, and process 1 inside."""
-    return len(zygotes(sandbox)) * (2 if sandbox.isolation == "strong" else 1)
+    """A worker is a supervisor and its zygote, and under strong the process outside its namespaces."""
+    return len(zygotes(sandbox)) * (3 if sandbox.isolation == "strong" else 2)
 
 
 Judge = Callable[..., Result]

@@ -1,0 +1,225 @@
+"""Watches one job at a time from outside: relays its bytes, holds its wall time, ends all that it
+started. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from typing import Any
+
+import scratch  # type: ignore[import-not-found]
+import wire  # type: ignore[import-not-found]
+from zygote import Setting, Zygote  # type: ignore[import-not-found]
+
+POLL_S = 0.02
+
+
+def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
+    """Take requests until the pool hangs up."""
+    while header := _read(pool, wire.REQUEST_BYTES):
+        request = wire.Request.unpack(header)
+        spec, late = _read(pool, request.spec_bytes), _read(pool, request.late_bytes)
+        scratch.make(setting)
+        watch = Watch(pool, setting, zygote, request, spec, late)
+        watch.run()
+        scratch.clear(setting)
+        pool.sendall(watch.answer())
+
+
+def _read(pool: socket.socket, size: int) -> bytes:
+    """``size`` bytes, or none where the pool has hung up."""
+    data = pool.recv(size)
+    while 0 < len(data) < size:
+        part = pool.recv(min(size - len(data), 1 << 20))
+        if not part:
+            return b""
+        data += part
+    return data
+
+
+class Watch:
+    """One job from its fork to its answer."""
+
+    def __init__(
+        self,
+        pool: socket.socket,
+        setting: Setting,
+        zygote: Zygote,
+        request: Any,
+        spec: bytes,
+        late: bytes,
+    ) -> None:
+        self.pool, self.setting, self.zygote, self.request = pool, setting, zygote, request
+        self.frame, self.out = bytearray(), bytearray()
+        self.cut, self.cause = 0, wire.ENDED
+        self.end: Any = None
+        self.pending = request.nonce + struct.pack("<II", len(spec), len(late)) + spec
+        self.late = late + request.proof if late else b""
+
+    def run(self) -> None:
+        """Until the job and all that it started are dead and all that it wrote is read."""
+        ours, theirs = socket.socketpair()
+        self.job, job_end = ours.detach(), theirs.detach()
+        self.stdout, out_end = os.pipe()
+        os.set_blocking(self.job, False)
+        os.set_blocking(self.stdout, False)
+        self._give()  # most jobs find all that they need there
+        self.started = time.monotonic()
+        self.pid = self.zygote.fork(job_end, out_end)
+        os.close(job_end)
+        os.close(out_end)
+        reads = {self.job, self.stdout}
+        deadline = self.started + self.request.wall_s
+        while self.end is None:
+            self._step(reads, deadline)
+        self._end_everything()
+        for fd in sorted(reads):
+            while self._take(fd):
+                pass
+        os.close(self.job)
+        os.close(self.stdout)
+        if len(self.frame) > wire.MAX_FRAME:
+            self.cause = wire.BAD_FRAME
+            self.frame.clear()
+        self.wall = time.monotonic() - self.started
+
+    def _step(self, reads: set[int], deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            self._stop(wire.TIMED_OUT)
+            return
+        if self.request.processes:
+            left = min(left, POLL_S)
+        readable, writable, _ = select.select(
+            [self.zygote.socket, self.pool, *reads], [self.job] if self.pending else [], [], left
+        )
+        if self.zygote.socket in readable:
+            self.end = self.zygote.end()
+            return
+        if self.pool in readable:
+            self._abandon()
+        if writable:
+            self._give()
+        for fd in reads & set(readable):
+            if not self._take(fd):
+                reads.discard(fd)
+        if len(self.frame) > wire.MAX_FRAME or not self._begins_well():
+            self._stop(wire.BAD_FRAME)
+        elif self.request.processes and len(_descendants(self.pid)) > self.request.processes:
+            self._stop(wire.TOO_MANY_PROCESSES)
+
+    def _abandon(self) -> None:
+        """The pool has hung up: end the job and this process."""
+        self._stop(wire.ENDED)
+        self._end_everything()
+        raise SystemExit(0)
+
+    def _stop(self, cause: int) -> None:
+        self.cause = cause
+        # the zygote reaps the process and says so at once: its number cannot be another's by now
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.end = self.zygote.end()
+
+    def _give(self) -> None:
+        try:
+            self.pending = self.pending[os.write(self.job, self.pending) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self.pending = b""  # the job has closed its end
+
+    def _take(self, fd: int) -> bool:
+        """Read once; whether there may be more to come."""
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return self.end is None
+        except OSError:
+            return False
+        if fd == self.job:
+            self.frame += data
+            self._release_tests()
+            return bool(data) and len(self.frame) <= wire.MAX_FRAME
+        room = self.request.stdout_bytes - len(self.out)
+        self.out += data[:room]
+        self.cut |= len(data) > room
+        return bool(data)
+
+    def _begins_well(self) -> bool:
+        """Other bytes before the nonce would leave a job waiting for its tests until its time is
+        up.
+        """
+        begin = bytes(self.frame[: wire.NONCE_BYTES])
+        return not self.late or self.request.nonce.startswith(begin)
+
+    def _release_tests(self) -> None:
+        ready = self.request.nonce + wire.READY
+        if self.late and self.frame[: len(ready)] == ready:
+            del self.frame[: len(ready)]
+            self.pending += self.late
+            self.late = b""
+
+    def _end_everything(self) -> None:
+        """Kill and reap whatever the job left, wherever it has hidden in the process tree."""
+        if self.setting.seccomp and not self.request.processes:
+            return  # it could start nothing
+        if not self.setting.on_linux:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            return
+        self.zygote.stop()
+        while _reap():
+            if self.setting.strong:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(-1, signal.SIGKILL)
+            else:
+                for pid in _descendants(os.getpid()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.0005)
+        self.zygote.restart()
+
+    def answer(self) -> bytes:
+        """The response for the pool."""
+        status, cpu_s, peak_rss = self.end
+        sizes = len(self.frame), len(self.out)
+        response = wire.Response(
+            status, self.cause, self.cut, self.wall, cpu_s, peak_rss, *sizes
+        )
+        return bytes(response.pack() + self.frame + self.out)
+
+
+def _reap() -> bool:
+    """Collect dead children; whether there are others."""
+    while True:
+        try:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                return True
+        except ChildProcessError:
+            return False
+
+
+def _descendants(root: int) -> list[int]:
+    """Process ids below ``root`` (itself excluded), from /proc; empty where there is none."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                if fields[0] != b"Z":
+                    parents[int(name)] = int(fields[1])
+    found = {root}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return sorted(found - {root})
+        found |= more
