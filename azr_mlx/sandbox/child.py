@@ -17,11 +17,14 @@ import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from codec import CodecError, encode  # type: ignore[import-not-found]
+from codec import CodecError, encode, encode_loose  # type: ignore[import-not-found]
+from wire import MAX_BODY  # type: ignore[import-not-found]
 
 MAX_DETAIL = 500
 MAX_STEPS = 100_000
 CODE, TESTS = "<code>", "<tests>"
+REPORT = "_azr_report"  # the name by which split tests report the values of their assertions
+MAX_REPORTS = MAX_BODY - (1 << 17)  # bytes of them; what is over says nothing
 
 
 class Channel:
@@ -36,7 +39,7 @@ class Channel:
 
     def send(self, kind: str, steps: int | None, detail: str, value: object = None) -> None:
         """One frame. Raises CodecError where the value is not a plain literal."""
-        self.write(self.nonce + self._encode((kind, steps, detail, value)))
+        self.write(self.nonce + self._encode((kind, steps, detail, value), MAX_BODY))
 
     def write(self, data: bytes) -> None:
         while data:
@@ -161,16 +164,16 @@ class _Finish:
                 "invalid", steps, f"the value cannot be read: {self._describe(error)}"
             )
 
-    def raised(self, error: BaseException, kind: str) -> None:
+    def raised(self, error: BaseException, kind: str, value: object = None) -> None:
         """The frame for an exception; its traceback is dropped first, and with it what the code
         held.
         """
         error.__traceback__ = None
         error.__context__ = None
         if isinstance(error, self._memory):
-            self.send("memory", "MemoryError")
+            self.send("memory", "MemoryError", value)
         else:
-            self.send(kind, self._describe(error))
+            self.send(kind, self._describe(error), value)
 
     def _flush(self) -> None:
         for stream in (self._sys.stdout, *self._streams):
@@ -255,14 +258,15 @@ def _run_tests(spec: dict[str, Any], channel: Channel, finish: _Finish, late_byt
     """Code, then tests, in one bare namespace, as the reference harnesses' ``exec(program, {})``
     does.
 
-    The tests arrive after the code has run. The proof stays in the socket, unread, until the tests
-    are over.
+    The tests arrive after the code has run, without the values that their assertions expect where
+    these could be kept back. The proof stays in the socket, unread, until the tests are over.
     """
     sys.modules["__main__"] = types.ModuleType("__main__")
     namespace: dict[str, Any] = {}
     exec_code, compile_code, assertion, base = exec, compile, AssertionError, BaseException
     ready = finish.channel.nonce + b"\0"
     reseed = _reseed
+    reports, report = _reports()
     program = compile_code(spec["code"], CODE, "exec", dont_inherit=True)
     if finish.steps:
         finish.steps.start()
@@ -271,16 +275,35 @@ def _run_tests(spec: dict[str, Any], channel: Channel, finish: _Finish, late_byt
     tests = channel.read(late_bytes).decode("utf-8", "surrogatepass")
     if "random" in tests:
         reseed()
+    namespace[REPORT] = report
     try:
         exec_code(compile_code(tests, TESTS, "exec", dont_inherit=True), namespace)
     except assertion as error:
-        finish.raised(error, "fail")
+        finish.raised(error, "fail", reports)
         return
     except base as error:
-        finish.raised(error, "error")
+        finish.raised(error, "error", reports)
         return
     channel.nonce = channel.read(16)
-    finish.send("pass")
+    finish.send("pass", "", reports)
+
+
+def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
+    """The reports of the split assertions so far, and the function that the tests call to make
+    one.
+    """
+    reports: list[list[Any]] = []
+    room = MAX_REPORTS
+    dump, size = encode_loose, len
+
+    def report(number: int, *values: object) -> None:
+        nonlocal room
+        encoded = [dump(value) for value in values]
+        room -= 32 + sum(map(size, encoded))
+        if room >= 0:
+            reports.append([number, *encoded])
+
+    return reports, report
 
 
 def add_site_builtins() -> None:

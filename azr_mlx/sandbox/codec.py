@@ -6,11 +6,16 @@ exactly that type (a subclass is not one), nested at most ``MAX_DEPTH`` deep and
 ``MAX_INT_BITS`` bits (so that their decimal form stays under Python's own limit of 4,300 digits),
 and strings encode as UTF-8 (no lone surrogates).
 
+*Loose* values are what Python's ``==`` may find equal to a plain literal: subclasses stand for
+their base, frozensets, views, fractions, decimals, NaN and infinities are let through, and anything
+else is OPAQUE, which equals nothing.
+
 The module is read by the trusted side and by the process that runs the job; it imports nothing but
-``struct``.
+``struct`` (``decode`` fetches ``fractions`` for a loose value that is one).
 
 Layout: one tag byte, then N T F nothing; I u32 length, little-endian two's complement; D f64; C two
-f64; S and B u32 length, bytes; L U E u32 count, items; M u32 count, key and value by turns.
+f64; S and B u32 length, bytes; L U E u32 count, items; M u32 count, key and value by turns. Loose
+ones too: Z as E, for a frozenset; Q two items, for a fraction; O nothing, for OPAQUE.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ MAX_INT_BITS = 14_000
 MAX_HASHED = 4096  # members of one set or dict: colliding keys cost their square
 
 _SEQUENCES: dict[type, bytes] = {list: b"L", tuple: b"U", set: b"E"}
+_TAGS = {**_SEQUENCES, dict: b"M", frozenset: b"Z"}
 _INFINITY = float("inf")
 
 
@@ -31,28 +37,97 @@ class CodecError(ValueError):
     """A value that is not a plain literal, or bytes that do not encode one."""
 
 
-def encode(value: object) -> bytes:
-    """The bytes of a plain literal. Raises CodecError for anything else; calls no code of the
-    value's own.
+class _Opaque:
+    """Stands for an object that has no plain form."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "(an object)"
+
+
+def encode(value: object, limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a plain literal, ``limit`` at most. Raises CodecError for anything else; calls
+    no code of the value's own.
     """
     out: list[bytes] = []
-    _put(value, out, [MAX_BYTES], 0)
+    _put(value, out, [limit], 0, False)
+    return b"".join(out)
+
+
+def encode_loose(value: object) -> bytes:
+    """The bytes of a loose value; ``O`` where it is too large. Raises nothing of its own, but may
+    call code of the value's.
+    """
+    out: list[bytes] = []
+    try:
+        _put(value, out, [MAX_BYTES], 0, True)
+    except CodecError:
+        return b"O"
     return b"".join(out)
 
 
 def _emit(piece: bytes, out: list[bytes], room: list[int]) -> None:
     room[0] -= len(piece)
     if room[0] < 0:
-        raise CodecError(f"value is larger than {MAX_BYTES} bytes")
+        raise CodecError("value is too large")
     out.append(piece)
 
 
-def _put(value: Any, out: list[bytes], room: list[int], depth: int) -> None:
+def _put(value: Any, out: list[bytes], room: list[int], depth: int, loose: bool) -> None:
     kind = type(value)
     if kind in _SEQUENCES or kind is dict:
-        _put_container(value, kind, out, room, depth)
+        _put_container(value, kind, out, room, depth, loose)
+    elif loose:
+        _put_loose(value, kind, out, room, depth)
     else:
         _emit(_scalar(value, kind, room[0]), out, room)
+
+
+def _put_loose(value: Any, kind: type, out: list[bytes], room: list[int], depth: int) -> None:
+    base = _base(value, kind)
+    if base is not value:
+        _put(base, out, room, depth, True)
+    elif kind is frozenset:
+        _put_container(value, kind, out, room, depth, True)
+    elif kind.__name__ in ("Fraction", "Decimal") and value == value:
+        _emit(b"Q", out, room)
+        for part in value.as_integer_ratio():
+            _put(part, out, room, depth, False)
+    elif kind is float:
+        _emit(struct.pack("<cd", b"D", value), out, room)
+    else:
+        try:
+            _emit(_scalar(value, kind, room[0]), out, room)
+        except CodecError:
+            _emit(b"O", out, room)
+
+
+def _base(value: Any, kind: type) -> Any:
+    """What a subclass of a builtin type holds, as that type; the value itself where it is none."""
+    if kind in (int, float, complex, str, bytes, bool, frozenset):
+        return value
+    for base, plain in _BASES.items():
+        if isinstance(value, base):
+            return plain(value)
+    return value
+
+
+_BASES: dict[type, Any] = {
+    int: int.__pos__,
+    float: float.__pos__,
+    complex: complex.__pos__,
+    str: str.__str__,
+    bytes: lambda value: bytes.__add__(value, b""),
+    list: lambda value: list.__getitem__(value, slice(None)),
+    tuple: lambda value: tuple.__getitem__(value, slice(None)),
+    dict: lambda value: dict(dict.items(value)),
+    set: lambda value: set(set.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    bytearray: bytes,
+    type({}.keys()): set,
+    type({}.items()): set,
+}
 
 
 def _scalar(value: Any, kind: type, room: int) -> bytes:
@@ -68,7 +143,7 @@ def _scalar(value: Any, kind: type, room: int) -> bytes:
         return struct.pack("<cdd", b"C", _finite(value.real), _finite(value.imag))
     if kind is str or kind is bytes:
         if len(value) > room:
-            raise CodecError(f"value is larger than {MAX_BYTES} bytes")
+            raise CodecError("value is too large")
         raw = value if kind is bytes else _utf8(value)
         return struct.pack("<cI", b"B" if kind is bytes else b"S", len(raw)) + raw
     raise CodecError(f"{_type_name(kind)} is not a plain literal")
@@ -100,30 +175,40 @@ def _utf8(value: str) -> bytes:
         raise CodecError("str with a lone surrogate") from None
 
 
-def _put_container(value: Any, kind: type, out: list[bytes], room: list[int], depth: int) -> None:
+def _put_container(
+    value: Any, kind: type, out: list[bytes], room: list[int], depth: int, loose: bool
+) -> None:
     if depth >= MAX_DEPTH:
         raise CodecError(f"nested deeper than {MAX_DEPTH}")
-    if kind in (dict, set) and len(value) > MAX_HASHED:
+    if kind not in (list, tuple) and len(value) > MAX_HASHED:
         raise CodecError(f"{kind.__name__} of {len(value)} members (at most {MAX_HASHED})")
-    tag = b"M" if kind is dict else _SEQUENCES[kind]
-    _emit(struct.pack("<cI", tag, min(len(value), 1 << 31)), out, room)
+    _emit(struct.pack("<cI", _TAGS[kind], min(len(value), 1 << 31)), out, room)
     if len(value) > room[0]:
-        raise CodecError(f"value is larger than {MAX_BYTES} bytes")
+        raise CodecError("value is too large")
     if kind is dict:
         for key, item in value.items():
-            _put(key, out, room, depth + 1)
-            _put(item, out, room, depth + 1)
+            _put(key, out, room, depth + 1, loose)
+            _put(item, out, room, depth + 1, loose)
     else:
         for item in value:
-            _put(item, out, room, depth + 1)
+            _put(item, out, room, depth + 1, loose)
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, limit: int = MAX_BYTES) -> Any:
     """The value that ``data`` encodes, all of it. Total: raises CodecError and nothing else."""
-    if len(data) > MAX_BYTES:
-        raise CodecError(f"more than {MAX_BYTES} bytes")
+    return _decode(data, limit, False)
+
+
+def decode_loose(data: bytes) -> Any:
+    """The loose value that ``data`` encodes. Total: raises CodecError and nothing else."""
+    return _decode(data, MAX_BYTES, True)
+
+
+def _decode(data: bytes, limit: int, loose: bool) -> Any:
+    if len(data) > limit:
+        raise CodecError(f"more than {limit} bytes")
     try:
-        value, end = _get(data, 0, 0)
+        value, end = _get(data, 0, 0, loose)
     except (struct.error, IndexError):
         raise CodecError("cut short") from None
     except UnicodeDecodeError:
@@ -135,29 +220,44 @@ def decode(data: bytes) -> Any:
     return value
 
 
-def _get(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _get(data: bytes, at: int, depth: int, loose: bool) -> tuple[Any, int]:
     tag = data[at : at + 1]
     at += 1
     if tag in _CONSTANTS:
         return _CONSTANTS[tag], at
     if tag == b"D":
-        return _finite(struct.unpack_from("<d", data, at)[0]), at + 8
+        value = struct.unpack_from("<d", data, at)[0]
+        return value if loose else _finite(value), at + 8
     if tag == b"C":
         real, imag = struct.unpack_from("<dd", data, at)
         return complex(_finite(real), _finite(imag)), at + 16
-    if tag not in _SIZED:
+    if loose and tag in (b"O", b"Q"):
+        return _get_loose(data, at, tag)
+    if tag not in _SIZED or (tag == b"Z" and not loose):
         raise CodecError(f"unknown tag {tag!r}")
     size = struct.unpack_from("<I", data, at)[0]
     at += 4
     if size > len(data) - at:
         raise CodecError("cut short")
-    if tag in b"LUEM":
-        return _get_container(data, at, depth, tag, size)
+    if tag in b"LUEMZ":
+        return _get_container(data, at, depth, tag, size, loose)
     return _sized(tag, data[at : at + size]), at + size
 
 
 _CONSTANTS: dict[bytes, bool | None] = {b"N": None, b"T": True, b"F": False}
-_SIZED = frozenset({b"I", b"S", b"B", b"L", b"U", b"E", b"M"})
+_SIZED = frozenset({b"I", b"S", b"B", b"L", b"U", b"E", b"M", b"Z"})
+
+
+def _get_loose(data: bytes, at: int, tag: bytes) -> tuple[Any, int]:
+    if tag == b"O":
+        return _Opaque(), at
+    from fractions import Fraction
+
+    above, at = _get(data, at, MAX_DEPTH, False)
+    below, at = _get(data, at, MAX_DEPTH, False)
+    if type(above) is not int or type(below) is not int or below == 0:
+        raise CodecError("not a fraction")
+    return Fraction(above, below), at
 
 
 def _sized(tag: bytes, raw: bytes) -> int | str | bytes:
@@ -169,20 +269,29 @@ def _sized(tag: bytes, raw: bytes) -> int | str | bytes:
     return raw if tag == b"B" else raw.decode("utf-8")
 
 
-def _get_container(data: bytes, at: int, depth: int, tag: bytes, size: int) -> tuple[Any, int]:
+def _get_container(
+    data: bytes, at: int, depth: int, tag: bytes, size: int, loose: bool
+) -> tuple[Any, int]:
     if depth >= MAX_DEPTH:
         raise CodecError(f"nested deeper than {MAX_DEPTH}")
-    if tag in b"EM" and size > MAX_HASHED:
+    if tag in b"EMZ" and size > MAX_HASHED:
         raise CodecError(f"{size} members of a set or dict (at most {MAX_HASHED})")
     items: list[Any] = []
     for _ in range(2 * size if tag == b"M" else size):
-        item, at = _get(data, at, depth + 1)
+        item, at = _get(data, at, depth + 1, loose)
         items.append(item)
     if tag == b"L":
         return items, at
     if tag == b"U":
         return tuple(items), at
-    made: Any = set(items) if tag == b"E" else dict(zip(items[::2], items[1::2], strict=True))
+    made: Any = _HASHED[tag](items)
     if len(made) != size:
         raise CodecError("a key or set member twice")
     return made, at
+
+
+_HASHED: dict[bytes, Any] = {
+    b"E": set,
+    b"Z": frozenset,
+    b"M": lambda items: dict(zip(items[::2], items[1::2], strict=True)),
+}

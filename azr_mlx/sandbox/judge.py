@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from azr_mlx.sandbox import wire
-from azr_mlx.sandbox.codec import CodecError, decode
+from azr_mlx.sandbox.asserts import Suite, split
+from azr_mlx.sandbox.codec import MAX_BYTES, CodecError, decode, decode_loose
 from azr_mlx.sandbox.control import control_tests
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.literals import equal, literal, parse_literal
@@ -28,11 +29,14 @@ _NOTHING = object()
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a job: which tests it gets, and the nonces of its frames."""
+    """One execution of a job: which tests it gets, what of them is judged here, and the nonces of
+    its frames.
+    """
 
     job: Job
     limits: Limits
     tests: bytes
+    suite: Suite
     nonce: bytes
     proof: bytes
 
@@ -41,16 +45,14 @@ class Run:
         """A run with fresh nonces; ``control`` with the tests that no right answer passes
         (ValueError).
         """
-        tests = job.tests or ""
+        suite = split(job.tests or "")
         if control:
-            tests = control_tests(tests)
-        # a leading newline: even empty tests are something to wait for
-        raw = (
-            b""
-            if job.tests is None
-            else b"\n" * (not control) + tests.encode("utf-8", "surrogatepass")
-        )
-        return cls(job, limits, raw, secrets.token_bytes(16), secrets.token_bytes(16))
+            suite = Suite(control_tests(job.tests or ""), (), False)
+        raw = b""
+        if job.tests is not None:  # a leading newline: even empty tests are something to wait for
+            raw = b"\n" + suite.source.encode("utf-8", "surrogatepass")
+        nonce, proof = secrets.token_bytes(wire.NONCE_BYTES), secrets.token_bytes(wire.NONCE_BYTES)
+        return cls(job, limits, raw, suite, nonce, proof)
 
     def request(self) -> bytes:
         """The bytes for a zygote. What the job is compared with is not among them."""
@@ -140,27 +142,49 @@ def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
         return _no_frame(run, response)
     try:
         kind, steps, detail, value = _decoded(run, frame)
+        reports = _reports(value) if run.job.style == "tests" else []
     except (CodecError, TypeError, ValueError) as error:
         return Outcome(Status.INVALID, f"the result is not a well-formed frame: {error}"[:300])
+    if failure := run.suite.failure(reports):
+        return Outcome(Status.FAIL, _one_line(failure), steps=steps)
     if kind == "value" and run.job.style == "call":
         return Outcome(Status.OK, "", value, steps=steps)
     if kind == "done" and run.job.style == "program":
         return Outcome(Status.OK, steps=steps)
     if kind == "pass" and run.job.style == "tests" and frame[: wire.NONCE_BYTES] == run.proof:
+        if not run.suite.complete(reports):
+            return Outcome(Status.FAIL, "the tests' end was reached past some of them", steps=steps)
         return Outcome(Status.PASS, steps=steps)
     if kind in _FRAME_STATUS:
         return Outcome(_FRAME_STATUS[kind], detail, steps=steps)
     return Outcome(Status.INVALID, "the result is a frame of another kind")
 
 
+def _reports(value: Any) -> list[tuple[int, list[Any]]]:
+    """What the split assertions reported. Raises CodecError."""
+    reports: list[tuple[int, list[Any]]] = []
+    for row in value if type(value) is list else []:
+        if type(row) is not list or not row or type(row[0]) is not int:
+            raise CodecError("wrong report")
+        if not all(type(encoded) is bytes for encoded in row[1:]):
+            raise CodecError("wrong report")
+        reports.append((row[0], [decode_loose(encoded) for encoded in row[1:]]))
+    return reports
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]
+
+
 def _decoded(run: Run, frame: bytes) -> tuple[str, int | None, str, Any]:
     nonce, body = frame[: wire.NONCE_BYTES], frame[wire.NONCE_BYTES :]
     if nonce not in (run.nonce, run.proof):
         raise CodecError("wrong nonce")
-    kind, steps, detail, value = decode(body)
+    limit = wire.MAX_BODY if run.job.style == "tests" else MAX_BYTES + 4096
+    kind, steps, detail, value = decode(body, limit)
     if type(kind) is not str or type(detail) is not str or type(steps) not in (int, type(None)):
         raise CodecError("wrong fields")
-    return kind, steps, " ".join(detail.split())[:500], value
+    return kind, steps, _one_line(detail), value
 
 
 def _no_frame(run: Run, response: wire.Response) -> Outcome:

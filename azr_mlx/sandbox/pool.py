@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from azr_mlx.sandbox import judge, wire
+from azr_mlx.sandbox.asserts import split
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.types import Status
 
@@ -179,6 +180,7 @@ class _Case:
         self.outcomes: dict[int, judge.Outcome] = {}
         self.settled: judge.Outcome | None = None
         self.deaths = 0
+        self.sealed = job.tests is not None and split(job.tests).sealed
 
     def first_runs(self) -> list[int]:
         """The zygote classes that the job starts in."""
@@ -194,7 +196,7 @@ class _Case:
         if len(self.outcomes) == 2:
             outcome = judge.agree(self.outcomes[0], self.outcomes[1])
         self.settled = outcome
-        if self.settled.status is Status.PASS:
+        if self.settled.status is Status.PASS and not self.sealed:
             return 0
         return judge.verdict(self.job, self.settled)
 

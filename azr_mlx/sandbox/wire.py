@@ -16,7 +16,8 @@ NONCE_BYTES = 16
 READY = (
     b"\0"  # after the nonce: the code has run, the tests may come; no encoded value starts with it
 )
-MAX_FRAME = (1 << 17) + NONCE_BYTES + 4096  # an encoded value, its nonce, kind, steps and detail
+MAX_BODY = 1 << 20  # an encoded frame: kind, steps, detail, and a value or the tests' reports
+MAX_FRAME = MAX_BODY + NONCE_BYTES
 
 _REQUEST = struct.Struct("<16s16sdIIII")
 _RESPONSE = struct.Struct("<iBBddQII")

@@ -1,0 +1,370 @@
+"""Assert-style tests, split so that what a call is compared with never enters the job's process.
+
+``assert f([1, 2]) == 3`` becomes ``_azr_report(0, f([1, 2]))`` for the job; the 3 and the ``==`` stay
+here and are applied to the value that comes back. The job then knows the questions and not the
+answers: reading its own process, an object that equals everything or a forged end of the tests do
+not help it. An assertion is split where one side of its comparison is a literal, where literals are
+combined with a call by arithmetic (``abs(f(2) - 0.5) < 1e-6``), or where it is a call itself; it
+must be run a number of times that can be told from the text (at the top level, or in a function
+that the top level calls). Values are compared by Python's own ``==`` between builtin types, as the
+test says.
+
+Suites with other assertions are run as they are (see ``control``).
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+REPORT = "_azr_report"
+MAX_TEXT = 160  # characters of an assertion that a detail quotes
+_MAX_SIZE = 1 << 16  # of a constant that is computed here
+
+Evaluate = Callable[[Sequence[Any]], Any]
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_NUMERIC: dict[str, Callable[..., Any]] = {
+    "abs": abs,
+    "round": round,
+    "math.fabs": math.fabs,
+    "math.isclose": math.isclose,
+}
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "set": set,
+    "frozenset": frozenset,
+    "tuple": tuple,
+    "list": list,
+    "dict": dict,
+    "sorted": sorted,
+    "float": float,
+}
+_CONSTANTS = {"math.pi": math.pi, "math.e": math.e, "math.inf": math.inf}
+
+
+class _Open(Exception):
+    """An expression that only the job's process can evaluate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One split assertion: ``holds`` says whether the reported values satisfy it (it may raise what
+    the assertion itself would), ``times`` how often it must be reported.
+    """
+
+    text: str
+    holds: Evaluate
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Tests for the job's process (``source``), and what is judged here. ``sealed``: everything
+    is.
+    """
+
+    source: str
+    checks: tuple[Check, ...]
+    sealed: bool
+
+    def failure(self, reports: Iterable[tuple[int, Sequence[Any]]]) -> str:
+        """What the first report that does not hold is, or an empty string."""
+        for number, values in reports:
+            if not 0 <= number < len(self.checks):
+                return "a report of an assertion that there is not"
+            check = self.checks[number]
+            try:
+                held = bool(check.holds(values))
+            except (TypeError, ValueError, ArithmeticError, IndexError) as error:
+                return f"{check.text}: {type(error).__name__}: {error}"
+            if not held:
+                return f"{check.text}: got {_shown(values)}"
+        return ""
+
+    def complete(self, reports: Iterable[tuple[int, Sequence[Any]]]) -> bool:
+        """Whether every assertion was reported as often as it must be."""
+        seen = Counter(number for number, _ in reports)
+        return seen == {number: check.times for number, check in enumerate(self.checks)}
+
+
+def _shown(values: Sequence[Any]) -> str:
+    text = ", ".join(map(repr, values))
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
+
+
+@lru_cache(maxsize=1024)
+def split(tests: str) -> Suite:
+    """The suite of ``tests``; text that does not parse comes back as it is, with no checks."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(tests)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Suite(tests, (), False)
+    counts = _run_counts(tree)
+    checks: list[Check] = []
+    edits: list[tuple[ast.Assert, str]] = []
+    total = 0
+    text = _Text(tests)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assert):
+            continue
+        total += not isinstance(node.test, ast.Constant)
+        if id(node) not in counts:
+            continue
+        try:
+            holds, holes = _Splitter().assertion(node.test)
+        except _Open:
+            continue
+        sources = ", ".join(f"({text.of(hole)})" for hole in holes)
+        edits.append((node, f"{REPORT}({len(checks)}, {sources})"))
+        checks.append(Check(_quoted(text.of(node)), holds, counts[id(node)]))
+    return Suite(text.edited(edits), tuple(checks), 0 < len(checks) == total)
+
+
+def _quoted(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_TEXT else line[:MAX_TEXT] + "..."
+
+
+class _Text:
+    """Source text by the positions of ``ast``: lines, and columns in UTF-8 bytes."""
+
+    def __init__(self, text: str) -> None:
+        self.raw = text.encode("utf-8", "surrogatepass")
+        self.starts = [0]
+        for line in text.encode("utf-8", "surrogatepass").splitlines(keepends=True):
+            self.starts.append(self.starts[-1] + len(line))
+
+    def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        assert node.end_lineno is not None and node.end_col_offset is not None  # parsed, not made
+        return (
+            self.starts[node.lineno - 1] + node.col_offset,
+            self.starts[node.end_lineno - 1] + node.end_col_offset,
+        )
+
+    def of(self, node: ast.expr | ast.stmt) -> str:
+        start, end = self.span(node)
+        return self.raw[start:end].decode("utf-8", "surrogatepass")
+
+    def edited(self, edits: Iterable[tuple[ast.stmt, str]]) -> str:
+        raw = self.raw
+        for node, text in sorted(edits, key=lambda edit: self.span(edit[0]), reverse=True):
+            start, end = self.span(node)
+            raw = raw[:start] + text.encode("utf-8", "surrogatepass") + raw[end:]
+        return raw.decode("utf-8", "surrogatepass")
+
+
+def _run_counts(tree: ast.Module) -> dict[int, int]:
+    """For assertions of which it can be told (by ``id``): how often a run of the tests comes by."""
+    counts = {id(node): 1 for node in tree.body if isinstance(node, ast.Assert)}
+    mentions = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+    calls = Counter(_top_level_calls(tree))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    defined = Counter(node.name for node in functions)
+    for function in functions:
+        times = calls[function.name]
+        plain = not function.decorator_list and defined[function.name] == 1
+        if not plain or times == 0 or mentions[function.name] != times or _leaves(function):
+            continue
+        counts |= {id(node): times for node in function.body if isinstance(node, ast.Assert)}
+    return counts
+
+
+def _top_level_calls(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)
+            and isinstance(node.value.func, ast.Name)
+        ):
+            yield node.value.func.id
+
+
+def _leaves(function: ast.FunctionDef) -> bool:
+    """Whether the function may end before its last statement, or is a generator."""
+    kinds = ast.Return | ast.Yield | ast.YieldFrom
+    return any(isinstance(node, kinds) for node in ast.walk(function))
+
+
+class _Splitter:
+    """Turns one assertion's expression into an evaluation over reported values, and the expressions
+    (holes) whose values the job reports.
+    """
+
+    def __init__(self) -> None:
+        self.holes: list[ast.expr] = []
+
+    def assertion(self, test: ast.expr) -> tuple[Evaluate, list[ast.expr]]:
+        """Raises _Open."""
+        holds = self._truth(test)
+        if not self.holes:
+            raise _Open
+        return holds, self.holes
+
+    def _truth(self, node: ast.expr) -> Evaluate:
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+            parts = [self._truth(value) for value in node.values]
+            return lambda values: all(part(values) for part in parts)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            inner = self._truth(node.operand)
+            return lambda values: not inner(values)
+        if isinstance(node, ast.Compare):
+            return self._comparison(node)
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        raise _Open
+
+    def _comparison(self, node: ast.Compare) -> Evaluate:
+        operands = [node.left, *node.comparators]
+        known = [_is_closed(operand) for operand in operands]
+        # each unknown stands beside a literal
+        if not all(a or b for a, b in zip(known, known[1:], strict=False)):
+            raise _Open
+        parts = [self._side(operand) for operand in operands]
+        operators = [_COMPARE[type(op)] for op in node.ops]
+
+        def holds(values: Sequence[Any]) -> bool:
+            sides = [part(values) for part in parts]
+            pairs = zip(operators, sides, sides[1:], strict=False)
+            return all(compare(a, b) for compare, a, b in pairs)
+
+        return holds
+
+    def _call(self, node: ast.Call) -> Evaluate:
+        """``assert f(1)``: what is called gets literals only. ``math.isclose`` is computed here."""
+        arguments = [*node.args, *[keyword.value for keyword in node.keywords]]
+        if _name(node.func) == "math.isclose" and any(map(_is_closed, node.args)):
+            return self._numeric(node)
+        if not all(map(_is_closed, arguments)):
+            raise _Open
+        return self._hole(node)
+
+    def _side(self, node: ast.expr) -> Evaluate:
+        """One side of a comparison: a literal, a hole, or arithmetic of both."""
+        if _is_closed(node):
+            constant = _closed(node)
+            return lambda values: constant
+        if isinstance(node, ast.BinOp) and (_is_closed(node.left) or _is_closed(node.right)):
+            left, right = self._side(node.left), self._side(node.right)
+            combine = _ARITHMETIC.get(type(node.op))
+            if combine is None or type(node.op) in (ast.Pow, ast.Mult, ast.Mod):
+                raise _Open  # values of the job's could make these large
+            return lambda values: combine(left(values), right(values))
+        if (
+            isinstance(node, ast.Call)
+            and _name(node.func) in _NUMERIC
+            and any(isinstance(argument, ast.BinOp) for argument in node.args)
+        ):
+            return self._numeric(node)
+        return self._hole(node)
+
+    def _numeric(self, node: ast.Call) -> Evaluate:
+        function = _NUMERIC[_name(node.func)]
+        parts = [self._side(argument) for argument in node.args]
+        named = {k.arg: _closed(k.value) for k in node.keywords if k.arg is not None}
+        if len(named) != len(node.keywords):
+            raise _Open
+        return lambda values: function(*[part(values) for part in parts], **named)
+
+    def _hole(self, node: ast.expr) -> Evaluate:
+        if isinstance(node, ast.Starred) or any(
+            isinstance(inner, ast.NamedExpr | ast.Await | ast.Yield) for inner in ast.walk(node)
+        ):
+            raise _Open
+        index = len(self.holes)
+        self.holes.append(node)
+        return lambda values: values[index]
+
+
+# --- expressions that are known without the job ---
+
+
+def _is_closed(node: ast.expr) -> bool:
+    try:
+        _closed(node)
+    except _Open:
+        return False
+    return True
+
+
+def _closed(node: ast.expr) -> Any:
+    """The value of a constant expression. Raises _Open where it is not one, or a large one."""
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        pass
+    try:
+        return _computed(node)
+    except (ValueError, TypeError, ArithmeticError, KeyError, MemoryError, RecursionError):
+        raise _Open from None
+
+
+def _computed(node: ast.expr) -> Any:
+    if isinstance(node, ast.BinOp):
+        return _bounded(type(node.op), _closed(node.left), _closed(node.right))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_closed(node.operand)
+    if isinstance(node, ast.Tuple | ast.List):
+        items = [_closed(item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        keys = [_closed(key) for key in node.keys if key is not None]
+        return dict(zip(keys, map(_closed, node.values), strict=True))
+    if isinstance(node, ast.Set):
+        return {_closed(item) for item in node.elts}
+    if isinstance(node, ast.Call) and not node.keywords:
+        return _MAKERS[_name(node.func)](*map(_closed, node.args))
+    if isinstance(node, ast.Attribute):
+        return _CONSTANTS[_name(node)]
+    raise _Open
+
+
+def _bounded(kind: type[ast.operator], left: Any, right: Any) -> Any:
+    """Arithmetic whose result is small, and on numbers and sequences only."""
+    if kind is ast.Pow and not (
+        type(left) in (int, float) and type(right) in (int, float) and abs(right) <= 512
+    ):
+        raise _Open
+    if kind is ast.Mod and type(left) in (str, bytes):
+        raise _Open
+    if kind is ast.Mult:
+        for sequence, times in ((left, right), (right, left)):
+            if hasattr(sequence, "__len__") and len(sequence) * max(int(times), 0) > _MAX_SIZE:
+                raise _Open
+    return _ARITHMETIC[kind](left, right)
+
+
+def _name(node: ast.expr) -> str:
+    """``abs`` or ``math.isclose``; an empty string for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return ""
