@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 REPORT = "_azr_report"
@@ -245,15 +246,15 @@ class _Splitter:
         operands = [node.left, *node.comparators]
         known = [_is_closed(operand) for operand in operands]
         # each unknown stands beside a literal
-        if not all(a or b for a, b in zip(known, known[1:], strict=False)):
+        if not all(a or b for a, b in pairwise(known)):
             raise _Open
         parts = [self._side(operand) for operand in operands]
         operators = [_COMPARE[type(op)] for op in node.ops]
 
         def holds(values: Sequence[Any]) -> bool:
             sides = [part(values) for part in parts]
-            pairs = zip(operators, sides, sides[1:], strict=False)
-            return all(compare(a, b) for compare, a, b in pairs)
+            pairs = zip(operators, pairwise(sides), strict=True)
+            return all(compare(a, b) for compare, (a, b) in pairs)
 
         return holds
 

@@ -212,7 +212,7 @@ def _module(name: str) -> dict[str, Any]:
 
 
 def _run_call(spec: dict[str, Any], finish: _Finish) -> None:
-    args = spec["args"]
+    args = marshal.loads(spec["args"])
     namespace = _module("candidate")
     name, key_error = spec["call"], KeyError
     exec_code, start = exec, finish.steps.start if finish.steps else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from azr_mlx.sandbox.literals import parse_literal
@@ -75,9 +76,24 @@ class Job:
         """``call``, ``tests`` or ``program``."""
         return "call" if self.call is not None else "tests" if self.tests is not None else "program"
 
-    def error(self) -> str:
-        """One line that says why the job is malformed, or an empty string."""
-        return self._type_error() or self._style_error() or self._literal_error()
+    def shape_error(self) -> str:
+        """One line that says what is wrong with the job apart from its literals, or an empty
+        string.
+        """
+        return self._type_error() or self._style_error()
+
+    def literals(self) -> tuple[tuple[Any, ...], Any]:
+        """(the arguments, what is expected or None). Raises ValueError with one line."""
+        try:
+            args = parse_literal(self.args or "()")
+        except ValueError as error:
+            raise ValueError(f"args: {error}") from None
+        if type(args) is not tuple:
+            raise ValueError(f"args: must be a tuple, such as (1,), not {type(args).__name__}")
+        try:
+            return args, None if self.expect is None else parse_literal(self.expect)
+        except ValueError as error:
+            raise ValueError(f"expect: {error}") from None
 
     def _type_error(self) -> str:
         if type(self.id) is not str or type(self.code) is not str:
@@ -119,19 +135,6 @@ class Job:
             return f"call = {self.call[:80]!r}: must be the name of a function"
         return ""
 
-    def _literal_error(self) -> str:
-        for name in ("args", "expect"):
-            text = getattr(self, name)
-            if text is None:
-                continue
-            try:
-                value = parse_literal(text)
-            except ValueError as error:
-                return f"{name}: {error}"
-            if name == "args" and type(value) is not tuple:
-                return f"args: must be a tuple, such as (1,), not {type(value).__name__}"
-        return ""
-
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -167,9 +170,14 @@ _LIMIT_KEYS = tuple(f.name for f in fields(Limits))
 
 
 def job_from_json(row: object, defaults: Limits) -> Job:
-    """The job of one JSON row; keys that a job does not have are left aside. Raises ValueError."""
+    """The job of one JSON row. Keys that a job does not have are left aside, but for those that
+    look like a slip: a job with a misspelt ``expect`` would never fail. Raises ValueError.
+    """
     if not isinstance(row, Mapping):
         raise ValueError("a job is a JSON object")
+    for key in row.keys() - {*_JOB_KEYS, "limits"}:
+        if meant := get_close_matches(str(key).lower(), [*_JOB_KEYS, "limits"], 1, 0.7):
+            raise ValueError(f"no such key: {str(key)[:80]!r}; did you mean {meant[0]!r}?")
     for name in ("id", "code"):
         if name not in row:
             raise ValueError(f"the job has no {name!r}")

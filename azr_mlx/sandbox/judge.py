@@ -8,15 +8,18 @@ import marshal
 import secrets
 import signal
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azr_mlx.sandbox import wire
-from azr_mlx.sandbox.asserts import Suite, split
+from azr_mlx.sandbox.asserts import Suite
 from azr_mlx.sandbox.codec import MAX_BYTES, CodecError, decode, decode_loose
 from azr_mlx.sandbox.control import control_tests
 from azr_mlx.sandbox.job import Job, Limits, Result
-from azr_mlx.sandbox.literals import equal, literal, parse_literal
+from azr_mlx.sandbox.literals import equal, literal
 from azr_mlx.types import Status
+
+if TYPE_CHECKING:
+    from azr_mlx.sandbox.case import Case
 
 _FRAME_STATUS = {
     "error": Status.ERROR,
@@ -25,6 +28,7 @@ _FRAME_STATUS = {
     "invalid": Status.INVALID,
 }
 _NOTHING = object()
+_NO_TESTS = Suite("", (), False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,52 +39,39 @@ class Run:
 
     job: Job
     limits: Limits
+    spec: bytes
     tests: bytes
     suite: Suite
     nonce: bytes
     proof: bytes
 
     @classmethod
-    def of(cls, job: Job, limits: Limits, control: bool = False) -> Run:
+    def of(cls, case: Case, control: bool = False) -> Run:
         """A run with fresh nonces; ``control`` with the tests that no right answer passes
         (ValueError).
         """
-        suite = split(job.tests or "")
+        job, suite = case.job, case.suite or _NO_TESTS
         if control:
             suite = Suite(control_tests(job.tests or ""), (), False)
         raw = b""
         if job.tests is not None:  # a leading newline: even empty tests are something to wait for
             raw = b"\n" + suite.source.encode("utf-8", "surrogatepass")
         nonce, proof = secrets.token_bytes(wire.NONCE_BYTES), secrets.token_bytes(wire.NONCE_BYTES)
-        return cls(job, limits, raw, suite, nonce, proof)
+        return cls(job, case.limits, marshal.dumps(case.spec), raw, suite, nonce, proof)
 
     def request(self) -> bytes:
-        """The bytes for a zygote. What the job is compared with is not among them."""
-        job, limits = self.job, self.limits
-        spec = marshal.dumps(
-            {
-                "style": job.style,
-                "code": job.code,
-                "call": job.call,
-                "args": parse_literal(job.args or "()"),
-                "stdin": job.stdin,
-                "trace": job.trace,
-                "cpu_s": limits.cpu_s,
-                "memory_mb": limits.memory_mb,
-                "processes": limits.processes,
-            },
-            2,  # without references: equal parts of the arguments stay objects of their own
-        )
+        """The bytes for a worker. What the job is compared with is not among them."""
+        limits = self.limits
         header = wire.Request(
             self.nonce,
             self.proof,
             limits.wall_s,
             limits.output_kb << 10,
             limits.processes,
-            len(spec),
+            len(self.spec),
             len(self.tests),
         )
-        return header.pack() + spec + self.tests
+        return header.pack() + self.spec + self.tests
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +214,8 @@ def unmasked(outcome: Outcome, control: Outcome) -> Outcome:
     return replace(outcome, status=Status.FAIL, detail=detail)
 
 
-def verdict(job: Job, outcome: Outcome) -> Result:
-    """The result of a well-formed job: its outcome, compared with what was expected of it."""
+def verdict(job: Job, expected: Any, outcome: Outcome) -> Result:
+    """The result of a well-formed job: its outcome, compared with what was ``expected`` of it."""
     status, detail, value = outcome.status, outcome.detail, None
     if status is Status.OK and job.style == "call":
         try:
@@ -232,7 +223,7 @@ def verdict(job: Job, outcome: Outcome) -> Result:
         except ValueError as error:
             status, detail = Status.INVALID, f"the value is not a plain literal: {error}"
     if status is Status.OK and job.expect is not None:
-        same = equal(outcome.value, parse_literal(job.expect))
+        same = equal(outcome.value, expected)
         status, detail = (Status.PASS, "") if same else (Status.FAIL, "another value was expected")
     if status is Status.OK and job.expect_stdout is not None:
         status, detail = _compare_stdout(job.expect_stdout, outcome)

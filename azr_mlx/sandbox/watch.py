@@ -26,8 +26,8 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
         request = wire.Request.unpack(header)
         spec, late = _read(pool, request.spec_bytes), _read(pool, request.late_bytes)
         scratch.make(setting)
-        watch = Watch(pool, setting, zygote, request, spec, late)
-        watch.run()
+        watch = Watch(setting, zygote, request, spec, late)
+        watch.run(pool.fileno())
         scratch.clear(setting)
         pool.sendall(watch.answer())
 
@@ -48,21 +48,20 @@ class Watch:
 
     def __init__(
         self,
-        pool: socket.socket,
         setting: Setting,
         zygote: Zygote,
         request: Any,
         spec: bytes,
         late: bytes,
     ) -> None:
-        self.pool, self.setting, self.zygote, self.request = pool, setting, zygote, request
+        self.setting, self.zygote, self.request = setting, zygote, request
         self.frame, self.out = bytearray(), bytearray()
         self.cut, self.cause = 0, wire.ENDED
         self.end: Any = None
         self.pending = request.nonce + struct.pack("<II", len(spec), len(late)) + spec
         self.late = late + request.proof if late else b""
 
-    def run(self) -> None:
+    def run(self, pool: int) -> None:
         """Until the job and all that it started are dead and all that it wrote is read."""
         ours, theirs = socket.socketpair()
         self.job, job_end = ours.detach(), theirs.detach()
@@ -74,41 +73,49 @@ class Watch:
         self.pid = self.zygote.fork(job_end, out_end)
         os.close(job_end)
         os.close(out_end)
-        reads = {self.job, self.stdout}
-        deadline = self.started + self.request.wall_s
-        while self.end is None:
-            self._step(reads, deadline)
+        self._watch(pool)
         self._end_everything()
-        for fd in sorted(reads):
+        for fd in (self.job, self.stdout):
             while self._take(fd):
                 pass
-        os.close(self.job)
-        os.close(self.stdout)
+            os.close(fd)
         if len(self.frame) > wire.MAX_FRAME:
             self.cause = wire.BAD_FRAME
             self.frame.clear()
         self.wall = time.monotonic() - self.started
 
-    def _step(self, reads: set[int], deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            self._stop(wire.TIMED_OUT)
-            return
-        if self.request.processes:
-            left = min(left, POLL_S)
-        readable, writable, _ = select.select(
-            [self.zygote.socket, self.pool, *reads], [self.job] if self.pending else [], [], left
-        )
-        if self.zygote.socket in readable:
-            self.end = self.zygote.end()
-            return
-        if self.pool in readable:
-            self._abandon()
-        if writable:
+    def _watch(self, pool: int) -> None:
+        """Until the job's own process is dead."""
+        poll = select.poll()
+        poll.register(pool, 0)  # that is, until it hangs up: the next request may be there already
+        poll.register(self.zygote.socket, select.POLLIN)
+        poll.register(self.stdout, select.POLLIN)
+        poll.register(self.job, select.POLLIN | (select.POLLOUT if self.pending else 0))
+        deadline = self.started + self.request.wall_s
+        while self.end is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._stop(wire.TIMED_OUT)
+                return
+            if self.request.processes:
+                left = min(left, POLL_S)
+            ready = dict(poll.poll(left * 1000))
+            if self.zygote.socket.fileno() in ready:
+                self.end = self.zygote.end()
+            elif pool in ready:
+                self._abandon()
+            else:
+                self._relay(poll, ready)
+
+    def _relay(self, poll: select.poll, ready: dict[int, int]) -> None:
+        if ready.get(self.job, 0) & select.POLLOUT:
             self._give()
-        for fd in reads & set(readable):
-            if not self._take(fd):
-                reads.discard(fd)
+        for fd in (self.job, self.stdout):
+            if ready.get(fd, 0) & ~select.POLLOUT and not self._take(fd):
+                poll.unregister(fd)
+                ready.pop(fd)
+        if self.job in ready:
+            poll.modify(self.job, select.POLLIN | (select.POLLOUT if self.pending else 0))
         if len(self.frame) > wire.MAX_FRAME or not self._begins_well():
             self._stop(wire.BAD_FRAME)
         elif self.request.processes and len(_descendants(self.pid)) > self.request.processes:
@@ -192,9 +199,7 @@ class Watch:
         """The response for the pool."""
         status, cpu_s, peak_rss = self.end
         sizes = len(self.frame), len(self.out)
-        response = wire.Response(
-            status, self.cause, self.cut, self.wall, cpu_s, peak_rss, *sizes
-        )
+        response = wire.Response(status, self.cause, self.cut, self.wall, cpu_s, peak_rss, *sizes)
         return bytes(response.pack() + self.frame + self.out)
 
 

@@ -7,7 +7,6 @@ force in it already; a job adds its own limits. Standard library only.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import contextlib
 import os
 import resource
@@ -142,7 +141,7 @@ def _serve(link: socket.socket, setting: Setting) -> NoReturn:
             LEAVE(0)
         pid = os.fork()
         if pid == 0:
-            _become_job(*fds, setting)
+            _become_job(fds[0], fds[1], setting)
         os.close(fds[0])
         os.close(fds[1])
         link.send(_PID.pack(pid))

@@ -57,11 +57,11 @@ def descendants() -> set[int]:
 
 
 def zygotes(sandbox: Sandbox) -> list[object]:
-    return [zygote for idle in sandbox._idle.values() for zygote in idle]
+    return list(sandbox._crew)
 
 
 def expected_processes(sandbox: Sandbox) -> int:
-    """A worker is a supervisor and its zygote, and under strong the process outside its namespaces."""
+    """A worker is a supervisor and a zygote; under strong, one more outside their namespaces."""
     return len(zygotes(sandbox)) * (3 if sandbox.isolation == "strong" else 2)
 
 

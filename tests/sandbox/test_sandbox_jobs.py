@@ -16,6 +16,7 @@ import pytest
 
 from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
 from azr_mlx.sandbox.control import control_tests
+from azr_mlx.sandbox.worker import Worker, WorkerDied
 from azr_mlx.types import Status
 from tests.sandbox.conftest import HONEST, LIMITS, Judge, check_nothing_left, descendants, zygotes
 
@@ -302,7 +303,7 @@ def test_killed_zygotes_lose_no_job() -> None:
 
 
 def test_hanging_zygote_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("azr_mlx.sandbox.pool.GRACE_S", 0.3)
+    monkeypatch.setattr("azr_mlx.sandbox.worker.GRACE_S", 0.3)
     with Sandbox(workers=1, isolation="limits-only", limits=Limits(wall_s=0.3)) as sandbox:
         os.kill(zygotes(sandbox)[0].process.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
         assert sandbox.run([HONEST])[0].status is Status.PASS, (
@@ -312,15 +313,14 @@ def test_hanging_zygote_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_twice_dead_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox(workers=1, isolation="limits-only", limits=LIMITS) as sandbox:
-        fresh = sandbox._acquire
+        receive = Worker.receive
 
-        def dying(flavour: int) -> object:
-            zygote = fresh(flavour)
-            zygote.process.kill()
-            zygote.process.wait()
-            return zygote
+        def dying(worker: Worker) -> Any:
+            if worker.hello is not None:
+                raise WorkerDied("it ended")
+            return receive(worker)
 
-        monkeypatch.setattr(sandbox, "_acquire", dying)
+        monkeypatch.setattr(Worker, "receive", dying)
         result = sandbox.run([HONEST])[0]
         assert result.status is Status.KILLED, "a job whose zygote died twice counts as killed"
 
@@ -346,7 +346,7 @@ def test_sandbox_ends_with_its_owner(isolation: str) -> None:
     """kill -9 of the trainer must not leave zygotes or folders."""
     script = (
         "import sys, time\nfrom azr_mlx.sandbox import Job, Sandbox\n"
-        "s = Sandbox(1, sys.argv[1])\nz = s._idle[0][0]\nprint(z.process.pid, z.base, flush=True)\n"
+        "s = Sandbox(1, sys.argv[1])\nz = s._crew[0]\nprint(z.process.pid, z.base, flush=True)\n"
         "s.run([Job('a', 'import time\\ntime.sleep(60)')])\n"
     )
     owner = subprocess.Popen(
@@ -384,9 +384,9 @@ def test_bad_options_are_one_clear_line(option: str, value: object) -> None:
 
 def test_strong_refuses_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(isolation: str, flavour: int) -> object:
-        raise SandboxError(f"no {isolation} here")
+        raise OSError(f"no {isolation} here")
 
-    monkeypatch.setattr("azr_mlx.sandbox.pool._Zygote", refuse)
+    monkeypatch.setattr("azr_mlx.sandbox.pool.Worker", refuse)
     with pytest.raises(SandboxError, match="isolation = 'strong' cannot be had here"):
         Sandbox(isolation="strong")
 

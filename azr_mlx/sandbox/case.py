@@ -1,0 +1,93 @@
+"""One job on its way to a result: the runs that it still needs, and what they showed."""
+
+from __future__ import annotations
+
+import marshal
+from typing import Any
+
+from azr_mlx.sandbox import judge
+from azr_mlx.sandbox.asserts import split
+from azr_mlx.sandbox.job import Job, Limits, Result
+from azr_mlx.types import Status
+
+ATTEMPTS = 2  # of a run whose worker died under it
+
+
+class Case:
+    """Raises ValueError, with one line, for a malformed job."""
+
+    def __init__(self, job: Job, defaults: Limits) -> None:
+        reason = job.shape_error()
+        if reason:
+            raise ValueError(reason)
+        args, self.expected = job.literals()
+        # version 2 has no references: equal parts of the arguments stay objects of their own
+        self.args = marshal.dumps(args, 2)
+        self.job, self.limits = job, job.limits or defaults
+        self.suite = None if job.tests is None else split(job.tests)
+        self.result: Result | None = None
+        self._outcomes: dict[int, judge.Outcome] = {}
+        self._settled: judge.Outcome | None = None
+        self._deaths = 0
+
+    def first_runs(self) -> tuple[int, ...]:
+        """The worker classes that the job starts in."""
+        return (0, 1) if self.job.deterministic else (0,)
+
+    def next_run(self) -> judge.Run | None:
+        """What to run now: the job, or the control of its tests. None where there is nothing to
+        run, and ``result`` is set.
+        """
+        try:
+            return judge.Run.of(self, control=self._settled is not None)
+        except ValueError:  # tests that the job's interpreter parsed and this one does not
+            assert self._settled is not None
+            self.result = self._verdict(self._settled)
+            return None
+
+    def take(self, flavour: int, outcome: judge.Outcome) -> int | None:
+        """Note an outcome. ``result`` is set when the case is decided; a number is the class for
+        one more run.
+        """
+        if self.result is not None:
+            return None
+        if self._settled is not None:
+            self.result = self._verdict(judge.unmasked(self._settled, outcome))
+            return None
+        self._outcomes[flavour] = outcome
+        if len(self._outcomes) < len(self.first_runs()):
+            return None
+        if len(self._outcomes) == 2:
+            outcome = judge.agree(self._outcomes[0], self._outcomes[1])
+        self._settled = outcome
+        if outcome.status is Status.PASS and self.suite is not None and not self.suite.sealed:
+            return 0
+        self.result = self._verdict(outcome)
+        return None
+
+    def worker_died(self) -> bool:
+        """The worker of its run has ended: whether to run it once more, elsewhere."""
+        self._deaths += 1
+        if self._deaths < ATTEMPTS:
+            return True
+        detail = "ended the process that ran it"
+        self.result = Result(self.job.id, Status.KILLED, detail=detail)
+        return False
+
+    def _verdict(self, outcome: judge.Outcome) -> Result:
+        return judge.verdict(self.job, self.expected, outcome)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All that the job's process is given at the start."""
+        return {
+            "style": self.job.style,
+            "code": self.job.code,
+            "call": self.job.call,
+            "args": self.args,
+            "stdin": self.job.stdin,
+            "trace": self.job.trace,
+            "cpu_s": self.limits.cpu_s,
+            "memory_mb": self.limits.memory_mb,
+            "processes": self.limits.processes,
+        }

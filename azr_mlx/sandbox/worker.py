@@ -1,0 +1,189 @@
+"""The pool's end of one worker: a supervisor process, its zygote and their jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from azr_mlx.sandbox import judge, wire
+from azr_mlx.sandbox.case import Case
+
+# Two classes of workers, which a deterministic job must agree in: other hash seeds, another clock.
+HASH_SEEDS = ("0", "4061983")
+START_S = 30.0
+GRACE_S = 10.0  # past a job's wall limit, for a supervisor that has work to do after it
+STOP_S = 10.0
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_U32 = struct.Struct("<I")
+_MAX_HELLO = 1 << 16
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself cannot run as asked."""
+
+
+class WorkerDied(Exception):
+    """The worker ended, or spoke nonsense."""
+
+
+class Worker:
+    """One worker process. It takes up to two runs at a time, and answers in their order; what comes
+    first from it is a hello.
+
+    Raises OSError where no process or folder can be had.
+    """
+
+    def __init__(self, isolation: str, flavour: int) -> None:
+        self.flavour = flavour
+        self.hello: dict[str, object] | None = None
+        self.runs: deque[tuple[Case, judge.Run]] = deque()
+        self._in, self._out = bytearray(), bytearray()
+        self.base = tempfile.mkdtemp(prefix="azr-sandbox-")
+        self.deadline = time.monotonic() + START_S
+        try:
+            os.chmod(self.base, 0o711)
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+            self.socket, theirs = socket.socketpair()
+        except BaseException:
+            shutil.rmtree(self.base, ignore_errors=True)
+            raise
+        try:
+            with theirs:
+                self.process = self._started(isolation, theirs.fileno())
+        except BaseException:
+            self.socket.close()
+            self._tidy()
+            raise
+        self.socket.setblocking(False)
+
+    def _started(self, isolation: str, channel: int) -> subprocess.Popen[bytes]:
+        flags = ["-s", "-S", "-B", *(["-P"] if sys.version_info >= (3, 11) else [])]
+        hidden = [str(Path.home()), str(Path(__file__).resolve().parents[2]), os.getcwd()]
+        script = [str(_SUPERVISOR), isolation, self.base, str(self.flavour), json.dumps(hidden)]
+        return subprocess.Popen(
+            [sys.executable, *flags, "-X", "utf8", *script],
+            stdin=channel,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            env=self._environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        fixed = {"PYTHONHASHSEED": HASH_SEEDS[self.flavour], "MALLOC_ARENA_MAX": "1"}
+        return {**kept, **fixed, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": self.base}
+
+    def last_words(self) -> str:
+        """Why it does not answer, in one line."""
+        if self.hello is not None and "error" in self.hello:
+            return str(self.hello["error"])
+        self._log.seek(0)
+        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
+        said = lines[-1] if lines else "it ended without a word"
+        return f"the sandbox's interpreter did not start: {said}"
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Whether there is a request that has not gone out whole."""
+        return bool(self._out)
+
+    def start(self, case: Case, run: judge.Run) -> None:
+        """Queue one run."""
+        self.runs.append((case, run))
+        self._out += run.request()
+        if len(self.runs) == 1 and self.hello is not None:
+            self._wind_up()
+
+    def _wind_up(self) -> None:
+        """The deadline is that of the run which is now first."""
+        wall_s = self.runs[0][1].limits.wall_s if self.runs else 0.0
+        self.deadline = time.monotonic() + wall_s + GRACE_S
+
+    def send(self) -> None:
+        """Write what fits. Raises WorkerDied."""
+        try:
+            del self._out[: self.socket.send(self._out)]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise WorkerDied(str(error)) from None
+
+    def receive(self) -> Iterator[tuple[Case, judge.Outcome]]:
+        """Read what is there: the outcomes that it completes. Raises WorkerDied, after those that
+        came before.
+        """
+        try:
+            part = self.socket.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise WorkerDied(str(error)) from None
+        if not part:
+            raise WorkerDied("it ended")
+        self._in += part
+        if self.hello is None and not self._read_hello():
+            return
+        while self._in and (outcome := self._next_outcome()):
+            yield outcome
+
+    def _read_hello(self) -> bool:
+        if len(self._in) < _U32.size:
+            return False
+        size = _U32.unpack_from(self._in)[0]
+        if size > _MAX_HELLO:
+            raise WorkerDied("its hello is malformed")
+        if len(self._in) < _U32.size + size:
+            return False
+        self.hello = json.loads(bytes(self._in[_U32.size : _U32.size + size]))
+        del self._in[: _U32.size + size]
+        self._wind_up()
+        if self.hello is None or "error" in self.hello:
+            raise WorkerDied("it cannot start")
+        return True
+
+    def _next_outcome(self) -> tuple[Case, judge.Outcome] | None:
+        if not self.runs:
+            raise WorkerDied("it answered what it was not asked")
+        if len(self._in) < wire.RESPONSE_BYTES:
+            return None
+        response = wire.Response.unpack(bytes(self._in[: wire.RESPONSE_BYTES]))
+        if response.frame_bytes > wire.MAX_FRAME or response.stdout_bytes > wire.MAX_STDOUT:
+            raise WorkerDied("its answer is malformed")
+        frame_end = wire.RESPONSE_BYTES + response.frame_bytes
+        end = frame_end + response.stdout_bytes
+        if len(self._in) < end:
+            return None
+        frame, stdout = bytes(self._in[wire.RESPONSE_BYTES : frame_end]), self._in[frame_end:end]
+        case, run = self.runs.popleft()
+        outcome = judge.observe(run, response, frame, bytes(stdout))
+        del self._in[:end]
+        self._wind_up()
+        return case, outcome
+
+    def close(self, kill: bool = False) -> None:
+        """Hang up, wait until the process has ended what it runs, remove its folder."""
+        if kill:
+            self.process.kill()
+        self.socket.close()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        self._log.close()
+        shutil.rmtree(self.base, ignore_errors=True)
