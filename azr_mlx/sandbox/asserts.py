@@ -1,7 +1,7 @@
 """Assert-style tests, split so that what a call is compared with never enters the job's process.
 
-``assert f([1, 2]) == 3`` becomes ``_azr_report(0, f([1, 2]))`` for the job; the 3 and the ``==`` stay
-here and are applied to the value that comes back. The job then knows the questions and not the
+``assert f([1, 2]) == 3`` becomes ``_azr_report(0, f([1, 2]))`` for the job; the 3 and the ``==``
+stay here and are applied to the value that comes back. The job then knows the questions and not the
 answers: reading its own process, an object that equals everything or a forged end of the tests do
 not help it. An assertion is split where one side of its comparison is a literal, where literals are
 combined with a call by arithmetic (``abs(f(2) - 0.5) < 1e-6``), or where it is a call itself; it

@@ -66,6 +66,7 @@ class Run:
             self.nonce,
             self.proof,
             limits.wall_s,
+            limits.memory_mb << 20,
             limits.output_kb << 10,
             limits.processes,
             len(self.spec),
@@ -108,6 +109,8 @@ def _ended_badly(run: Run, response: wire.Response) -> Outcome | None:
         return Outcome(Status.INVALID, "the result is not a well-formed frame")
     if response.cause == wire.TOO_MANY_PROCESSES:
         return Outcome(Status.KILLED, f"more than {limits.processes} processes")
+    if response.cause == wire.TOO_MUCH_MEMORY:
+        return Outcome(Status.MEMORY, f"more than {limits.memory_mb} MiB in all its processes")
     if response.exit >= 0:
         return None
     if response.exit in (-signal.SIGKILL, -signal.SIGXCPU) and response.cpu_s > 0.9 * limits.cpu_s:

@@ -34,6 +34,8 @@ import zygote  # type: ignore[import-not-found]  # noqa: E402
 if sys.platform == "linux":
     import linux  # type: ignore[import-not-found]
     import namespaces  # type: ignore[import-not-found]
+elif sys.platform == "darwin":
+    import darwin  # type: ignore[import-not-found]
 del sys.path[0]
 
 # What small programs import. Each of these costs every fork a little, and a job that imports
@@ -42,7 +44,9 @@ WARM = """
     bisect collections.abc copy datetime functools heapq itertools json math operator random re
     string time types typing
 """.split()  # noqa: SIM905 - a list of quoted words reads worse
-OWN = ("child", "clock", "codec", "linux", "namespaces", "scratch", "watch", "wire", "zygote")
+OWN = """
+    child clock codec darwin linux namespaces processes scratch watch wire zygote
+""".split()  # noqa: SIM905
 
 
 def main() -> int:
@@ -84,9 +88,11 @@ def _prepare(strong: bool, base: str, hidden: list[str]) -> zygote.Setting:
     child.open_streams()
     for name in OWN:
         sys.modules.pop(name, None)
-    if strong and not setting.on_linux:
+    if sys.platform == "darwin":
+        _prepare_darwin(setting, hidden)
+    elif strong and not setting.on_linux:
         raise OSError(f"no strong isolation on {sys.platform}")
-    if strong:
+    elif strong:
         setting.uid = namespaces.enter(hidden, base)
         setting.scratch = namespaces.SCRATCH
     if setting.on_linux:
@@ -127,6 +133,24 @@ def _prepare_linux(setting: zygote.Setting) -> None:
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as file:
             setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
+    assert sys.platform == "darwin"
+    with contextlib.suppress(OSError):  # a version that holds no limit of address space
+        setting.address_space = darwin.mapped_bytes()
+    if setting.strong:
+        shut = [*hidden, *darwin.package_paths()]
+        try:
+            for children in (False, True):
+                text = darwin.profile(
+                    setting.scratch, darwin.interpreter_paths(), hidden=shut, children=children
+                )
+                setting.profiles[children] = darwin.compiled(text)
+        except ValueError as error:
+            raise OSError(str(error)) from None
+        if not _works(setting.profiles[False]):
+            raise OSError("the sandbox profile could not be put in force")
 
 
 def _readable() -> list[str]:

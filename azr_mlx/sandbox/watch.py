@@ -13,6 +13,7 @@ import struct
 import time
 from typing import Any
 
+import processes  # type: ignore[import-not-found]
 import scratch  # type: ignore[import-not-found]
 import wire  # type: ignore[import-not-found]
 from zygote import Setting, Zygote  # type: ignore[import-not-found]
@@ -58,6 +59,7 @@ class Watch:
         self.frame, self.out = bytearray(), bytearray()
         self.cut, self.cause = 0, wire.ENDED
         self.end: Any = None
+        self.polls = request.processes > 0 or not setting.on_linux
         self.pending = request.nonce + struct.pack("<II", len(spec), len(late)) + spec
         self.late = late + request.proof if late else b""
 
@@ -97,7 +99,7 @@ class Watch:
             if left <= 0:
                 self._stop(wire.TIMED_OUT)
                 return
-            if self.request.processes:
+            if self.polls:
                 left = min(left, POLL_S)
             ready = dict(poll.poll(left * 1000))
             if self.zygote.socket.fileno() in ready:
@@ -118,8 +120,18 @@ class Watch:
             poll.modify(self.job, select.POLLIN | (select.POLLOUT if self.pending else 0))
         if len(self.frame) > wire.MAX_FRAME or not self._begins_well():
             self._stop(wire.BAD_FRAME)
-        elif self.request.processes and len(_descendants(self.pid)) > self.request.processes:
+        elif self.polls:
+            self._look()
+
+    def _look(self) -> None:
+        """What the kernel does not hold: the number of processes, and their memory together (on
+        macOS that of one, too).
+        """
+        below = processes.descendants(self.pid)
+        if len(below) > self.request.processes:
             self._stop(wire.TOO_MANY_PROCESSES)
+        elif processes.memory([self.pid, *below]) > self.request.memory_bytes:
+            self._stop(wire.TOO_MUCH_MEMORY)
 
     def _abandon(self) -> None:
         """The pool has hung up: end the job and this process."""
@@ -189,7 +201,7 @@ class Watch:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(-1, signal.SIGKILL)
             else:
-                for pid in _descendants(os.getpid()):
+                for pid in processes.descendants(os.getpid()):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.0005)
@@ -211,20 +223,3 @@ def _reap() -> bool:
                 return True
         except ChildProcessError:
             return False
-
-
-def _descendants(root: int) -> list[int]:
-    """Process ids below ``root`` (itself excluded), from /proc; empty where there is none."""
-    parents: dict[int, int] = {}
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-                if fields[0] != b"Z":
-                    parents[int(name)] = int(fields[1])
-    found = {root}
-    while True:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        if not more:
-            return sorted(found - {root})
-        found |= more

@@ -19,7 +19,7 @@ READY = (
 MAX_BODY = 1 << 20  # an encoded frame: kind, steps, detail, and a value or the tests' reports
 MAX_FRAME = MAX_BODY + NONCE_BYTES
 
-_REQUEST = struct.Struct("<16s16sdIIII")
+_REQUEST = struct.Struct("<16s16sdQIIII")
 _RESPONSE = struct.Struct("<iBBddQII")
 REQUEST_BYTES = _REQUEST.size
 RESPONSE_BYTES = _RESPONSE.size
@@ -32,6 +32,7 @@ class Request(NamedTuple):
     nonce: bytes
     proof: bytes
     wall_s: float
+    memory_bytes: int
     stdout_bytes: int
     processes: int
     spec_bytes: int
@@ -46,7 +47,7 @@ class Request(NamedTuple):
 
 
 # What the zygote saw end a job.
-ENDED, TIMED_OUT, BAD_FRAME, TOO_MANY_PROCESSES = range(4)
+ENDED, TIMED_OUT, BAD_FRAME, TOO_MANY_PROCESSES, TOO_MUCH_MEMORY = range(5)
 
 
 class Response(NamedTuple):

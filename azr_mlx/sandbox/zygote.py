@@ -48,6 +48,7 @@ class Setting:
         self.base_filter: Any = None
         self.threads_only: Any = None  # on top, for jobs without child processes
         self.ruleset: int | None = None
+        self.profiles: dict[bool, Any] = {}  # macOS: confines a job that may have children, or not
         self.address_space = 0  # bytes that the bare interpreter has mapped
 
     def features(self, isolation: str) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Setting:
             "isolation": isolation,
             "seccomp": self.seccomp,
             "landlock": self.ruleset is not None,
+            "seatbelt": bool(self.profiles),
             "other_user": self.uid != os.geteuid(),
         }
 
@@ -199,6 +201,8 @@ def _confine(spec: dict[str, Any], setting: Setting) -> None:
         _give_stdin(spec["stdin"])
     _set_limits(spec, setting)
     if not setting.on_linux:
+        if setting.profiles:
+            setting.profiles[spec["processes"] > 0]()
         return
     if setting.uid != os.geteuid():
         os.setresuid(setting.uid, setting.uid, setting.uid)
@@ -228,7 +232,7 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
         _limit(resource.RLIMIT_NPROC, 0)
     elif setting.strong:
         _limit(resource.RLIMIT_NPROC, 1 + spec["processes"] + THREADS)
-    # macOS accepts the call or not, by version, and does not enforce it
+    # versions of macOS that do not hold this limit may refuse it; there, the memory is watched
     with contextlib.suppress(OSError, ValueError):
         _limit(resource.RLIMIT_AS, setting.address_space + (spec["memory_mb"] << 20))
 

@@ -1,0 +1,472 @@
+"""macOS confinement without privileges: a Seatbelt profile as text, and a process's memory and
+children through libproc.
+
+Standard library only; nothing here runs at import, and the profile can be written on any system.
+There are two ways into a profile. ``command`` starts a program inside one, through sandbox-exec;
+the function that ``compiled`` returns puts the calling process into one, and so a forked child just
+before it runs what it was forked for. The second gives the stricter profile: a process that has
+nothing left to start needs no exec, no fork and no session. A profile is inherited by children,
+cannot be left, and cannot be put inside another.
+
+Seatbelt's language is not documented by Apple, and no result of this module from a Mac is on record
+yet. The rules follow what others run on many releases:
+
+- https://github.com/chromium/chromium/blob/main/sandbox/policy/mac/common.sb
+- https://github.com/openai/codex, seatbelt_base_policy.sbpl
+- https://github.com/NixOS/nix, sandbox-defaults.sb
+- https://github.com/WebKit/WebKit/blob/main/Source/WebKit/WebProcess/com.apple.WebProcess.sb.in
+
+What the kernel does with the system calls used here can be read in
+https://github.com/apple-oss-distributions/xnu
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import pwd
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+SANDBOX_EXEC = "/usr/bin/sandbox-exec"
+
+# Read by every program: the loader's cache (its place differs by release), the system's libraries,
+# time zones and locales.
+_SYSTEM = (
+    "/System/Cryptexes/OS",
+    "/System/Library",
+    "/System/Volumes/Preboot/Cryptexes/OS",
+    "/private/etc/localtime",
+    "/private/var/db/dyld",
+    "/private/var/db/timezone",
+    "/usr/lib",
+    "/usr/share/icu",
+    "/usr/share/locale",
+    "/usr/share/zoneinfo",
+    "/usr/share/zoneinfo.default",
+)
+_LINKS = ("/etc", "/tmp", "/var", "/usr/share", "/dev")  # on the way to what is allowed
+_READ_DEVICES = ("/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
+# Closed by the default already; named so that a folder opened above one of them stays shut.
+_HIDDEN = (
+    "/Library/Keychains",
+    "/Users",
+    "/Volumes",
+    "/private/tmp",
+    "/private/var/folders",
+    "/private/var/root",
+    "/private/var/tmp",
+)
+# Hardware and kernel facts. Not kern.proc* and kern.procargs*: other processes' arguments and
+# environments.
+_SYSCTLS = (
+    "kern.argmax",
+    "kern.hostname",
+    "kern.maxfilesperproc",
+    "kern.ngroups",
+    "kern.osproductversion",
+    "kern.osrelease",
+    "kern.ostype",
+    "kern.osvariant_status",
+    "kern.osversion",
+    "kern.secure_kernel",
+    "kern.usrstack64",
+    "kern.version",
+    "machdep.cpu.brand_string",
+    "security.mac.lockdown_mode_state",
+    "sysctl.proc_cputype",
+)
+# Where an interpreter from a package manager keeps the libraries that it links.
+_STORES = {
+    "/opt/homebrew": ("/opt/homebrew/Cellar", "/opt/homebrew/opt"),
+    "/usr/local/Cellar": ("/usr/local/Cellar", "/usr/local/opt"),
+    "/opt/local": ("/opt/local/lib",),
+    "/nix/store": ("/nix/store",),
+}
+_SHARED_PREFIXES = ("/", "/usr", "/usr/local", "/opt", "/opt/homebrew", "/opt/local")
+
+
+# --- the profile ---
+
+
+def profile(
+    scratch: str,
+    readable: Sequence[str],
+    writable: Sequence[str] = (),
+    *,
+    hidden: Sequence[str] = (),
+    executables: Sequence[str] = (),
+    children: bool = False,
+    sessions: bool = False,
+) -> str:
+    """A Seatbelt profile (SBPL version 1) that denies all but what is named here and what any
+    Python needs.
+
+    ``scratch`` and ``writable`` can be read and changed, ``readable`` read; ``hidden``, the home
+    folder and other users', temporary folders and other volumes can not. Where these lie in each
+    other, the deeper one decides: an interpreter inside the home folder opens itself only.
+    ``executables`` may be executed: none are needed by a process that is already running.
+    ``children`` allows fork, and signals to own children only. ``sessions`` allows to leave the
+    process group (setsid, setpgid, posix_spawn): without it, killpg reaches all that a group's
+    leader has started.
+
+    Paths are resolved here, since Seatbelt matches what symbolic links lead to (/tmp is
+    /private/tmp). Raises ValueError for a path that is relative, cannot be written in a profile, or
+    is to be open and hidden at once, and for the root folder.
+    """
+    opened = {
+        **dict.fromkeys(_resolved(readable), "(allow file-read* file-map-executable {})"),
+        **dict.fromkeys(_resolved([scratch, *writable]), _WRITABLE),
+    }
+    shut = _resolved([*_HIDDEN, *_homes(), *hidden])
+    for path in opened:
+        if path in (*shut, "/"):
+            raise ValueError(f"{path}: cannot be open to a job and hidden from it")
+    programs = _resolved(executables)
+    rules = {
+        **dict.fromkeys(_SYSTEM, "(allow file-read* file-map-executable {})"),
+        **dict.fromkeys(shut, "(deny file-read* file-write* file-map-executable {})"),
+        **opened,
+    }
+    by_depth = sorted(rules, key=lambda path: (path.count("/") if path != "/" else 0, path))
+    lines = [
+        *_base(children, sessions),
+        *(rules[path].format(f"(subpath {_quoted(path)})") for path in by_depth),
+        *_literals("file-read-metadata", _ancestors([*_SYSTEM, *opened, *programs])),
+        *_literals("file-read-metadata", _LINKS),
+        # the loader opens the root folder itself, and aborts where it cannot:
+        # https://github.com/akitaonrails/ai-jail/issues/77
+        *_literals("file-read*", ["/", *_READ_DEVICES]),
+        *_literals("file-write-data", ["/dev/null", "/dev/zero"]),
+        *_literals("file-read-data file-write-data file-ioctl", ["/dev/dtracehelper"]),
+        *_literals("file-read* file-map-executable process-exec", programs),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# What is written cannot be mapped as code, and cannot be locked against its removal (chflags uchg,
+# access lists).
+_WRITABLE = (
+    "(allow file-read* file-write* {0})\n"
+    "(deny file-map-executable file-write-setugid file-write-flags file-write-acl {0})"
+)
+
+
+def _base(children: bool, sessions: bool) -> list[str]:
+    """What does not depend on paths."""
+    lines = [
+        "(version 1)",
+        "(deny default)",
+        "(deny network*)",
+        "(deny system-socket)",
+        "(deny mach-lookup)",
+        "(deny mach-register)",
+        "(deny signal)",
+        # the default does not cover it: other processes' arguments and environments stayed readable
+        "(deny process-info*)",
+        "(allow process-info* (target self))",
+        "(deny process-info* (target others))",
+        f"({'allow' if children else 'deny'} process-fork)",
+        "(allow syscall-unix)",
+    ]
+    if children:
+        lines.append("(allow signal (target children))")
+    if not sessions:
+        # posix_spawn can begin a session inside the kernel, with no call of setsid
+        names = "SYS_setsid SYS_setpgid SYS_posix_spawn"
+        lines.append(f"(deny syscall-unix (syscall-number {names}))")
+    names = " ".join(f"(sysctl-name {_quoted(name)})" for name in _SYSCTLS)
+    lines.append("(deny sysctl-read)")
+    lines.append(f'(allow sysctl-read (sysctl-name-prefix "hw.") {names})')
+    return lines
+
+
+def _literals(operations: str, paths: Sequence[str]) -> list[str]:
+    return [f"(allow {operations} (literal {_quoted(path)}))" for path in paths]
+
+
+def _resolved(paths: Sequence[str]) -> list[str]:
+    for path in paths:
+        if not os.path.isabs(path):
+            raise ValueError(f"{path!r}: not an absolute path; a profile has no working directory")
+    # POSIX lets a path begin with two slashes, and realpath keeps them
+    return list(dict.fromkeys("/" + os.path.realpath(path).lstrip("/") for path in paths))
+
+
+def _ancestors(paths: Sequence[str]) -> list[str]:
+    """Every folder above one of ``paths``, the root left out."""
+    found: set[str] = set()
+    for path in paths:
+        while (path := os.path.dirname(path)) != "/":
+            found.add(path)
+    return sorted(found)
+
+
+def _quoted(text: str) -> str:
+    """A string of the profile's language, which is Scheme's. Raises ValueError for characters that
+    have no plain form in it.
+    """
+    codes = [ord(character) for character in text]
+    if any(code < 0x20 or code == 0x7F or 0xD800 <= code <= 0xDFFF for code in codes):
+        raise ValueError(
+            f"{text!r}: control characters and undecodable bytes cannot stand in a sandbox profile"
+        )
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _homes() -> list[str]:
+    """This user's home as the system knows it, whatever the environment says."""
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return []
+    return [home] if os.path.isabs(home) and home != "/" else []
+
+
+# --- the interpreter ---
+
+
+def interpreter_paths() -> list[str]:
+    """What this interpreter reads to run: its prefix, or only its library where the prefix is a
+    folder that others share; the libraries it links. Not a virtual environment's.
+    """
+    prefix = os.path.realpath(sys.base_prefix)
+    library = os.path.dirname(os.path.realpath(os.__file__))
+    found = [library]
+    shared = prefix in _SHARED_PREFIXES or any(_within(home, prefix) for home in _homes())
+    if shared:
+        folder = os.path.join(prefix, "lib")
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        found += [os.path.join(folder, name) for name in names if name.startswith("libpython")]
+    else:
+        found += [prefix, os.path.realpath(sys.base_exec_prefix)]
+    for root, stores in _STORES.items():
+        if _within(library, root):
+            found += [store for store in stores if os.path.isdir(store)]
+    return list(dict.fromkeys(found))
+
+
+def package_paths() -> list[str]:
+    """Folders of installed packages inside what ``interpreter_paths`` opens, to be hidden."""
+    library = os.path.dirname(os.path.realpath(os.__file__))
+    folders = [os.path.join(library, name) for name in ("site-packages", "dist-packages")]
+    return [os.path.realpath(folder) for folder in folders if os.path.isdir(folder)]
+
+
+def interpreters() -> list[str]:
+    """The programs that starting this interpreter executes: a framework's ``python`` is a stub,
+    which executes the one inside Python.app.
+    """
+    started = [sys.executable, getattr(sys, "_base_executable", "")]
+    app = os.path.join(sys.base_prefix, "Resources/Python.app/Contents/MacOS/Python")
+    paths = [os.path.realpath(path) for path in [*started, app] if path and os.path.isfile(path)]
+    return list(dict.fromkeys(paths))
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+# --- the ways into a profile ---
+
+
+def available() -> bool:
+    """Whether this system has sandbox-exec."""
+    return sys.platform == "darwin" and os.access(SANDBOX_EXEC, os.X_OK)
+
+
+def command(profile_text: str, argv: Sequence[str]) -> list[str]:
+    """The command that runs ``argv`` (its program as an absolute path) inside the profile."""
+    return [SANDBOX_EXEC, "-p", profile_text, *argv]
+
+
+class _Profile(ctypes.Structure):
+    """libsandbox's compiled profile (https://github.com/chromium/chromium/blob/main/sandbox/mac/
+    seatbelt.cc); only its address is used.
+    """
+
+
+@cache
+def _libsandbox() -> Any:
+    _need_darwin("Seatbelt")
+    library = ctypes.CDLL("/usr/lib/libsandbox.1.dylib", use_errno=True)
+    library.sandbox_create_params.restype = ctypes.c_void_p
+    library.sandbox_create_params.argtypes = []
+    library.sandbox_free_params.argtypes = [ctypes.c_void_p]
+    library.sandbox_free_params.restype = None
+    library.sandbox_compile_string.restype = ctypes.POINTER(_Profile)
+    library.sandbox_compile_string.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_void_p,
+        ctypes.POINTER(ctypes.c_char_p),
+    ]
+    library.sandbox_apply.restype = ctypes.c_int
+    library.sandbox_apply.argtypes = [ctypes.POINTER(_Profile)]
+    return library
+
+
+def compiled(profile_text: str) -> Callable[[], None]:
+    """A function that puts the process calling it, and what it starts later, into the profile for
+    good.
+
+    Compiling is the slow part, and may be done before a fork; the function itself is one system
+    call. Raises OSError, now where the profile is not understood, then where the process is in a
+    profile already (https://github.com/anthropic-experimental/sandbox-runtime/issues/67).
+    """
+    library = _libsandbox()
+    reason = ctypes.c_char_p()
+    params = library.sandbox_create_params()
+    try:
+        result = library.sandbox_compile_string(profile_text.encode(), params, ctypes.byref(reason))
+    finally:
+        library.sandbox_free_params(params)
+    if not result:
+        text = (reason.value or b"no reason given").decode("utf-8", "replace").strip()
+        raise OSError(errno.EINVAL, f"the sandbox profile was not understood: {text}")
+
+    def confine() -> None:
+        if library.sandbox_apply(result) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"the sandbox profile could not be applied: {os.strerror(code)}")
+
+    return confine
+
+
+# --- memory and children of a process ---
+
+_RUSAGE_INFO_V2 = 2
+_PROC_PPID_ONLY = 6
+_MIB = 1 << 20
+_LARGEST = 1 << 47  # no address lies above
+
+
+class RusageInfo(ctypes.Structure):
+    """struct rusage_info_v2 (xnu, bsd/sys/resource.h)."""
+
+    _fields_ = (
+        ("ri_uuid", ctypes.c_uint8 * 16),
+        ("ri_user_time", ctypes.c_uint64),
+        ("ri_system_time", ctypes.c_uint64),
+        ("ri_pkg_idle_wkups", ctypes.c_uint64),
+        ("ri_interrupt_wkups", ctypes.c_uint64),
+        ("ri_pageins", ctypes.c_uint64),
+        ("ri_wired_size", ctypes.c_uint64),
+        ("ri_resident_size", ctypes.c_uint64),
+        ("ri_phys_footprint", ctypes.c_uint64),
+        ("ri_proc_start_abstime", ctypes.c_uint64),
+        ("ri_proc_exit_abstime", ctypes.c_uint64),
+        ("ri_child_user_time", ctypes.c_uint64),
+        ("ri_child_system_time", ctypes.c_uint64),
+        ("ri_child_pkg_idle_wkups", ctypes.c_uint64),
+        ("ri_child_interrupt_wkups", ctypes.c_uint64),
+        ("ri_child_pageins", ctypes.c_uint64),
+        ("ri_child_elapsed_abstime", ctypes.c_uint64),
+        ("ri_diskio_bytesread", ctypes.c_uint64),
+        ("ri_diskio_byteswritten", ctypes.c_uint64),
+    )
+
+
+@cache
+def _libproc() -> Any:
+    _need_darwin("libproc")
+    library = ctypes.CDLL(None, use_errno=True)
+    library.proc_pid_rusage.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    library.proc_pid_rusage.restype = ctypes.c_int
+    library.proc_listpids.argtypes = [
+        ctypes.c_uint32,
+        ctypes.c_uint32,
+        ctypes.c_void_p,
+        ctypes.c_int,
+    ]
+    library.proc_listpids.restype = ctypes.c_int
+    return library
+
+
+def _need_darwin(what: str) -> None:
+    if sys.platform != "darwin":
+        raise OSError(errno.ENOSYS, f"{what} is part of macOS; this is {sys.platform}")
+
+
+def resident_bytes(pid: int) -> int | None:
+    """The memory that a process is charged for (its physical footprint, compressed pages included),
+    in bytes; None where there is no such process. Raises OSError where the system refuses.
+    """
+    usage = RusageInfo()
+    if _libproc().proc_pid_rusage(pid, _RUSAGE_INFO_V2, ctypes.byref(usage)) == 0:
+        return int(usage.ri_phys_footprint)
+    code = ctypes.get_errno()
+    if code == errno.ESRCH:
+        return None
+    raise OSError(code, f"the memory of process {pid}: {os.strerror(code)}")
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is ``pid``, zombies among them. Raises OSError where the system
+    refuses.
+
+    The call is the one inside proc_listchildpids (xnu, libsyscall/wrappers/libproc/libproc.c): it
+    counts in bytes, and only errno tells a refusal from none.
+    """
+    size = 64
+    while True:
+        buffer = (ctypes.c_int * size)()
+        ctypes.set_errno(0)
+        used = _libproc().proc_listpids(_PROC_PPID_ONLY, pid, buffer, ctypes.sizeof(buffer))
+        code = ctypes.get_errno()
+        if used <= 0 and code:
+            raise OSError(code, f"the children of process {pid}: {os.strerror(code)}")
+        count = used // ctypes.sizeof(ctypes.c_int)
+        if count < size:
+            return sorted(buffer[:count])
+        size *= 2  # a full buffer may have been cut
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below ``pid``. One whose parent has ended is not found: it has become a child
+    of process 1.
+    """
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        new = set(children(waiting.pop())) - found - {pid}
+        found |= new
+        waiting += new
+    return sorted(found)
+
+
+def mapped_bytes() -> int:
+    """The size of this process's address space as RLIMIT_AS counts it, to a MiB: a limit of this
+    and ``n`` more bytes leaves ``n`` to allocate.
+
+    The kernel (xnu, osfmk/vm/vm_map.c) refuses a limit below the present size, which is hundreds of
+    GiB on Apple silicon (https://github.com/eclipse-omr/omr/pull/7069), and holds any limit above
+    it. No call tells the size as it is compared, so it is searched for. Raises OSError on systems
+    that accept every limit and hold none.
+    """
+    _need_darwin("this use of RLIMIT_AS")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    low, high = 1, _LARGEST // _MIB
+    try:
+        if _accepted(low, hard):
+            raise OSError(errno.ENOTSUP, "this version of macOS does not hold RLIMIT_AS")
+        while high - low > 1:
+            middle = (low + high) // 2
+            if _accepted(middle, hard):
+                high = middle
+            else:
+                low = middle
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    return high * _MIB
+
+
+def _accepted(mib: int, hard: int) -> bool:
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (mib * _MIB, hard))
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""What a job's processes are and use, on Linux (from /proc) and macOS (from libproc). Standard
+library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+
+if sys.platform == "darwin":
+    import darwin  # type: ignore[import-not-found]
+
+
+def descendants(root: int) -> list[int]:
+    """Live process ids below ``root`` (itself excluded); empty where the system does not tell."""
+    if sys.platform == "darwin":
+        return list(darwin.descendants(root))
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                if fields[0] != b"Z":
+                    parents[int(name)] = int(fields[1])
+    found = {root}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return sorted(found - {root})
+        found |= more
+
+
+def memory(pids: list[int]) -> int:
+    """Bytes of memory that the processes hold together; those that are gone hold none."""
+    return sum(map(_memory, pids))
+
+
+def _memory(pid: int) -> int:
+    if sys.platform == "darwin":
+        return darwin.resident_bytes(pid) or 0
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared = map(int, file.read().split()[:3])
+    except OSError:
+        return 0
+    return (resident - shared) * resource.getpagesize()
