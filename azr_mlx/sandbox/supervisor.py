@@ -34,8 +34,7 @@ import zygote  # type: ignore[import-not-found]  # noqa: E402
 if sys.platform == "linux":
     import linux  # type: ignore[import-not-found]
     import namespaces  # type: ignore[import-not-found]
-elif sys.platform == "darwin":
-    import darwin  # type: ignore[import-not-found]
+darwin: Any = __import__("darwin") if sys.platform == "darwin" else None
 del sys.path[0]
 
 # What small programs import. Each of these costs every fork a little, and a job that imports
@@ -136,7 +135,6 @@ def _prepare_linux(setting: zygote.Setting) -> None:
 
 
 def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
-    assert sys.platform == "darwin"
     with contextlib.suppress(OSError):  # a version that holds no limit of address space
         setting.address_space = darwin.mapped_bytes()
     if setting.strong:
