@@ -27,7 +27,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.prompts import arguments, load_form, render
 from azr_mlx.reward import proposer_reward, solver_reward, with_overlong
 from azr_mlx.steplog import Attempt, StepLog, mean, passed
-from azr_mlx.tasks import Draft, GateResult, GateRules, Runner, check_answers, gate
+from azr_mlx.tasks import Answers, Draft, GateResult, GateRules, Runner, gate
 from azr_mlx.types import (
     Completion,
     Experience,
@@ -272,15 +272,22 @@ class SelfPlay:
                 prompts.append(render(self.form.solve(task, strategy), self.backend.tokenizer))
             sampling = Sampling(c.rollout.max_solve_tokens, c.rollout.temperature, c.rollout.top_p)
             keys = [rng.key(c.seed, "solve", step, number, extra, i) for i in range(len(rows))]
-            done = self.backend.generate(prompts, [sampling] * len(rows), keys)
-        announce("verify", step)
-        with phase("verify"):
-            answers = [
-                parse.parse_answer(d.text, t.kind, self.form)
-                for d, (_, t) in zip(done, rows, strict=True)
-            ]
-            tasks = [task for _, task in rows]
-            verdicts = check_answers(list(zip(tasks, answers, strict=True)), self.sandbox)
+        with Answers(self.sandbox) as answers:
+            order: list[int] = []
+
+            def judge(ended: Sequence[tuple[int, Completion]]) -> None:
+                answers.poll()
+                for index, completion in ended:
+                    task = rows[index][1]
+                    answers.submit(task, parse.parse_answer(completion.text, task.kind, self.form))
+                    order.append(index)
+
+            with phase("solve"):
+                done = self.backend.generate(prompts, [sampling] * len(rows), keys, judge)
+            announce("verify", step)
+            with phase("verify"):  # what the rollouts did not hide
+                by_row = dict(zip(order, answers.verdicts(), strict=True))
+        verdicts = [by_row[index] for index in range(len(rows))]
         self.log.verdicts += verdicts
         return [
             Experience(

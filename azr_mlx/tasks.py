@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 from azr_mlx import rng as keys
 from azr_mlx import templates
@@ -28,7 +29,7 @@ from azr_mlx.parse import (
     skeleton,
 )
 from azr_mlx.prompts import PromptForm, load_form, render
-from azr_mlx.sandbox import Job, Result, equal, literal, parse_literal
+from azr_mlx.sandbox import Job, JobBatch, Result, equal, literal, parse_literal
 from azr_mlx.types import Completion, Status, Task, TaskKind, Verdict
 
 # Every reason for which a proposal is rejected, in the order of the checks; metric names are made
@@ -69,6 +70,8 @@ class Runner(Protocol):
     """What the tasks need of a sandbox."""
 
     def run(self, jobs: Sequence[Job]) -> list[Result]: ...
+
+    def batch(self) -> JobBatch: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,31 +277,55 @@ def _task(draft: Draft, candidate: _Candidate, outputs: tuple[str, ...]) -> Task
     )
 
 
-def check_answers(
-    pairs: Sequence[tuple[Task, str | None]], sandbox: Runner, *, max_chars: int = 20_000
-) -> list[Verdict]:
-    """Judge answers (as ``parse_answer`` gives them), all in one call of the sandbox; one verdict
-    each.
+class Answers:
+    """Answers that are judged while others are still being written; one verdict each, in the order
+    of submission. A context manager: leaving it drops what has not been judged.
 
     Answers are decoded as literals, never evaluated. Deduction compares by value and exact type,
     here. Abduction runs the task's program on the answer and takes any pre-image. Induction runs
     the answer on every hidden pair. The expected value stays on this side. FORMAT: no answer, not a
     literal, or no program that defines ``f``.
     """
-    verdicts: list[Verdict | None] = []
-    jobs: list[Job] = []
-    spans: list[slice] = []
-    for i, (task, answer) in enumerate(pairs):
-        outcome = _prepare(str(i), task, answer, max_chars)
-        own = [] if isinstance(outcome, Verdict) else outcome
-        verdicts.append(outcome if isinstance(outcome, Verdict) else None)
-        spans.append(slice(len(jobs), len(jobs) + len(own)))
-        jobs += own
-    results = sandbox.run(jobs) if jobs else []
-    return [
-        _combined(results[span]) if verdict is None else verdict
-        for verdict, span in zip(verdicts, spans, strict=True)
-    ]
+
+    def __init__(self, sandbox: Runner, *, max_chars: int = 20_000) -> None:
+        self._batch, self._max_chars = sandbox.batch(), max_chars
+        self._known: list[Verdict | int] = []  # a number: of jobs that will tell
+
+    def __enter__(self) -> Answers:
+        self._batch.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._batch.__exit__(*raised)
+
+    def submit(self, task: Task, answer: str | None) -> None:
+        """Take an answer as ``parse_answer`` gives it."""
+        outcome = _prepare(str(len(self._known)), task, answer, self._max_chars)
+        self._known.append(outcome if isinstance(outcome, Verdict) else len(outcome))
+        for job in [] if isinstance(outcome, Verdict) else outcome:
+            self._batch.submit(job)
+
+    def poll(self) -> None:
+        """Keep the sandbox busy, without waiting for it."""
+        self._batch.poll()
+
+    def verdicts(self) -> list[Verdict]:
+        """Wait for all that has been submitted."""
+        results = iter(self._batch.results())
+        return [
+            known if isinstance(known, Verdict) else _combined(list(islice(results, known)))
+            for known in self._known
+        ]
+
+
+def check_answers(
+    pairs: Sequence[tuple[Task, str | None]], sandbox: Runner, *, max_chars: int = 20_000
+) -> list[Verdict]:
+    """The verdicts on answers that are all there (see ``Answers``)."""
+    with Answers(sandbox, max_chars=max_chars) as answers:
+        for task, answer in pairs:
+            answers.submit(task, answer)
+        return answers.verdicts()
 
 
 def _prepare(name: str, task: Task, answer: str | None, max_chars: int) -> Verdict | list[Job]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from azr_mlx.backends.base import Hyper, Memory, Sampling
+from azr_mlx.backends.base import Hyper, Memory, OnStep, Sampling
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 Script = Callable[[Prompt, int], str]
@@ -39,7 +39,11 @@ class FakeBackend:
         self.weights = 0
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sequence[Sampling],
+        keys: Sequence[int],
+        on_step: OnStep | None = None,
     ):
         done = []
         for prompt, how, key in zip(prompts, sampling, keys, strict=False):
@@ -48,6 +52,10 @@ class FakeBackend:
             ids = tuple(self.tokenizer.encode(text))[: how.max_tokens] or (0,)
             finish = "length" if len(text) > how.max_tokens else "stop"
             done.append(Completion(ids, (-1.0,) * len(ids), finish, key, text[: how.max_tokens]))
+        if on_step is not None:  # the last prompt's completion ends first
+            for index, completion in reversed(list(enumerate(done))):
+                on_step([])
+                on_step([(index, completion)])
         return done
 
     def score(self, batch: Batch, policy: str, temperature: float) -> Scores:

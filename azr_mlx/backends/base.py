@@ -3,7 +3,7 @@ rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -62,6 +62,9 @@ class Memory:
     peak: int
 
 
+OnStep = Callable[[Sequence[tuple[int, Completion]]], None]
+
+
 class Backend(Protocol):
     """Generates, scores and updates; numpy at the border, tokens only."""
 
@@ -69,9 +72,17 @@ class Backend(Protocol):
     tokenizer: Tokenizer
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sequence[Sampling],
+        keys: Sequence[int],
+        on_step: OnStep | None = None,
     ) -> list[Completion]:
-        """One completion per prompt, in order. Equal prompts are prefilled once."""
+        """One completion per prompt, in order. Equal prompts are prefilled once.
+
+        ``on_step`` is called after every decode step with the completions that ended in it, each
+        with its prompt's index; most steps have none.
+        """
         ...
 
     def score(self, batch: Batch, policy: Policy, temperature: float) -> Scores:

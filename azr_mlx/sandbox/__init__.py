@@ -40,12 +40,12 @@ Not covered:
 
 from azr_mlx.sandbox.job import Job, Limits, Result, job_from_json
 from azr_mlx.sandbox.literals import equal, literal, parse_literal
-from azr_mlx.sandbox.pool import Batch, Sandbox
+from azr_mlx.sandbox.pool import JobBatch, Sandbox
 from azr_mlx.sandbox.worker import SandboxError
 
 __all__ = [
-    "Batch",
     "Job",
+    "JobBatch",
     "Limits",
     "Result",
     "Sandbox",

@@ -111,11 +111,11 @@ class Sandbox:
                 batch.wait()
                 yield from batch.ready()
 
-    def batch(self) -> Batch:
+    def batch(self) -> JobBatch:
         """A list of jobs that is made as it runs."""
         if self._closed:
             raise SandboxError("the sandbox is closed")
-        return Batch(self)
+        return JobBatch(self)
 
     # --- scheduling ---
 
@@ -231,7 +231,7 @@ class Sandbox:
         worker.close(kill)
 
 
-class Batch:
+class JobBatch:
     """Jobs that are submitted one by one while others run, and their results in that order.
 
         with sandbox.batch() as batch:
@@ -247,7 +247,7 @@ class Batch:
         self._sandbox = sandbox
         self._cases: deque[Case | Result] = deque()
 
-    def __enter__(self) -> Batch:
+    def __enter__(self) -> JobBatch:
         return self
 
     def __exit__(

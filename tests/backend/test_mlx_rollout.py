@@ -65,6 +65,19 @@ def test_a_row_does_not_depend_on_its_batch(model):
         np.testing.assert_allclose(alone[0].logprobs, together[i].logprobs, atol=1e-5)
 
 
+def test_completions_are_told_in_the_step_that_ends_them(model):
+    """The judge works on the first while the last are still being written."""
+    engine = RolloutEngine(model, TOKENIZER, max_rows=3)
+    steps = []
+    sampling = [Sampling(5 + 3 * i) for i in range(8)]
+    done = engine.run(prompts(), sampling, keys(8), steps.append)
+    assert len(steps) == engine.model_calls[1], "one call after every decode step"
+    told = [pair for step in steps for pair in step]
+    assert sorted(index for index, _ in told) == list(range(8)), "each completion is told once"
+    assert all(done[index] == completion for index, completion in told)
+    assert steps.index(next(step for step in steps if step)) < len(steps) / 2, "not all at the end"
+
+
 def test_siblings_share_one_prefill(model):
     engine = RolloutEngine(model, TOKENIZER, max_rows=16)
     done = engine.run(prompts(["def f(a):"] * 16), [Sampling(4)] * 16, keys(16))

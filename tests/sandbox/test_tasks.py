@@ -12,7 +12,7 @@ from azr_mlx.backends.base import Sampling
 from azr_mlx.buffer import TaskBuffer
 from azr_mlx.config import Config
 from azr_mlx.parse import Proposal, parse_answer, parse_proposal
-from azr_mlx.sandbox import Job, Limits, Result, Sandbox, parse_literal
+from azr_mlx.sandbox import Job, JobBatch, Limits, Result, Sandbox, parse_literal
 from azr_mlx.tasks import (
     REJECT_REASONS,
     Draft,
@@ -48,6 +48,18 @@ class Counting:
         self.calls += 1
         self.jobs += jobs
         return self.inner.run(jobs)
+
+    def batch(self) -> JobBatch:
+        self.calls += 1
+        batch = self.inner.batch()
+        submit = batch.submit
+
+        def counted(job: Job) -> None:
+            self.jobs.append(job)
+            submit(job)
+
+        batch.submit = counted  # type: ignore[method-assign]
+        return batch
 
 
 def _gate(sandbox: Sandbox, body: str, args: str = "(1,)", head: str = "") -> GateResult:
@@ -228,7 +240,7 @@ def test_deduction_is_by_value_and_exact_type(sandbox: Sandbox) -> None:
     answers = ["6", " 6 ", "0x6", "6.0", "True", "'6'", "7", None, "", "3 * 2", "f(3)", "0 or 6"]
     statuses = [v.status for v in check_answers([(ONE, a) for a in answers], counting)]
     assert statuses == [Status.PASS] * 3 + [Status.FAIL] * 4 + [Status.FORMAT] * 5
-    assert counting.calls == 0
+    assert counting.jobs == [], "a deduction needs no process"
     truth = Task.create(DEDUCTION, "def f(x):\n    return x > 1\n", ("(2,)",), ("True",))
     assert [v.status for v in _verdicts(sandbox, truth, ["True", "1"])] == [
         Status.PASS,

@@ -87,10 +87,14 @@ class MlxBackend:
     # -- rollouts and scores -----------------------------------------------------------------------
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sequence[Sampling],
+        keys: Sequence[int],
+        on_step: base.OnStep | None = None,
     ) -> list[Completion]:
         with self._inference():
-            return self.engine.run(prompts, sampling, keys)
+            return self.engine.run(prompts, sampling, keys, on_step)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
 from azr_mlx import rng
-from azr_mlx.backends.base import Sampling
+from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.types import Completion, Prompt
 
 Cache = list[Any]
@@ -56,9 +56,13 @@ class RolloutEngine:
         self.model_calls = [0, 0]
 
     def run(
-        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sequence[Sampling],
+        keys: Sequence[int],
+        on_step: OnStep | None = None,
     ) -> list[Completion]:
-        """One completion per prompt, in order."""
+        """One completion per prompt, in order; ``on_step`` as in ``Backend.generate``."""
         waiting = self._grouped(prompts, sampling, keys)
         prefixes = self._prefill_prefixes(prompts)
         active: list[_Row] = []
@@ -70,9 +74,12 @@ class RolloutEngine:
                 cache = _extended(cache, self._prefill(rows, prefixes))
                 active += rows
             self._step(active, cache)
-            keep = [i for i, row in enumerate(active) if not row.finish]
-            if len(keep) < len(active):
-                done.update((r.index, self._completion(r)) for r in active if r.finish)
+            ended = [(row.index, self._completion(row)) for row in active if row.finish]
+            if on_step is not None:
+                on_step(ended)
+            if ended:
+                done.update(ended)
+                keep = [i for i, row in enumerate(active) if not row.finish]
                 active = [active[i] for i in keep]
                 cache = _filtered(cache, keep)
         return [done[i] for i in range(len(prompts))]
