@@ -11,15 +11,14 @@ import argparse
 import contextlib
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 from typing import IO, Any
 
 from azr_mlx.sandbox import Job, Result, Sandbox, SandboxError, job_from_json
 from azr_mlx.sandbox.pool import ISOLATION
 from azr_mlx.types import Status
 
-CHUNK = 512  # jobs held at a time
 _FORMAT = """jobs, in one of three styles:
   {"id": "a", "code": "def f(x): return x + 1", "call": "f", "args": "(2,)", "expect": "3"}
   {"id": "b", "code": "def add(a, b): return a + b", "tests": "assert add(1, 2) == 3"}
@@ -39,12 +38,20 @@ def main(argv: list[str] | None = None) -> int:
             lines = _open(stack, options.jobs, "r")
             sandbox = stack.enter_context(Sandbox(options.workers, options.isolation))
             out = _open(stack, options.out, "w")
-            sys.stderr.write(f"sandbox: {sandbox.workers} workers, isolation {sandbox.isolation}\n")
+            _say(f"sandbox: {sandbox.workers} workers, isolation {sandbox.isolation}")
             _run(sandbox, lines, out)
     except (SandboxError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        _say(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
     return 0
+
+
+def _say(line: str) -> None:
+    if sys.stderr is not None:  # it may have been closed before the start
+        sys.stderr.write(line + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,26 +75,40 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
-    if path == "-":
-        return sys.stdin if mode == "r" else sys.stdout
-    return stack.enter_context(open(path, mode, encoding="utf-8", errors="surrogateescape"))
+    if path != "-":
+        return stack.enter_context(open(path, mode, encoding="utf-8", errors="surrogateescape"))
+    stream = sys.stdin if mode == "r" else sys.stdout
+    if stream is None:
+        raise OSError(f"{'stdin' if mode == 'r' else 'stdout'} is closed")
+    return stream
 
 
 def _run(sandbox: Sandbox, lines: IO[str], out: IO[str]) -> None:
-    rows = (line for line in lines if line.strip())
-    while chunk := list(islice(rows, CHUNK)):
-        for row in _judge(sandbox, chunk):
-            out.write(json.dumps(row) + "\n")
+    """One row of results a row of jobs, in the same order; ids come back as they were given."""
+    given: deque[tuple[Any, Result | None]] = deque()  # with the result where it is known already
+
+    def jobs() -> Iterator[Job]:
+        for line in lines:
+            if line.strip():
+                name, job = _parse(sandbox, line)
+                given.append((name, job if isinstance(job, Result) else None))
+                if isinstance(job, Job):
+                    yield job
+
+    def write(judged: Result | None) -> None:
+        while given and (given[0][1] is not None or judged is not None):
+            name, known = given.popleft()
+            row = known or judged
+            assert row is not None
+            out.write(json.dumps({**row.to_json(), "id": name}) + "\n")
+            if known is None:
+                judged = None
+
+    for result in sandbox.stream(jobs()):
+        write(result)
         out.flush()
-
-
-def _judge(sandbox: Sandbox, chunk: list[str]) -> Iterator[dict[str, Any]]:
-    """The result rows of some lines; ids come back as they were given."""
-    parsed = [_parse(sandbox, line) for line in chunk]
-    results = iter(sandbox.run(job for _, job in parsed if isinstance(job, Job)))
-    for given, job in parsed:
-        result = next(results) if isinstance(job, Job) else job
-        yield {**result.to_json(), "id": given}
+    write(None)
+    out.flush()
 
 
 def _parse(sandbox: Sandbox, line: str) -> tuple[Any, Job | Result]:

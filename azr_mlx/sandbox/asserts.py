@@ -27,6 +27,7 @@ from typing import Any
 
 REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes
+_MAX_REMEMBERED = 1 << 15  # characters of tests that are kept split, for their next solution
 _MAX_SIZE = 1 << 16  # of a constant that is computed here
 
 Evaluate = Callable[[Sequence[Any]], Any]
@@ -119,9 +120,17 @@ def _shown(values: Sequence[Any]) -> str:
     return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
 
 
-@lru_cache(maxsize=1024)
 def split(tests: str) -> Suite:
     """The suite of ``tests``; text that does not parse comes back as it is, with no checks."""
+    return _remembered(tests) if len(tests) <= _MAX_REMEMBERED else _split(tests)
+
+
+@lru_cache(maxsize=512)
+def _remembered(tests: str) -> Suite:
+    return _split(tests)
+
+
+def _split(tests: str) -> Suite:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

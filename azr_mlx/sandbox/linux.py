@@ -32,6 +32,8 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "tgkill": (234, 131),
     "prlimit64": (302, 261),
     "tkill": (200, 130),
+    "setpgid": (109, 154),
+    "setsid": (112, 157),
     "setpriority": (141, 140),
     "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119),
@@ -77,7 +79,7 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _USED_HERE = {"capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
-_RULED_APART = {"clone", "fork", "vfork", "clone3", "kill", "prlimit64"}
+_RULED_APART = {"clone", "fork", "vfork", "clone3", "kill", "prlimit64", "setpgid", "setsid"}
 
 
 @cache
@@ -179,13 +181,15 @@ def base_program() -> bytes:
     return _assembled(start, rules)
 
 
-def threads_only_program() -> bytes:
-    """The filter that a job without child processes has on top: it may start threads, no
-    processes.
+def job_program(children: bool) -> bytes:
+    """The filter that a job has on top: it stays in its process group and session, by which all
+    that it starts can be found, and without ``children`` it may start threads, but no processes.
     """
-    test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN), (_RETURN, 0, 0, _ALLOW)]
-    none = [_deny(errno.EAGAIN)]
-    rules = {"clone": [(_LOAD, 0, 0, 16), *test], "fork": none, "vfork": none}
+    rules = {"setsid": [_deny(errno.EPERM)], "setpgid": [_deny(errno.EPERM)]}
+    if not children:
+        test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN), (_RETURN, 0, 0, _ALLOW)]
+        none = [_deny(errno.EAGAIN)]
+        rules |= {"clone": [(_LOAD, 0, 0, 16), *test], "fork": none, "vfork": none}
     return _assembled([(_LOAD, 0, 0, 0)], rules)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import time
@@ -63,7 +64,7 @@ class Sandbox:
             try:
                 worker = self._hire(level, 0)
             except OSError as error:
-                reason = str(error)
+                reason = _mended(error)
                 continue
             while worker in self._crew and worker.hello is None:
                 reason = self._turn(None) or reason
@@ -168,7 +169,7 @@ class Sandbox:
         except OSError as error:
             if any(worker.runs for worker in self._crew):
                 return None
-            raise SandboxError(f"sandbox: no worker can be started: {error}") from None
+            raise SandboxError(f"sandbox: no worker can be started: {_mended(error)}") from None
 
     def _hire(self, isolation: str, flavour: int) -> Worker:
         worker = Worker(isolation, flavour)
@@ -300,6 +301,19 @@ class JobBatch:
 
 def _result(case: Case | Result) -> Result | None:
     return case if isinstance(case, Result) else case.result
+
+
+_MENDS = {
+    errno.EMFILE: "allow more open files (ulimit -n), or fewer sandbox.workers",
+    errno.ENFILE: "the system has no open files left",
+    errno.EAGAIN: "allow more processes (ulimit -u), or fewer sandbox.workers",
+    errno.ENOSPC: "make room where temporary files go (TMPDIR)",
+}
+
+
+def _mended(error: OSError) -> str:
+    mend = _MENDS.get(error.errno or 0, "")
+    return f"{error}; {mend}" if mend else str(error)
 
 
 def _cores() -> int:

@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -51,6 +52,9 @@ OWN = """
 def main() -> int:
     """Prepare, say hello, serve jobs until the pool hangs up."""
     isolation, base, _, hidden = sys.argv[1:5]
+    # a caller may have ignored or blocked them, and both are inherited
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     channel = os.dup(0)
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 0)
@@ -122,11 +126,13 @@ def _prepare_linux(setting: zygote.Setting) -> None:
     setting.seccomp = _works(lambda: linux.Filter(linux.base_program()).install())
     if setting.seccomp:
         setting.base_filter = linux.Filter(linux.base_program())
-        setting.threads_only = linux.Filter(linux.threads_only_program())
+        setting.job_filters = {
+            children: linux.Filter(linux.job_program(children)) for children in (False, True)
+        }
     if not setting.strong:  # a strong root shows no more than this, and has its own processes
         with contextlib.suppress(OSError):  # a kernel without Landlock: hello says so
             setting.ruleset = linux.landlock_ruleset(_readable(), [setting.base, "/dev/null"])
-    if setting.uid == 0 and _works(_become_nobody):
+    if setting.uid == 0 and _works(lambda: _become_nobody(setting)):
         setting.uid = namespaces.NOBODY
     setting.capable = (setting.strong or os.geteuid() == 0) and _works(linux.drop_capabilities)
     if os.path.exists("/proc/self/statm"):
@@ -163,13 +169,17 @@ def _readable() -> list[str]:
     return library + system + devices + own
 
 
-def _become_nobody() -> None:
-    """Leave root; fails where another user cannot read the standard library."""
+def _become_nobody(setting: zygote.Setting) -> None:
+    """Leave root; fails where another user cannot read the standard library, or come to the scratch
+    folder.
+    """
     os.setgroups([])
     os.setresgid(*[namespaces.NOBODY] * 3)
     os.setresuid(*[namespaces.NOBODY] * 3)
     with open(os.__file__, "rb") as file:
         file.read(1)
+    if not setting.strong:
+        os.stat(os.path.join(setting.base, "."))
 
 
 def _works(action: Callable[[], None]) -> bool:

@@ -26,11 +26,21 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
     while header := _read(pool, wire.REQUEST_BYTES):
         request = wire.Request.unpack(header)
         spec, late = _read(pool, request.spec_bytes), _read(pool, request.late_bytes)
-        scratch.make(setting)
-        watch = Watch(setting, zygote, request, spec, late)
-        watch.run(pool.fileno())
-        scratch.clear(setting)
+        try:
+            scratch.make(setting)
+            watch = Watch(setting, zygote, request, spec, late)
+            watch.run(pool.fileno())
+            scratch.clear(setting)
+        except OSError as error:  # this machine's fault, not the job's
+            pool.sendall(_broken(str(error)))
+            return
         pool.sendall(watch.answer())
+
+
+def _broken(reason: str) -> bytes:
+    text = reason.encode("utf-8", "replace")[:1000]
+    response = wire.Response(0, wire.BROKEN, 0, 0.0, 0.0, 0, len(text), 0)
+    return bytes(response.pack() + text)
 
 
 def _read(pool: socket.socket, size: int) -> bytes:
@@ -195,6 +205,8 @@ class Watch:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
             return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.zygote.stop()
         while _reap():
             if self.setting.strong:

@@ -46,8 +46,8 @@ class Request(NamedTuple):
         return cls._make(_REQUEST.unpack(header))
 
 
-# What the zygote saw end a job.
-ENDED, TIMED_OUT, BAD_FRAME, TOO_MANY_PROCESSES, TOO_MUCH_MEMORY = range(5)
+# What was seen to end a job; BROKEN: the sandbox could not run it, and the frame says why.
+ENDED, TIMED_OUT, BAD_FRAME, TOO_MANY_PROCESSES, TOO_MUCH_MEMORY, BROKEN = range(6)
 
 
 class Response(NamedTuple):

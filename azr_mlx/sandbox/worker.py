@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -68,8 +70,7 @@ class Worker:
 
     def _started(self, isolation: str, channel: int) -> subprocess.Popen[bytes]:
         flags = ["-s", "-S", "-B", *(["-P"] if sys.version_info >= (3, 11) else [])]
-        hidden = [str(Path.home()), str(Path(__file__).resolve().parents[2]), os.getcwd()]
-        script = [str(_SUPERVISOR), isolation, self.base, str(self.flavour), json.dumps(hidden)]
+        script = [str(_SUPERVISOR), isolation, self.base, str(self.flavour), json.dumps(_hidden())]
         return subprocess.Popen(
             [sys.executable, *flags, "-X", "utf8", *script],
             stdin=channel,
@@ -166,6 +167,8 @@ class Worker:
         if len(self._in) < end:
             return None
         frame, stdout = bytes(self._in[wire.RESPONSE_BYTES : frame_end]), self._in[frame_end:end]
+        if response.cause == wire.BROKEN:
+            raise SandboxError(f"sandbox: a job could not be run: {frame.decode(errors='replace')}")
         case, run = self.runs.popleft()
         outcome = judge.observe(run, response, frame, bytes(stdout))
         del self._in[:end]
@@ -180,10 +183,44 @@ class Worker:
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
+            kill = True
             self.process.kill()
             self.process.wait()
+        if kill:
+            _end_session(self.process.pid)
         self._tidy()
 
     def _tidy(self) -> None:
         self._log.close()
         shutil.rmtree(self.base, ignore_errors=True)
+
+
+def _hidden() -> list[str]:
+    """Folders that no job may see: the home, the project, the working directory."""
+    folders = [str(Path(__file__).resolve().parents[2])]
+    for where in (Path.home, Path.cwd):
+        with contextlib.suppress(OSError, RuntimeError):  # there is none
+            folders.append(str(where()))
+    return folders
+
+
+def _end_session(leader: int) -> None:
+    """Kill what a supervisor that was killed has left: its jobs cannot leave its session."""
+    deadline = time.monotonic() + STOP_S
+    while left := [pid for pid, session in _sessions() if session == leader]:
+        if time.monotonic() > deadline:
+            raise SandboxError(f"sandbox: processes {left} of a job cannot be ended")
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _sessions() -> Iterator[tuple[int, int]]:
+    """(process, session) of all live processes; none where there is no /proc."""
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                if fields[0] not in (b"Z", b"X"):
+                    yield int(name), int(fields[3])

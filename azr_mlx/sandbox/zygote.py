@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
@@ -25,6 +26,7 @@ if sys.platform == "linux":
     import namespaces  # type: ignore[import-not-found]
 
 JOB_FD = 3
+FORK_ATTEMPTS = 12
 LEAVE = os._exit  # a job may put something else in its place
 OPEN_FILES = 128
 FILE_BYTES = 16 << 20
@@ -46,7 +48,7 @@ class Setting:
         self.uid = os.geteuid()
         self.seccomp = self.capable = False
         self.base_filter: Any = None
-        self.threads_only: Any = None  # on top, for jobs without child processes
+        self.job_filters: dict[bool, Any] = {}  # on top, for a job that may have children, or not
         self.ruleset: int | None = None
         self.profiles: dict[bool, Any] = {}  # macOS: confines a job that may have children, or not
         self.address_space = 0  # bytes that the bare interpreter has mapped
@@ -110,9 +112,14 @@ class Zygote:
         self._start()
 
     def fork(self, job: int, out: int) -> int:
-        """A job's process, with its ends of the job's socket and of its stdout; returns its id."""
+        """A job's process, with its ends of the job's socket and of its stdout; returns its id.
+        Raises OSError.
+        """
         socket.send_fds(self.socket, [b"j"], [job, out])
-        return int(_PID.unpack(self._receive(_PID.size))[0])
+        pid = int(_PID.unpack(self._receive(_PID.size))[0])
+        if pid < 0:
+            raise OSError(-pid, f"fork: {os.strerror(-pid)}")
+        return pid
 
     def end(self) -> End:
         """Wait for the end of the job's process."""
@@ -141,15 +148,28 @@ def _serve(link: socket.socket, setting: Setting) -> NoReturn:
         message, fds, _, _ = socket.recv_fds(link, 1, 2)
         if not message:
             LEAVE(0)
-        pid = os.fork()
+        pid = _forked()
         if pid == 0:
             _become_job(fds[0], fds[1], setting)
         os.close(fds[0])
         os.close(fds[1])
         link.send(_PID.pack(pid))
+        if pid < 0:
+            continue
         _, status, usage = os.wait4(pid, 0)
         cpu_s = usage.ru_utime + usage.ru_stime
         link.send(_END.pack(os.waitstatus_to_exitcode(status), cpu_s, usage.ru_maxrss * scale))
+
+
+def _forked() -> int:
+    """As ``os.fork``; minus the error's number where the system has no process left for a while."""
+    for attempt in range(FORK_ATTEMPTS):
+        try:
+            return os.fork()
+        except OSError as error:
+            code = error.errno or 1
+            time.sleep(0.01 * attempt)
+    return -code
 
 
 def _confine_linux(setting: Setting) -> None:
@@ -170,7 +190,7 @@ def _confine_linux(setting: Setting) -> None:
 
 def _become_job(job: int, out: int, setting: Setting) -> NoReturn:
     try:
-        os.setsid()
+        os.setpgid(0, 0)  # in the supervisor's session: the pool finds by it what outlives that
         os.dup2(out, 1)
         os.dup2(job, JOB_FD)
         os.closerange(JOB_FD + 1, 256)
@@ -210,13 +230,16 @@ def _confine(spec: dict[str, Any], setting: Setting) -> None:
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if not setting.seccomp:
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    elif spec["processes"] == 0:
-        setting.threads_only.install()
+    else:
+        setting.job_filters[spec["processes"] > 0].install()
 
 
 def _give_stdin(text: str) -> None:
-    fd = os.open("stdin", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    os.unlink("stdin")
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("stdin")
+    else:
+        fd = os.open("stdin", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.unlink("stdin")
     data = text.encode("utf-8", "surrogatepass")
     while data:
         data = data[os.write(fd, data) :]
