@@ -101,10 +101,21 @@ def _humaneval(row: Row) -> Problem:
         prompt=prompt,
         question=question,
         prefix=prompt,
-        tests=f"{row['test']}\ncheck({entry})\n" if "assert" in row["test"] else "",
+        tests=_helpers(prompt, entry) + f"{row['test']}\ncheck({entry})\n"
+        if "assert" in row["test"]
+        else "",
         entry_point=entry,
         reference=row["canonical_solution"],
     )
+
+
+def _helpers(prompt: str, entry: str) -> str:
+    """The functions that a prompt gives beside the one to be written. Tests call them, so they are
+    defined anew after the completion, which could have others in their place.
+    """
+    functions = [n for n in ast.parse(prompt).body if isinstance(n, ast.FunctionDef)]
+    sources = [ast.get_source_segment(prompt, n) for n in functions if n.name != entry]
+    return "".join(f"{source}\n\n" for source in sources)
 
 
 def _mbpp(row: Row) -> Problem:

@@ -34,12 +34,12 @@ class Case:
         """The worker classes that the job starts in."""
         return (0, 1) if self.job.deterministic else (0,)
 
-    def next_run(self) -> judge.Run | None:
+    def next_run(self, flavour: int) -> judge.Run | None:
         """What to run now: the job, or the control of its tests. None where there is nothing to
         run, and ``result`` is set.
         """
         try:
-            return judge.Run.of(self, control=self._settled is not None)
+            return judge.Run.of(self, flavour, control=self._settled is not None)
         except ValueError:  # tests that the job's interpreter parsed and this one does not
             assert self._settled is not None
             self.result = self._verdict(self._settled)
@@ -77,16 +77,18 @@ class Case:
     def _verdict(self, outcome: judge.Outcome) -> Result:
         return judge.verdict(self.job, self.expected, outcome)
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """All that the job's process is given at the start."""
+    def spec(self, flavour: int) -> dict[str, Any]:
+        """All that the job's process is given at the start. Of the two runs of a deterministic job
+        one is traced, so that code which asks whether it is cannot answer the same in both.
+        """
         return {
             "style": self.job.style,
             "code": self.job.code,
             "call": self.job.call,
             "args": self.args,
             "stdin": self.job.stdin,
-            "trace": self.job.trace,
+            "trace": self.job.trace and flavour == 0,
+            "sealed": self.suite is None or self.suite.sealed,
             "cpu_s": self.limits.cpu_s,
             "memory_mb": self.limits.memory_mb,
             "processes": self.limits.processes,

@@ -30,8 +30,18 @@ def shift() -> None:
     time.strftime = _defaulting(time.strftime, 1, time.localtime)
     time.asctime = _defaulting(time.asctime, 0, time.localtime)
     time.time, time.time_ns = shifted, shifted_ns
+    for name in ("monotonic", "perf_counter", "process_time", "thread_time"):
+        setattr(time, name, _later(getattr(time, name), AHEAD_S))
+        setattr(time, f"{name}_ns", _later(getattr(time, f"{name}_ns"), AHEAD_S * 1_000_000_000))
     # the C implementation reads the system's clock itself; the Python one asks time.time
     sys.modules["_datetime"] = None  # type: ignore[assignment]
+
+
+def _later(clock: Any, ahead: int) -> Any:
+    def later() -> Any:
+        return clock() + ahead
+
+    return later
 
 
 def _defaulting(function: Any, position: int, default: Any) -> Any:

@@ -10,8 +10,8 @@ and strings encode as UTF-8 (no lone surrogates).
 their base, frozensets, views, fractions, decimals, NaN and infinities are let through, and anything
 else is OPAQUE, which equals nothing.
 
-The module is read by the trusted side and by the process that runs the job; it imports nothing but
-``struct`` (``decode`` fetches ``fractions`` for a loose value that is one).
+The module is read by the trusted side and by the process that runs the job: it imports the standard
+library only.
 
 Layout: one tag byte, then N T F nothing; I u32 length, little-endian two's complement; D f64; C two
 f64; S and B u32 length, bytes; L U E u32 count, items; M u32 count, key and value by turns. Loose
@@ -21,12 +21,14 @@ ones too: Z as E, for a frozenset; Q two items, for a fraction; O nothing, for O
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from typing import Any
 
 MAX_BYTES = 1 << 17
 MAX_DEPTH = 64
 MAX_INT_BITS = 14_000
-MAX_HASHED = 4096  # members of one set or dict: colliding keys cost their square
+MAX_HASHED = 4096  # members of one set or dict
+MAX_ALIKE = 64  # of them with the same hash: these cost their square
 
 _SEQUENCES: dict[type, bytes] = {list: b"L", tuple: b"U", set: b"E"}
 _TAGS = {**_SEQUENCES, dict: b"M", frozenset: b"Z"}
@@ -76,7 +78,8 @@ def _emit(piece: bytes, out: list[bytes], room: list[int]) -> None:
 
 def _put(value: Any, out: list[bytes], room: list[int], depth: int, loose: bool) -> None:
     kind = type(value)
-    if kind in _SEQUENCES or kind is dict:
+    # by identity: a metaclass may say that its class equals another
+    if kind is list or kind is tuple or kind is dict or kind is set:
         _put_container(value, kind, out, room, depth, loose)
     elif loose:
         _put_loose(value, kind, out, room, depth)
@@ -284,6 +287,10 @@ def _get_container(
         return items, at
     if tag == b"U":
         return tuple(items), at
+    if size > MAX_ALIKE:
+        members = items[::2] if tag == b"M" else items
+        if max(Counter(map(hash, members)).values()) > MAX_ALIKE:
+            raise CodecError(f"more than {MAX_ALIKE} members of one hash")
     made: Any = _HASHED[tag](items)
     if len(made) != size:
         raise CodecError("a key or set member twice")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import warnings
 from functools import lru_cache
+from typing import TypeVar
 
 _PREAMBLE = """
 def _control_other(x, _hits=[]):
@@ -46,6 +47,7 @@ _END = """
 if not _control_other.__defaults__[0]:
     raise AssertionError("control: nothing was compared")
 """
+_Node = TypeVar("_Node", ast.Try, ast.With, ast.If)
 _BOUNDS: dict[type[ast.cmpop], str] = {
     ast.Lt: "-1e999",
     ast.LtE: "-1e999",
@@ -65,28 +67,56 @@ def control_tests(tests: str) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(tests)
-            caught = any(isinstance(node, ast.Try | ast.With) for node in ast.walk(tree))
-            # an assertion that something may catch is left alone: it failing would prove nothing
-            changed = tests if caught else ast.unparse(_Change().visit(tree))
+            changed = ast.unparse(_Change().visit(tree))
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"the tests cannot be parsed: {error}") from None
     return f"{_PREAMBLE}\n{changed}\n{_END}"
 
 
 class _Change(ast.NodeTransformer):
+    """Assertions that something may catch are left alone: failing there would prove nothing."""
+
     def visit_Assert(self, node: ast.Assert) -> ast.Assert:
         node.test = _impossible(node.test)
         return node
 
+    def visit_Try(self, node: ast.Try) -> ast.Try:
+        return node if node.handlers else self._inside(node)
+
+    def visit_With(self, node: ast.With) -> ast.With:
+        catches = any(
+            "raises" in (text := ast.unparse(i)).lower() or "suppress" in text.lower()
+            for i in node.items
+        )
+        return node if catches else self._inside(node)
+
+    def visit_If(self, node: ast.If) -> ast.If:
+        """``if f(1) != 2: raise``."""
+        if any(isinstance(statement, ast.Raise) for statement in node.body):
+            test = node.test
+            if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+                test.operand = _impossible(test.operand)
+            elif isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.NotEq):
+                test.comparators[-1] = _call("_control_other", test.comparators[-1])
+        return self._inside(node)
+
+    def _inside(self, node: _Node) -> _Node:
+        self.generic_visit(node)
+        return node
+
 
 def _impossible(test: ast.expr) -> ast.expr:
-    """``test`` with the right side of its comparison replaced, where it is a plain one (or an
-    ``and`` of them).
+    """``test`` with the right side of its comparison replaced, where it is a plain one, an ``and``
+    of them, or ``all`` of a row of them.
     """
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         test.values = [_impossible(value) for value in test.values]
     elif isinstance(test, ast.Compare) and len(test.ops) == 1:
         test.comparators = [_replaced(type(test.ops[0]), test.comparators[0])]
+    elif isinstance(test, ast.Call) and isinstance(test.func, ast.Name) and test.func.id == "all":
+        for row in test.args:
+            if isinstance(row, ast.GeneratorExp | ast.ListComp):
+                row.elt = _impossible(row.elt)
     return test
 
 

@@ -46,7 +46,7 @@ class Run:
     proof: bytes
 
     @classmethod
-    def of(cls, case: Case, control: bool = False) -> Run:
+    def of(cls, case: Case, flavour: int, control: bool = False) -> Run:
         """A run with fresh nonces; ``control`` with the tests that no right answer passes
         (ValueError).
         """
@@ -57,7 +57,7 @@ class Run:
         if job.tests is not None:  # a leading newline: even empty tests are something to wait for
             raw = b"\n" + suite.source.encode("utf-8", "surrogatepass")
         nonce, proof = secrets.token_bytes(wire.NONCE_BYTES), secrets.token_bytes(wire.NONCE_BYTES)
-        return cls(job, case.limits, marshal.dumps(case.spec), raw, suite, nonce, proof)
+        return cls(job, case.limits, marshal.dumps(case.spec(flavour)), raw, suite, nonce, proof)
 
     def request(self) -> bytes:
         """The bytes for a worker. What the job is compared with is not among them."""

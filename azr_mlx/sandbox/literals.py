@@ -4,7 +4,7 @@ value and type.
 The policy of ``equal``:
 
 - types are exact: ``True`` is not ``1``, ``1`` is not ``1.0``, a list is not a tuple, at any depth;
-- ``0.0`` equals ``-0.0``; NaN equals nothing, itself included;
+- ``0.0`` equals ``-0.0``; NaN and infinities equal nothing, themselves included;
 - the order of a dict's items and of a set's members does not matter; that of lists and tuples does;
 - dict keys and set members are compared by the same rule: ``{1}`` is not ``{True}``;
 - anything but a plain literal (see ``codec``) equals nothing.
@@ -16,6 +16,7 @@ surrogates and frozensets are refused both ways.
 from __future__ import annotations
 
 import ast
+import cmath
 import warnings
 from collections.abc import Hashable
 from typing import Any
@@ -36,7 +37,7 @@ def _frozen(value: Any) -> Hashable:
     if kind in (bool, int, str, bytes, type(None)):
         return kind, value
     if kind is float or kind is complex:
-        return kind, value if value == value else object()
+        return kind, value if cmath.isfinite(value) else object()
     if kind is list or kind is tuple:
         return kind, tuple(_frozen(item) for item in value)
     if kind is set:

@@ -144,8 +144,8 @@ class Sandbox:
 
     def _fill(self) -> None:
         while self._waiting and (worker := self._available(self._waiting[0][1])):
-            case, _ = self._waiting.popleft()
-            run = None if case.result is not None else case.next_run()
+            case, flavour = self._waiting.popleft()
+            run = None if case.result is not None else case.next_run(flavour)
             if run is not None:
                 worker.start(case, run)
                 self._send(worker)

@@ -341,7 +341,6 @@ BESIDE = pytest.mark.xfail(
 KNOWN_COMPUTED = frozenset({
     "always equal, knows the control",
     "reads the tests' names by a comparison's traceback",
-    "replaces the tests by a tracer",
     "sends the proof itself",
     "replaces the sink",
     *(["turns assertions off"] if find_spec("_testinternalcapi") else []),
@@ -449,10 +448,9 @@ OWN_NAMES: dict[str, tuple[str, str]] = {
         "def encode_shift(s): return s\ndef f(s): return s[0]\n",
     ),
 }
-KNOWN_OWN_NAMES = frozenset(OWN_NAMES) - {"nothing but an always equal object", "tuple"}
 
 
-@pytest.mark.parametrize("name", _hacks(list(OWN_NAMES), KNOWN_OWN_NAMES))
+@pytest.mark.parametrize("name", OWN_NAMES)
 def test_names_of_the_tests_are_not_the_answer_s(
     humaneval: Benchmark, sandbox: Sandbox, name: str
 ) -> None:
@@ -576,7 +574,6 @@ def test_mbpp_references_pass(mbpp: Benchmark, sandbox: Sandbox) -> None:
     assert grade(sandbox, mbpp, cases) == [Status.PASS] * len(MBPP_ROWS)
 
 
-@pytest.mark.xfail(strict=True, reason="math.isclose is computed for a program that never finds it")
 def test_an_import_that_the_answer_forgot_is_not_made_up_for(
     mbpp: Benchmark, sandbox: Sandbox
 ) -> None:
@@ -612,18 +609,19 @@ _EQUAL = frozenset({"always equal (plain)", "always equal (int)", "mock.ANY"})
 _READS, _PROOF = frozenset({"reads its caller"}), frozenset({"sends the proof itself"})
 _MEANS = _EQUAL | _READS | _PROOF
 KNOWN_OTHER: dict[str, frozenset[str]] = {
-    "in a with statement": _MEANS,
-    "in a try statement": _MEANS,
+    "in a with statement": _READS | _PROOF,
+    "in a try statement": _READS | _PROOF,
     "in an if statement": _READS | _PROOF,
     "in a loop": _PROOF,
-    "in a comprehension": _EQUAL | _PROOF,
+    "in a comprehension": _PROOF,
     "with a name": _PROOF,
     "in a class": _READS | _PROOF,
-    "as the value of a comparison": _EQUAL | _READS,
-    "as a list of comparisons": _EQUAL | _READS,
-    "as a condition": _EQUAL | _READS,
-    "as a sum of differences": frozenset({"always equal (int)"}),
-    "beside a raise": _MEANS,
+    "as the value of a comparison": _MEANS,
+    "as a list of comparisons": _MEANS,
+    "as a condition": _MEANS,
+    "as an index": _PROOF,
+    "as a sum of differences": _PROOF,
+    "beside a raise": _READS | _PROOF,
     "by unittest": _EQUAL | _PROOF,
 }
 
@@ -1192,7 +1190,6 @@ def test_a_claimed_output_is_not_believed(sandbox: Sandbox, claim: str) -> None:
 _TRACED = "import enum\ndef f(x): return 7 if getattr(enum, 'sys').gettrace() else x\n"
 
 
-@pytest.mark.xfail(strict=True, reason="both of the gate's runs are traced, and can be told by it")
 def test_a_program_that_knows_the_gate_is_no_task(sandbox: Sandbox) -> None:
     """What it gives there it gives nowhere else: f(3) is 3, and the task would say 7."""
     result = gate([Draft(Proposal(_TRACED, ("(3,)",)), ABDUCTION)], sandbox, trace=True)[0]
