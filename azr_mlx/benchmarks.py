@@ -113,7 +113,10 @@ def _helpers(prompt: str, entry: str) -> str:
     """The functions that a prompt gives beside the one to be written. Tests call them, so they are
     defined anew after the completion, which could have others in their place.
     """
-    functions = [n for n in ast.parse(prompt).body if isinstance(n, ast.FunctionDef)]
+    try:
+        functions = [n for n in ast.parse(prompt).body if isinstance(n, ast.FunctionDef)]
+    except SyntaxError:
+        return ""
     sources = [ast.get_source_segment(prompt, n) for n in functions if n.name != entry]
     return "".join(f"{source}\n\n" for source in sources)
 

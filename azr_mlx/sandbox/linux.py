@@ -79,7 +79,7 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _USED_HERE = {"capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
-_RULED_APART = {"clone", "fork", "vfork", "clone3", "kill", "prlimit64", "setpgid", "setsid"}
+_RULED_APART = {"fork", "vfork", "setpgid", "setsid"}
 
 
 @cache
@@ -154,6 +154,18 @@ def _only_for_self(code: int) -> list[_Instruction]:
     return [(_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), _deny(code), (_RETURN, 0, 0, _ALLOW)]
 
 
+def _own_priority() -> list[_Instruction]:
+    """setpriority for the caller alone: its first two arguments (low 32 bits) are 0."""
+    allow_or_not = [(_JEQ, 1, 0, 0), _deny(errno.EPERM)]
+    return [
+        (_LOAD, 0, 0, 16),
+        *allow_or_not,
+        (_LOAD, 0, 0, 24),
+        *allow_or_not,
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+
+
 def base_program() -> bytes:
     """The filter of every job, and of the zygote that forks them: no signals to others, no tracing,
     no sockets, no mounts or namespaces, no System V IPC, nobody's priority changed. Raises OSError
@@ -167,8 +179,9 @@ def base_program() -> bytes:
         "clone3": [_deny(errno.ENOSYS)],  # its flags are behind a pointer; libc falls back to clone
         "kill": _only_for_self(errno.EPERM),
         "prlimit64": _only_for_self(errno.EPERM),
+        "setpriority": _own_priority(),
     }
-    for name in _SYSCALLS.keys() - _USED_HERE - _RULED_APART:
+    for name in _SYSCALLS.keys() - _USED_HERE - _RULED_APART - rules.keys():
         rules[name] = [_deny(errno.EPERM)]
     start = [
         (_LOAD, 0, 0, 4),

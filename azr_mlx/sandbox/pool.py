@@ -89,9 +89,16 @@ class Sandbox:
         """End every process and remove every folder. May be called twice."""
         self._closed = True
         self._waiting.clear()
-        while self._crew:
-            self._crew.pop().close()
-        self._selector.close()
+        try:
+            for worker in self._crew:
+                worker.close()
+        except BaseException:  # a second Ctrl-C: at once, then
+            for worker in self._crew:
+                worker.close(kill=True)
+            raise
+        finally:
+            self._crew.clear()
+            self._selector.close()
 
     def run(self, jobs: Iterable[Job]) -> list[Result]:
         """The results of the jobs, in their order. A malformed job is ``invalid``; none is lost."""
@@ -136,6 +143,8 @@ class Sandbox:
         try:
             self._fill()
             return self._attend(timeout)
+        except SandboxError:
+            raise
         except BaseException:
             # something was raised in the middle of a worker's answer: no worker is in a known state
             while self._crew:
@@ -215,7 +224,7 @@ class Sandbox:
         """A worker has died or hangs. Its first run is tried once more, elsewhere; then the job
         counts as killed. One that waited behind it just goes elsewhere.
         """
-        words, started = worker.last_words(), worker.hello is not None
+        words, started = worker.last_words(), worker.ready
         runs = [case for case, _ in worker.runs]
         self._dismiss(worker, kill=True)
         for case in reversed(runs):

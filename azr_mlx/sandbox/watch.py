@@ -33,7 +33,7 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
             scratch.clear(setting)
         except OSError as error:  # this machine's fault, not the job's
             pool.sendall(_broken(str(error)))
-            return
+            continue
         pool.sendall(watch.answer())
 
 
@@ -82,9 +82,15 @@ class Watch:
         os.set_blocking(self.stdout, False)
         self._give()  # most jobs find all that they need there
         self.started = time.monotonic()
-        self.pid = self.zygote.fork(job_end, out_end)
-        os.close(job_end)
-        os.close(out_end)
+        try:
+            self.pid = self.zygote.fork(job_end, out_end)
+        except OSError:
+            os.close(self.job)
+            os.close(self.stdout)
+            raise
+        finally:
+            os.close(job_end)
+            os.close(out_end)
         self._watch(pool)
         self._end_everything()
         for fd in (self.job, self.stdout):

@@ -96,6 +96,11 @@ class Worker:
         return f"the sandbox's interpreter did not start: {said}"
 
     @property
+    def ready(self) -> bool:
+        """Whether it has started, and well."""
+        return self.hello is not None and "error" not in self.hello
+
+    @property
     def wants_to_send(self) -> bool:
         """Whether there is a request that has not gone out whole."""
         return bool(self._out)
@@ -150,7 +155,7 @@ class Worker:
         self.hello = json.loads(bytes(self._in[_U32.size : _U32.size + size]))
         del self._in[: _U32.size + size]
         self._wind_up()
-        if self.hello is None or "error" in self.hello:
+        if not self.ready:
             raise WorkerDied("it cannot start")
         return True
 
@@ -167,13 +172,12 @@ class Worker:
         if len(self._in) < end:
             return None
         frame, stdout = bytes(self._in[wire.RESPONSE_BYTES : frame_end]), self._in[frame_end:end]
-        if response.cause == wire.BROKEN:
-            raise SandboxError(f"sandbox: a job could not be run: {frame.decode(errors='replace')}")
         case, run = self.runs.popleft()
-        outcome = judge.observe(run, response, frame, bytes(stdout))
         del self._in[:end]
         self._wind_up()
-        return case, outcome
+        if response.cause == wire.BROKEN:
+            raise SandboxError(f"sandbox: a job could not be run: {frame.decode(errors='replace')}")
+        return case, judge.observe(run, response, frame, bytes(stdout))
 
     def close(self, kill: bool = False) -> None:
         """Hang up, wait until the process has ended what it runs, remove its folder."""

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
@@ -115,7 +116,8 @@ class Zygote:
         """A job's process, with its ends of the job's socket and of its stdout; returns its id.
         Raises OSError.
         """
-        socket.send_fds(self.socket, [b"j"], [job, out])
+        with _ending_with_it():
+            socket.send_fds(self.socket, [b"j"], [job, out])
         pid = int(_PID.unpack(self._receive(_PID.size))[0])
         if pid < 0:
             raise OSError(-pid, f"fork: {os.strerror(-pid)}")
@@ -128,11 +130,21 @@ class Zygote:
     def _receive(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            part = self.socket.recv(size - len(data))
+            with _ending_with_it():
+                part = self.socket.recv(size - len(data))
             if not part:
                 raise SystemExit("the zygote ended")
             data += part
         return data
+
+
+@contextlib.contextmanager
+def _ending_with_it() -> Iterator[None]:
+    """A supervisor whose zygote was killed ends too, and the pool starts another."""
+    try:
+        yield
+    except (BrokenPipeError, ConnectionResetError):
+        raise SystemExit("the zygote ended") from None
 
 
 # --- the zygote's own process ---
@@ -224,6 +236,8 @@ def _confine(spec: dict[str, Any], setting: Setting) -> None:
         if setting.profiles:
             setting.profiles[spec["processes"] > 0]()
         return
+    if spec["processes"] > 0:
+        os.nice(10)  # however many there are for a moment, the supervisor gets to end them
     if setting.uid != os.geteuid():
         os.setresuid(setting.uid, setting.uid, setting.uid)
     if not setting.strong:  # there, process 1 takes all with it
