@@ -32,6 +32,30 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "tgkill": (234, 131),
     "prlimit64": (302, 261),
     "tkill": (200, 130),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "lchown": (94, None),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "fcntl": (72, 25),
+    "ioctl": (16, 29),
     "setpgid": (109, 154),
     "setsid": (112, 157),
     "setpriority": (141, 140),
@@ -79,7 +103,15 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _USED_HERE = {"capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
-_RULED_APART = {"fork", "vfork", "setpgid", "setsid"}
+# The zygote, or a job before its code, still needs these. Unnamed files are memory without limit.
+_NOT_FOR_JOBS = {"setpgid", "setsid", "memfd_create", "memfd_secret"}
+_METADATA = {
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat"),
+    *("utime", "utimes", "futimesat", "utimensat"),
+    *("setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
+}
+_RULED_APART = {"fork", "vfork"} | _NOT_FOR_JOBS
 
 
 @cache
@@ -166,10 +198,19 @@ def _own_priority() -> list[_Instruction]:
     ]
 
 
-def base_program() -> bytes:
+def _all_but(argument: int, values: Iterable[int]) -> list[_Instruction]:
+    """Deny the call where an argument (counted from 0, low 32 bits) is one of ``values``."""
+    values = sorted(values)
+    tests = [(_JEQ, len(values) - i, 0, value) for i, value in enumerate(values)]
+    allow = (_RETURN, 0, 0, _ALLOW)
+    return [(_LOAD, 0, 0, 16 + 8 * argument), *tests, allow, _deny(errno.EPERM)]
+
+
+def base_program(strong: bool) -> bytes:
     """The filter of every job, and of the zygote that forks them: no signals to others, no tracing,
-    no sockets, no mounts or namespaces, no System V IPC, nobody's priority changed. Raises OSError
-    for a machine whose calls are not known here.
+    no sockets, no mounts or namespaces, no System V IPC, nobody's priority changed; where not all
+    that is in sight is read-only (not ``strong``) no file's mode, owner, times or attributes, which
+    Landlock lets pass. Raises OSError for a machine whose calls are not known here.
     """
     if platform.machine() not in _MACHINES:
         raise OSError(errno.ENOSYS, f"seccomp: no filter for {platform.machine()}")
@@ -180,8 +221,13 @@ def base_program() -> bytes:
         "kill": _only_for_self(errno.EPERM),
         "prlimit64": _only_for_self(errno.EPERM),
         "setpriority": _own_priority(),
+        # whom a descriptor signals, and with what: F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN,
+        # SIOCSPGRP, FIOASYNC, and what types into a terminal, TIOCSTI
+        "fcntl": _all_but(1, (8, 10, 15)),
+        "ioctl": _all_but(1, (0x8901, 0x8902, 0x5452, 0x5412)),
     }
-    for name in _SYSCALLS.keys() - _USED_HERE - _RULED_APART - rules.keys():
+    ruled_apart = _RULED_APART | (_METADATA if strong else set())
+    for name in _SYSCALLS.keys() - _USED_HERE - ruled_apart - rules.keys():
         rules[name] = [_deny(errno.EPERM)]
     start = [
         (_LOAD, 0, 0, 4),
@@ -196,9 +242,10 @@ def base_program() -> bytes:
 
 def job_program(children: bool) -> bytes:
     """The filter that a job has on top: it stays in its process group and session, by which all
-    that it starts can be found, and without ``children`` it may start threads, but no processes.
+    that it starts can be found, holds no memory beside its own, and without ``children`` it may
+    start threads, but no processes.
     """
-    rules = {"setsid": [_deny(errno.EPERM)], "setpgid": [_deny(errno.EPERM)]}
+    rules = {name: [_deny(errno.EPERM)] for name in _NOT_FOR_JOBS}
     if not children:
         test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN), (_RETURN, 0, 0, _ALLOW)]
         none = [_deny(errno.EAGAIN)]

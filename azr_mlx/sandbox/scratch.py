@@ -24,7 +24,12 @@ def make(setting: Setting) -> None:
 def clear(setting: Setting) -> None:
     """Remove what the job left."""
     if not setting.strong:
-        remove(setting.scratch)
+        # the folder around it is the job's to write in too, where it runs as the same user
+        for entry in list(os.scandir(setting.base)):
+            if entry.is_dir(follow_symlinks=False):
+                remove(entry.path)
+            else:
+                os.unlink(entry.path)
     elif os.listdir(setting.scratch):
         namespaces.unmount(setting.scratch)
         namespaces.mount_scratch()

@@ -123,9 +123,9 @@ def _prepare_linux(setting: zygote.Setting) -> None:
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     # no job may read or trace this process or the zygote, or write to their descriptors
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    setting.seccomp = _works(lambda: linux.Filter(linux.base_program()).install())
+    setting.seccomp = _works(lambda: linux.Filter(linux.base_program(setting.strong)).install())
     if setting.seccomp:
-        setting.base_filter = linux.Filter(linux.base_program())
+        setting.base_filter = linux.Filter(linux.base_program(setting.strong))
         setting.job_filters = {
             children: linux.Filter(linux.job_program(children)) for children in (False, True)
         }

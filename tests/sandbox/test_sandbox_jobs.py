@@ -18,7 +18,7 @@ from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
 from azr_mlx.sandbox.control import control_tests
 from azr_mlx.sandbox.worker import Worker, WorkerDied
 from azr_mlx.types import Status
-from tests.sandbox.conftest import HONEST, LIMITS, Judge, check_nothing_left, descendants, zygotes
+from tests.sandbox.conftest import HONEST, LIMITS, Judge, check_nothing_left, crew, descendants
 
 pytestmark = pytest.mark.sandbox
 
@@ -293,7 +293,7 @@ def test_killed_zygotes_lose_no_job() -> None:
             for i in range(24)
         ]
         sandbox.run(jobs[:2])
-        victims = [z.process.pid for z in zygotes(sandbox)]  # type: ignore[attr-defined]
+        victims = [worker.process.pid for worker in crew(sandbox)]
         timer = threading.Timer(0.15, lambda: [os.kill(pid, signal.SIGKILL) for pid in victims])
         timer.start()
         results = sandbox.run(jobs)
@@ -305,7 +305,7 @@ def test_killed_zygotes_lose_no_job() -> None:
 def test_hanging_zygote_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("azr_mlx.sandbox.worker.GRACE_S", 0.3)
     with Sandbox(workers=1, isolation="limits-only", limits=Limits(wall_s=0.3)) as sandbox:
-        os.kill(zygotes(sandbox)[0].process.pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+        os.kill(crew(sandbox)[0].process.pid, signal.SIGSTOP)
         assert sandbox.run([HONEST])[0].status is Status.PASS, (
             "a stopped zygote must not hang the trainer"
         )
@@ -331,7 +331,7 @@ def test_nothing_is_left_after_close() -> None:
         sandbox.run(
             [Job(str(i), "def f(): return 1", call="f", deterministic=True) for i in range(4)]
         )
-        bases = [z.base for z in zygotes(sandbox)]  # type: ignore[attr-defined]
+        bases = [worker.base for worker in crew(sandbox)]
     assert descendants() <= before, "a zygote outlived its sandbox"
     assert not any(map(os.path.exists, bases)), "a scratch folder outlived its sandbox"
     if fds:
