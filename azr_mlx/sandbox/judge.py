@@ -113,7 +113,9 @@ def _ended_badly(run: Run, response: wire.Response) -> Outcome | None:
         return Outcome(Status.MEMORY, f"more than {limits.memory_mb} MiB in all its processes")
     if response.exit >= 0:
         return None
-    if response.exit in (-signal.SIGKILL, -signal.SIGXCPU) and response.cpu_s > 0.9 * limits.cpu_s:
+    if response.exit == -signal.SIGXCPU or (
+        response.exit == -signal.SIGKILL and response.cpu_s > 0.5 * limits.cpu_s
+    ):
         return Outcome(Status.TIMEOUT, f"more than {limits.cpu_s:g} s of CPU time")
     if _near_memory_limit(run, response):
         return Outcome(Status.MEMORY, f"ended near the limit of {limits.memory_mb} MiB")

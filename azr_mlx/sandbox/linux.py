@@ -72,6 +72,7 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "socket": (41, 198),
+    "socketpair": (53, 199),
     "mount": (165, 40),
     "umount2": (166, 39),
     "pivot_root": (155, 41),
@@ -166,8 +167,9 @@ _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 # --- seccomp: a classic BPF program over (nr, arch, args) ---
 
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _AND, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 _Instruction = tuple[int, int, int, int]
+_ALLOWED: _Instruction = (_RETURN, 0, 0, _ALLOW)
 
 
 def _if_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
@@ -183,7 +185,7 @@ def _deny(code: int) -> _Instruction:
 
 def _only_for_self(code: int) -> list[_Instruction]:
     """Allow the call where its first argument (low 32 bits) is 0: the caller, or its own group."""
-    return [(_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), _deny(code), (_RETURN, 0, 0, _ALLOW)]
+    return [(_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), _deny(code), _ALLOWED]
 
 
 def _own_priority() -> list[_Instruction]:
@@ -202,8 +204,7 @@ def _all_but(argument: int, values: Iterable[int]) -> list[_Instruction]:
     """Deny the call where an argument (counted from 0, low 32 bits) is one of ``values``."""
     values = sorted(values)
     tests = [(_JEQ, len(values) - i, 0, value) for i, value in enumerate(values)]
-    allow = (_RETURN, 0, 0, _ALLOW)
-    return [(_LOAD, 0, 0, 16 + 8 * argument), *tests, allow, _deny(errno.EPERM)]
+    return [(_LOAD, 0, 0, 16 + 8 * argument), *tests, _ALLOWED, _deny(errno.EPERM)]
 
 
 def base_program(strong: bool) -> bytes:
@@ -214,7 +215,7 @@ def base_program(strong: bool) -> bytes:
     """
     if platform.machine() not in _MACHINES:
         raise OSError(errno.ENOSYS, f"seccomp: no filter for {platform.machine()}")
-    no_namespaces = [(_JSET, 0, 1, CLONE_NAMESPACES), _deny(errno.EPERM), (_RETURN, 0, 0, _ALLOW)]
+    no_namespaces = [(_JSET, 0, 1, CLONE_NAMESPACES), _deny(errno.EPERM), _ALLOWED]
     rules: dict[str, list[_Instruction]] = {
         "clone": [(_LOAD, 0, 0, 16), *no_namespaces],
         "clone3": [_deny(errno.ENOSYS)],  # its flags are behind a pointer; libc falls back to clone
@@ -224,11 +225,15 @@ def base_program(strong: bool) -> bytes:
         # whom a descriptor signals, and with what: F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN,
         # SIOCSPGRP, FIOASYNC, and what types into a terminal, TIOCSTI
         "fcntl": _all_but(1, (8, 10, 15)),
+        # a datagram socket could be sent from to whoever listens
+        "socketpair": [(_LOAD, 0, 0, 24), (_AND, 0, 0, 0xF), (_JEQ, 0, 1, 1), _ALLOWED, _deny(1)],
         "ioctl": _all_but(1, (0x8901, 0x8902, 0x5452, 0x5412)),
     }
     ruled_apart = _RULED_APART | (_METADATA if strong else set())
     for name in _SYSCALLS.keys() - _USED_HERE - ruled_apart - rules.keys():
         rules[name] = [_deny(errno.EPERM)]
+    if not strong:  # they seem to succeed: an honest copy of a file need not fail for its mode
+        rules |= {name: [_deny(0)] for name in _METADATA}
     start = [
         (_LOAD, 0, 0, 4),
         (_JEQ, 1, 0, _MACHINES[platform.machine()][1]),
@@ -247,7 +252,7 @@ def job_program(children: bool) -> bytes:
     """
     rules = {name: [_deny(errno.EPERM)] for name in _NOT_FOR_JOBS}
     if not children:
-        test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN), (_RETURN, 0, 0, _ALLOW)]
+        test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN), _ALLOWED]
         none = [_deny(errno.EAGAIN)]
         rules |= {"clone": [(_LOAD, 0, 0, 16), *test], "fork": none, "vfork": none}
     return _assembled([(_LOAD, 0, 0, 0)], rules)
@@ -260,7 +265,7 @@ def _assembled(start: list[_Instruction], rules: dict[str, list[_Instruction]]) 
         number = _SYSCALLS[name][index]
         if number is not None:
             program += _if_call(number, body)
-    program.append((_RETURN, 0, 0, _ALLOW))
+    program.append(_ALLOWED)
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
 
 

@@ -176,7 +176,6 @@ def _build_root(hidden: list[str]) -> None:
     os.mkdir(root + "/proc")
     _mount_proc(root + "/proc")
     os.mkdir(root + SCRATCH)
-    mount_scratch(root + SCRATCH)
     os.symlink(SCRATCH, root + "/tmp")
     os.chdir(root)
     syscall("pivot_root", ctypes.c_char_p(b"."), ctypes.c_char_p(b"."))

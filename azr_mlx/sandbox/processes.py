@@ -32,6 +32,17 @@ def descendants(root: int) -> list[int]:
         found |= more
 
 
+def tasks_of(uid: int) -> int:
+    """How many processes and threads a user has; 0 where the system does not tell."""
+    count = 0
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if os.fstat(file.fileno()).st_uid == uid:
+                    count += int(file.read().rpartition(b")")[2].split()[17])
+    return count
+
+
 def memory(pids: list[int]) -> int:
     """Bytes of memory that the processes hold together; those that are gone hold none."""
     return sum(map(_memory, pids))

@@ -1,4 +1,4 @@
-"""The scratch directory of a job: made before it, gone after it. Standard library only."""
+"""The scratch directory of jobs: empty before each of them. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ if sys.platform == "linux":
 
 
 def make(setting: Setting) -> None:
-    """A fresh folder; under ``strong`` there is a file system of its own, empty already."""
-    if not setting.strong:
+    """The scratch of all jobs to come, one after the other: under ``strong`` a file system, else a
+    folder, which jobs can fill but neither move nor change.
+    """
+    if setting.strong:
+        namespaces.mount_scratch()
+        setting.scratch_ctime = os.stat(setting.scratch).st_ctime_ns
+    else:
         os.mkdir(setting.scratch, 0o700)
         if setting.uid != os.geteuid():
             os.chown(setting.scratch, setting.uid, setting.uid)
 
 
 def clear(setting: Setting) -> None:
-    """Remove what the job left."""
+    """Remove what a job left, in it and on it."""
     if not setting.strong:
-        # the folder around it is the job's to write in too, where it runs as the same user
-        for entry in list(os.scandir(setting.base)):
+        for entry in list(os.scandir(setting.scratch)):
             if entry.is_dir(follow_symlinks=False):
                 remove(entry.path)
             else:
                 os.unlink(entry.path)
-    elif os.listdir(setting.scratch):
+    elif os.stat(setting.scratch).st_ctime_ns != setting.scratch_ctime:
         namespaces.unmount(setting.scratch)
-        namespaces.mount_scratch()
+        make(setting)
 
 
 def remove(top: str) -> None:

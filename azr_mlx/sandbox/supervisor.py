@@ -28,6 +28,7 @@ if sys.argv[3:4] == ["1"]:
 
     clock.shift()
 import child  # type: ignore[import-not-found]  # noqa: E402
+import processes  # type: ignore[import-not-found]  # noqa: E402
 import scratch  # type: ignore[import-not-found]  # noqa: E402
 import watch  # type: ignore[import-not-found]  # noqa: E402
 import zygote  # type: ignore[import-not-found]  # noqa: E402
@@ -100,6 +101,8 @@ def _prepare(strong: bool, base: str, hidden: list[str]) -> zygote.Setting:
         setting.scratch = namespaces.SCRATCH
     if setting.on_linux:
         _prepare_linux(setting)
+    else:
+        scratch.make(setting)
     os.environ.clear()
     os.environ.update(
         PATH="/usr/bin:/bin", HOME=setting.scratch, TMPDIR=setting.scratch, LANG="C.UTF-8"
@@ -129,11 +132,13 @@ def _prepare_linux(setting: zygote.Setting) -> None:
         setting.job_filters = {
             children: linux.Filter(linux.job_program(children)) for children in (False, True)
         }
-    if not setting.strong:  # a strong root shows no more than this, and has its own processes
-        with contextlib.suppress(OSError):  # a kernel without Landlock: hello says so
-            setting.ruleset = linux.landlock_ruleset(_readable(), [setting.base, "/dev/null"])
     if setting.uid == 0 and _works(lambda: _become_nobody(setting)):
         setting.uid = namespaces.NOBODY
+    scratch.make(setting)
+    if not setting.strong:  # a strong root shows no more than this, and has its own processes
+        with contextlib.suppress(OSError):  # a kernel without Landlock: hello says so
+            setting.ruleset = linux.landlock_ruleset(_readable(), [setting.scratch, "/dev/null"])
+        setting.tasks = processes.tasks_of(setting.uid)
     setting.capable = (setting.strong or os.geteuid() == 0) and _works(linux.drop_capabilities)
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as file:

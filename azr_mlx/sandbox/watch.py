@@ -27,7 +27,6 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
         request = wire.Request.unpack(header)
         spec, late = _read(pool, request.spec_bytes), _read(pool, request.late_bytes)
         try:
-            scratch.make(setting)
             watch = Watch(setting, zygote, request, spec, late)
             watch.run(pool.fileno())
             scratch.clear(setting)

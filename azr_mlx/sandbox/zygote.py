@@ -31,6 +31,7 @@ FORK_ATTEMPTS = 12
 LEAVE = os._exit  # a job may put something else in its place
 OPEN_FILES = 128
 FILE_BYTES = 16 << 20
+OTHER_TASKS = 512  # that the user may have started since
 THREADS = 16  # beside the job's main thread, where the kernel counts threads as processes
 _PID = struct.Struct("<i")
 _END = struct.Struct("<idQ")
@@ -52,6 +53,8 @@ class Setting:
         self.job_filters: dict[bool, Any] = {}  # on top, for a job that may have children, or not
         self.ruleset: int | None = None
         self.profiles: dict[bool, Any] = {}  # macOS: confines a job that may have children, or not
+        self.scratch_ctime = 0
+        self.tasks = 0  # processes and threads of the jobs' user when this started
         self.address_space = 0  # bytes that the bare interpreter has mapped
 
     def features(self, isolation: str) -> dict[str, Any]:
@@ -269,6 +272,8 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
         _limit(resource.RLIMIT_NPROC, 0)
     elif setting.strong:
         _limit(resource.RLIMIT_NPROC, 1 + spec["processes"] + THREADS)
+    elif setting.on_linux and spec["processes"] > 0:  # of all that the user has; not held for root
+        _limit(resource.RLIMIT_NPROC, setting.tasks + spec["processes"] + OTHER_TASKS)
     # versions of macOS that do not hold this limit may refuse it; there, the memory is watched
     with contextlib.suppress(OSError, ValueError):
         _limit(resource.RLIMIT_AS, setting.address_space + (spec["memory_mb"] << 20))

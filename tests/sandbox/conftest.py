@@ -132,7 +132,8 @@ def check_nothing_left(sandbox: Sandbox) -> None:
         below = [pid for pid in descendants() if _under(pid, own)]
         assert len(below) == expected_processes(sandbox), "a job's process outlived its verdict"
     for worker in crew(sandbox):
-        assert os.listdir(worker.base) == [], "a job's files outlived its verdict"
+        left = {path.name for path in Path(worker.base).rglob("*")}
+        assert left <= {"scratch"}, "a job's files outlived its verdict"
 
 
 def _under(pid: int, roots: set[int]) -> bool:

@@ -55,6 +55,8 @@ def test_honest_program(
 def _run(judge: Judge, sandbox: Sandbox, targets: Targets, attack: Attack, style: str) -> None:
     if attack.shielded and not is_confined(sandbox):
         pytest.skip("limits-only without seccomp and Landlock shields the machine from no job")
+    if attack.strong and sandbox.isolation != "strong":
+        pytest.skip("nothing but namespaces bounds this attack")
     if attack.linux and not ON_LINUX:
         pytest.skip("this attack is made of Linux, or this limit does not hold elsewhere")
     job = attack.job(style, targets.names())

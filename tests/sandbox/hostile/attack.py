@@ -42,8 +42,8 @@ class Attack:
     overrides them) and the program prints it (``stdout`` overrides what must be printed; a code
     without ``f`` is a program already). An attack that reports its successes has ``[]`` for an
     answer. ``also`` holds verdicts by style where they differ from ``verdicts``. ``shielded``: only
-    where the sandbox guards the machine. ``value`` and ``detail`` are parts that the result must
-    show.
+    where the sandbox guards the machine; ``strong``: only under strong isolation, since nothing
+    else bounds it. ``value`` and ``detail`` are parts that the result must show.
     """
 
     label: str
@@ -59,6 +59,7 @@ class Attack:
     limits: Limits = USUAL
     deterministic: bool = False
     shielded: bool = False
+    strong: bool = False
     linux: bool = False
     value: str | None = None
     detail: str = ""

@@ -9,6 +9,7 @@ from tests.sandbox.hostile.attack import (
     ALL_STYLES,
     ERROR,
     KERNEL,
+    KILLED,
     PASS,
     SHORT,
     TIMEOUT,
@@ -97,9 +98,16 @@ PROCESSES = (
     Attack("1b fork bomb that goes on",
            body("import os", "while True:", "    try: os.fork()", "    except OSError: pass"),
            TIMEOUT, limits=SHORT, shielded=True),
-    Attack("1c fork bomb with leave to fork",
+    # bounded: if it gets through, 512 processes wait, and the machine is still there to say so
+    Attack("1c fork bomb with leave to fork", """
+import os, time
+def f():
+    for _ in range(9): os.fork()
+    while True: time.sleep(10)
+""", KILLED | ERROR | TIMEOUT, ALL_STYLES, limits=children(4, 0.5), shielded=True),
+    Attack("1f fork bomb without end, with leave to fork",
            body("import os", "while True:", "    try: os.fork()", "    except OSError: pass"),
-           one_of(Status.KILLED, Status.TIMEOUT), limits=children(4, 0.5), shielded=True),
+           one_of(Status.KILLED, Status.TIMEOUT), limits=children(4, 0.5), strong=True),
     Attack("1d thread bomb", """
 import threading, time
 def f():
