@@ -15,6 +15,7 @@ Suites with other assertions are run as they are (see ``control``).
 from __future__ import annotations
 
 import ast
+import marshal
 import math
 import operator
 import warnings
@@ -87,13 +88,18 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Tests for the job's process (``source``), and what is judged here. ``sealed``: everything
-    is.
+    """Tests for the job's process (``source``), and what is judged here. ``compiled``: where that
+    is everything, the tests as a marshalled code object.
     """
 
     source: str
     checks: tuple[Check, ...]
-    sealed: bool
+    compiled: bytes = b""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether everything is judged here."""
+        return bool(self.compiled)
 
     def failure(self, reports: Iterable[tuple[int, Sequence[Any]]]) -> str:
         """What the first report that does not hold is, or an empty string."""
@@ -136,7 +142,7 @@ def _split(tests: str) -> Suite:
             warnings.simplefilter("ignore")
             tree = ast.parse(tests)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Suite(tests, (), False)
+        return Suite(tests, ())
     counts, plain = _run_counts(tree), _says_no_more(tree)
     checks: list[Check] = []
     edits: list[tuple[ast.Assert, str]] = []
@@ -155,7 +161,19 @@ def _split(tests: str) -> Suite:
         sources = ", ".join(f"({text.of(hole)})" for hole in holes)
         edits.append((node, f"{REPORT}({len(checks)}, {sources})"))
         checks.append(Check(_quoted(text.of(node)), holds, counts[id(node)]))
-    return Suite(text.edited(edits), tuple(checks), plain and 0 < len(checks) == total)
+    source = text.edited(edits)
+    sealed = plain and 0 < len(checks) == total
+    return Suite(source, tuple(checks), _compiled(source) if sealed else b"")
+
+
+def _compiled(source: str) -> bytes:
+    """Marshalled code for the job's interpreter, which is this one; nothing where it is too odd."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return marshal.dumps(compile(source, "<tests>", "exec", dont_inherit=True))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return b""
 
 
 def _quoted(text: str) -> str:

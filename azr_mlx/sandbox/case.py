@@ -88,7 +88,7 @@ class Case:
             "args": self.args,
             "stdin": self.job.stdin,
             "trace": self.job.trace and flavour == 0,
-            "sealed": self.suite is None or self.suite.sealed,
+            "sealed": self.suite.compiled if self.suite is not None else b"",
             "cpu_s": self.limits.cpu_s,
             "memory_mb": self.limits.memory_mb,
             "processes": self.limits.processes,

@@ -28,7 +28,7 @@ _FRAME_STATUS = {
     "invalid": Status.INVALID,
 }
 _NOTHING = object()
-_NO_TESTS = Suite("", (), False)
+_NO_TESTS = Suite("", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,11 @@ class Run:
         """
         job, suite = case.job, case.suite or _NO_TESTS
         if control:
-            suite = Suite(control_tests(job.tests or ""), (), False)
+            suite = Suite(control_tests(job.tests or ""), ())
         raw = b""
-        if job.tests is not None:  # a leading newline: even empty tests are something to wait for
+        if (
+            job.tests is not None and not suite.sealed
+        ):  # a leading newline: even empty tests are something to wait for
             raw = b"\n" + suite.source.encode("utf-8", "surrogatepass")
         nonce, proof = secrets.token_bytes(wire.NONCE_BYTES), secrets.token_bytes(wire.NONCE_BYTES)
         return cls(job, case.limits, marshal.dumps(case.spec(flavour)), raw, suite, nonce, proof)
@@ -147,7 +149,8 @@ def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
         return Outcome(Status.OK, "", value, steps=steps)
     if kind == "done" and run.job.style == "program":
         return Outcome(Status.OK, steps=steps)
-    if kind == "pass" and run.job.style == "tests" and frame[: wire.NONCE_BYTES] == run.proof:
+    proven = run.suite.sealed or frame[: wire.NONCE_BYTES] == run.proof
+    if kind == "pass" and run.job.style == "tests" and proven:
         if not run.suite.complete(reports):
             return Outcome(Status.FAIL, "the tests' end was reached past some of them", steps=steps)
         return Outcome(Status.PASS, steps=steps)
