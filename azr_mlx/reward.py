@@ -16,7 +16,7 @@ def solver_reward(verdict: Verdict, config: Solver) -> Reward:
 
     FORMAT alone is malformed: no answer could be read from the completion. Every other status but
     PASS says that there was an answer and that it did not hold: FAIL (another value), ERROR,
-    TIMEOUT, MEMORY, KILLED and DENIED (an answer that is a program or an input, and broke or was
+    TIMEOUT, MEMORY and KILLED (an answer that is a program or an input, and broke or was
     stopped when it ran), NONDETERMINISTIC and INVALID (it gave no comparable value). All of these
     count as wrong but well-formed, so that no way of failing to run is cheaper than another.
     ``binary_reward`` gives 1 or 0 instead.

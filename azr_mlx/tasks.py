@@ -49,7 +49,6 @@ REJECT_REASONS = (
     "timeout",
     "memory",
     "killed",
-    "denied",
     "nondeterministic",
     "invalid_value",
     "constant",
@@ -61,7 +60,6 @@ _STATUS_REASON = {
     Status.TIMEOUT: "timeout",
     Status.MEMORY: "memory",
     Status.KILLED: "killed",
-    Status.DENIED: "denied",
     Status.NONDETERMINISTIC: "nondeterministic",
 }
 

@@ -47,7 +47,6 @@ class Status(str, Enum):
     TIMEOUT = "timeout"
     MEMORY = "memory"
     KILLED = "killed"
-    DENIED = "denied"
     NONDETERMINISTIC = "nondeterministic"
     INVALID = "invalid"
     FORMAT = "format"

@@ -169,19 +169,26 @@ def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
     and of right answers to them; difficulties from 0 to 1, a third of the jobs from induction.
     """
     from azr_mlx import rng as keys
-    from azr_mlx.sandbox import Job, Result, Sandbox
+    from azr_mlx.sandbox import Job, JobBatch, Sandbox
     from azr_mlx.tasks import Draft, check_answers, gate
     from azr_mlx.templates import draw
     from azr_mlx.types import TaskKind
 
     made: list[Job] = []
 
-    class Recorder:
-        def run(self, jobs: Sequence[Job]) -> list[Result]:
-            made.extend(jobs)
-            return sandbox.run(jobs)
+    class Recorder(Sandbox):
+        def batch(self) -> JobBatch:
+            batch = super().batch()
+            submit = batch.submit
 
-    with Sandbox(workers) as sandbox:
+            def recorded(job: Job) -> None:
+                made.append(job)
+                submit(job)
+
+            batch.submit = recorded  # type: ignore[method-assign]
+            return batch
+
+    with Sandbox(workers) as sandbox, Recorder(workers) as recorder:
         turn = 0
         while len(made) < count:
             rng = keys.generator(seed, "benchmark", turn)
@@ -190,7 +197,7 @@ def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
             drafts = [Draft(draw(kind, i / 31, rng), kind) for i in range(32)]
             tasks = [result.task for result in gate(drafts, sandbox) if result.task is not None]
             answers = [t.program if kind is TaskKind.INDUCTION else t.inputs[0] for t in tasks]
-            check_answers(list(zip(tasks, answers, strict=True)), Recorder())
+            check_answers(list(zip(tasks, answers, strict=True)), recorder)
     return [
         {"id": str(i), "code": j.code, "call": j.call, "args": j.args, "expect": j.expect}
         for i, j in enumerate(made[:count])
