@@ -143,12 +143,13 @@ def _split(tests: str) -> Suite:
             tree = ast.parse(tests)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Suite(tests, ())
-    counts, plain = _run_counts(tree), _says_no_more(tree)
+    nodes = list(ast.walk(tree))
+    counts, plain = _run_counts(tree, nodes), _says_no_more(tree, nodes)
     checks: list[Check] = []
     edits: list[tuple[ast.Assert, str]] = []
     total = 0
     text = _Text(tests)
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Assert):
             continue
         total += not isinstance(node.test, ast.Constant)
@@ -209,10 +210,10 @@ class _Text:
         return raw.decode("utf-8", "surrogatepass")
 
 
-def _run_counts(tree: ast.Module) -> dict[int, int]:
+def _run_counts(tree: ast.Module, nodes: Iterable[ast.AST]) -> dict[int, int]:
     """For assertions of which it can be told (by ``id``): how often a run of the tests comes by."""
     counts = {id(node): 1 for node in tree.body if isinstance(node, ast.Assert)}
-    mentions = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))
+    mentions = Counter(n.id for n in nodes if isinstance(n, ast.Name))
     calls = Counter(_top_level_calls(tree))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     defined = Counter(node.name for node in functions)
@@ -225,7 +226,7 @@ def _run_counts(tree: ast.Module) -> dict[int, int]:
     return counts
 
 
-def _says_no_more(tree: ast.Module) -> bool:
+def _says_no_more(tree: ast.Module, nodes: Iterable[ast.AST]) -> bool:
     """Whether nothing but assertions can fail the tests on purpose."""
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     called = set(_top_level_calls(tree)) & functions.keys()
@@ -235,7 +236,7 @@ def _says_no_more(tree: ast.Module) -> bool:
     return not any(
         isinstance(node, ast.Raise | ast.Call)
         and (isinstance(node, ast.Raise) or "assert" in _name(node.func).lower())
-        for node in ast.walk(tree)
+        for node in nodes
     )
 
 
@@ -382,6 +383,10 @@ def _is_question(node: ast.expr) -> bool:
 
 
 def _is_closed(node: ast.expr) -> bool:
+    if isinstance(node, ast.Constant):
+        return True
+    if isinstance(node, ast.Name):
+        return False
     try:
         _closed(node)
     except _Open:
@@ -391,6 +396,12 @@ def _is_closed(node: ast.expr) -> bool:
 
 def _closed(node: ast.expr) -> Any:
     """The value of a constant expression. Raises _Open where it is not one, or a large one."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        raise _Open
+    if isinstance(node, ast.Call) and _name(node.func) not in _MAKERS:
+        raise _Open
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
