@@ -9,7 +9,6 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 
 from azr_mlx.sandbox.case import Case
 from azr_mlx.sandbox.job import Job, Limits, Result
@@ -77,12 +76,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -260,12 +254,7 @@ class JobBatch:
     def __enter__(self) -> JobBatch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._sandbox._drop({case for case in self._cases if isinstance(case, Case)})
         self._cases.clear()
 

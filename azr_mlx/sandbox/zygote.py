@@ -16,7 +16,6 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 import child  # type: ignore[import-not-found]
@@ -97,12 +96,7 @@ class Zygote:
     def __enter__(self) -> Zygote:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.stop()
 
     def stop(self) -> None:
