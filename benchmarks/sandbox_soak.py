@@ -201,7 +201,8 @@ def descendants() -> set[int]:
     parents = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            fields = Path("/proc", name, "stat").read_bytes().rpartition(b")")[2].split()
+            with open(f"/proc/{name}/stat", "rb", 0) as file:
+                fields = file.read().rpartition(b")")[2].split(None, 2)
         except OSError:
             continue  # it ended meanwhile
         if fields[0] != b"Z":

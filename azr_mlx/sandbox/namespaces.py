@@ -271,9 +271,9 @@ def _mount_proc(target: str) -> None:
         return
 
 
-def mount_scratch(target: str = SCRATCH) -> None:
+def mount_scratch() -> None:
     """An empty scratch, of bounded size and number of files."""
-    mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, _SCRATCH_OPTIONS)
+    mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, _SCRATCH_OPTIONS)
 
 
 def unmount(target: str) -> None:

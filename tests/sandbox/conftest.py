@@ -19,6 +19,7 @@ import pytest
 from azr_mlx.sandbox import Job, Limits, Result, Sandbox, SandboxError
 from azr_mlx.sandbox.worker import Worker
 from azr_mlx.types import Status
+from benchmarks.sandbox_soak import descendants
 from tests.sandbox.hostile.targets import Targets
 
 LIMITS = Limits(wall_s=1.5, cpu_s=1, memory_mb=256, output_kb=16)
@@ -96,23 +97,6 @@ def is_confined(sandbox: Sandbox) -> bool:
     return sandbox.isolation == "strong" or bool(
         sandbox.features["seccomp"] and sandbox.features["landlock"]
     )
-
-
-def descendants() -> set[int]:
-    """Processes below this one that are not zombies (Linux)."""
-    parents = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat", "rb", 0) as file:
-                fields = file.read().rpartition(b")")[2].split(None, 2)
-        except OSError:
-            continue
-        if fields[0] != b"Z":
-            parents[int(name)] = int(fields[1])
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {os.getpid()}
 
 
 def crew(sandbox: Sandbox) -> list[Worker]:

@@ -18,7 +18,8 @@ from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
 from azr_mlx.sandbox.control import control_tests
 from azr_mlx.sandbox.worker import Worker, WorkerDied
 from azr_mlx.types import Status
-from tests.sandbox.conftest import HONEST, LIMITS, Judge, check_nothing_left, crew, descendants
+from benchmarks.sandbox_soak import descendants
+from tests.sandbox.conftest import HONEST, LIMITS, Judge, check_nothing_left, crew
 
 pytestmark = pytest.mark.sandbox
 

@@ -24,9 +24,9 @@ import pytest
 
 from azr_mlx.sandbox import Job, Limits, Result, Sandbox, SandboxError
 from azr_mlx.types import Status
-from benchmarks.sandbox_soak import Killer, adopt_orphans, is_zygote
+from benchmarks.sandbox_soak import Killer, adopt_orphans, descendants, is_zygote
 from tests.conftest import ROOT
-from tests.sandbox.conftest import HONEST, LIMITS, descendants
+from tests.sandbox.conftest import HONEST, LIMITS
 
 pytestmark = [
     pytest.mark.sandbox,
