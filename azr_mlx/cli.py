@@ -192,74 +192,108 @@ def generate(
 @app.command("eval")
 def evaluate(
     benchmark: Annotated[
-        str, typer.Option("--benchmark", help="humaneval, mbpp, or both with a comma.")
+        str, typer.Option("--benchmark", help="One, or several with commas: humaneval, mbpp.")
     ] = "humaneval",
-    model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None,
-    adapter_path: Annotated[
-        Path | None, typer.Option("--adapter-path", help="A folder with trained adapters.")
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help=_MODEL_HELP + " With adapters of a run: theirs."),
     ] = None,
-    samples: Annotated[
+    adapter_path: Annotated[
         Path | None,
-        typer.Option("--samples", help="Score this .jsonl (task_id, completion); no model."),
+        typer.Option("--adapter-path", help="A run (runs/NAME), or a folder with adapters."),
     ] = None,
     num_samples: Annotated[
         int, typer.Option("--num-samples", min=1, help="Completions per task.")
     ] = 1,
-    k: Annotated[str, typer.Option("--k", help="For pass@k, for example 1,5,10.")] = "1",
+    k: Annotated[
+        str, typer.Option("--k", help="pass@k for these, for example 1,5,10: at most num-samples.")
+    ] = "1",
     temp: Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")] = 1.0,
     max_tokens: Annotated[
         int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")
     ] = 512,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="The first tasks only.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="The benchmark's .jsonl(.gz), or its folder.")
-    ] = None,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            help="How a chat model is asked: direct, step_by_step, test_driven, chain_of_thought, "
+            "or auto: each in turn until the examples that the task shows pass.",
+        ),
+    ] = "direct",
     protocol: Annotated[
         str, typer.Option("--protocol", help="base, chat, or auto: chat where it has a template.")
     ] = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write the samples and verdicts here, .jsonl.")
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="base", help="Run without the adapters, too."),
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="The first tasks only.")
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split", help="all; report leaves out the tasks that training selects `best` on."
+        ),
+    ] = "all",
+    samples: Annotated[
+        Path | None,
+        typer.Option("--samples", help="Score this .jsonl (task_id, completion); no model."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="The benchmark's own file, or a folder that holds it."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the samples, as they come; evals/BENCHMARK-HASH if none. "
+            "The same command again goes on from them.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Measure pass@k on HumanEval and MBPP, each figure with its interval and protocol."""
+    """Measure pass@k on benchmarks, each figure with its interval and protocol."""
     if not all(part.strip().isdecimal() for part in k.split(",")):
         raise UsageError(f"--k {k}: must be whole numbers with commas between, for example 1,5,10")
+    ks = tuple(int(part) for part in k.split(","))
     _start()
     from azr_mlx import evaluate as evaluation
+    from azr_mlx.evaluate.progress import reporter
 
-    results = evaluation.evaluate(
-        model,
-        adapter_path=adapter_path,
-        benchmarks=[name.strip() for name in benchmark.split(",") if name.strip()],
+    settings = evaluation.Settings(
         num_samples=num_samples,
-        ks=tuple(int(part) for part in k.split(",")),
+        ks=ks,
         temperature=temp,
         top_p=top_p,
         max_tokens=max_tokens,
         limit=limit,
+        split=split,
+        protocol=protocol,
+        strategy=strategy,
+        seed=seed,
+    )
+    request = evaluation.Request(
+        [name.strip() for name in benchmark.split(",") if name.strip()],
+        settings,
+        model=model,
+        adapter_path=adapter_path,
         data=data,
         samples=samples,
-        protocol=protocol,
-        seed=seed,
+        compare=compare,
         out=out,
-        progress=_evaluated,
     )
+    report = evaluation.evaluate(request, reporter(quiet))
     if as_json:
-        _result({"results": [result.to_json() for result in results]}, True)
+        _result(report.to_json(), True)
         return 0
-    for result in results:
-        typer.echo("\n".join(result.lines()))
+    typer.echo("\n".join(report.lines()))
     return 0
-
-
-def _evaluated(benchmark: str, done: int, tasks: int) -> None:
-    typer.echo(f"{benchmark}: {done} of {tasks} tasks", err=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -273,8 +307,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader left. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except KeyboardInterrupt:
-        typer.echo("azr-mlx: interrupted", err=True)
+    except KeyboardInterrupt as interrupt:
+        kept = f": {interrupt}" if str(interrupt) else ""
+        typer.echo(f"azr-mlx: interrupted{kept}", err=True)
         return INTERRUPTED
     except AzrError as error:
         _report(str(error), arguments)
@@ -289,8 +324,8 @@ def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="azr-mlx", standalone_mode=False)
-    except typer.Abort:
-        raise KeyboardInterrupt from None
+    except typer.Abort as e:
+        raise KeyboardInterrupt(*getattr(e.__cause__, "args", ())) from None
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:

@@ -46,7 +46,8 @@ class Quantization:
 class Evaluation:
     benchmarks: Annotated[Names, OneOf("humaneval", "mbpp")] = ("humaneval",)
     num_samples: Natural = 1
-    max_tasks_per_benchmark: Natural = 50
+    # half of them select the best checkpoint, the other half reports
+    max_tasks_per_benchmark: Annotated[int, Between(2)] = 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import time
@@ -18,11 +17,11 @@ from azr_mlx import benchmarks, blas, checkpoint
 from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
-from azr_mlx.evaluate import Settings, evaluate_backend
+from azr_mlx.evaluate.training import TrainingEvaluation
 from azr_mlx.models import ResolvedModel, resolve
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tracking import trackers
-from azr_mlx.trainer import Evaluate, Trainer
+from azr_mlx.trainer import Trainer
 
 MODEL_CACHE = Path("models")
 # Resuming with another of these would be another run under the same name.
@@ -69,7 +68,7 @@ def train(
             sandbox,
             display=display,
             trackers=logged,
-            evaluate=_evaluation(config, evaluated, backend, sandbox),
+            evaluate=TrainingEvaluation(config, evaluated, backend, sandbox) if evaluated else None,
         )
         _begin(trainer, start, display)
         if trainer.step >= config.max_steps:
@@ -79,6 +78,8 @@ def train(
         if code == 0:
             newest = run_dir / checkpoint.NEWEST
             display.note(f"done: {config.max_steps} steps; adapters in {newest}")
+            if trainer.best is not None:
+                display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
         return code
 
 
@@ -182,8 +183,6 @@ def _describe_run(
     run_dir: Path, model: ResolvedModel, backend: str, isolation: str, start: Path | None
 ) -> None:
     """``run.json``: one entry for each time that the run was started or resumed."""
-    file = run_dir / "run.json"
-    starts = json.loads(file.read_text(encoding="utf-8"))["starts"] if file.exists() else []
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "resumed_from": None if start is None else str(start),
@@ -193,7 +192,8 @@ def _describe_run(
         "model": {"source": model.source, "revision": model.revision, "path": str(model.path)},
         **describe_process(),
     }
-    file.write_text(json.dumps({"starts": [*starts, entry]}, indent=1) + "\n", encoding="utf-8")
+    starts = checkpoint.recorded(run_dir, "starts") or []
+    checkpoint.record(run_dir, starts=[*starts, entry])
 
 
 def describe_process(
@@ -222,26 +222,3 @@ def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
     if not config.evaluation_interval:
         return []
     return [benchmarks.load(name) for name in config.evaluation.benchmarks]
-
-
-def _evaluation(
-    config: Config, loaded: Sequence[benchmarks.Benchmark], backend: Any, sandbox: Sandbox
-) -> Evaluate:
-    """What runs every ``evaluation_interval`` steps: a bounded subset of each benchmark."""
-    e = config.evaluation
-    settings = Settings(
-        e.num_samples,
-        ks=(1,),
-        temperature=0.0 if e.num_samples == 1 else config.rollout.temperature,
-        max_tokens=config.rollout.max_solve_tokens,
-        limit=e.max_tasks_per_benchmark,
-        seed=config.seed,
-    )
-
-    def run(step: int) -> dict[str, float]:
-        row: dict[str, float] = {}
-        for benchmark in loaded:
-            row |= evaluate_backend(backend, benchmark, settings, sandbox).metrics
-        return row
-
-    return run

@@ -103,7 +103,13 @@ REGISTRY = (
     ),
     Metric("mem/peak_gb", "peak memory of arrays in the step, GB"),
     Metric("resampled", "extra rounds of tasks because groups had no reward variance"),
-    Metric("eval/{}", "result of an evaluation during training"),
+    Metric("eval/{}_pass_at_1", "pass@1 on the report half of a benchmark's tasks", "rises"),
+    Metric(
+        "eval/{}_selection_pass_at_1",
+        "pass@1 on the half that the best checkpoint is selected by; report no figure from it",
+    ),
+    Metric("eval/selection", "mean selection pass@1: what the best checkpoint is selected by"),
+    Metric("eval/best_step", "the step whose checkpoint `best` points to"),
 )
 
 

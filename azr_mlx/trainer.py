@@ -38,6 +38,16 @@ PHASES = ("propose", "solve", "verify", "score", "update", "evaluate", "save")
 INTERRUPTED = 130
 
 
+class Best(NamedTuple):
+    """The step whose adapters were the best so far, by the mean pass@1 on the selection half."""
+
+    step: int
+    selection: float
+
+    def describe(self, run_dir: Path) -> str:
+        return f"step {self.step} ({self.selection:.1%}), {run_dir / checkpoint.BEST}"
+
+
 class Snapshot(NamedTuple):
     """What a checkpoint holds besides the backend's files."""
 
@@ -118,6 +128,7 @@ class Trainer:
         self.learner = Learner(config, backend)
         self.metrics = MetricsFile(run_dir / "metrics.jsonl")
         self.step = 0
+        self.best: Best | None = None
         self.row: dict[str, float] = {}  # the last step's, for a kill between checkpoint and row
 
     def start(self) -> None:
@@ -141,7 +152,9 @@ class Trainer:
         self.selfplay.restore(state["selfplay"], rows)
         self.learner.restore(state["learner"])
         self.step = state["step"]
+        self.best = Best(*state["best"]) if state.get("best") else None
         checkpoint.set_aside(self.run_dir, path)
+        self._mark_best()
         return self.metrics.rewind(self.step, state["row"])
 
     def run(self) -> int:
@@ -177,8 +190,11 @@ class Trainer:
         self.step, self.row = step, row | clock.metrics()
         with clock.phase("save"):
             self._write_rollouts(step, experiences)
-            if step % c.checkpoint_interval == 0 or step == c.max_steps:
+            improved = self.best is not None and self.best.step == step
+            if improved or step % c.checkpoint_interval == 0 or step == c.max_steps:
                 self._save(self._snapshot())
+            if improved:
+                self._mark_best()
         self._report(row | clock.metrics(), experiences)
 
     def _report(self, row: dict[str, float], experiences: Sequence[Experience]) -> None:
@@ -222,7 +238,11 @@ class Trainer:
         if self.evaluate is None or not interval or step % interval:
             return {}
         self.display.phase("evaluate", step)
-        return self.evaluate(step)
+        row = self.evaluate(step)
+        score = row["eval/selection"]
+        if self.best is None or score > self.best.selection:
+            self.best = Best(step, score)
+        return row | {"eval/best_step": self.best.step}
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -230,14 +250,26 @@ class Trainer:
         state = {
             "selfplay": self.selfplay.to_json(),
             "learner": self.learner.to_json(),
+            "best": self.best,
             "row": self.row,
         }
         return Snapshot(self.step, state, self.selfplay.buffer_rows())
 
     def _save(self, at: Snapshot) -> Path:
         path = checkpoint.save(self.run_dir, at.step, self.backend, at.state, at.buffer)
-        checkpoint.prune(self.run_dir, self.config.keep_checkpoints)
+        best = None if self.best is None else self.best.step
+        checkpoint.prune(self.run_dir, self.config.keep_checkpoints, best)
         return path
+
+    def _mark_best(self) -> None:
+        """The ``best`` link and the entry in run.json say what the state says."""
+        best = self.best
+        if not checkpoint.mark_best(self.run_dir, best and best.step) and best is not None:
+            self.display.warn(
+                f"the best checkpoint so far, step {best.step}, is no longer on disk: there is no "
+                f"{self.run_dir / checkpoint.BEST} until a better one comes"
+            )
+        checkpoint.record(self.run_dir, best=best and best._asdict())
 
     def _write_rollouts(self, step: int, experiences: Sequence[Experience]) -> None:
         if not self.config.tracking.save_rollouts:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from azr_mlx.backends.base import Hyper, Memory, OnStep, Sampling
+from azr_mlx.backends.base import Hyper, Memory, OnStep, Policy, Sampling
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 Script = Callable[[Prompt, int], str]
@@ -44,6 +44,7 @@ class FakeBackend:
         sampling: Sequence[Sampling],
         keys: Sequence[int],
         on_step: OnStep | None = None,
+        policy: Policy = "current",
     ):
         done = []
         for prompt, how, key in zip(prompts, sampling, keys, strict=False):

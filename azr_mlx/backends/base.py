@@ -77,11 +77,13 @@ class Backend(Protocol):
         sampling: Sequence[Sampling],
         keys: Sequence[int],
         on_step: OnStep | None = None,
+        policy: Policy = "current",
     ) -> list[Completion]:
         """One completion per prompt, in order. Equal prompts are prefilled once.
 
         ``on_step`` is called after every decode step with the completions that ended in it, each
-        with its prompt's index; most steps have none.
+        with its prompt's index; most steps have none. The "reference" policy is the same weights
+        with the adapters off.
         """
         ...
 

@@ -7,7 +7,7 @@ base is dequantised to float32 at load: 4-bit and bfloat16 products do not reach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,9 @@ class MlxBackend:
         sampling: Sequence[Sampling],
         keys: Sequence[int],
         on_step: base.OnStep | None = None,
+        policy: base.Policy = "current",
     ) -> list[Completion]:
-        with self._inference():
+        with self._inference(), self._as(policy):
             return self.engine.run(prompts, sampling, keys, on_step)
 
     @contextmanager
@@ -106,10 +107,13 @@ class MlxBackend:
             self.policy.train()
             mx.clear_cache()
 
+    def _as(self, policy: base.Policy) -> AbstractContextManager[None]:
+        return adapters.bypassed(self.policy.lm) if policy == "reference" else nullcontext()
+
     def score(self, batch: Batch, policy: base.Policy, temperature: float) -> Scores:
         out = [np.zeros(batch.tokens.shape, np.float32) for _ in range(3)]
         reference = policy == "reference"
-        with self._inference(), adapters.bypassed(self.policy.lm) if reference else nullcontext():
+        with self._inference(), self._as(policy):
             for micro in ppo.split(batch, self.micro_batch):
                 scores = ppo.token_scores(self.policy, micro.arrays, temperature)
                 mx.eval(scores)  # one micro-batch's activations at a time

@@ -1,0 +1,204 @@
+"""``azr-mlx eval``: data, model, sandbox and folders put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from azr_mlx import benchmarks
+from azr_mlx.backends.base import Backend, Policy
+from azr_mlx.benchmarks import Benchmark
+from azr_mlx.config import Quantization, SandboxConfig
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluate.compare import Comparison, compare
+from azr_mlx.evaluate.given import score_samples
+from azr_mlx.evaluate.interrupts import Interrupts
+from azr_mlx.evaluate.model import open_model, read_lora
+from azr_mlx.evaluate.progress import Reporter, Silent
+from azr_mlx.evaluate.protocol import Protocol, Settings, Subject
+from azr_mlx.evaluate.result import BenchmarkResult
+from azr_mlx.evaluate.sampling import Evaluation
+from azr_mlx.evaluate.store import Store, read_samples
+from azr_mlx.models import adapter_folder, base_of
+from azr_mlx.sandbox import Sandbox, SandboxError
+
+EVALS = Path("evals")  # where samples go that nobody gave a place
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked for.
+
+    ``data`` is one benchmark's file, or a folder with several's. ``samples`` were made elsewhere
+    and need no model. ``compare`` "base" runs the same protocol with the adapters off. ``out`` is
+    a folder with one for each benchmark in it; without it they are below ``evals/``.
+    """
+
+    benchmarks: Sequence[str]
+    settings: Settings = field(default_factory=Settings)
+    model: str | None = None
+    adapter_path: Path | None = None
+    data: Path | None = None
+    samples: Path | None = None
+    compare: str | None = None
+    out: Path | None = None
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    quantization: Quantization = field(default_factory=Quantization)
+    cache_dir: Path = Path("models")
+
+    def check(self) -> None:
+        """Raise UsageError where the parts do not go together."""
+        if not self.benchmarks:
+            raise UsageError(f"--benchmark: names none; take any of {', '.join(benchmarks.SPECS)}")
+        if self.data is not None and self.data.is_file() and len(self.benchmarks) > 1:
+            raise UsageError(
+                f"--data {self.data}: one file for {len(self.benchmarks)} benchmarks; give a "
+                "folder that has theirs"
+            )
+        if self.compare not in (None, BASE):
+            raise UsageError(f"--compare {self.compare}: only base can be compared with")
+        if self.compare and self.samples:
+            raise UsageError("--compare base: --samples have no model; leave one of them out")
+        if self.compare and self.adapter_path is None:
+            raise UsageError("--compare base: without --adapter-path there is only the base")
+        if self.out is not None and self.out.suffix == ".jsonl":
+            raise UsageError(
+                f"--out {self.out}: names a folder, in which the samples are "
+                "BENCHMARK/samples.jsonl; leave .jsonl out"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it: a result a benchmark, and a comparison with the base where asked for."""
+
+    results: tuple[BenchmarkResult, ...]
+    comparisons: tuple[Comparison, ...] = ()
+
+    def lines(self) -> list[str]:
+        lines = [line for result in self.results for line in result.lines()]
+        return lines + [line for one in self.comparisons for line in one.lines()]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "results": [result.to_json() for result in self.results],
+            "comparisons": [
+                one.to_json() | {"base": one.before.to_json()} for one in self.comparisons
+            ],
+        }
+
+
+def evaluate(request: Request, progress: Reporter | None = None) -> Report:
+    """Evaluate a model, or score samples without one.
+
+    Adapters of a run know their model: ``model`` may be None then, and ``adapter_path`` the run.
+
+    Raises:
+        UsageError: what was asked cannot be done; nothing has been generated then.
+        KeyboardInterrupt: Ctrl-C; the message says where the samples are.
+    """
+    request.check()
+    progress = progress or Silent()
+    adapters, model = None, request.model
+    if request.adapter_path is not None:
+        adapters = adapter_folder(request.adapter_path)
+        read_lora(adapters)  # a mistyped folder is told before any data is looked for
+        model = model or base_of(adapters)
+    loaded = [benchmarks.load(name, request.data) for name in request.benchmarks]
+    try:
+        if request.samples is not None:
+            return _score(request, loaded, read_samples(request.samples), progress)
+        if model is None:
+            raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
+        request.settings.check()
+        # First, so that an isolation that cannot be had is told before a model is loaded.
+        with open_sandbox(request.sandbox) as sandbox:
+            backend, subject = open_model(model, adapters, request.quantization, request.cache_dir)
+            return _Session(request, backend, subject, sandbox, progress).run(loaded)
+    finally:
+        progress.close()
+
+
+def _score(
+    request: Request, loaded: Sequence[Benchmark], given: dict[str, list[str]], progress: Reporter
+) -> Report:
+    s = request.settings
+    with open_sandbox(request.sandbox) as sandbox:
+        return Report(
+            tuple(
+                score_samples(
+                    b, given, sandbox, ks=s.ks, limit=s.limit, split=s.split, progress=progress
+                )
+                for b in loaded
+            )
+        )
+
+
+class _Session:
+    """The evaluations of one command, on one model."""
+
+    def __init__(
+        self,
+        request: Request,
+        backend: Backend,
+        subject: Subject,
+        sandbox: Sandbox,
+        progress: Reporter,
+    ) -> None:
+        self.request, self.backend, self.subject = request, backend, subject
+        self.sandbox, self.progress = sandbox, progress
+
+    def run(self, loaded: Sequence[Benchmark]) -> Report:
+        results, comparisons = [], []
+        with Interrupts() as interrupts:
+            for benchmark in loaded:
+                results.append(self._evaluate(benchmark, "current", interrupts))
+                if self.request.compare:
+                    base = self._evaluate(benchmark, "reference", interrupts)
+                    comparisons.append(compare(base, results[-1]))
+        return Report(tuple(results), tuple(comparisons))
+
+    def _evaluate(
+        self, benchmark: Benchmark, policy: Policy, interrupts: Interrupts
+    ) -> BenchmarkResult:
+        evaluation = Evaluation(
+            self.backend,
+            benchmark,
+            self.request.settings,
+            self.sandbox,
+            subject=self.subject if policy == "current" else self.subject.bare,
+            policy=policy,
+            progress=self.progress,
+        )
+        folder = self._folder(evaluation.protocol, policy)
+        with Store(folder, evaluation.protocol) as store:
+            try:
+                return evaluation.run(store, interrupts)
+            except KeyboardInterrupt:
+                kept = f"{len(store.samples)} samples are in {folder}"
+                raise KeyboardInterrupt(f"{kept}; the same command goes on from there") from None
+
+    def _folder(self, protocol: Protocol, policy: Policy) -> Path:
+        if self.request.out is not None:
+            arm = "" if policy == "current" else f"-{BASE}"
+            return self.request.out / f"{protocol.benchmark}{arm}"
+        content = json.dumps(protocol.identity(), sort_keys=True)
+        short = hashlib.sha256(content.encode()).hexdigest()[:8]
+        return EVALS / f"{protocol.benchmark}-{short}"
+
+
+def open_sandbox(config: SandboxConfig) -> Sandbox:
+    """A sandbox with the configuration's isolation and workers; benchmarks bring their limits.
+
+    Raises:
+        UsageError: the isolation that was asked for cannot be had.
+    """
+    try:
+        return Sandbox(isolation=config.isolation, workers=config.workers)
+    except SandboxError as e:
+        raise UsageError(str(e)) from e

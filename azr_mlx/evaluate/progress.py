@@ -1,0 +1,109 @@
+"""How far an evaluation is, on stderr: a bar on a terminal, a line a chunk elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    """What an evaluation tells of itself. Counts are samples."""
+
+    def start(self, label: str, total: int, done: int) -> None:
+        """``done`` of ``total`` are there already."""
+        ...
+
+    def advance(self) -> None:
+        """One more is graded."""
+        ...
+
+    def chunk(self) -> None:
+        """All that were generated together are graded."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def start(self, label: str, total: int, done: int) -> None: ...
+
+    def advance(self) -> None: ...
+
+    def chunk(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Bar:
+    """A bar with an estimate of the time left, in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=console,
+            speed_estimate_period=600.0,
+        )
+        self._task = self._progress.add_task("", visible=False)
+
+    def start(self, label: str, total: int, done: int) -> None:
+        self._progress.start()
+        self._progress.remove_task(self._task)
+        # Only what this session does tells how fast it is: the estimate starts from ``done``.
+        self._task = self._progress.add_task(label, total=total, completed=done)
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def chunk(self) -> None: ...
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class Lines:
+    """A whole line a chunk, for logs and pipes."""
+
+    def start(self, label: str, total: int, done: int) -> None:
+        self.label, self.total, self.done = label, total, done
+        self.before, self.began = done, time.monotonic()
+        if done:
+            self._say("already there")
+
+    def advance(self) -> None:
+        self.done += 1
+
+    def chunk(self) -> None:
+        fresh, spent = self.done - self.before, time.monotonic() - self.began
+        left = (self.total - self.done) * spent / fresh if fresh else 0.0
+        self._say(f"about {duration(left)} left" if left else f"in {duration(spent)}")
+
+    def close(self) -> None: ...
+
+    def _say(self, more: str) -> None:
+        sys.stderr.write(f"{self.label}: {self.done} of {self.total} samples, {more}\n")
+        sys.stderr.flush()
+
+
+def reporter(quiet: bool = False) -> Reporter:
+    """What fits this process's stderr."""
+    if quiet:
+        return Silent()
+    console = Console(file=sys.stderr)
+    return Bar(console) if console.is_terminal else Lines()
+
+
+def duration(seconds: float) -> str:
+    """ "48 s", "3 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
