@@ -147,10 +147,12 @@ def _humaneval(row: Row) -> Problem:
         if "assert" in row["test"]
         else ""
     )
+    try:
+        examples = doctest.DocTestParser().get_examples(_docstring(prompt, entry))
+    except ValueError:
+        examples = []
     shown = "".join(
-        f"assert ({e.source.strip()}) == ({e.want.strip()})\n"
-        for e in doctest.DocTestParser().get_examples(prompt)
-        if e.want.strip()
+        f"assert ({e.source.strip()}) == ({e.want.strip()})\n" for e in examples if e.want.strip()
     )
     return Problem(
         id=row["task_id"],
@@ -163,6 +165,14 @@ def _humaneval(row: Row) -> Problem:
         check=TestsCheck(tests, _HUMANEVAL_LIMITS),
         visible=TestsCheck(shown, _HUMANEVAL_LIMITS) if shown else None,
     )
+
+
+def _docstring(prompt: str, entry: str) -> str:
+    try:
+        functions = [n for n in ast.parse(prompt).body if isinstance(n, ast.FunctionDef)]
+    except SyntaxError:
+        return ""
+    return next((ast.get_docstring(n) or "" for n in functions if n.name == entry), "")
 
 
 def _helpers(prompt: str, entry: str) -> str:

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.pure
 # A package stands for all its modules.
 LAYERS = (
     "types config schema rng resources errors blas",
-    "prompts parse reward advantage batch curriculum buffer sandbox kl templates passk paired strategies",
+    "prompts parse reward advantage batch curriculum buffer sandbox kl templates passk paired "
+    "strategies",
     "tasks backends models gguf_import benchmarks",
     "selfplay steplog checkpoint metrics learner tracking display",
     "trainer evaluate generate convert export report doctor launch plan",

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from azr_mlx import benchmarks
+from azr_mlx.benchmarks import Grade, grade
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluate import (
+    BenchmarkResult,
+    Evaluation,
+    Request,
     Settings,
+    Store,
+    Subject,
     evaluate,
-    evaluate_backend,
-    grade,
-    read_lora,
+    half,
     read_samples,
     score_samples,
 )
+from azr_mlx.evaluate.model import read_lora
+from azr_mlx.evaluate.result import CASES, Sample, by_task, figures
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.types import Completion, Status
+from azr_mlx.types import Status
+from tests.scripted import HARD_CODED, RIGHT, WRONG, Scripted, write_rows
 
 pytestmark = pytest.mark.sandbox
 
@@ -41,24 +47,24 @@ def humaneval():
     return benchmarks.load("humaneval")
 
 
-def passed(statuses) -> int:
-    return sum(s is Status.PASS for s in statuses)
+def passed(grades) -> int:
+    return sum(g.status is Status.PASS for g in grades)
 
 
 # ---------------------------------------------------------------- conformance
 
 
 def test_humaneval_reference_solutions_all_pass(humaneval, sandbox):
-    statuses = grade(sandbox, humaneval, [(p, p.reference) for p in humaneval.problems])
+    grades = grade(sandbox, [(p, p.reference) for p in humaneval.problems])
     wrong = [
-        p.id for p, s in zip(humaneval.problems, statuses, strict=True) if s is not Status.PASS
+        p.id for p, g in zip(humaneval.problems, grades, strict=True) if g.status is not Status.PASS
     ]
-    assert len(statuses) == 164 and wrong == []
+    assert len(grades) == 164 and wrong == []
 
 
 def test_humaneval_bodies_that_return_none_all_fail(humaneval, sandbox):
-    statuses = grade(sandbox, humaneval, [(p, "    return None\n") for p in humaneval.problems])
-    assert len(statuses) == 164 and passed(statuses) == 0
+    grades = grade(sandbox, [(p, "    return None\n") for p in humaneval.problems])
+    assert len(grades) == 164 and passed(grades) == 0
 
 
 def test_published_verdicts_are_reproduced_task_by_task(humaneval, sandbox):
@@ -83,139 +89,128 @@ def test_mbpp_solutions_pass_with_set_up_code_after_them(sandbox):
     mbpp = benchmarks.load("mbpp", SHARED / "mbpp")
     # 367 is the one of the split whose set-up code needs the solution's own class.
     some = [p for p in mbpp.problems if p.id == "Mbpp/367" or int(p.id[5:]) % 10 == 1]
-    statuses = grade(sandbox, mbpp, [(p, p.reference) for p in some])
-    assert len(some) == 51 and passed(statuses) == 51
+    grades = grade(sandbox, [(p, p.reference) for p in some])
+    assert len(some) == 51 and passed(grades) == 51
 
 
 # ---------------------------------------------------------------- a scripted backend
 
 
-ROWS = [
-    {
-        "task_id": f"HumanEval/{i}",
-        "prompt": f'def add{i}(x):\n    """x plus {i}."""\n',
-        "canonical_solution": f"    return x + {i}\n",
-        "test": f"def check(candidate):\n    assert candidate(1) == {i + 1}\n",
-        "entry_point": f"add{i}",
-    }
-    for i in range(6)
-]
-
-
 @pytest.fixture
 def small(tmp_path):
-    """Six problems, and a seventh that has no tests."""
-    path = tmp_path / "HumanEval.jsonl"
-    untested = {**ROWS[0], "task_id": "HumanEval/6", "test": "def check(candidate): pass"}
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, untested]))
-    return path
+    return write_rows(tmp_path / "HumanEval.jsonl")
 
 
-class Scripted:
-    """Answers add0 .. add2 rightly, add3 in every second sample, and the others wrongly."""
+def run(backend, small, sandbox, settings=None, store=None, **more) -> BenchmarkResult:
+    loaded = benchmarks.load("humaneval", small)
+    evaluation = Evaluation(backend, loaded, settings or Settings(), sandbox, **more)
+    return evaluation.run(store or Store())
 
-    name = "scripted"
 
-    def __init__(self, chat: bool = False):
-        self.tokenizer = self
-        self.chat_template = "a template" if chat else None
-        self.calls = []
+class Told:
+    """A reporter that remembers."""
 
-    def encode(self, text, add_special_tokens=True):
-        return [ord(c) for c in text]
+    def __init__(self):
+        self.words = []
 
-    def apply_chat_template(self, conversation, **_):
-        return f"<user>{conversation[0]['content']}<assistant>"
+    def start(self, label, total, done):
+        self.words.append((label, total, done))
 
-    def generate(self, prompts, sampling, keys):
-        self.calls.append((list(prompts), list(sampling), list(keys)))
-        return [self._answer(prompts, i, keys[i]) for i in range(len(prompts))]
+    def advance(self):
+        self.words.append("+")
 
-    def _answer(self, prompts, index, key):
-        text = prompts[index].text
-        number = int(text[text.index("def add") + 7])
-        sample = [p.text for p in prompts[:index]].count(text)
-        right = number < 3 or (number == 3 and sample % 2 == 0)
-        body = f"    return x + {number if right else 99}\n"
-        if self.chat_template:
-            body = f"Here:\n```python\ndef add{number}(x):\n{body}```"
-        else:
-            body += "\ndef unasked():\n    raise SystemExit\n"
-        return Completion((1,), (0.0,), "stop", key, body)
+    def chunk(self):
+        self.words.append("chunk")
+
+    def close(self):
+        self.words.append("close")
+
+
+@dataclass(frozen=True)
+class Leveled:
+    """As much of a problem as figures need."""
+
+    id: str
+    level: str
+
+
+SUBJECT = Subject("m", "1" * 64, "a", "2" * 64)
 
 
 def test_greedy_evaluation_counts_and_states_its_protocol(small, sandbox):
-    progress, out = [], io.StringIO()
-    result = evaluate_backend(
-        Scripted(),
-        benchmarks.load("humaneval", small),
-        Settings(seed=3),
-        sandbox,
-        model="m",
-        adapter="a",
-        out=out,
-        progress=lambda *step: progress.append(step),
-    )
+    told = Told()
+    settings = Settings(seed=3)
+    result = run(Scripted(), small, sandbox, settings, subject=SUBJECT, progress=told)
     row = json.loads(json.dumps(result.to_json()))
     assert row["pass_at"]["1"]["value"] == pytest.approx(4 / 6)
-    assert row["statuses"] == {"pass": 4, "fail": 2}
+    assert row["statuses"] == {"pass": 4, "fail": 2} and row["generated"] == 6
     assert row["excluded"] == ["HumanEval/6"] and row["tasks"]["HumanEval/4"] == ["fail"]
-    assert (row["model"], row["adapter"], row["seed"]) == ("m", "a", 3)
     assert row["isolation"] == sandbox.isolation
     protocol = row["protocol"]
-    assert (protocol["benchmark"], protocol["tasks"], protocol["samples_per_task"]) == (
-        "humaneval",
-        6,
-        1,
-    )
-    assert (protocol["temperature"], protocol["top_p"], protocol["shots"]) == (0.0, 1.0, 0)
+    stated = {
+        "benchmark": "humaneval",
+        "shots": 0,
+        "strategy": "direct",
+        "model": "m",
+        "model_sha256": "1" * 64,
+        "adapter": "a",
+        "adapter_sha256": "2" * 64,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "max_tokens": 512,
+        "seed": 3,
+        "subset": "all",
+        "tasks": 6,
+        "samples_per_task": 1,
+    }
+    assert {name: protocol[name] for name in stated} == stated
     assert protocol["prompt"].startswith("base") and "\ndef " in protocol["stop"]
+    assert protocol["extraction"] and protocol["version"]
     assert len(protocol["data_sha256"]) == 64 and protocol["limits"]["cpu_s"] > 0
-    assert progress == [("humaneval", 6, 6)]
+    assert told.words == [("humaneval", 6, 0), *["+"] * 6, "chunk"]
     shown = "\n".join(result.lines())
     assert "humaneval pass@1: 66.7% (95 % interval 30.0% to 90.3%)" in shown
-    assert "6 tasks; 1 without tests left out; verdicts: 4 pass, 2 fail" in shown
-    assert result.metrics == {"eval/humaneval_pass_at_1": pytest.approx(4 / 6)}
+    assert "6 tasks (all); 1 without tests left out; verdicts: 4 pass, 2 fail" in shown
 
 
 def test_the_samples_written_score_the_same_again(small, tmp_path, sandbox):
-    loaded, path = benchmarks.load("humaneval", small), tmp_path / "samples.jsonl"
-    with path.open("w") as out:
-        settings = Settings(num_samples=4, ks=(1, 2), temperature=0.8)
-        first = evaluate_backend(Scripted(), loaded, settings, sandbox, out=out)
-    again = score_samples(loaded, read_samples(path), sandbox, ks=(1, 2))
-    assert again.pass_at == first.pass_at and again.tasks == first.tasks
+    settings = Settings(num_samples=4, ks=(1, 2), temperature=0.8)
+    loaded, backend = benchmarks.load("humaneval", small), Scripted()
+    evaluation = Evaluation(backend, loaded, settings, sandbox)
+    with Store(tmp_path / "out", evaluation.protocol) as store:
+        first = evaluation.run(store)
+    given = read_samples(tmp_path / "out" / "samples.jsonl")
+    again = score_samples(loaded, given, sandbox, ks=(1, 2))
+    assert again.pass_at == first.pass_at
+    assert [t.statuses for t in again.tasks if t.id != "HumanEval/3"] == [
+        t.statuses for t in first.tasks if t.id != "HumanEval/3"
+    ]
     assert first.pass_at[1].value == pytest.approx(3.5 / 6)
     assert first.pass_at[2].value == pytest.approx((3 + 5 / 6) / 6)
-    assert again.protocol.temperature is None and again.protocol.prompt != first.protocol.prompt
+    assert again.protocol.temperature is None and again.protocol.differences(first.protocol)
 
 
 def test_chat_answers_are_taken_from_their_fence(small, sandbox):
     backend = Scripted(chat=True)
-    result = evaluate_backend(backend, benchmarks.load("humaneval", small), Settings(), sandbox)
+    result = run(backend, small, sandbox)
     assert result.pass_at[1].value == pytest.approx(4 / 6)
     assert result.protocol.prompt.startswith("chat") and result.protocol.stop == ()
     assert all(p.form == "chat" for p in backend.calls[0][0])
-    forced = evaluate_backend(
-        backend, benchmarks.load("humaneval", small), Settings(protocol="base", limit=1), sandbox
-    )
-    assert forced.protocol.prompt.startswith("base") and forced.protocol != result.protocol
+    forced = run(backend, small, sandbox, Settings(protocol="base", limit=1))
+    assert forced.protocol.prompt.startswith("base") and forced.protocol.subset == "first 1"
 
 
 def test_chat_without_a_template_is_refused(small, sandbox):
     with pytest.raises(UsageError, match="no chat template; --protocol base"):
-        evaluate_backend(
-            Scripted(), benchmarks.load("humaneval", small), Settings(protocol="chat"), sandbox
-        )
+        run(Scripted(), small, sandbox, Settings(protocol="chat"))
 
 
 def test_a_limit_changes_no_sample_s_key(small, sandbox):
-    loaded = benchmarks.load("humaneval", small)
     whole, part, other = Scripted(), Scripted(), Scripted()
     settings = Settings(num_samples=2, temperature=0.5)
-    evaluate_backend(whole, loaded, settings, sandbox)
-    evaluate_backend(part, loaded, replace(settings, limit=2), sandbox)
-    evaluate_backend(other, loaded, replace(settings, seed=1), sandbox)
+    run(whole, small, sandbox, settings)
+    run(part, small, sandbox, replace(settings, limit=2))
+    run(other, small, sandbox, replace(settings, seed=1))
     keys = whole.calls[0][2]
     assert len(set(keys)) == 12 and part.calls[0][2] == keys[:4]
     assert not set(keys) & set(other.calls[0][2])
@@ -228,6 +223,9 @@ def test_a_limit_changes_no_sample_s_key(small, sandbox):
         (Settings(num_samples=4), "greedy samples are all the same"),
         (Settings(protocol="few"), "--protocol few: take auto, base or chat"),
         (Settings(limit=0), "--limit 0: must be at least 1"),
+        (Settings(strategy="quick"), "--strategy quick: take direct"),
+        (Settings(strategy="auto"), "--strategy auto: .* --protocol chat with a chat model"),
+        (Settings(split="half"), "--split half: take all, selection, report"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_generation(
@@ -235,11 +233,90 @@ def test_settings_that_make_no_sense_are_refused_before_generation(
 ):
     backend = Scripted()
     with pytest.raises(UsageError, match=message):
-        evaluate_backend(backend, benchmarks.load("humaneval", small), settings, sandbox)
+        run(backend, small, sandbox, settings)
     assert backend.calls == []
 
 
+def test_the_halves_are_a_partition_that_depends_on_ids_alone(small, sandbox):
+    parts = {
+        split: {t.id for t in run(Scripted(), small, sandbox, Settings(split=split)).tasks}
+        for split in ("selection", "report")
+    }
+    assert not parts["selection"] & parts["report"]
+    assert len(parts["selection"] | parts["report"]) == 6 and all(parts.values())
+    assert all(half(name) == split for split, names in parts.items() for name in names)
+    of_humaneval = [half(f"HumanEval/{i}") for i in range(164)]
+    assert 70 <= of_humaneval.count("selection") <= 94
+
+
+# ---------------------------------------------------------------- strategies
+
+
+def test_auto_tries_strategies_until_the_visible_tests_pass(small, sandbox):
+    right_from = {0: "direct", 1: "step_by_step", 2: "test_driven", 3: "chain_of_thought", 4: ""}
+
+    def script(task, strategy, sample, policy):
+        return RIGHT if right_from.get(task, "direct") == strategy else WRONG
+
+    backend = Scripted(script, chat=True)
+    result = run(backend, small, sandbox, Settings(strategy="auto"))
+    taken = {t.id[-1]: t.samples[0].strategy for t in result.tasks}
+    assert taken == {
+        "0": "direct",
+        "1": "step_by_step",
+        "2": "test_driven",
+        "3": "chain_of_thought",
+        "4": "chain_of_thought",
+        "5": "direct",
+    }
+    assert result.pass_at[1].value == pytest.approx(5 / 6)
+    assert [len(prompts) for prompts, _, _ in backend.calls] == [6, 4, 3, 2]
+    assert "strategies taken: " in "\n".join(result.lines())
+
+
+def test_graded_tests_never_choose_the_strategy(small, sandbox):
+    """A direct answer that passes only what the task shows is taken, though a later strategy's
+    would have passed the graded tests."""
+
+    def script(task, strategy, sample, policy):
+        return HARD_CODED if strategy == "direct" else RIGHT
+
+    backend = Scripted(script, chat=True)
+    result = run(backend, small, sandbox, Settings(strategy="auto"))
+    assert result.pass_at[1].value == 0.0 and result.strategies == {"direct": 6}
+    assert len(backend.calls) == 1 and all(s.visible for s in result.samples)
+
+
+def test_strategies_draw_from_streams_of_their_own(small, sandbox):
+    backend = Scripted(lambda *_: WRONG, chat=True)
+    run(backend, small, sandbox, Settings(strategy="auto", temperature=0.5))
+    keys = [key for _, _, keys in backend.calls for key in keys]
+    assert len(keys) == len(set(keys)) == 24
+    alone = Scripted(chat=True)
+    run(alone, small, sandbox, Settings(strategy="test_driven", temperature=0.5))
+    assert alone.calls[0][2] == backend.calls[2][2]
+
+
+# ---------------------------------------------------------------- levels and shares
+
+
+def test_levels_have_figures_of_their_own_and_shares_an_average():
+    problems = [Leveled(f"apps/{i}", "easy" if i < 2 else "hard") for i in range(4)]
+    grades = [(Status.PASS, 1.0), (Status.FAIL, 0.5), (Status.FAIL, 0.25), (Status.ERROR, 0.0)]
+    samples = [Sample(p.id, 0, "", Grade(*g)) for p, g in zip(problems, grades, strict=True)]
+    tasks = by_task(problems, samples)
+    found = figures(tasks, (1,))
+    assert found["pass@1"].value == 0.25 and found[CASES].value == pytest.approx(1.75 / 4)
+    assert found[CASES].low < found[CASES].value < found[CASES].high
+    plain = by_task([replace(p, level="") for p in problems], samples)
+    assert list(figures(plain, (1,))) == ["pass@1"]
+
+
 # ---------------------------------------------------------------- given samples
+
+
+def request(benchmarks=("humaneval",), **more) -> Request:
+    return Request(benchmarks, **more)
 
 
 def test_samples_are_scored_without_a_model(small, tmp_path):
@@ -248,8 +325,8 @@ def test_samples_are_scored_without_a_model(small, tmp_path):
         {"task_id": f"HumanEval/{i}", "completion": f"    return x + {i % 2}\n"} for i in range(4)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
-    [result] = evaluate(None, benchmarks=["humaneval"], data=small, samples=path)
-    assert [(t.id, t.passed, len(t.statuses)) for t in result.tasks] == [
+    [result] = evaluate(request(data=small, samples=path)).results
+    assert [(t.id, t.passed, len(t.samples)) for t in result.tasks] == [
         ("HumanEval/0", 2, 2),
         ("HumanEval/1", 1, 1),
         ("HumanEval/2", 0, 1),
@@ -258,7 +335,7 @@ def test_samples_are_scored_without_a_model(small, tmp_path):
     assert result.missing == ("HumanEval/4", "HumanEval/5")
     assert result.pass_at[1].value == 0.5 and result.protocol.tasks == 4
     with pytest.raises(UsageError, match="--k 2: needs 2 samples"):
-        evaluate(None, benchmarks=["humaneval"], data=small, samples=path, ks=(2,))
+        evaluate(request(data=small, samples=path, settings=Settings(2, (2,), 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +350,7 @@ def test_a_samples_file_that_does_not_fit_is_one_clear_line(line, message, small
     path = tmp_path / "samples.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(UsageError, match=message):
-        evaluate(None, benchmarks=["humaneval"], data=small, samples=path)
+        evaluate(request(data=small, samples=path))
 
 
 def test_mbpp_s_own_numbers_are_ids_too(tmp_path):
@@ -288,13 +365,17 @@ def test_mbpp_s_own_numbers_are_ids_too(tmp_path):
     ("arguments", "message"),
     [
         ({"benchmarks": []}, "--benchmark: names none"),
-        ({"benchmarks": ["humaneval"]}, "give a --model to sample from, or --samples"),
+        ({}, "give a --model to sample from, or --samples"),
         ({"benchmarks": ["humaneval", "mbpp"]}, "one file for 2 benchmarks"),
+        ({"compare": "base", "model": "m"}, "--compare base: without --adapter-path"),
+        ({"compare": "best", "model": "m"}, "--compare best: only base"),
+        ({"compare": "base", "samples": Path("x")}, "--samples have no model"),
+        ({"out": Path("x.jsonl"), "model": "m"}, "--out x.jsonl: names a folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told(arguments, message, small):
     with pytest.raises(UsageError, match=message):
-        evaluate(None, data=small, **arguments)
+        evaluate(request(data=small, **arguments))
 
 
 # ---------------------------------------------------------------- adapters
