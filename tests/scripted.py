@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from azr_mlx import rng
 from azr_mlx.strategies import INSTRUCTIONS
 from azr_mlx.types import Completion
 
@@ -42,6 +43,14 @@ def write_rows(path: Path) -> Path:
 def half_right(task: int, strategy: str, sample: int, policy: str) -> str:
     """add0 to add2 rightly, add3 in every second sample, the others wrongly."""
     return RIGHT if task < 3 or (task == 3 and sample % 2 == 0) else WRONG
+
+
+# A sample's key says which one it is, in whatever call it is made.
+SAMPLE_OF = {
+    rng.key(0, "eval/humaneval", 0, place, number): number
+    for place in range(TASKS)
+    for number in range(16)
+}
 
 
 class Scripted:
@@ -85,7 +94,7 @@ class Scripted:
         strategy = next(
             (n for n, words in INSTRUCTIONS.items() if words and words in text), "direct"
         )
-        sample = [p.text for p in prompts[:index]].count(text)
+        sample = SAMPLE_OF.get(key, 0)
         body = "    " + self.script(task, strategy, sample, policy).format(task) + "\n"
         if self.chat_template:
             answer = f"Here:\n```python\ndef add{task}(x):\n{body}```"
