@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from azr_mlx import __version__
-from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.errors import AzrError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from azr_mlx.config import Config
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, INTERRUPTED = 1, 2, Interrupted.exit_code
 
 app = typer.Typer(
     name="azr-mlx",
@@ -307,10 +307,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader left. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except KeyboardInterrupt as interrupt:
-        kept = f": {interrupt}" if str(interrupt) else ""
-        typer.echo(f"azr-mlx: interrupted{kept}", err=True)
+    except KeyboardInterrupt:
+        typer.echo("azr-mlx: interrupted", err=True)
         return INTERRUPTED
+    except Interrupted as interrupt:
+        typer.echo(f"azr-mlx: interrupted: {interrupt}", err=True)
+        return interrupt.exit_code
     except AzrError as error:
         _report(str(error), arguments)
         return error.exit_code
@@ -324,8 +326,8 @@ def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="azr-mlx", standalone_mode=False)
-    except typer.Abort as e:
-        raise KeyboardInterrupt(*getattr(e.__cause__, "args", ())) from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:

@@ -18,3 +18,9 @@ class UsageError(AzrError):
     """Wrong usage or configuration."""
 
     exit_code = 2
+
+
+class Interrupted(AzrError):
+    """Ctrl-C, after what was complete has been kept; the message says where."""
+
+    exit_code = 130

@@ -13,7 +13,7 @@ from azr_mlx import benchmarks
 from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.benchmarks import Benchmark
 from azr_mlx.config import Quantization, SandboxConfig
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluate.compare import Comparison, compare
 from azr_mlx.evaluate.given import score_samples
 from azr_mlx.evaluate.interrupts import Interrupts
@@ -100,7 +100,7 @@ def evaluate(request: Request, progress: Reporter | None = None) -> Report:
 
     Raises:
         UsageError: what was asked cannot be done; nothing has been generated then.
-        KeyboardInterrupt: Ctrl-C; the message says where the samples are.
+        Interrupted: Ctrl-C; the message says where the samples are.
     """
     request.check()
     progress = progress or Silent()
@@ -181,7 +181,7 @@ class _Session:
                 return evaluation.run(store, interrupts)
             except KeyboardInterrupt:
                 kept = f"{len(store.samples)} samples are in {folder}"
-                raise KeyboardInterrupt(f"{kept}; the same command goes on from there") from None
+                raise Interrupted(f"{kept}; the same command goes on from there") from None
 
     def _folder(self, protocol: Protocol, policy: Policy) -> Path:
         if self.request.out is not None:

@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-INTERRUPTED = 130
+from azr_mlx.errors import Interrupted
 
 
 class Interrupts:
@@ -38,5 +38,5 @@ class Interrupts:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            os._exit(INTERRUPTED)
+            os._exit(Interrupted.exit_code)
         self.asked = True

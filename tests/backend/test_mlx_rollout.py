@@ -10,7 +10,9 @@ from mlx_lm.generate import generate_step  # noqa: E402
 from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
+from azr_mlx.backends.mlx.adapters import adapter_layers  # noqa: E402
 from azr_mlx.backends.mlx.rollout import RolloutEngine, sample  # noqa: E402
+from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.types import Batch, Prompt  # noqa: E402
 from tests.tiny import EOS, CharTokenizer, tiny_model  # noqa: E402
 
@@ -176,3 +178,20 @@ def test_top_p_keeps_the_smallest_nucleus():
     assert np.exp(first) == pytest.approx(0.5 / 0.8, rel=1e-4), (
         "the log-probability is the nucleus's own"
     )
+
+
+def test_the_reference_policy_generates_as_the_base_and_leaves_the_adapters_on(model):
+    base = MlxBackend(tiny_model(scale=3.0), TOKENIZER, Lora(rank=2))
+    adapted = MlxBackend(tiny_model(scale=3.0), TOKENIZER, Lora(rank=2))
+    for _, layer in adapter_layers(adapted.policy.lm):
+        layer.lora_b = mx.full(layer.lora_b.shape, 0.3)
+    sampling = [Sampling(12)] * 8
+
+    def tokens(backend, policy):
+        done = backend.generate(prompts(), sampling, keys(8), policy=policy)
+        return [c.token_ids for c in done]
+
+    plain, learned = tokens(base, "current"), tokens(adapted, "current")
+    assert learned != plain, "the adapters change nothing: this test would prove nothing"
+    assert tokens(adapted, "reference") == plain
+    assert tokens(adapted, "current") == learned
