@@ -20,8 +20,9 @@ from azr_mlx.errors import AzrError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from azr_mlx.config import Config
+    from azr_mlx.solve import Try
 
-FAILED, USAGE, INTERRUPTED = 1, 2, Interrupted.exit_code
+FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
 
 app = typer.Typer(
     name="azr-mlx",
@@ -38,6 +39,79 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example ppo.epochs=2")
 ]
 _MODEL_HELP = "Hub repository, folder, .gguf file or package:NAME/FILE."
+
+# Options that several commands have.
+Model = Annotated[
+    str | None, typer.Option("--model", help=_MODEL_HELP + " With adapters of a run: theirs.")
+]
+Adapters = Annotated[
+    Path | None,
+    typer.Option("--adapter-path", help="A run (runs/NAME), or a folder with adapters."),
+]
+MaxTokens = Annotated[int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")]
+Temp = Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")]
+TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+# Options of eval alone: with them its signature would hide its body.
+Ks = Annotated[
+    str, typer.Option("--k", help="pass@k for these, for example 1,5,10: at most num-samples.")
+]
+EvalStrategy = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        help="How a chat model is asked: direct, step_by_step, test_driven, chain_of_thought, or "
+        "auto: each in turn until the examples that the task shows pass.",
+    ),
+]
+EvalProtocol = Annotated[
+    str, typer.Option("--protocol", help="base, chat, or auto: chat where it has a template.")
+]
+Compare = Annotated[
+    str | None,
+    typer.Option("--compare", metavar="base", help="Measure without the adapters, too."),
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split",
+        help="all, or report: without the tasks that training selects its best checkpoint by.",
+    ),
+]
+Samples = Annotated[
+    Path | None,
+    typer.Option("--samples", help="Score this .jsonl (task_id, completion); no model."),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="The benchmark's own file, or a folder that holds it.")
+]
+EvalOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Folder for the samples, as they come; evals/BENCHMARK-HASH if none. The same command "
+        "again goes on from them.",
+    ),
+]
+
+# Options of generate alone.
+TestsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tests",
+        help="A Python file of assertions. Strategies are tried in turn until the sandbox passes "
+        "them; the program goes to stdout, and the exit code is 3 if none did.",
+    ),
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        help="direct, step_by_step, test_driven or chain_of_thought; with --tests also auto, which "
+        "is the default there.",
+    ),
+]
 
 
 def _version(asked: bool) -> None:
@@ -81,7 +155,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print config and estimates; load no weights.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Train by self-play: propose tasks, solve them, verify, learn."""
@@ -146,40 +220,39 @@ def convert(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help=_MODEL_HELP + " With adapters of a run: theirs."),
-    ] = None,
-    adapter_path: Annotated[
-        Path | None, typer.Option("--adapter-path", help="A folder with trained adapters.")
-    ] = None,
-    max_tokens: Annotated[
-        int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")
-    ] = 256,
-    temp: Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")] = 1.0,
+    model: Model = None,
+    adapter_path: Adapters = None,
+    max_tokens: MaxTokens = 256,
+    temp: Temp = 0.0,
+    top_p: TopP = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the sampler.")] = None,
     system: Annotated[str, typer.Option("--system", help="System turn of the chat.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text: no template.")] = False,
+    tests: TestsFile = None,
+    strategy: Strategy = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Complete a prompt. The text goes to stdout, everything else to stderr."""
     text = sys.stdin.read() if prompt == "-" else prompt
-    _start()
-    from azr_mlx import generate as generation
-    from azr_mlx.backends.base import Sampling
+    from azr_mlx import solve
 
-    done = generation.generate(
-        model,
-        text,
-        adapter_path=adapter_path,
-        sampling=Sampling(max_tokens, temp, top_p),
-        seed=seed,
-        raw=raw,
-        system=system,
-        on_text=_ignore if as_json else _stream,
-    )
+    checked = None if tests is None else solve.read_tests(tests)
+    if checked is None and strategy == "auto":
+        raise UsageError("--strategy auto: needs --tests to choose by; or name a strategy")
+    _start()
+    from azr_mlx.backends.base import Sampling
+    from azr_mlx.generate import Generator, seed_sampler
+
+    generator = Generator(model, adapter_path)
+    wanted = strategy or ("direct" if checked is None else "auto")
+    strategies = solve.strategies_for(generator, wanted, raw=raw)
+    seed_sampler(seed)
+    question = solve.Question(text, Sampling(max_tokens, temp, top_p), raw, system)
+    if checked is not None:
+        tries = solve.solve(generator, question, checked, strategies, on_try=_say_try)
+        return _solved(tries, as_json)
+    done = solve.answer(generator, question, wanted, on_text=_ignore if as_json else _stream)
     if as_json:
         _result(done.to_json(), True)
         return 0
@@ -189,86 +262,65 @@ def generate(
     return 0
 
 
+def _say_try(one: Try) -> None:
+    typer.echo(one.line(), err=True)
+
+
+def _solved(tries: Sequence[Try], as_json: bool) -> int:
+    """The last try's program, whether or not it passed; which strategy it was, or that none did."""
+    last = tries[-1]
+    if as_json:
+        taken = last.strategy if last.passed else None
+        _result({**last.to_json(), "taken": taken, "tries": [t.to_json() for t in tries]}, True)
+    else:
+        typer.echo(last.code)
+    if last.passed:
+        typer.echo(f"the tests pass, with strategy {last.strategy}", err=True)
+        return 0
+    typer.echo("no strategy's program passes the tests; the last one is shown", err=True)
+    return CHECK_FAILED
+
+
 @app.command("eval")
 def evaluate(
     benchmark: Annotated[
         str, typer.Option("--benchmark", help="One, or several with commas: humaneval, mbpp.")
     ] = "humaneval",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help=_MODEL_HELP + " With adapters of a run: theirs."),
-    ] = None,
-    adapter_path: Annotated[
-        Path | None,
-        typer.Option("--adapter-path", help="A run (runs/NAME), or a folder with adapters."),
-    ] = None,
+    model: Model = None,
+    adapter_path: Adapters = None,
     num_samples: Annotated[
         int, typer.Option("--num-samples", min=1, help="Completions per task.")
     ] = 1,
-    k: Annotated[
-        str, typer.Option("--k", help="pass@k for these, for example 1,5,10: at most num-samples.")
-    ] = "1",
-    temp: Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")] = 1.0,
-    max_tokens: Annotated[
-        int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")
-    ] = 512,
-    strategy: Annotated[
-        str,
-        typer.Option(
-            "--strategy",
-            help="How a chat model is asked: direct, step_by_step, test_driven, chain_of_thought, "
-            "or auto: each in turn until the examples that the task shows pass.",
-        ),
-    ] = "direct",
-    protocol: Annotated[
-        str, typer.Option("--protocol", help="base, chat, or auto: chat where it has a template.")
-    ] = "auto",
-    compare: Annotated[
-        str | None,
-        typer.Option("--compare", metavar="base", help="Run without the adapters, too."),
-    ] = None,
+    k: Ks = "1",
+    temp: Temp = 0.0,
+    top_p: TopP = 1.0,
+    max_tokens: MaxTokens = 512,
+    strategy: EvalStrategy = "direct",
+    protocol: EvalProtocol = "auto",
+    compare: Compare = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="The first tasks only.")
     ] = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split", help="all; report leaves out the tasks that training selects `best` on."
-        ),
-    ] = "all",
-    samples: Annotated[
-        Path | None,
-        typer.Option("--samples", help="Score this .jsonl (task_id, completion); no model."),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", help="The benchmark's own file, or a folder that holds it."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Folder for the samples, as they come; evals/BENCHMARK-HASH if none. "
-            "The same command again goes on from them.",
-        ),
-    ] = None,
+    split: Split = "all",
+    samples: Samples = None,
+    data: Data = None,
+    out: EvalOut = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Measure pass@k on benchmarks, each figure with its interval and protocol."""
     if not all(part.strip().isdecimal() for part in k.split(",")):
         raise UsageError(f"--k {k}: must be whole numbers with commas between, for example 1,5,10")
-    ks = tuple(int(part) for part in k.split(","))
     _start()
-    from azr_mlx import evaluate as evaluation
+    from azr_mlx.evaluate import Request, Settings
+    from azr_mlx.evaluate import evaluate as run
     from azr_mlx.evaluate.progress import reporter
 
-    settings = evaluation.Settings(
+    settings = Settings(
         num_samples=num_samples,
-        ks=ks,
+        ks=tuple(int(part) for part in k.split(",")),
         temperature=temp,
         top_p=top_p,
         max_tokens=max_tokens,
@@ -278,7 +330,7 @@ def evaluate(
         strategy=strategy,
         seed=seed,
     )
-    request = evaluation.Request(
+    request = Request(
         [name.strip() for name in benchmark.split(",") if name.strip()],
         settings,
         model=model,
@@ -288,7 +340,7 @@ def evaluate(
         compare=compare,
         out=out,
     )
-    report = evaluation.evaluate(request, reporter(quiet))
+    report = run(request, reporter(quiet))
     if as_json:
         _result(report.to_json(), True)
         return 0

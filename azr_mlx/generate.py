@@ -1,4 +1,4 @@
-"""Local inference: one prompt, one streamed completion."""
+"""Local inference: one prompt after another, each with one streamed completion."""
 
 from __future__ import annotations
 
@@ -32,58 +32,72 @@ class Generation:
         return asdict(self)
 
 
-def generate(
-    model_id: str | None,
-    prompt: str,
-    *,
-    adapter_path: Path | None = None,
-    sampling: Sampling,
-    seed: int | None = None,
-    raw: bool = False,
-    system: str = "",
-    on_text: Callable[[str], None] = lambda text: None,
-) -> Generation:
-    """Complete ``prompt``, in the model's chat template unless ``raw`` (or it has none).
+class Generator:
+    """A model, with its adapters, that completes prompts one at a time."""
 
-    ``model_id`` may be None where the adapters' folder names its model.
+    def __init__(self, model_id: str | None, adapter_path: Path | None = None) -> None:
+        """``model_id`` may be None where the adapters' folder names its model.
 
-    ``on_text`` is handed each piece of text as it comes. Raises ``UsageError`` where the adapters
-    are not to be had, ``ModelError`` where the model is not.
-    """
-    import mlx.core as mx
-    from mlx_lm import stream_generate
-    from mlx_lm.sample_utils import make_sampler
+        Raises ``UsageError`` where the adapters are not to be had, ``ModelError`` where the model
+        is not.
+        """
+        if adapter_path is not None:
+            adapter_path = adapter_folder(adapter_path)
+            model_id = model_id or base_of(adapter_path)
+        if adapter_path is not None and not (adapter_path / "adapter_config.json").is_file():
+            raise UsageError(
+                f"--adapter-path: {adapter_path}: no adapter_config.json in it; give a folder that "
+                "train or mlx_lm.lora wrote, for example runs/NAME/adapters"
+            )
+        if model_id is None:
+            raise UsageError("--model: missing; name a model, or adapters that know theirs")
+        self.model, self.tokenizer = load(model_id, adapter_path)
 
-    if adapter_path is not None:
-        adapter_path = adapter_folder(adapter_path)
-        model_id = model_id or base_of(adapter_path)
-    if adapter_path is not None and not (adapter_path / "adapter_config.json").is_file():
-        raise UsageError(
-            f"--adapter-path: {adapter_path}: no adapter_config.json in it; give a folder that "
-            "train or mlx_lm.lora wrote, for example runs/NAME/adapters"
+    @property
+    def has_template(self) -> bool:
+        return self.tokenizer.chat_template is not None
+
+    def complete(
+        self,
+        prompt: str,
+        sampling: Sampling,
+        *,
+        raw: bool = False,
+        system: str = "",
+        on_text: Callable[[str], None] = lambda text: None,
+    ) -> Generation:
+        """Complete ``prompt``, in the model's chat template unless ``raw`` (or it has none).
+
+        ``on_text`` is handed each piece of text as it comes.
+        """
+        from mlx_lm import stream_generate
+        from mlx_lm.sample_utils import make_sampler
+
+        tokens = encode(self.tokenizer, prompt, raw=raw, system=system)
+        sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
+        pieces = []
+        for response in stream_generate(
+            self.model, self.tokenizer, tokens, max_tokens=sampling.max_tokens, sampler=sampler
+        ):
+            pieces.append(response.text)
+            on_text(response.text)
+        return Generation(
+            "".join(pieces),
+            str(response.finish_reason),
+            response.prompt_tokens,
+            response.generation_tokens,
+            response.prompt_tps,
+            response.generation_tps,
+            response.peak_memory,
         )
-    if model_id is None:
-        raise UsageError("--model: missing; name a model, or adapters that know theirs")
-    model, tokenizer = load(model_id, adapter_path)
-    tokens = encode(tokenizer, prompt, raw=raw, system=system)
+
+
+def seed_sampler(seed: int | None) -> None:
+    """Make the draws that follow repeatable."""
     if seed is not None:
+        import mlx.core as mx
+
         mx.random.seed(seed)
-    sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
-    pieces = []
-    for response in stream_generate(
-        model, tokenizer, tokens, max_tokens=sampling.max_tokens, sampler=sampler
-    ):
-        pieces.append(response.text)
-        on_text(response.text)
-    return Generation(
-        "".join(pieces),
-        str(response.finish_reason),
-        response.prompt_tokens,
-        response.generation_tokens,
-        response.prompt_tps,
-        response.generation_tps,
-        response.peak_memory,
-    )
 
 
 def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:

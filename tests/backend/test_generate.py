@@ -78,9 +78,9 @@ def test_a_cpu_gets_float32(model: Path, adapters: Path) -> None:
 
 def test_the_stream_is_the_text(model: Path) -> None:
     pieces: list[str] = []
-    done = generate.generate(
-        str(model), "def f", sampling=Sampling(12, 1.0), seed=3, raw=True, on_text=pieces.append
-    )
+    generate.seed_sampler(3)
+    generator = generate.Generator(str(model))
+    done = generator.complete("def f", Sampling(12, 1.0), raw=True, on_text=pieces.append)
     assert "".join(pieces) == done.text
     assert done.prompt_tokens == len("def f")
     assert done.to_json()["tokens"] == done.tokens <= 12

@@ -228,6 +228,9 @@ def test_generate_repeats_itself_with_a_seed(
     [
         (["--adapter-path", "nowhere"], "no adapter_config.json in it"),
         (["--raw", "--system", "x"], "needs a chat template"),
+        (["--strategy", "step_by_step"], "an instruction to a chat model"),
+        (["--strategy", "auto"], "needs --tests to choose by"),
+        (["--tests", "nowhere.py"], "--tests nowhere.py: cannot be read"),
     ],
 )
 def test_generate_refuses_what_it_cannot_do(
@@ -237,3 +240,29 @@ def test_generate_refuses_what_it_cannot_do(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert fragment in line
+
+
+def test_a_program_that_no_strategy_gets_right_is_shown_and_exits_with_3(
+    cli: Cli, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.py").write_text("assert add(1, 2) == 3\n")
+    words = ["--model", str(model), "-p", "def add(a, b):", "--tests", "t.py", "-m", "4"]
+    done = cli("generate", *words)
+    assert done.returncode == 3
+    assert done.stdout.startswith("def add(a, b):")
+    assert "direct: error" in done.stderr and "no strategy's program passes" in done.stderr
+    row = json.loads(cli("generate", *words, "--json").stdout)
+    assert row["taken"] is None and [t["strategy"] for t in row["tries"]] == ["direct"]
+
+
+def test_a_program_that_passes_is_said_with_its_strategy(
+    cli: Cli, model: Path, tmp_path: Path
+) -> None:
+    """The prompt is the whole program: whatever follows a new function is cut."""
+    (tmp_path / "t.py").write_text("assert add(1, 2) == 3\n")
+    prompt = "def add(a, b):\n    return a + b\n# "  # a comment swallows what a random model says
+    words = ["--model", str(model), "-p", prompt, "--tests", "t.py", "-m", "4", "--raw"]
+    done = cli("generate", *words)
+    assert done.returncode == 0, done.stderr
+    assert "the tests pass, with strategy direct" in done.stderr
+    assert done.stdout.startswith("def add")

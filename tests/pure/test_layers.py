@@ -18,7 +18,7 @@ LAYERS = (
     "strategies",
     "tasks backends models gguf_import benchmarks",
     "selfplay steplog checkpoint metrics learner tracking display",
-    "trainer evaluate generate convert export report doctor launch plan",
+    "trainer evaluate generate solve convert export report doctor launch plan",
     "cli",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
