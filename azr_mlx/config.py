@@ -45,6 +45,7 @@ class Quantization:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     benchmarks: Annotated[Names, OneOf("humaneval", "mbpp")] = ("humaneval",)
+    data: str = ""  # as eval's --data
     num_samples: Natural = 1
     # half of them select the best checkpoint, the other half reports
     max_tasks_per_benchmark: Annotated[int, Between(2)] = 50

@@ -221,4 +221,9 @@ def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
     """What is evaluated in training; before the model is loaded, so that missing data is told."""
     if not config.evaluation_interval:
         return []
-    return [benchmarks.load(name) for name in config.evaluation.benchmarks]
+    data = Path(config.evaluation.data) if config.evaluation.data else None
+    try:
+        return [benchmarks.load(name, data) for name in config.evaluation.benchmarks]
+    except UsageError as e:
+        why = str(e).replace("--data", "evaluation.data")
+        raise UsageError(f"evaluation.benchmarks: {why}; evaluation_interval=0 goes without") from e

@@ -7,7 +7,7 @@ import pytest
 from azr_mlx.backends.base import Sampling
 from azr_mlx.errors import UsageError
 from azr_mlx.generate import Generation
-from azr_mlx.solve import Question, Assertions, read_tests, solve, strategies_for
+from azr_mlx.solve import Assertions, Question, read_tests, solve, strategies_for
 from azr_mlx.strategies import INSTRUCTIONS, STRATEGIES
 
 pytestmark = pytest.mark.sandbox

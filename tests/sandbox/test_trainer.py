@@ -2,17 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 
-from azr_mlx import checkpoint
+from azr_mlx import benchmarks, checkpoint
 from azr_mlx.config import Config, Proposer, Rollout, Solver
+from azr_mlx.config import Evaluation as EvaluationConfig
 from azr_mlx.display import Display
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluate import half
+from azr_mlx.evaluate.training import TrainingEvaluation
 from azr_mlx.metrics import unregistered
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.trainer import INTERRUPTED, Trainer
 from tests.fake import FakeBackend
+from tests.scripted import ROWS, Scripted, write_rows
 
 pytestmark = pytest.mark.sandbox
 
@@ -35,10 +42,11 @@ def sandbox():
         yield running
 
 
-def trainer(run, sandbox, script=lambda prompt, n: " 1", **changes) -> Trainer:
+def trainer(run, sandbox, script=lambda prompt, n: " 1", evaluate=None, **changes) -> Trainer:
     run.mkdir(exist_ok=True)
     config = Config(**{**{f: getattr(CONFIG, f) for f in CONFIG.__dataclass_fields__}, **changes})
-    return Trainer(config, run, FakeBackend(script), sandbox, display=Display(5, quiet=True))
+    display = Display(5, quiet=True)
+    return Trainer(config, run, FakeBackend(script), sandbox, display=display, evaluate=evaluate)
 
 
 def steps(run) -> list[int]:
@@ -140,3 +148,112 @@ def test_a_failed_save_leaves_earlier_checkpoints_and_says_so(tmp_path, sandbox)
         one.run()
     assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_000000"]
     assert not list((tmp_path / "checkpoints").glob("*.tmp"))
+
+
+# ---------------------------------------------------------------- the best checkpoint
+
+SELECTION = {1: 0.2, 2: 0.5, 3: 0.4, 4: 0.5, 5: 0.1}
+REPORT = {1: 0.9, 2: 0.3, 3: 0.9, 4: 0.9, 5: 0.9}  # would choose otherwise
+
+
+def scored(step):
+    return {"eval/selection": SELECTION[step], "eval/humaneval_pass_at_1": REPORT[step]}
+
+
+def best(run) -> str:
+    return (run / "best").resolve().name
+
+
+def test_the_best_is_selected_by_the_selection_half_and_kept(tmp_path, sandbox):
+    one = trainer(
+        tmp_path,
+        sandbox,
+        evaluate=scored,
+        evaluation_interval=1,
+        keep_checkpoints=1,
+        checkpoint_interval=5,
+    )
+    one.start()
+    assert one.run() == 0
+    assert best(tmp_path) == "step_000002" and weights(tmp_path / "best") == 2
+    assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_000002", "step_000005"]
+    assert checkpoint.recorded(tmp_path, "best") == {"step": 2, "selection": 0.5}
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["eval/best_step"] for row in rows] == [1, 2, 2, 2, 2]
+    assert [row["eval/humaneval_pass_at_1"] for row in rows] == list(REPORT.values())
+    assert all(unregistered(row) == [] for row in rows)
+
+
+def test_steps_between_evaluations_are_not_evaluated(tmp_path, sandbox):
+    asked = []
+    one = trainer(
+        tmp_path,
+        sandbox,
+        evaluate=lambda step: asked.append(step) or scored(step),
+        evaluation_interval=2,
+    )
+    one.start()
+    one.run()
+    assert asked == [2, 4] and best(tmp_path) == "step_000002"
+
+
+def test_resuming_knows_the_best_so_far(tmp_path, sandbox):
+    settings = {"evaluate": scored, "evaluation_interval": 1, "checkpoint_interval": 1}
+    one = trainer(tmp_path, sandbox, max_steps=3, **settings)
+    one.start()
+    one.run()
+    again = trainer(tmp_path, sandbox, **settings)
+    again.resume(checkpoint.steps(tmp_path)[-1])
+    assert again.run() == 0 and best(tmp_path) == "step_000002"
+
+
+def test_resuming_before_the_best_forgets_it(tmp_path, sandbox):
+    settings = {"evaluate": scored, "evaluation_interval": 1, "checkpoint_interval": 1}
+    one = trainer(tmp_path, sandbox, **settings)
+    one.start()
+    one.run()
+    again = trainer(tmp_path, sandbox, **settings)
+    again.resume(tmp_path / "checkpoints" / "step_000001")
+    assert again.best.step == 1 and best(tmp_path) == "step_000001"
+    assert checkpoint.recorded(tmp_path, "best")["step"] == 1
+    start = trainer(tmp_path, sandbox, **settings)
+    start.resume(tmp_path / "checkpoints" / "step_000000")
+    assert start.best is None and not (tmp_path / "best").is_symlink()
+    assert start.run() == 0 and best(tmp_path) == "step_000002"
+
+
+def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, sandbox, capsys):
+    settings = {"evaluate": scored, "evaluation_interval": 1, "checkpoint_interval": 1}
+    one = trainer(tmp_path, sandbox, max_steps=3, **settings)
+    one.start()
+    one.run()
+    shutil.rmtree(tmp_path / "checkpoints" / "step_000002")
+    again = trainer(tmp_path, sandbox, **settings)
+    again.resume(checkpoint.steps(tmp_path)[-1])
+    assert "step 2, is no longer on disk" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "best").is_symlink()
+
+
+def test_the_halves_of_an_evaluation_in_training(tmp_path, sandbox):
+    """One half selects, the other reports; each is about half of the tasks that are allowed."""
+    loaded = [benchmarks.load("humaneval", write_rows(tmp_path / "HumanEval.jsonl"))]
+    config = replace(CONFIG, evaluation=EvaluationConfig(max_tasks_per_benchmark=6))
+    backend = Scripted()
+    evaluated = TrainingEvaluation(config, loaded, backend, sandbox)
+    row = evaluated(3)
+    chosen = {half(f"HumanEval/{task}"): [] for task in range(6)}
+    for task, _, _, policy in backend.made:
+        chosen[half(f"HumanEval/{task}")].append(task < 4)  # half_right: those pass
+        assert policy == "current"
+    shares = {name: sum(passes) / len(passes) for name, passes in chosen.items()}
+    assert row["eval/humaneval_selection_pass_at_1"] == row["eval/selection"] == shares["selection"]
+    assert row["eval/humaneval_pass_at_1"] == shares["report"]
+    assert evaluated(7) == row and unregistered(row) == []
+
+
+def test_a_half_without_tasks_is_told_before_the_first_step(tmp_path, sandbox):
+    only = next(row for row in ROWS if half(row["task_id"]) == "report")
+    (tmp_path / "HumanEval.jsonl").write_text(json.dumps(only) + "\n")
+    loaded = [benchmarks.load("humaneval", tmp_path)]
+    with pytest.raises(UsageError, match="--split selection: no task of humaneval"):
+        TrainingEvaluation(CONFIG, loaded, Scripted(), sandbox)
