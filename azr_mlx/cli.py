@@ -20,6 +20,7 @@ from azr_mlx.errors import AzrError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from azr_mlx.config import Config
+    from azr_mlx.evaluate import Report
     from azr_mlx.solve import Try
 
 FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
@@ -345,7 +346,24 @@ def evaluate(
         _result(report.to_json(), True)
         return 0
     typer.echo("\n".join(report.lines()))
+    _set_beside(report)
     return 0
+
+
+def _set_beside(report: Report) -> None:
+    """Ours beside the figures that others have published for the same benchmarks."""
+    from rich.console import Console
+
+    from azr_mlx.baselines import Comparable, table
+
+    ours = [Comparable("this model", report.results)]
+    if report.comparisons:
+        ours.append(Comparable("its base", [one.before for one in report.comparisons]))
+    if (drawn := table(ours)) is None:
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console.print(drawn[0])
+    typer.echo("\n".join(drawn[1]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azr_mlx import benchmarks
+from azr_mlx import benchmarks, contamination
 from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.benchmarks import Benchmark
 from azr_mlx.config import Quantization, SandboxConfig
+from azr_mlx.contamination import Contamination
 from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluate.compare import Comparison, compare
 from azr_mlx.evaluate.given import score_samples
@@ -25,6 +26,7 @@ from azr_mlx.evaluate.sampling import Evaluation
 from azr_mlx.evaluate.store import Store, read_samples
 from azr_mlx.models import adapter_folder, base_of
 from azr_mlx.sandbox import Sandbox, SandboxError
+from azr_mlx.types import Task
 
 EVALS = Path("evals")  # where samples go that nobody gave a place
 BASE = "base"
@@ -75,14 +77,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it: a result a benchmark, and a comparison with the base where asked for."""
+    """What came of it: a result a benchmark; a comparison with the base where asked for; and what
+    the run has practised on, where the adapters are a run's.
+    """
 
     results: tuple[BenchmarkResult, ...]
     comparisons: tuple[Comparison, ...] = ()
+    contaminations: tuple[Contamination, ...] = ()
 
     def lines(self) -> list[str]:
         lines = [line for result in self.results for line in result.lines()]
-        return lines + [line for one in self.comparisons for line in one.lines()]
+        lines += [line for one in self.comparisons for line in one.lines()]
+        return lines + [line for one in self.contaminations for line in one.lines()]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -90,6 +96,7 @@ class Report:
             "comparisons": [
                 one.to_json() | {"base": one.before.to_json()} for one in self.comparisons
             ],
+            "contamination": [one.to_json() for one in self.contaminations],
         }
 
 
@@ -116,10 +123,12 @@ def evaluate(request: Request, progress: Reporter | None = None) -> Report:
         if model is None:
             raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
         request.settings.check()
+        practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that cannot be had is told before a model is loaded.
         with open_sandbox(request.sandbox) as sandbox:
             backend, subject = open_model(model, adapters, request.quantization, request.cache_dir)
-            return _Session(request, backend, subject, sandbox, progress).run(loaded)
+            session = _Session(request, backend, subject, sandbox, progress)
+            return session.run(loaded, practised)
     finally:
         progress.close()
 
@@ -153,15 +162,19 @@ class _Session:
         self.request, self.backend, self.subject = request, backend, subject
         self.sandbox, self.progress = sandbox, progress
 
-    def run(self, loaded: Sequence[Benchmark]) -> Report:
-        results, comparisons = [], []
+    def run(self, loaded: Sequence[Benchmark], practised: Sequence[Task] | None) -> Report:
+        results, comparisons, contaminations = [], [], []
         with Interrupts() as interrupts:
             for benchmark in loaded:
                 results.append(self._evaluate(benchmark, "current", interrupts))
                 if self.request.compare:
                     base = self._evaluate(benchmark, "reference", interrupts)
                     comparisons.append(compare(base, results[-1]))
-        return Report(tuple(results), tuple(comparisons))
+                if practised is not None:
+                    problems, _ = self.request.settings.choose(benchmark.problems)
+                    name = benchmark.spec.name
+                    contaminations.append(contamination.check(name, problems, practised))
+        return Report(tuple(results), tuple(comparisons), tuple(contaminations))
 
     def _evaluate(
         self, benchmark: Benchmark, policy: Policy, interrupts: Interrupts

@@ -72,7 +72,9 @@ def test_the_best_adapters_are_evaluated_by_their_link(here, whole):
 
     data = ["--data", str(here / "HumanEval.jsonl"), "--split", "report"]
     done = azr(here, "eval", "--adapter-path", str(run / "best"), *data, "-m", "4", "--json")
-    (result,) = json.loads(done.stdout)["results"]
+    report = json.loads(done.stdout)
+    (result,), (practised,) = report["results"], report["contamination"]
+    assert practised["tasks"] > 5 and practised["problems"] == result["protocol"]["tasks"]
     assert result["protocol"]["subset"] == "report half" and result["protocol"]["adapter_sha256"]
 
 
