@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +23,8 @@ from azr_mlx.backends.base import Backend
 from azr_mlx.batch import collate_supervised
 from azr_mlx.config import Config
 from azr_mlx.display import Display
-from azr_mlx.errors import PROGRAM
+from azr_mlx.errors import PROGRAM, Interrupted
+from azr_mlx.interrupts import Interrupts
 from azr_mlx.learner import Learner
 from azr_mlx.metrics import MetricsFile
 from azr_mlx.sandbox import Sandbox
@@ -35,7 +34,7 @@ from azr_mlx.types import Batch, Experience
 
 Evaluate = Callable[[int], dict[str, float]]
 PHASES = ("propose", "solve", "verify", "score", "update", "evaluate", "save")
-INTERRUPTED = 130
+INTERRUPTED = Interrupted.exit_code
 
 
 class Best(NamedTuple):
@@ -74,38 +73,6 @@ class Clock:
     def metrics(self) -> dict[str, float]:
         total = time.perf_counter() - self.start
         return {"time/step": total, **{f"time/{k}": v for k, v in self.spent.items()}}
-
-
-class Interrupts:
-    """Ctrl-C: at once while rollouts are made, else at the step's end; twice leaves at once."""
-
-    def __init__(self) -> None:
-        self.shielded, self.asked = True, False
-
-    @contextlib.contextmanager
-    def allowed(self) -> Iterator[None]:
-        """Within, Ctrl-C raises KeyboardInterrupt: nothing here may change a weight."""
-        if self.asked:
-            raise KeyboardInterrupt
-        self.shielded = False
-        try:
-            yield
-        finally:
-            self.shielded = True
-
-    def __enter__(self) -> Interrupts:
-        self.previous = signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.previous)
-
-    def _on_signal(self, *_: object) -> None:
-        if self.asked:
-            os._exit(INTERRUPTED)
-        self.asked = True
-        if not self.shielded:
-            raise KeyboardInterrupt
 
 
 class Trainer:

@@ -10,7 +10,6 @@ Every result states its protocol. Two results are comparable only where their pr
 from azr_mlx.evaluate.command import Report, Request, evaluate
 from azr_mlx.evaluate.compare import Comparison, compare
 from azr_mlx.evaluate.given import score_samples
-from azr_mlx.evaluate.interrupts import Interrupts
 from azr_mlx.evaluate.protocol import Protocol, Settings, Subject, half
 from azr_mlx.evaluate.result import BenchmarkResult, Sample, TaskResult
 from azr_mlx.evaluate.sampling import Evaluation
@@ -20,7 +19,6 @@ __all__ = [
     "BenchmarkResult",
     "Comparison",
     "Evaluation",
-    "Interrupts",
     "Protocol",
     "Report",
     "Request",

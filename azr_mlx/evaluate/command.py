@@ -17,13 +17,13 @@ from azr_mlx.contamination import Contamination
 from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluate.compare import Comparison, compare
 from azr_mlx.evaluate.given import score_samples
-from azr_mlx.evaluate.interrupts import Interrupts
 from azr_mlx.evaluate.model import open_model, read_lora
 from azr_mlx.evaluate.progress import Reporter, Silent
 from azr_mlx.evaluate.protocol import Protocol, Settings, Subject
 from azr_mlx.evaluate.result import BenchmarkResult
 from azr_mlx.evaluate.sampling import Evaluation
 from azr_mlx.evaluate.store import Store, read_samples
+from azr_mlx.interrupts import Interrupts
 from azr_mlx.models import adapter_folder, base_of
 from azr_mlx.sandbox import Sandbox, SandboxError
 from azr_mlx.types import Task
@@ -64,8 +64,11 @@ class Request:
             )
         if self.compare not in (None, BASE):
             raise UsageError(f"--compare {self.compare}: only base can be compared with")
-        if self.compare and self.samples:
-            raise UsageError("--compare base: --samples have no model; leave one of them out")
+        if self.samples and (self.compare or self.out):
+            raise UsageError(
+                f"{'--compare' if self.compare else '--out'}: --samples have no model and are on "
+                "disk already; leave one of them out"
+            )
         if self.compare and self.adapter_path is None:
             raise UsageError("--compare base: without --adapter-path there is only the base")
         if self.out is not None and self.out.suffix == ".jsonl":

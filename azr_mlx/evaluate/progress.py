@@ -1,4 +1,4 @@
-"""How far an evaluation is, on stderr: a bar on a terminal, a line a chunk elsewhere."""
+"""How far an evaluation is, on stderr: a bar on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+QUIET_S = 30.0  # seconds without a line, at the most, while samples come
 
 
 class Reporter(Protocol):
@@ -71,16 +73,19 @@ class Bar:
 
 
 class Lines:
-    """A whole line a chunk, for logs and pipes."""
+    """Whole lines for logs and pipes: one a chunk, and one after every half a minute."""
 
     def start(self, label: str, total: int, done: int) -> None:
         self.label, self.total, self.done = label, total, done
         self.before, self.began = done, time.monotonic()
+        self.said = self.began
         if done:
             self._say("already there")
 
     def advance(self) -> None:
         self.done += 1
+        if time.monotonic() - self.said > QUIET_S:
+            self.chunk()
 
     def chunk(self) -> None:
         fresh, spent = self.done - self.before, time.monotonic() - self.began
@@ -90,6 +95,7 @@ class Lines:
     def close(self) -> None: ...
 
     def _say(self, more: str) -> None:
+        self.said = time.monotonic()
         sys.stderr.write(f"{self.label}: {self.done} of {self.total} samples, {more}\n")
         sys.stderr.flush()
 

@@ -11,12 +11,12 @@ from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.benchmarks import Benchmark, Grade, Problem
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluate import protocol
-from azr_mlx.evaluate.interrupts import Interrupts
 from azr_mlx.evaluate.judge import Judge
 from azr_mlx.evaluate.progress import Reporter, Silent
 from azr_mlx.evaluate.protocol import Extent, Settings, Subject
 from azr_mlx.evaluate.result import BenchmarkResult, Sample, by_task
 from azr_mlx.evaluate.store import Store
+from azr_mlx.interrupts import Interrupts
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.strategies import sequence
 from azr_mlx.types import Completion, Prompt, Status

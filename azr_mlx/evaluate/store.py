@@ -14,9 +14,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from azr_mlx.benchmarks import Grade, read_jsonl
 from azr_mlx.errors import UsageError
@@ -25,6 +25,7 @@ from azr_mlx.evaluate.result import Sample
 from azr_mlx.types import Status
 
 PROTOCOL, SAMPLES, TRIES, RESULT = "protocol.json", "samples.jsonl", "tries.jsonl", "result.json"
+Read = TypeVar("Read")
 Key = tuple[str, int]  # a task's id, a sample's number
 
 
@@ -63,10 +64,12 @@ class Store:
                 "another folder"
             ) from e
         _claim(folder, protocol)
-        for sample in map(_sample, _whole_lines(folder / SAMPLES)):
+        for row in _whole_lines(folder / SAMPLES):
+            sample = _read(_sample, row, folder / SAMPLES)
             self.samples.setdefault((sample.task, sample.number), sample)
         for row in _whole_lines(folder / TRIES):
-            self.tries.setdefault((row["task_id"], row["sample"]), []).append(row["strategy"])
+            key, strategy = _read(_try, row, folder / TRIES)
+            self.tries.setdefault(key, []).append(strategy)
 
     def __enter__(self) -> Store:
         return self
@@ -160,20 +163,27 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
+    return Sample(
+        task=row["task_id"],
+        number=row["sample"],
+        completion=row["completion"],
+        grade=Grade(Status(row["status"]), float(row["share"]), row["detail"]),
+        strategy=row["strategy"],
+        visible=row["visible"],
+        finish=row["finish"],
+    )
+
+
+def _try(row: Mapping[str, Any]) -> tuple[Key, str]:
+    return (row["task_id"], row["sample"]), row["strategy"]
+
+
+def _read(parse: Callable[[Mapping[str, Any]], Read], row: Mapping[str, Any], file: Path) -> Read:
     try:
-        grade = Grade(Status(row["status"]), float(row["share"]), row["detail"])
-        return Sample(
-            task=row["task_id"],
-            number=row["sample"],
-            completion=row["completion"],
-            grade=grade,
-            strategy=row["strategy"],
-            visible=row["visible"],
-            finish=row["finish"],
-        )
+        return parse(row)
     except (KeyError, ValueError, TypeError) as e:
         raise UsageError(
-            f"{SAMPLES}: a row that this program did not write ({type(e).__name__}: {e}); choose "
+            f"{file}: has a row that this program did not write ({type(e).__name__}: {e}); choose "
             "another --out"
         ) from e
 

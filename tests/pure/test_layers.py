@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pure
 
 # A package stands for all its modules.
 LAYERS = (
-    "types config schema rng resources errors blas",
+    "types config schema rng resources errors blas interrupts",
     "prompts parse reward advantage batch curriculum buffer sandbox kl templates passk paired "
     "strategies",
     "tasks backends models gguf_import benchmarks",

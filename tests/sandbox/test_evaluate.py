@@ -366,7 +366,8 @@ def test_mbpp_s_own_numbers_are_ids_too(tmp_path):
         ({"benchmarks": ["humaneval", "mbpp"]}, "one file for 2 benchmarks"),
         ({"compare": "base", "model": "m"}, "--compare base: without --adapter-path"),
         ({"compare": "best", "model": "m"}, "--compare best: only base"),
-        ({"compare": "base", "samples": Path("x")}, "--samples have no model"),
+        ({"compare": "base", "samples": Path("x")}, "--compare: --samples have no model"),
+        ({"out": Path("y"), "samples": Path("x")}, "--out: --samples have no model"),
         ({"out": Path("x.jsonl"), "model": "m"}, "--out x.jsonl: names a folder"),
     ],
 )

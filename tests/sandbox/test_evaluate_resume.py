@@ -9,7 +9,8 @@ import pytest
 
 from azr_mlx import benchmarks
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluate import Evaluation, Interrupts, Settings, Store, Subject
+from azr_mlx.evaluate import Evaluation, Settings, Store, Subject
+from azr_mlx.interrupts import Interrupts
 from azr_mlx.sandbox import Sandbox
 from tests.scripted import RIGHT, WRONG, Scripted, write_rows
 
@@ -156,6 +157,7 @@ def test_two_evaluations_do_not_write_into_one_folder(small, sandbox, tmp_path):
         ("protocol.json", None, "has samples without a protocol.json"),
         ("samples.jsonl", '{"task_id": "HumanEval/0"}\n', "did not write"),
         ("samples.jsonl", "{\n", "line 1: not JSON"),
+        ("tries.jsonl", "{}\n", "did not write"),
     ],
 )
 def test_a_folder_that_is_damaged_is_one_clear_line(name, text, message, small, sandbox, tmp_path):

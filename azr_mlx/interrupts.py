@@ -1,25 +1,30 @@
-"""Ctrl-C while samples are made: what is complete is graded and kept first."""
+"""Ctrl-C that waits for a safe place: what has been made is kept, and nothing is cut in half."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 from azr_mlx.errors import Interrupted
 
+_SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it, and leaving at once shows it to nobody again
+
 
 class Interrupts:
-    """Within the block Ctrl-C only asks, and ``check`` raises KeyboardInterrupt at a safe place. A
-    second Ctrl-C leaves at once.
+    """Within the block the first Ctrl-C only asks (``asked``): it raises KeyboardInterrupt where it
+    is ``allowed``, or at the next ``check``. The second leaves at once.
 
     Outside the main thread, where Python delivers no signals, nothing is changed.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.shielded, self.asked = True, False
         self._previous: Any = None
 
     def __enter__(self) -> Interrupts:
@@ -36,7 +41,22 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
 
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Within, Ctrl-C raises at once: nothing here may need an end that it would not come to."""
+        self.check()
+        self.shielded = False
+        try:
+            yield
+        finally:
+            self.shielded = True
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            if sys.stderr.isatty():
+                sys.stderr.write(_SHOW_CURSOR)
+                sys.stderr.flush()
             os._exit(Interrupted.exit_code)
         self.asked = True
+        if not self.shielded:
+            raise KeyboardInterrupt

@@ -1,0 +1,62 @@
+"""What an evaluation says of itself where there is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from azr_mlx.evaluate import progress
+from azr_mlx.evaluate.progress import Lines, Silent, duration, reporter
+
+pytestmark = pytest.mark.pure
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(progress, "time", found)
+    return found
+
+
+def test_a_line_a_chunk_with_the_time_left(clock: Clock, capsys) -> None:
+    lines = Lines()
+    lines.start("humaneval", 40, 10)
+    for _ in range(20):
+        clock.now += 1.0
+        lines.advance()
+    lines.chunk()
+    for _ in range(10):
+        clock.now += 1.0
+        lines.advance()
+    lines.chunk()
+    assert capsys.readouterr().err.splitlines() == [
+        "humaneval: 10 of 40 samples, already there",
+        "humaneval: 30 of 40 samples, about 10 s left",
+        "humaneval: 40 of 40 samples, in 30 s",
+    ]
+
+
+def test_a_long_chunk_is_not_silent(clock: Clock, capsys) -> None:
+    lines = Lines()
+    lines.start("mbpp", 10, 0)
+    for _ in range(9):
+        clock.now += 20.0
+        lines.advance()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "mbpp: 2 of 10 samples, about 3 min left" and len(said) == 4
+
+
+def test_durations_are_as_people_say_them() -> None:
+    assert [duration(s) for s in (0.2, 48, 170, 9000)] == ["0 s", "48 s", "3 min", "2.5 h"]
+
+
+def test_quiet_is_quiet() -> None:
+    assert isinstance(reporter(quiet=True), Silent)
+    assert isinstance(reporter(), Lines), "under pytest stderr is no terminal"
