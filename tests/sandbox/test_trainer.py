@@ -251,6 +251,16 @@ def test_the_halves_of_an_evaluation_in_training(tmp_path, sandbox):
     assert evaluated(7) == row and unregistered(row) == []
 
 
+@pytest.mark.parametrize("most", [2, 3, 4])
+def test_an_evaluation_in_training_is_bounded(most, tmp_path, sandbox):
+    loaded = [benchmarks.load("humaneval", write_rows(tmp_path / "HumanEval.jsonl"))]
+    config = replace(CONFIG, evaluation=EvaluationConfig(max_tasks_per_benchmark=most))
+    backend = Scripted()
+    TrainingEvaluation(config, loaded, backend, sandbox)(1)
+    halves = [half(f"HumanEval/{task}") for task, *_ in backend.made]
+    assert (halves.count("selection"), halves.count("report")) == (most // 2, most - most // 2)
+
+
 def test_a_half_without_tasks_is_told_before_the_first_step(tmp_path, sandbox):
     only = next(row for row in ROWS if half(row["task_id"]) == "report")
     (tmp_path / "HumanEval.jsonl").write_text(json.dumps(only) + "\n")
