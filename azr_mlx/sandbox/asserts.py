@@ -9,7 +9,8 @@ must be run a number of times that can be told from the text (at the top level, 
 that the top level calls). Values are compared by Python's own ``==`` between builtin types, as the
 test says.
 
-Suites with other assertions are run as they are (see ``control``).
+Suites with other assertions are not split: they run as they are, in a process apart from the code's
+(see ``examiner``).
 """
 
 from __future__ import annotations
@@ -88,12 +89,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Tests for the job's process (``source``), and what is judged here. ``compiled``: where that
-    is everything, the tests as a marshalled code object.
+    """Tests that are judged here: ``compiled`` is the questions, as a marshalled code object, and
+    ``checks`` the answers. Both are empty where the tests cannot be split.
     """
 
-    source: str
-    checks: tuple[Check, ...]
+    checks: tuple[Check, ...] = ()
     compiled: bytes = b""
 
     @property
@@ -127,7 +127,7 @@ def _shown(values: Sequence[Any]) -> str:
 
 
 def split(tests: str) -> Suite:
-    """The suite of ``tests``; text that does not parse comes back as it is, with no checks."""
+    """The suite of ``tests``; an empty one where they do not parse, or cannot be split whole."""
     return _remembered(tests) if len(tests) <= _MAX_REMEMBERED else _split(tests)
 
 
@@ -142,29 +142,27 @@ def _split(tests: str) -> Suite:
             warnings.simplefilter("ignore")
             tree = ast.parse(tests)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Suite(tests, ())
+        return Suite()
     nodes = list(ast.walk(tree))
-    counts, plain = _run_counts(tree, nodes), _says_no_more(tree, nodes)
+    counts = _run_counts(tree, nodes)
+    if not _says_no_more(tree, nodes):
+        return Suite()
     checks: list[Check] = []
     edits: list[tuple[ast.Assert, str]] = []
-    total = 0
     text = _Text(tests)
     for node in nodes:
-        if not isinstance(node, ast.Assert):
-            continue
-        total += not isinstance(node.test, ast.Constant)
-        if id(node) not in counts:
+        if not isinstance(node, ast.Assert) or isinstance(node.test, ast.Constant):
             continue
         try:
+            times = counts[id(node)]
             holds, holes = _Splitter().assertion(node.test)
-        except _Open:
-            continue
+        except (KeyError, _Open):
+            return Suite()
         sources = ", ".join(f"({text.of(hole)})" for hole in holes)
         edits.append((node, f"{REPORT}({len(checks)}, {sources})"))
-        checks.append(Check(_quoted(text.of(node)), holds, counts[id(node)]))
-    source = text.edited(edits)
-    sealed = plain and 0 < len(checks) == total
-    return Suite(source, tuple(checks), _compiled(source) if sealed else b"")
+        checks.append(Check(_quoted(text.of(node)), holds, times))
+    compiled = _compiled(text.edited(edits)) if checks else b""
+    return Suite(tuple(checks), compiled) if compiled else Suite()
 
 
 def _compiled(source: str) -> bytes:
@@ -243,7 +241,7 @@ def _says_no_more(tree: ast.Module, nodes: Iterable[ast.AST]) -> bool:
 def _is_plain(node: ast.stmt, functions: Container[str]) -> bool:
     if isinstance(node, ast.Expr):
         value = node.value
-        return isinstance(value, ast.Constant) or (
+        return isinstance(value, ast.Constant | ast.Name) or (
             isinstance(value, ast.Call) and _name(value.func) in functions
         )
     kinds = ast.Assert | ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import json
 import os
-import resource
 import signal
 import socket
 import struct
@@ -46,7 +45,7 @@ WARM = """
     string time types typing
 """.split()  # noqa: SIM905 - a list of quoted words reads worse
 OWN = """
-    child clock codec darwin linux namespaces processes scratch watch wire zygote
+    child clock codec darwin examiner linux namespaces peer processes scratch watch wire zygote
 """.split()  # noqa: SIM905
 
 
@@ -140,9 +139,6 @@ def _prepare_linux(setting: zygote.Setting) -> None:
             setting.ruleset = linux.landlock_ruleset(_readable(), [setting.scratch, "/dev/null"])
         setting.tasks = processes.tasks_of(setting.uid)
     setting.capable = (setting.strong or os.geteuid() == 0) and _works(linux.drop_capabilities)
-    if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm") as file:
-            setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
