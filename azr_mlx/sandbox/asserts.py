@@ -32,6 +32,8 @@ MAX_TEXT = 160  # characters of an assertion that a detail quotes
 _MAX_REMEMBERED = 1 << 15  # characters of tests that are kept split, for their next solution
 _MAX_SIZE = 1 << 16  # of a constant that is computed here
 
+_LEAVE = (ast.Return, ast.Yield, ast.YieldFrom)
+
 Evaluate = Callable[[Sequence[Any]], Any]
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -215,10 +217,13 @@ def _run_counts(tree: ast.Module, nodes: Iterable[ast.AST]) -> dict[int, int]:
     calls = Counter(_top_level_calls(tree))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     defined = Counter(node.name for node in functions)
+    some_leave = any(isinstance(node, _LEAVE) for node in nodes)
     for function in functions:
         times = calls[function.name]
         plain = not function.decorator_list and defined[function.name] == 1
-        if not plain or times == 0 or mentions[function.name] != times or _leaves(function):
+        if not plain or times == 0 or mentions[function.name] != times:
+            continue
+        if some_leave and _leaves(function):
             continue
         counts |= {id(node): times for node in function.body if isinstance(node, ast.Assert)}
     return counts
@@ -232,7 +237,7 @@ def _says_no_more(tree: ast.Module, nodes: Iterable[ast.AST]) -> bool:
     if not all(_is_plain(statement, functions) for body in bodies for statement in body):
         return False
     return not any(
-        isinstance(node, ast.Raise | ast.Call)
+        isinstance(node, (ast.Raise, ast.Call))
         and (isinstance(node, ast.Raise) or "assert" in _name(node.func).lower())
         for node in nodes
     )
@@ -260,8 +265,7 @@ def _top_level_calls(tree: ast.Module) -> Iterator[str]:
 
 def _leaves(function: ast.FunctionDef) -> bool:
     """Whether the function may end before its last statement, or is a generator."""
-    kinds = ast.Return | ast.Yield | ast.YieldFrom
-    return any(isinstance(node, kinds) for node in ast.walk(function))
+    return any(isinstance(node, _LEAVE) for node in ast.walk(function))
 
 
 class _Splitter:
