@@ -184,9 +184,6 @@ def _forked() -> int:
 
 
 def _confine_linux(setting: Setting) -> None:
-    if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm") as file:
-            setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if setting.uid != os.geteuid():  # jobs leave this process's user by a call of their own
         os.setgroups([])
