@@ -3,8 +3,9 @@ inputs. What is expected of a completion is what the reference solution gives on
 
 The rules are those of EvalPlus 0.3.1: which inputs stand for tuples, sets and complex numbers (JSON
 has none of these), the tolerance of floats, and the problems whose answers are judged by a rule of
-their own. Both solutions run in the sandbox, each in a process of its own; their values are
-compared here.
+their own. But an input is left out where the reference's value is too large to come back from the
+sandbox (a few dozen of MBPP+'s inputs). Both solutions run in the sandbox, each in a process of its
+own; their values are compared here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from azr_mlx.benchmarks import humaneval, mbpp
 from azr_mlx.benchmarks.problem import AssertCheck, Grade, Problem, Row, Spec
-from azr_mlx.sandbox import Job, Limits, Result, literal
+from azr_mlx.sandbox import Job, Limits, Result, is_opaque, literal
 from azr_mlx.types import Status
 
 LIMITS = Limits(wall_s=60.0, cpu_s=30.0, memory_mb=2048, output_kb=64)
@@ -73,6 +74,9 @@ class PlusCheck:
         atol, right = self.atol, []
         special = SPECIAL.get(self.entry)
         for args, value, wanted in zip(self.inputs, given, expected, strict=False):
+            if is_opaque(wanted) and special is not _same_presence:
+                right.append(True)
+                continue
             try:
                 same = value == wanted or (special is not None and special(args, value, wanted))
                 if special in (_same_set, _same_presence):

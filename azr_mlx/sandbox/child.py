@@ -24,7 +24,7 @@ MAX_DETAIL = 500
 MAX_STEPS = 100_000
 CODE, TESTS = "<code>", "<tests>"
 REPORT = "_azr_report"  # the name by which split tests report the values of their assertions
-MAX_REPORTS = MAX_BODY - (1 << 17)  # bytes of them; what is over says nothing
+MAX_REPORTS = MAX_BODY - (1 << 17)  # bytes of them; values beyond are opaque
 
 
 class Channel:
@@ -313,6 +313,8 @@ def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
     def report(number: int, *values: object) -> None:
         nonlocal room
         encoded = [dump(value) for value in values]
+        if room < sum(map(size, encoded)):
+            encoded = [b"O" for _ in values]
         room -= 32 + sum(map(size, encoded))
         if room >= 0:
             reports.append([number, *encoded])

@@ -163,8 +163,8 @@ class Result:
     was kept of it, ``seconds`` the wall time of the run, ``steps`` the executed lines where the job
     was traced. ``steps`` is counted beside the code it counts, so it informs and proves nothing.
     ``values`` (calls style) are those of the calls up to the first exception, as objects: *loose*
-    ones (see ``codec``), where subclasses stand for their base and what is no literal equals
-    nothing.
+    ones (see ``codec``), where subclasses stand for their base, and what is no literal, or too
+    large (128 KiB alone, 896 KiB together), equals nothing.
     """
 
     id: str
