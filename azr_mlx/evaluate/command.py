@@ -31,6 +31,7 @@ from azr_mlx.types import Task
 
 EVALS = Path("evals")  # where samples go that nobody gave a place
 BASE = "base"
+TOGETHER = {"cruxeval": ("cruxeval-i", "cruxeval-o")}  # names that stand for several benchmarks
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,21 @@ class Request:
     quantization: Quantization = field(default_factory=Quantization)
     cache_dir: Path = Path("models")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The benchmarks, each once, in the order in which they were asked for."""
+        found = [name for given in self.benchmarks for name in TOGETHER.get(given, (given,))]
+        return tuple(dict.fromkeys(found))
+
     def check(self) -> None:
         """Raise UsageError where the parts do not go together."""
-        if not self.benchmarks:
+        if not self.names:
             raise UsageError(f"--benchmark: names none; take any of {', '.join(benchmarks.SPECS)}")
-        if self.data is not None and self.data.is_file() and len(self.benchmarks) > 1:
+        # What goes by one name comes in one file.
+        if self.data is not None and self.data.is_file() and len(set(self.benchmarks)) > 1:
             raise UsageError(
-                f"--data {self.data}: one file for {len(self.benchmarks)} benchmarks; give a "
-                "folder that has theirs"
+                f"--data {self.data}: one file for {len(self.names)} benchmarks; give a folder "
+                "that has theirs"
             )
         if self.compare not in (None, BASE):
             raise UsageError(f"--compare {self.compare}: only base can be compared with")
@@ -120,7 +128,7 @@ def evaluate(request: Request, progress: Reporter | None = None) -> Report:
         adapters = adapter_folder(request.adapter_path)
         read_lora(adapters)  # a mistyped folder is told before any data is looked for
         model = model or base_of(adapters)
-    loaded = [benchmarks.load(name, request.data) for name in dict.fromkeys(request.benchmarks)]
+    loaded = [benchmarks.load(name, request.data) for name in request.names]
     try:
         if request.samples is not None:
             return _score(request, loaded, read_samples(request.samples), progress)

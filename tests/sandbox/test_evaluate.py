@@ -316,6 +316,11 @@ def request(benchmarks=("humaneval",), **more) -> Request:
     return Request(benchmarks, **more)
 
 
+def test_a_name_may_stand_for_several_benchmarks_and_none_is_taken_twice():
+    asked = request(["mbpp", "cruxeval", "cruxeval-i", "mbpp"])
+    assert asked.names == ("mbpp", "cruxeval-i", "cruxeval-o")
+
+
 def test_samples_are_scored_without_a_model(small, tmp_path):
     path = tmp_path / "samples.jsonl"
     rows = [
