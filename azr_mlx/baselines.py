@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 
 from azr_mlx import resources
-from azr_mlx.evaluate import BenchmarkResult
+from azr_mlx.evaluate import BenchmarkResult, Protocol
 
 OURS = "measured here"
 
@@ -70,16 +70,6 @@ class Comparable:
         found = [r for r in self.results if r.name == benchmark]
         return f"{100 * found[0].figures['pass@1'].value:.1f}" if found else ""
 
-    def protocol(self) -> str:
-        p = self.results[0].protocol
-        drawn = (
-            "given samples"
-            if p.temperature is None
-            else f"{p.prompt}; strategy {p.strategy}; {p.samples_per_task} a task at temperature "
-            f"{p.temperature}, top-p {p.top_p}"
-        )
-        return f"{drawn}; extraction: {p.extraction}"
-
 
 def table(ours: Sequence[Comparable]) -> tuple[Table, list[str]] | None:
     """Ours and the published figures for the same benchmarks, and how each was measured.
@@ -124,9 +114,16 @@ def _cell(figure: float | None) -> str:
     return "" if figure is None else f"{figure:.1f}"
 
 
+def _how(p: Protocol) -> str:
+    if p.temperature is None:
+        return f"given samples; extraction: {p.extraction}"
+    drawn = f"{p.samples_per_task} a task at temperature {p.temperature}, top-p {p.top_p}"
+    return f"{p.prompt}; strategy {p.strategy}; {drawn}; extraction: {p.extraction}"
+
+
 def _notes(ours: Sequence[Comparable], used: Sequence[Source]) -> list[str]:
     """Which protocol each figure is of: where they differ, the columns are no comparison."""
-    told = dict.fromkeys(f"{OURS}: {c.protocol()}" for c in ours)
+    told = dict.fromkeys(f"{OURS}: {_how(r.protocol)}" for c in ours for r in c.results)
     told |= dict.fromkeys(f"{s.key}: {s.what}, {s.date}: {s.protocol}" for s in used)
     lines = ["Figures of different protocols are no comparison:"]
     for note in told:

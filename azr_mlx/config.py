@@ -44,7 +44,13 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    benchmarks: Annotated[Names, OneOf("humaneval", "mbpp")] = ("humaneval",)
+    benchmarks: Annotated[
+        Names,
+        OneOf(
+            "humaneval", "humaneval-plus", "mbpp", "mbpp-sanitized", "mbpp-plus", "apps",
+            "apps-introductory", "apps-interview", "apps-competition", "cruxeval-i", "cruxeval-o",
+        ),
+    ] = ("humaneval",)  # fmt: skip
     data: str = ""  # as eval's --data
     num_samples: Natural = 1
     # half of them select the best checkpoint, the other half reports

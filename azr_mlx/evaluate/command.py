@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from azr_mlx.evaluate.compare import Comparison, compare
 from azr_mlx.evaluate.given import score_samples
 from azr_mlx.evaluate.model import open_model, read_lora
 from azr_mlx.evaluate.progress import Reporter, Silent
-from azr_mlx.evaluate.protocol import Protocol, Settings, Subject
+from azr_mlx.evaluate.protocol import Settings, Subject
 from azr_mlx.evaluate.result import BenchmarkResult
 from azr_mlx.evaluate.sampling import Evaluation
 from azr_mlx.evaluate.store import Store, read_samples
@@ -30,6 +31,7 @@ from azr_mlx.types import Task
 
 EVALS = Path("evals")  # where samples go that nobody gave a place
 BASE = "base"
+TOGETHER = {"cruxeval": ("cruxeval-i", "cruxeval-o")}  # names that stand for several benchmarks
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,21 @@ class Request:
     quantization: Quantization = field(default_factory=Quantization)
     cache_dir: Path = Path("models")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The benchmarks, each once, in the order in which they were asked for."""
+        found = [name for given in self.benchmarks for name in TOGETHER.get(given, (given,))]
+        return tuple(dict.fromkeys(found))
+
     def check(self) -> None:
         """Raise UsageError where the parts do not go together."""
-        if not self.benchmarks:
+        if not self.names:
             raise UsageError(f"--benchmark: names none; take any of {', '.join(benchmarks.SPECS)}")
-        if self.data is not None and self.data.is_file() and len(self.benchmarks) > 1:
+        # What goes by one name comes in one file.
+        if self.data is not None and self.data.is_file() and len(set(self.benchmarks)) > 1:
             raise UsageError(
-                f"--data {self.data}: one file for {len(self.benchmarks)} benchmarks; give a "
-                "folder that has theirs"
+                f"--data {self.data}: one file for {len(self.names)} benchmarks; give a folder "
+                "that has theirs"
             )
         if self.compare not in (None, BASE):
             raise UsageError(f"--compare {self.compare}: only base can be compared with")
@@ -119,7 +128,7 @@ def evaluate(request: Request, progress: Reporter | None = None) -> Report:
         adapters = adapter_folder(request.adapter_path)
         read_lora(adapters)  # a mistyped folder is told before any data is looked for
         model = model or base_of(adapters)
-    loaded = [benchmarks.load(name, request.data) for name in request.benchmarks]
+    loaded = [benchmarks.load(name, request.data) for name in request.names]
     try:
         if request.samples is not None:
             return _score(request, loaded, read_samples(request.samples), progress)
@@ -166,23 +175,23 @@ class _Session:
         self.sandbox, self.progress = sandbox, progress
 
     def run(self, loaded: Sequence[Benchmark], practised: Sequence[Task] | None) -> Report:
-        results, comparisons, contaminations = [], [], []
-        with Interrupts() as interrupts:
-            for benchmark in loaded:
-                results.append(self._evaluate(benchmark, "current", interrupts))
-                if self.request.compare:
-                    base = self._evaluate(benchmark, "reference", interrupts)
-                    comparisons.append(compare(base, results[-1]))
-                if practised is not None:
-                    problems, _ = self.request.settings.choose(benchmark.problems)
-                    name = benchmark.spec.name
-                    contaminations.append(contamination.check(name, problems, practised))
-        return Report(tuple(results), tuple(comparisons), tuple(contaminations))
+        policies: list[Policy] = ["current", "reference"] if self.request.compare else ["current"]
+        arms = [self._evaluation(b, policy) for b in loaded for policy in policies]
+        found: dict[Policy, list[BenchmarkResult]] = {"current": [], "reference": []}
+        with ExitStack() as stack, Interrupts() as interrupts:
+            # All folders first: one that holds another protocol is told before anything is made.
+            stores = [stack.enter_context(Store(self._folder(a), a.protocol)) for a in arms]
+            for arm, store in zip(arms, stores, strict=True):
+                found[arm.policy].append(_made(arm, store, interrupts))
+        results, bases = found["current"], found["reference"]
+        return Report(
+            tuple(results),
+            tuple(map(compare, bases, results)),
+            tuple(_overlaps(arms, practised)),
+        )
 
-    def _evaluate(
-        self, benchmark: Benchmark, policy: Policy, interrupts: Interrupts
-    ) -> BenchmarkResult:
-        evaluation = Evaluation(
+    def _evaluation(self, benchmark: Benchmark, policy: Policy) -> Evaluation:
+        return Evaluation(
             self.backend,
             benchmark,
             self.request.settings,
@@ -191,21 +200,31 @@ class _Session:
             policy=policy,
             progress=self.progress,
         )
-        folder = self._folder(evaluation.protocol, policy)
-        with Store(folder, evaluation.protocol) as store:
-            try:
-                return evaluation.run(store, interrupts)
-            except KeyboardInterrupt:
-                kept = f"{len(store.samples)} samples are in {folder}"
-                raise Interrupted(f"{kept}; the same command goes on from there") from None
 
-    def _folder(self, protocol: Protocol, policy: Policy) -> Path:
+    def _folder(self, arm: Evaluation) -> Path:
+        name = arm.protocol.benchmark
         if self.request.out is not None:
-            arm = "" if policy == "current" else f"-{BASE}"
-            return self.request.out / f"{protocol.benchmark}{arm}"
-        content = json.dumps(protocol.identity(), sort_keys=True)
-        short = hashlib.sha256(content.encode()).hexdigest()[:8]
-        return EVALS / f"{protocol.benchmark}-{short}"
+            return self.request.out / (name if arm.policy == "current" else f"{name}-{BASE}")
+        content = json.dumps(arm.protocol.identity(), sort_keys=True)
+        return EVALS / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def _made(arm: Evaluation, store: Store, interrupts: Interrupts) -> BenchmarkResult:
+    try:
+        return arm.run(store, interrupts)
+    except KeyboardInterrupt:
+        kept = f"{len(store.samples)} samples are in {store.folder}"
+        raise Interrupted(f"{kept}; the same command goes on from there") from None
+
+
+def _overlaps(
+    arms: Sequence[Evaluation], practised: Sequence[Task] | None
+) -> Iterator[Contamination]:
+    """What the run has practised on, benchmark by benchmark; nothing where there is no run."""
+    if practised is None:
+        return
+    for benchmark, problems in {a.protocol.benchmark: a.problems for a in arms}.items():
+        yield contamination.check(benchmark, problems, practised)
 
 
 def open_sandbox(config: SandboxConfig) -> Sandbox:

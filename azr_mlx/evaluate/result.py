@@ -194,6 +194,7 @@ class BenchmarkResult:
             "truncated": self.truncated,
             "tasks": {t.id: [s.value for s in t.statuses] for t in self.tasks},
             "protocol": self.protocol.to_json(),
+            **{name: getattr(self.protocol, name) for name in ("model", "adapter", "seed")},
             "excluded": list(self.excluded),
             "missing": list(self.missing),
             "isolation": self.isolation,

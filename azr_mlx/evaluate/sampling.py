@@ -126,9 +126,9 @@ class Evaluation:
         numbers = range(self.settings.num_samples)
         return [Wanted(p, place[p.id], j) for p in self.problems for j in numbers]
 
-    def prompt(self, wanted: Wanted, strategy: str) -> Prompt:
+    def prompt(self, problem: Problem, strategy: str) -> Prompt:
         spec, tokenizer = self.benchmark.spec, self.backend.tokenizer
-        return benchmarks.prompt(wanted.problem, spec, self.form, tokenizer, strategy)
+        return benchmarks.prompt(problem, spec, self.form, tokenizer, strategy)
 
     def sampling_key(self, wanted: Wanted, strategy: str) -> int:
         """Depends on the task's place, the sample's number and the strategy: not on ``limit``, the
@@ -160,7 +160,8 @@ class _Chunk:
         complete are graded all the same.
         """
         of = self.of
-        prompts = [of.prompt(w, strategy) for w in due]
+        problems = {w.problem.id: w.problem for w in due}
+        prompts = {name: of.prompt(p, strategy) for name, p in problems.items()}
         keys = [of.sampling_key(w, strategy) for w in due]
         with Judge[Tag](of.sandbox) as judge:
 
@@ -171,9 +172,12 @@ class _Chunk:
                 if self.interrupts is not None:
                     self.interrupts.check()
 
-            sampling = [of.settings.sampling] * len(due)
+            asked, sampling = (
+                [prompts[w.problem.id] for w in due],
+                [of.settings.sampling] * len(due),
+            )
             try:
-                of.backend.generate(prompts, sampling, keys, ended, of.policy)
+                of.backend.generate(asked, sampling, keys, ended, of.policy)
             except KeyboardInterrupt:
                 self._take(judge, judge.rest())
                 raise

@@ -119,9 +119,8 @@ def _claim(folder: Path, protocol: Protocol) -> None:
     except (ValueError, AttributeError) as e:
         raise UsageError(f"{path}: is damaged ({e}); choose another --out") from e
     if differ:
-        what = ", ".join(
-            f"{k} {_brief(old)}, not {_brief(new)}" for k, (old, new) in differ.items()
-        )
+        pairs = [f"{k} {_brief(old)}, not {_brief(new)}" for k, (old, new) in differ.items()]
+        what = ", ".join(pairs[:3]) + (f" and {len(pairs) - 3} more" if len(pairs) > 3 else "")
         raise UsageError(
             f"--out {folder}: has samples of another protocol ({what}); choose another folder"
         )

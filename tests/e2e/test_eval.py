@@ -23,7 +23,7 @@ from tests.tiny import tiny_folder
 pytestmark = pytest.mark.e2e
 
 TASKS, SAMPLES = 6, 8
-SAMPLED = ["--num-samples", str(SAMPLES), "--k", "1,5", "--temp", "0.9", "-m", "120"]
+SAMPLED = ["--num-samples", str(SAMPLES), "--k", "1,5", "--temp", "0.9", "-m", "400"]
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,11 @@ def stop_after(here: Path, folder: Path, count: int, how: signal.Signals) -> tup
     return process.returncode, told
 
 
-@pytest.mark.parametrize("moment", range(4))
+@pytest.mark.parametrize("moment", range(2))
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_at_a_random_point_and_run_again(here, whole, tmp_path, how, moment):
-    count = random.Random(moment).randint(1, TASKS * SAMPLES * 2 // 3)
+    # 32 rows are decoded together: a third of the samples still waits for a place then.
+    count = random.Random(moment).randint(1, TASKS * SAMPLES // 3)
     code, told = stop_after(here, tmp_path, count, how)
     before = content(tmp_path)
     if how is signal.SIGINT:
@@ -159,6 +160,16 @@ def test_adapters_that_change_something_are_seen_and_the_base_is_the_plain_model
     assert adapted["folder"] != base["folder"] and adapted["generated"] == TASKS
     texts = [(tmp_path / r["folder"] / "samples.jsonl").read_text() for r in (adapted, base)]
     assert texts[0] != texts[1]
+
+
+def test_a_folder_of_another_protocol_is_told_before_anything_is_made(here, cli: Cli, tmp_path):
+    words = ["--adapter-path", str(here / "zero"), "--compare", "base", "--out", str(tmp_path)]
+    finished(here, *words, "--limit", "1")
+    sidecar = tmp_path / "humaneval-base" / "protocol.json"
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "seed": 7}))
+    done = cli(*command(here, *words)[3:])
+    assert done.returncode == 2 and "another protocol (seed 7, not 0)" in done.stderr
+    assert len(rows(tmp_path)) == 1, "the adapters' arm went on before the base's was refused"
 
 
 def test_progress_goes_to_stderr_and_quiet_is_quiet(here, tmp_path):

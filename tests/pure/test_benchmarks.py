@@ -258,3 +258,11 @@ def test_code_is_extracted_from(case):
 def test_every_benchmark_says_how_to_get_its_data():
     assert all("https://" in spec.mend and spec.files for spec in SPECS.values())
     assert set(benchmarks.SPECS) == {spec.name for spec in SPECS.values()}
+
+
+def test_every_benchmark_can_be_evaluated_in_training():
+    from azr_mlx.config import Evaluation, check, load
+
+    for name in SPECS:
+        assert check(load(None, [f"evaluation.benchmarks={name}"])) == []
+    assert Evaluation().benchmarks[0] in SPECS

@@ -309,11 +309,32 @@ def test_levels_have_figures_of_their_own_and_shares_an_average():
     assert list(figures(plain, (1,))) == ["pass@1"]
 
 
+def test_a_result_with_levels_shows_both_metrics_for_each(small, sandbox):
+    whole = run(Scripted(), small, sandbox)
+    leveled = tuple(replace(t, level="easy" if t.passed else "hard") for t in whole.tasks)
+    result = replace(whole, tasks=leveled)
+    shown = result.lines()
+    assert shown[0].startswith("humaneval pass@1: 66.7%")
+    assert shown[1].startswith("humaneval test-case average: 66.7%")
+    assert shown[2].startswith("  easy (4 tasks): pass@1: 100.0%")
+    assert shown[5].startswith("  hard (2 tasks): test-case average: 0.0%")
+    row = result.to_json()
+    assert row["test_case_average"]["value"] == pytest.approx(2 / 3)
+    assert (
+        row["levels"]["hard"]["tasks"] == 2 and row["levels"]["easy"]["pass_at"]["1"]["value"] == 1
+    )
+
+
 # ---------------------------------------------------------------- given samples
 
 
 def request(benchmarks=("humaneval",), **more) -> Request:
     return Request(benchmarks, **more)
+
+
+def test_a_name_may_stand_for_several_benchmarks_and_none_is_taken_twice():
+    asked = request(["mbpp", "cruxeval", "cruxeval-i", "mbpp"])
+    assert asked.names == ("mbpp", "cruxeval-i", "cruxeval-o")
 
 
 def test_samples_are_scored_without_a_model(small, tmp_path):
