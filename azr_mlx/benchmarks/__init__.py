@@ -23,7 +23,6 @@ from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Prompt, Status
 
 __all__ = [
-    "GROUPS",
     "PROTOCOLS",
     "SPECS",
     "AssertCheck",
@@ -34,7 +33,6 @@ __all__ = [
     "Spec",
     "completion",
     "content_sha256",
-    "expand",
     "extract_code",
     "grade",
     "load",
@@ -56,17 +54,6 @@ SPECS: dict[str, Spec] = {
         cruxeval.OUTPUT,
     )
 }
-GROUPS = {"cruxeval": ("cruxeval-i", "cruxeval-o")}
-
-
-def expand(names: Sequence[str]) -> list[str]:
-    """The benchmarks that the names stand for, each once. Raises UsageError for an unknown one."""
-    found = list(dict.fromkeys(chain.from_iterable(GROUPS.get(n, (n,)) for n in names)))
-    for name in found:
-        if name not in SPECS:
-            known = ", ".join([*SPECS, *GROUPS])
-            raise UsageError(f"--benchmark {name}: unknown; take any of {known}")
-    return found
 
 
 def load(name: str, data: Path | None = None) -> Benchmark:
@@ -77,7 +64,8 @@ def load(name: str, data: Path | None = None) -> Benchmark:
     Raises:
         UsageError: the name is unknown, or its data is not to be had, or is not what it should be.
     """
-    [name] = expand([name])
+    if name not in SPECS:
+        raise UsageError(f"--benchmark {name}: unknown; take any of {', '.join(SPECS)}")
     spec = SPECS[name]
     rows, where = source.rows(spec, data)
     graded, excluded = source.problems(spec, rows, where)
