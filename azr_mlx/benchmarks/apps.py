@@ -7,8 +7,10 @@ without test cases is set aside. Each stdin case is a process of its own.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,10 @@ class StdinCheck:
     outputs: tuple[str, ...]
 
     def jobs(self, code: str) -> list[Job]:
-        return [Job(str(i), code, stdin=text, limits=LIMITS) for i, text in enumerate(self.inputs)]
+        program = _program(code)
+        return [
+            Job(str(i), program, stdin=text, limits=LIMITS) for i, text in enumerate(self.inputs)
+        ]
 
     def grade(self, code: str, results: Sequence[Result]) -> Grade:
         right = [
@@ -92,6 +97,22 @@ def _entry(*args):
     owner = globals().get("Solution")
     return (getattr(owner(), "{name}") if owner else globals()["{name}"])(*args)
 """
+
+
+def _program(code: str) -> str:
+    """The reference harness puts a program into a function, and some of the human solutions end
+    with a ``return``: those are put into one here.
+    """
+    try:
+        outside = [n for n in ast.parse(code).body if not isinstance(n, _SCOPES)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code
+    if not any(isinstance(n, ast.Return) for statement in outside for n in ast.walk(statement)):
+        return code
+    return f"def _main():\n{textwrap.indent(code, '    ')}\n_main()\n"
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _grade(right: Sequence[bool], bad: Result | None) -> Grade:

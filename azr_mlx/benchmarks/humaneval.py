@@ -59,9 +59,8 @@ def examples(prompt: str, entry: str) -> str:
     except ValueError:
         return ""
     pairs = [(e.source.strip(), e.want.strip()) for e in found]
-    return "".join(
-        f"assert ({source}) == ({want})\n" for source, want in pairs if _both(source, want)
-    )
+    # on lines of their own: an example may end in a comment
+    return "".join(f"assert (\n{a}\n) == (\n{b}\n)\n" for a, b in pairs if _both(a, b))
 
 
 def _both(call: str, want: str) -> bool:

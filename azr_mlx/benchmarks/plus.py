@@ -22,7 +22,7 @@ from azr_mlx.benchmarks.problem import AssertCheck, Grade, Problem, Row, Spec
 from azr_mlx.sandbox import Job, Limits, Result, is_opaque, literal
 from azr_mlx.types import Status
 
-LIMITS = Limits(wall_s=60.0, cpu_s=30.0, memory_mb=2048, output_kb=64)
+LIMITS = Limits(wall_s=120.0, cpu_s=60.0, memory_mb=2048, output_kb=64)
 Value = Any
 Same = Callable[[tuple[Value, ...], Value, Value], bool]  # arguments, a value, the expected one
 
