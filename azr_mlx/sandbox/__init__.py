@@ -10,14 +10,15 @@ The pool (this process) talks to *workers*. A worker is a supervisor, which watc
 and a *zygote*, a slim warm interpreter confined like a job, which forks one disposable process per
 run. A value comes back as an encoding of plain literals, is decoded by a total parser and compared
 here; what it is compared with never leaves this process. Assertions are split so that this holds
-for them too (``asserts``), as far as they can be (``control`` is for the rest).
+for them too (``asserts``); tests that cannot be split run in a process of their own, apart from
+that of the code (``examiner``).
 
 What is promised on which platform, what is not, and how it is tested: docs/security.md.
 
 The modules of the trusted side import each other as ``azr_mlx.sandbox``; ``supervisor``, ``watch``,
-``zygote``, ``child``, ``scratch``, ``processes``, ``clock``, ``linux``, ``namespaces`` and
-``darwin`` run in the workers, import nothing but each other and the standard library, and share
-``codec`` and ``wire`` with the trusted side.
+``zygote``, ``child``, ``examiner``, ``peer``, ``scratch``, ``processes``, ``clock``, ``linux``,
+``namespaces`` and ``darwin`` run in the workers, import nothing but each other and the standard
+library, and share ``codec`` and ``wire`` with the trusted side.
 """
 
 from azr_mlx.sandbox.job import Job, Limits, Result, job_from_json

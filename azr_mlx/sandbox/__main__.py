@@ -19,12 +19,14 @@ from azr_mlx.sandbox import Job, Result, Sandbox, SandboxError, job_from_json
 from azr_mlx.sandbox.pool import ISOLATION
 from azr_mlx.types import Status
 
-_FORMAT = """jobs, in one of three styles:
+_FORMAT = """jobs, in one of four styles:
   {"id": "a", "code": "def f(x): return x + 1", "call": "f", "args": "(2,)", "expect": "3"}
+  {"id": "n", "code": "def f(x): return x + 1", "call": "f", "calls": ["(2,)", "(3,)"]}
   {"id": "b", "code": "def add(a, b): return a + b", "tests": "assert add(1, 2) == 3"}
   {"id": "c", "code": "print(int(input()) + 1)", "stdin": "1\\n", "expect_stdout": "2\\n"}
-args, expect and the result's value are Python literals, as text. Optional in a job: "limits",
-an object with wall_s, cpu_s, memory_mb, output_kb, processes; "deterministic": true.
+args, expect and the result's value are Python literals, as text; so are "values", those of calls.
+Optional in a job: "limits", an object with wall_s, cpu_s, memory_mb, output_kb, processes;
+"deterministic": true.
 
 results: {"id", "status", "value", "detail", "stdout", "seconds"}, status one of pass, fail, ok
 (a value, and no "expect"), error, timeout, memory, killed, nondeterministic, invalid"""

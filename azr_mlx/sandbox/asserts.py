@@ -9,7 +9,8 @@ must be run a number of times that can be told from the text (at the top level, 
 that the top level calls). Values are compared by Python's own ``==`` between builtin types, as the
 test says.
 
-Suites with other assertions are run as they are (see ``control``).
+Suites with other assertions are not split: they run as they are, in a process apart from the code's
+(see ``examiner``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes
 _MAX_REMEMBERED = 1 << 15  # characters of tests that are kept split, for their next solution
 _MAX_SIZE = 1 << 16  # of a constant that is computed here
+
+_LEAVE = (ast.Return, ast.Yield, ast.YieldFrom)
 
 Evaluate = Callable[[Sequence[Any]], Any]
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -88,12 +91,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Tests for the job's process (``source``), and what is judged here. ``compiled``: where that
-    is everything, the tests as a marshalled code object.
+    """Tests that are judged here: ``compiled`` is the questions, as a marshalled code object, and
+    ``checks`` the answers. Both are empty where the tests cannot be split.
     """
 
-    source: str
-    checks: tuple[Check, ...]
+    checks: tuple[Check, ...] = ()
     compiled: bytes = b""
 
     @property
@@ -127,7 +129,7 @@ def _shown(values: Sequence[Any]) -> str:
 
 
 def split(tests: str) -> Suite:
-    """The suite of ``tests``; text that does not parse comes back as it is, with no checks."""
+    """The suite of ``tests``; an empty one where they do not parse, or cannot be split whole."""
     return _remembered(tests) if len(tests) <= _MAX_REMEMBERED else _split(tests)
 
 
@@ -142,29 +144,27 @@ def _split(tests: str) -> Suite:
             warnings.simplefilter("ignore")
             tree = ast.parse(tests)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Suite(tests, ())
+        return Suite()
     nodes = list(ast.walk(tree))
-    counts, plain = _run_counts(tree, nodes), _says_no_more(tree, nodes)
+    counts = _run_counts(tree, nodes)
+    if not _says_no_more(tree, nodes):
+        return Suite()
     checks: list[Check] = []
     edits: list[tuple[ast.Assert, str]] = []
-    total = 0
     text = _Text(tests)
     for node in nodes:
-        if not isinstance(node, ast.Assert):
-            continue
-        total += not isinstance(node.test, ast.Constant)
-        if id(node) not in counts:
+        if not isinstance(node, ast.Assert) or isinstance(node.test, ast.Constant):
             continue
         try:
+            times = counts[id(node)]
             holds, holes = _Splitter().assertion(node.test)
-        except _Open:
-            continue
+        except (KeyError, _Open):
+            return Suite()
         sources = ", ".join(f"({text.of(hole)})" for hole in holes)
         edits.append((node, f"{REPORT}({len(checks)}, {sources})"))
-        checks.append(Check(_quoted(text.of(node)), holds, counts[id(node)]))
-    source = text.edited(edits)
-    sealed = plain and 0 < len(checks) == total
-    return Suite(source, tuple(checks), _compiled(source) if sealed else b"")
+        checks.append(Check(_quoted(text.of(node)), holds, times))
+    compiled = _compiled(text.edited(edits)) if checks else b""
+    return Suite(tuple(checks), compiled) if compiled else Suite()
 
 
 def _compiled(source: str) -> bytes:
@@ -217,10 +217,13 @@ def _run_counts(tree: ast.Module, nodes: Iterable[ast.AST]) -> dict[int, int]:
     calls = Counter(_top_level_calls(tree))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     defined = Counter(node.name for node in functions)
+    some_leave = any(isinstance(node, _LEAVE) for node in nodes)
     for function in functions:
         times = calls[function.name]
         plain = not function.decorator_list and defined[function.name] == 1
-        if not plain or times == 0 or mentions[function.name] != times or _leaves(function):
+        if not plain or times == 0 or mentions[function.name] != times:
+            continue
+        if some_leave and _leaves(function):
             continue
         counts |= {id(node): times for node in function.body if isinstance(node, ast.Assert)}
     return counts
@@ -234,7 +237,7 @@ def _says_no_more(tree: ast.Module, nodes: Iterable[ast.AST]) -> bool:
     if not all(_is_plain(statement, functions) for body in bodies for statement in body):
         return False
     return not any(
-        isinstance(node, ast.Raise | ast.Call)
+        isinstance(node, (ast.Raise, ast.Call))
         and (isinstance(node, ast.Raise) or "assert" in _name(node.func).lower())
         for node in nodes
     )
@@ -243,7 +246,7 @@ def _says_no_more(tree: ast.Module, nodes: Iterable[ast.AST]) -> bool:
 def _is_plain(node: ast.stmt, functions: Container[str]) -> bool:
     if isinstance(node, ast.Expr):
         value = node.value
-        return isinstance(value, ast.Constant) or (
+        return isinstance(value, ast.Constant | ast.Name) or (
             isinstance(value, ast.Call) and _name(value.func) in functions
         )
     kinds = ast.Assert | ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom
@@ -262,8 +265,7 @@ def _top_level_calls(tree: ast.Module) -> Iterator[str]:
 
 def _leaves(function: ast.FunctionDef) -> bool:
     """Whether the function may end before its last statement, or is a generator."""
-    kinds = ast.Return | ast.Yield | ast.YieldFrom
-    return any(isinstance(node, kinds) for node in ast.walk(function))
+    return any(isinstance(node, _LEAVE) for node in ast.walk(function))
 
 
 class _Splitter:

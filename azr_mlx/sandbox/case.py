@@ -27,43 +27,24 @@ class Case:
         self.suite = None if job.tests is None else split(job.tests)
         self.result: Result | None = None
         self._outcomes: dict[int, judge.Outcome] = {}
-        self._settled: judge.Outcome | None = None
         self._deaths = 0
 
-    def first_runs(self) -> tuple[int, ...]:
+    def flavours(self) -> tuple[int, ...]:
         """The worker classes that the job starts in."""
         return (0, 1) if self.job.deterministic else (0,)
 
-    def next_run(self, flavour: int) -> judge.Run | None:
-        """What to run now: the job, or the control of its tests. None where there is nothing to
-        run, and ``result`` is set.
-        """
-        try:
-            return judge.Run.of(self, flavour, control=self._settled is not None)
-        except ValueError:  # tests that the job's interpreter parsed and this one does not
-            assert self._settled is not None
-            self.result = self._verdict(self._settled)
-            return None
+    def next_run(self, flavour: int) -> judge.Run:
+        """What to run in a worker of this class."""
+        return judge.Run.of(self, flavour)
 
-    def take(self, flavour: int, outcome: judge.Outcome) -> int | None:
-        """Note an outcome. ``result`` is set when the case is decided; a number is the class for
-        one more run.
-        """
-        if self.result is not None:
-            return None
-        if self._settled is not None:
-            self.result = self._verdict(judge.unmasked(self._settled, outcome))
-            return None
+    def take(self, flavour: int, outcome: judge.Outcome) -> None:
+        """Note an outcome. ``result`` is set when the case is decided."""
         self._outcomes[flavour] = outcome
-        if len(self._outcomes) < len(self.first_runs()):
-            return None
+        if self.result is not None or len(self._outcomes) < len(self.flavours()):
+            return
         if len(self._outcomes) == 2:
             outcome = judge.agree(self._outcomes[0], self._outcomes[1])
-        self._settled = outcome
-        if outcome.status is Status.PASS and self.suite is not None and not self.suite.sealed:
-            return 0
         self.result = self._verdict(outcome)
-        return None
 
     def worker_died(self) -> bool:
         """The worker of its run has ended: whether to run it once more, elsewhere."""
@@ -83,6 +64,7 @@ class Case:
         """
         return {
             "style": self.job.style,
+            "tests": "" if self.suite is None or self.suite.sealed else self.job.tests,
             "code": self.job.code,
             "call": self.job.call,
             "args": self.args,

@@ -24,14 +24,11 @@ MAX_DETAIL = 500
 MAX_STEPS = 100_000
 CODE, TESTS = "<code>", "<tests>"
 REPORT = "_azr_report"  # the name by which split tests report the values of their assertions
-TRUSTED = "builtins copy functools itertools json math operator random re string".split()  # noqa: SIM905
 MAX_REPORTS = MAX_BODY - (1 << 17)  # bytes of them; what is over says nothing
 
 
 class Channel:
-    """The job's socket: ``spec`` in, perhaps READY out and the tests and the proof in, one frame
-    out.
-    """
+    """The job's socket: ``spec`` in, one frame out."""
 
     def __init__(self, fd: int, nonce: bytes) -> None:
         self.fd = fd
@@ -83,37 +80,26 @@ class Steps:
         return self._line
 
 
-def run(
-    fd: int, nonce: bytes, spec_bytes: int, late_bytes: int, confine: Callable[[Any], None]
-) -> NoReturn:
-    """Read the spec, put ``confine(spec)`` in force, run the job, write its frame, exit. Never
-    returns.
-    """
+def run(channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None]) -> NoReturn:
+    """Put ``confine(spec)`` in force, run the job, write its frame, exit. Never returns."""
     leave = os._exit
-    channel = Channel(fd, nonce)
-    spec = marshal.loads(channel.read(spec_bytes))
     confine(spec)
     steps = Steps() if spec["trace"] else None
-    finish = _Finish(channel, steps)
-    if "random" in spec["code"]:
-        _reseed()
+    finish = Finish(channel, steps)
+    reseed(spec["code"])
     try:
-        if spec["style"] == "tests":
-            _run_tests(spec, channel, finish, late_bytes)
-        elif spec["style"] == "call":
-            _run_call(spec, finish)
-        else:
-            _run_program(spec, finish)
+        _STYLES[spec["style"]](spec, finish)
     except BaseException as error:
         finish.raised(error, "error")
     leave(0)
 
 
-def _reseed() -> None:
-    """What ``random`` does at a fork, where it is not kept from it."""
-    import random
+def reseed(text: str) -> None:
+    """What ``random`` does at a fork, where it is not kept from it; for text that may use it."""
+    if "random" in text:
+        import random
 
-    random.seed()
+        random.seed()
 
 
 def open_streams() -> None:
@@ -129,7 +115,7 @@ def open_streams() -> None:
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
-class _Finish:
+class Finish:
     """Ends a job: flush what it printed, then write the frame. Bound before the code runs."""
 
     def __init__(self, channel: Channel, steps: Steps | None) -> None:
@@ -150,7 +136,7 @@ class _Finish:
 
     def send(self, kind: str, detail: str = "", value: object = None) -> None:
         steps = self.count()
-        self._flush()
+        self.flush()
         if self._getpid() != self._pid:
             self._leave(0)  # a process that the job forked and that came to the end of its code
         try:
@@ -177,7 +163,8 @@ class _Finish:
         else:
             self.send(kind, self._describe(error), value)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write out what the code has printed."""
         for stream in (self._sys.stdout, *self._streams):
             try:
                 stream.flush()
@@ -213,8 +200,32 @@ def _module(name: str) -> dict[str, Any]:
     return module.__dict__
 
 
-def _run_call(spec: dict[str, Any], finish: _Finish) -> None:
+def _run_call(spec: dict[str, Any], finish: Finish) -> None:
     args = marshal.loads(spec["args"])
+    function = _entry(spec, finish)
+    if function is not None:
+        finish.send("value", "", function(*args))
+
+
+def _run_calls(spec: dict[str, Any], finish: Finish) -> None:
+    """All the calls in one process: the values up to the first exception."""
+    rows = marshal.loads(spec["args"])
+    reports, report = _reports()
+    base = BaseException
+    function = _entry(spec, finish)
+    if function is None:
+        return
+    try:
+        for number, args in enumerate(rows):
+            report(number, function(*args))
+    except base as error:
+        finish.raised(error, "error", reports)
+        return
+    finish.send("values", "", reports)
+
+
+def _entry(spec: dict[str, Any], finish: Finish) -> Any:
+    """Run the code; the function that it was to define. None where it has not: that is sent."""
     namespace = _module("candidate")
     name, key_error = spec["call"], KeyError
     exec_code, start = exec, finish.steps.start if finish.steps else None
@@ -223,14 +234,13 @@ def _run_call(spec: dict[str, Any], finish: _Finish) -> None:
         start()
     exec_code(program, namespace)
     try:
-        function = namespace[name]
+        return namespace[name]
     except key_error:
         finish.send("error", f"NameError: name '{name}' is not defined")
-        return
-    finish.send("value", "", function(*args))
+        return None
 
 
-def _run_program(spec: dict[str, Any], finish: _Finish) -> None:
+def _run_program(spec: dict[str, Any], finish: Finish) -> None:
     namespace = _module("__main__")
     exec_code, leave, system_exit = exec, os._exit, SystemExit
     try:
@@ -256,37 +266,20 @@ def _end_as_interpreters_do() -> None:
     atexit._run_exitfuncs()
 
 
-def _run_tests(spec: dict[str, Any], channel: Channel, finish: _Finish, late_bytes: int) -> None:
-    """Code, then tests, in one bare namespace, as the reference harnesses' ``exec(program, {})``
-    does.
-
-    Sealed tests are questions only, whose answers are judged elsewhere: they come compiled, with
-    the code. Others arrive after the code has run, and the proof of having reached their end stays
-    in the socket, unread, until they are over.
+def _run_tests(spec: dict[str, Any], finish: Finish) -> None:
+    """Code, then sealed tests: questions, whose answers are judged elsewhere. Both run in one bare
+    namespace, as the reference harnesses' ``exec(program, {})`` does.
     """
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    namespace: dict[str, Any] = {}
-    exec_code, compile_code, assertion, base = exec, compile, AssertionError, BaseException
-    ready = finish.channel.nonce + b"\0"
-    reseed = _reseed
+    namespace = bare_namespace()
+    exec_code, assertion, base = exec, AssertionError, BaseException
     reports, report = _reports()
-    sealed = marshal.loads(spec["sealed"]) if spec["sealed"] else None
-    restore = _remembered() if sealed is None else None
-    program = compile_code(spec["code"], CODE, "exec", dont_inherit=True)
+    tests = marshal.loads(spec["sealed"])
+    program = compile(spec["code"], CODE, "exec", dont_inherit=True)
     if finish.steps:
         finish.steps.start()
     exec_code(program, namespace)
     namespace[REPORT] = report
-    tests: Any = sealed
-    if restore is not None:
-        channel.write(ready)
-        tests = channel.read(late_bytes).decode("utf-8", "surrogatepass")
-        if "random" in tests:
-            reseed()
-        restore()
     try:
-        if sealed is None:
-            tests = compile_code(tests, TESTS, "exec", dont_inherit=True)
         exec_code(tests, namespace)
     except assertion as error:
         finish.raised(error, "fail", reports)
@@ -294,32 +287,25 @@ def _run_tests(spec: dict[str, Any], channel: Channel, finish: _Finish, late_byt
     except base as error:
         finish.raised(error, "error", reports)
         return
-    if sealed is None:
-        channel.nonce = channel.read(16)
     finish.send("pass", "", reports)
 
 
-def _remembered() -> Callable[[], None]:
-    """A function that puts back what tests which run beside the code rely on: builtins and modules
-    as they were, and no tracing.
-    """
-    modules = [sys.modules[name] for name in TRUSTED]
-    namespaces = [(vars(module), dict(vars(module))) for module in modules]
-    settrace, setprofile = sys.settrace, sys.setprofile
+def bare_namespace() -> dict[str, Any]:
+    """An empty namespace; what ran before is no longer ``__main__``."""
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    return {}
 
-    def restore() -> None:
-        settrace(None)
-        setprofile(None)
-        for namespace, kept in namespaces:
-            namespace.update(kept)
 
-    return restore
+_STYLES: dict[str, Callable[[dict[str, Any], Finish], None]] = {
+    "call": _run_call,
+    "calls": _run_calls,
+    "tests": _run_tests,
+    "program": _run_program,
+}
 
 
 def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
-    """The reports of the split assertions so far, and the function that the tests call to make
-    one.
-    """
+    """The reports so far, of split assertions or of calls, and the function that makes one."""
     reports: list[list[Any]] = []
     room = MAX_REPORTS
     dump, size = encode_loose, len

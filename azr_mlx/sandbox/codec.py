@@ -8,21 +8,26 @@ and strings encode as UTF-8 (no lone surrogates).
 
 *Loose* values are what Python's ``==`` may find equal to a plain literal: subclasses stand for
 their base, frozensets, views, fractions, decimals, NaN and infinities are let through, and anything
-else is OPAQUE, which equals nothing.
+else is OPAQUE, which equals nothing, or *external*: bytes that the two sides have agreed upon.
 
 The module is read by the trusted side and by the process that runs the job: it imports the standard
 library only.
 
 Layout: one tag byte, then N T F nothing; I u32 length, little-endian two's complement; D f64; C two
 f64; S and B u32 length, bytes; L U E u32 count, items; M u32 count, key and value by turns. Loose
-ones too: Z as E, for a frozenset; Q two items, for a fraction; O nothing, for OPAQUE.
+ones too: Z as E, for a frozenset; Q two items, for a fraction; O nothing, for OPAQUE; X u32 length,
+bytes, for an external.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
+
+Name = Callable[[Any], "bytes | None"]  # of a value, as an external; None: it is opaque
+Known = Callable[[bytes], Any]  # the value that an external names
 
 MAX_BYTES = 1 << 17
 MAX_DEPTH = 64
@@ -53,7 +58,7 @@ def encode(value: object, limit: int = MAX_BYTES) -> bytes:
     no code of the value's own.
     """
     out: list[bytes] = []
-    _put(value, out, [limit], 0, False)
+    _put(value, out, [limit], 0, None)
     return b"".join(out)
 
 
@@ -61,12 +66,24 @@ def encode_loose(value: object) -> bytes:
     """The bytes of a loose value; ``O`` where it is too large. Raises nothing of its own, but may
     call code of the value's.
     """
-    out: list[bytes] = []
     try:
-        _put(value, out, [MAX_BYTES], 0, True)
+        return encode_named(value, _nameless, MAX_BYTES)
     except CodecError:
         return b"O"
+
+
+def encode_named(value: object, name: Name, limit: int) -> bytes:
+    """The bytes of a loose value, ``limit`` at most, in which ``name`` stands for what is no plain
+    literal by its exact type. Raises CodecError where it is too large, and may call code of the
+    value's.
+    """
+    out: list[bytes] = []
+    _put(value, out, [limit], 0, name)
     return b"".join(out)
+
+
+def _nameless(value: object) -> None:
+    return None
 
 
 def _emit(piece: bytes, out: list[bytes], room: list[int]) -> None:
@@ -76,27 +93,32 @@ def _emit(piece: bytes, out: list[bytes], room: list[int]) -> None:
     out.append(piece)
 
 
-def _put(value: Any, out: list[bytes], room: list[int], depth: int, loose: bool) -> None:
+def _put(value: Any, out: list[bytes], room: list[int], depth: int, name: Name | None) -> None:
     kind = type(value)
     # by identity: a metaclass may say that its class equals another
     if kind is list or kind is tuple or kind is dict or kind is set:
-        _put_container(value, kind, out, room, depth, loose)
-    elif loose:
-        _put_loose(value, kind, out, room, depth)
+        _put_container(value, kind, out, room, depth, name)
+    elif name is not None:
+        _put_loose(value, kind, out, room, depth, name)
     else:
         _emit(_scalar(value, kind, room[0]), out, room)
 
 
-def _put_loose(value: Any, kind: type, out: list[bytes], room: list[int], depth: int) -> None:
-    base = _base(value, kind)
+def _put_loose(
+    value: Any, kind: type, out: list[bytes], room: list[int], depth: int, name: Name
+) -> None:
+    if kind not in _EXACT and (named := name(value)) is not None:
+        _emit(struct.pack("<cI", b"X", len(named)) + named, out, room)
+        return
+    base = plain_base(value)
     if base is not value:
-        _put(base, out, room, depth, True)
+        _put(base, out, room, depth, name)
     elif kind is frozenset:
-        _put_container(value, kind, out, room, depth, True)
+        _put_container(value, kind, out, room, depth, name)
     elif kind.__name__ in ("Fraction", "Decimal") and value == value:
         _emit(b"Q", out, room)
         for part in value.as_integer_ratio():
-            _put(part, out, room, depth, False)
+            _put(part, out, room, depth, None)
     elif kind is float:
         _emit(struct.pack("<cd", b"D", value), out, room)
     else:
@@ -106,9 +128,9 @@ def _put_loose(value: Any, kind: type, out: list[bytes], room: list[int], depth:
             _emit(b"O", out, room)
 
 
-def _base(value: Any, kind: type) -> Any:
+def plain_base(value: Any) -> Any:
     """What a subclass of a builtin type holds, as that type; the value itself where it is none."""
-    if kind in (int, float, complex, str, bytes, bool, frozenset):
+    if type(value) in _EXACT:
         return value
     for base, plain in _BASES.items():
         if isinstance(value, base):
@@ -116,6 +138,7 @@ def _base(value: Any, kind: type) -> Any:
     return value
 
 
+_EXACT = frozenset({int, float, complex, str, bytes, bool, frozenset, type(None)})
 _BASES: dict[type, Any] = {
     int: int.__pos__,
     float: float.__pos__,
@@ -179,7 +202,7 @@ def _utf8(value: str) -> bytes:
 
 
 def _put_container(
-    value: Any, kind: type, out: list[bytes], room: list[int], depth: int, loose: bool
+    value: Any, kind: type, out: list[bytes], room: list[int], depth: int, name: Name | None
 ) -> None:
     if depth >= MAX_DEPTH:
         raise CodecError(f"nested deeper than {MAX_DEPTH}")
@@ -190,28 +213,39 @@ def _put_container(
         raise CodecError("value is too large")
     if kind is dict:
         for key, item in value.items():
-            _put(key, out, room, depth + 1, loose)
-            _put(item, out, room, depth + 1, loose)
+            _put(key, out, room, depth + 1, name)
+            _put(item, out, room, depth + 1, name)
     else:
         for item in value:
-            _put(item, out, room, depth + 1, loose)
+            _put(item, out, room, depth + 1, name)
 
 
 def decode(data: bytes, limit: int = MAX_BYTES) -> Any:
     """The value that ``data`` encodes, all of it. Total: raises CodecError and nothing else."""
-    return _decode(data, limit, False)
+    return _decode(data, limit, None)
 
 
 def decode_loose(data: bytes) -> Any:
     """The loose value that ``data`` encodes. Total: raises CodecError and nothing else."""
-    return _decode(data, MAX_BYTES, True)
+    return _decode(data, MAX_BYTES, _unknown)
 
 
-def _decode(data: bytes, limit: int, loose: bool) -> Any:
+def decode_named(data: bytes, known: Known, limit: int) -> Any:
+    """The loose value that ``data`` encodes, with what ``known`` makes of its externals. Raises
+    CodecError and what ``known`` raises.
+    """
+    return _decode(data, limit, known)
+
+
+def _unknown(name: bytes) -> Any:
+    raise CodecError("an external value")
+
+
+def _decode(data: bytes, limit: int, known: Known | None) -> Any:
     if len(data) > limit:
         raise CodecError(f"more than {limit} bytes")
     try:
-        value, end = _get(data, 0, 0, loose)
+        value, end = _get(data, 0, 0, known)
     except (struct.error, IndexError):
         raise CodecError("cut short") from None
     except UnicodeDecodeError:
@@ -223,32 +257,34 @@ def _decode(data: bytes, limit: int, loose: bool) -> Any:
     return value
 
 
-def _get(data: bytes, at: int, depth: int, loose: bool) -> tuple[Any, int]:
+def _get(data: bytes, at: int, depth: int, known: Known | None) -> tuple[Any, int]:
     tag = data[at : at + 1]
     at += 1
     if tag in _CONSTANTS:
         return _CONSTANTS[tag], at
     if tag == b"D":
         value = struct.unpack_from("<d", data, at)[0]
-        return value if loose else _finite(value), at + 8
+        return value if known else _finite(value), at + 8
     if tag == b"C":
         real, imag = struct.unpack_from("<dd", data, at)
         return complex(_finite(real), _finite(imag)), at + 16
-    if loose and tag in (b"O", b"Q"):
+    if known and tag in (b"O", b"Q"):
         return _get_loose(data, at, tag)
-    if tag not in _SIZED or (tag == b"Z" and not loose):
+    if tag not in _SIZED or (tag in (b"Z", b"X") and not known):
         raise CodecError(f"unknown tag {tag!r}")
     size = struct.unpack_from("<I", data, at)[0]
     at += 4
     if size > len(data) - at:
         raise CodecError("cut short")
     if tag in b"LUEMZ":
-        return _get_container(data, at, depth, tag, size, loose)
+        return _get_container(data, at, depth, tag, size, known)
+    if known and tag == b"X":
+        return known(data[at : at + size]), at + size
     return _sized(tag, data[at : at + size]), at + size
 
 
 _CONSTANTS: dict[bytes, bool | None] = {b"N": None, b"T": True, b"F": False}
-_SIZED = frozenset({b"I", b"S", b"B", b"L", b"U", b"E", b"M", b"Z"})
+_SIZED = frozenset({b"I", b"S", b"B", b"L", b"U", b"E", b"M", b"Z", b"X"})
 
 
 def _get_loose(data: bytes, at: int, tag: bytes) -> tuple[Any, int]:
@@ -256,8 +292,8 @@ def _get_loose(data: bytes, at: int, tag: bytes) -> tuple[Any, int]:
         return _Opaque(), at
     from fractions import Fraction
 
-    above, at = _get(data, at, MAX_DEPTH, False)
-    below, at = _get(data, at, MAX_DEPTH, False)
+    above, at = _get(data, at, MAX_DEPTH, None)
+    below, at = _get(data, at, MAX_DEPTH, None)
     if type(above) is not int or type(below) is not int or below == 0:
         raise CodecError("not a fraction")
     return Fraction(above, below), at
@@ -273,7 +309,7 @@ def _sized(tag: bytes, raw: bytes) -> int | str | bytes:
 
 
 def _get_container(
-    data: bytes, at: int, depth: int, tag: bytes, size: int, loose: bool
+    data: bytes, at: int, depth: int, tag: bytes, size: int, known: Known | None
 ) -> tuple[Any, int]:
     if depth >= MAX_DEPTH:
         raise CodecError(f"nested deeper than {MAX_DEPTH}")
@@ -281,7 +317,7 @@ def _get_container(
         raise CodecError(f"{size} members of a set or dict (at most {MAX_HASHED})")
     items: list[Any] = []
     for _ in range(2 * size if tag == b"M" else size):
-        item, at = _get(data, at, depth + 1, loose)
+        item, at = _get(data, at, depth + 1, known)
         items.append(item)
     if tag == b"L":
         return items, at

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from azr_mlx.sandbox.literals import parse_literal
+from azr_mlx.sandbox.literals import literal, parse_literal
 from azr_mlx.types import Status
 
 MAX_TEXT = 4 << 20  # characters of one job, all its texts together
@@ -47,10 +47,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One piece of untrusted code, in one of three styles.
+    """One piece of untrusted code, in one of four styles.
 
     - ``call`` and ``args``: the value of ``call(*args)``; ``args`` is a Python literal tuple, and
       ``expect`` (optional) a Python literal, both as text.
+    - ``call`` and ``calls``: the values of many calls in one process; each of ``calls`` is such a
+      tuple, as text.
     - ``tests``: assertions that run in the code's namespace after it.
     - ``stdin`` and ``expect_stdout`` (both optional): the code is a program.
 
@@ -64,6 +66,7 @@ class Job:
     call: str | None = None
     args: str | None = None
     expect: str | None = None
+    calls: tuple[str, ...] | None = None
     tests: str | None = None
     stdin: str | None = None
     expect_stdout: str | None = None
@@ -73,8 +76,10 @@ class Job:
 
     @property
     def style(self) -> str:
-        """``call``, ``tests`` or ``program``."""
-        return "call" if self.call is not None else "tests" if self.tests is not None else "program"
+        """``call``, ``calls``, ``tests`` or ``program``."""
+        if self.call is not None:
+            return "call" if self.calls is None else "calls"
+        return "tests" if self.tests is not None else "program"
 
     def shape_error(self) -> str:
         """One line that says what is wrong with the job apart from its literals, or an empty
@@ -83,13 +88,12 @@ class Job:
         return self._type_error() or self._style_error()
 
     def literals(self) -> tuple[tuple[Any, ...], Any]:
-        """(the arguments, what is expected or None). Raises ValueError with one line."""
-        try:
-            args = parse_literal(self.args or "()")
-        except ValueError as error:
-            raise ValueError(f"args: {error}") from None
-        if type(args) is not tuple:
-            raise ValueError(f"args: must be a tuple, such as (1,), not {type(args).__name__}")
+        """(the arguments, or those of each call; what is expected or None). Raises ValueError with
+        one line.
+        """
+        if self.calls is not None:
+            return tuple(_arguments(f"calls[{i}]", text) for i, text in enumerate(self.calls)), None
+        args = _arguments("args", self.args or "()")
         try:
             return args, None if self.expect is None else parse_literal(self.expect)
         except ValueError as error:
@@ -101,9 +105,13 @@ class Job:
         for name in ("call", "args", "expect", "tests", "stdin", "expect_stdout"):
             if type(getattr(self, name)) not in (str, type(None)):
                 return f"{name} must be a string"
+        calls = () if self.calls is None else self.calls
+        if type(calls) is not tuple or not all(type(text) is str for text in calls):
+            return "calls must be a tuple of strings"
         if type(self.deterministic) is not bool or type(self.trace) is not bool:
             return "deterministic and trace must be true or false"
         texts = (
+            *calls,
             self.code,
             self.call,
             self.args,
@@ -121,11 +129,12 @@ class Job:
     def _style_error(self) -> str:
         given = {
             name
-            for name in ("call", "args", "expect", "tests", "stdin", "expect_stdout")
+            for name in ("call", "args", "expect", "calls", "tests", "stdin", "expect_stdout")
             if getattr(self, name) is not None
         }
         allowed = {
             "call": {"call", "args", "expect"},
+            "calls": {"call", "calls"},
             "tests": {"tests"},
             "program": {"stdin", "expect_stdout"},
         }[self.style]
@@ -136,6 +145,16 @@ class Job:
         return ""
 
 
+def _arguments(where: str, text: str) -> tuple[Any, ...]:
+    try:
+        args = parse_literal(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if type(args) is not tuple:
+        raise ValueError(f"{where}: must be a tuple, such as (1,), not {type(args).__name__}")
+    return args
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The verdict on one job.
@@ -143,6 +162,9 @@ class Result:
     ``value`` is the literal text of the value (call style), ``detail`` one line, ``stdout`` what
     was kept of it, ``seconds`` the wall time of the run, ``steps`` the executed lines where the job
     was traced. ``steps`` is counted beside the code it counts, so it informs and proves nothing.
+    ``values`` (calls style) are those of the calls up to the first exception, as objects: *loose*
+    ones (see ``codec``), where subclasses stand for their base and what is no literal equals
+    nothing.
     """
 
     id: str
@@ -152,6 +174,7 @@ class Result:
     stdout: str = ""
     seconds: float = 0.0
     steps: int | None = None
+    values: tuple[Any, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -162,7 +185,16 @@ class Result:
             "stdout": self.stdout,
             "seconds": round(self.seconds, 6),
         }
+        if self.values is not None:
+            row["values"] = [_text_of(value) for value in self.values]
         return row if self.steps is None else {**row, "steps": self.steps}
+
+
+def _text_of(value: object) -> str | None:
+    try:
+        return literal(value)
+    except ValueError:
+        return None
 
 
 _JOB_KEYS = tuple(f.name for f in fields(Job) if f.name != "limits")
@@ -184,6 +216,8 @@ def job_from_json(row: object, defaults: Limits) -> Job:
     values = {name: row[name] for name in _JOB_KEYS if name in row}
     if type(values["id"]) is int:
         values["id"] = str(values["id"])
+    if type(values.get("calls")) is list:
+        values["calls"] = tuple(values["calls"])
     if row.get("limits") is not None:
         values["limits"] = _limits_from_json(row["limits"], defaults)
     for flag in ("deterministic", "trace"):

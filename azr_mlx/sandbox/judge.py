@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from azr_mlx.sandbox import wire
 from azr_mlx.sandbox.asserts import Suite
 from azr_mlx.sandbox.codec import MAX_BYTES, CodecError, decode, decode_loose
-from azr_mlx.sandbox.control import control_tests
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.literals import equal, literal
 from azr_mlx.types import Status
@@ -28,53 +27,48 @@ _FRAME_STATUS = {
     "invalid": Status.INVALID,
 }
 _NOTHING = object()
-_NO_TESTS = Suite("", ())
+_NO_TESTS = Suite()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a job: which tests it gets, what of them is judged here, and the nonces of
-    its frames.
+    """One execution of a job: what its process is given, what of its tests is judged here, and the
+    nonce of its frame.
     """
 
     job: Job
     limits: Limits
     spec: bytes
-    tests: bytes
     suite: Suite
     nonce: bytes
-    proof: bytes
 
     @classmethod
-    def of(cls, case: Case, flavour: int, control: bool = False) -> Run:
-        """A run with fresh nonces; ``control`` with the tests that no right answer passes
-        (ValueError).
-        """
-        job, suite = case.job, case.suite or _NO_TESTS
-        if control:
-            suite = Suite(control_tests(job.tests or ""), ())
-        raw = b""
-        if (
-            job.tests is not None and not suite.sealed
-        ):  # a leading newline: even empty tests are something to wait for
-            raw = b"\n" + suite.source.encode("utf-8", "surrogatepass")
-        nonce, proof = secrets.token_bytes(wire.NONCE_BYTES), secrets.token_bytes(wire.NONCE_BYTES)
-        return cls(job, case.limits, marshal.dumps(case.spec(flavour)), raw, suite, nonce, proof)
+    def of(cls, case: Case, flavour: int) -> Run:
+        """A run with a fresh nonce."""
+        nonce = secrets.token_bytes(wire.NONCE_BYTES)
+        spec = marshal.dumps(case.spec(flavour))
+        return cls(case.job, case.limits, spec, case.suite or _NO_TESTS, nonce)
+
+    @property
+    def examined(self) -> bool:
+        """Whether its tests run in a process of their own, which can be trusted."""
+        return self.job.tests is not None and not self.suite.sealed
 
     def request(self) -> bytes:
-        """The bytes for a worker. What the job is compared with is not among them."""
+        """The bytes for a worker. What the job is compared with is among them only where its tests
+        are examined, and the process of the code does not get it.
+        """
         limits = self.limits
         header = wire.Request(
             self.nonce,
-            self.proof,
             limits.wall_s,
             limits.memory_mb << 20,
             limits.output_kb << 10,
             limits.processes,
+            self.examined,
             len(self.spec),
-            len(self.tests),
         )
-        return header.pack() + self.spec + self.tests
+        return header.pack() + self.spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,23 +134,50 @@ def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
         return _no_frame(run, response)
     try:
         kind, steps, detail, value = _decoded(run, frame)
-        reports = _reports(value) if run.job.style == "tests" else []
+        if kind == "ended" and run.examined:
+            return _code_ended(run, response, *value)
+        reports = _reports(value) if run.suite.sealed or run.job.style == "calls" else []
     except (CodecError, TypeError, ValueError) as error:
         return Outcome(Status.INVALID, f"the result is not a well-formed frame: {error}"[:300])
+    if run.job.style == "calls":
+        return _values(run, kind, steps, detail, reports)
     if failure := run.suite.failure(reports):
         return Outcome(Status.FAIL, _one_line(failure), steps=steps)
     if kind == "value" and run.job.style == "call":
         return Outcome(Status.OK, "", value, steps=steps)
     if kind == "done" and run.job.style == "program":
         return Outcome(Status.OK, steps=steps)
-    proven = run.suite.sealed or frame[: wire.NONCE_BYTES] == run.proof
-    if kind == "pass" and run.job.style == "tests" and proven:
+    if kind == "pass" and run.job.style == "tests":
         if not run.suite.complete(reports):
             return Outcome(Status.FAIL, "the tests' end was reached past some of them", steps=steps)
         return Outcome(Status.PASS, steps=steps)
     if kind in _FRAME_STATUS:
         return Outcome(_FRAME_STATUS[kind], detail, steps=steps)
     return Outcome(Status.INVALID, "the result is a frame of another kind")
+
+
+def _code_ended(
+    run: Run, response: wire.Response, status: int, cpu_s: float, peak_rss: int
+) -> Outcome:
+    """The process of the code ended before its tests did."""
+    end = response._replace(exit=int(status), cpu_s=float(cpu_s), peak_rss=int(peak_rss))
+    return _ended_badly(run, end) or _no_frame(run, end)
+
+
+def _values(
+    run: Run, kind: str, steps: int | None, detail: str, reports: list[tuple[int, list[Any]]]
+) -> Outcome:
+    """The outcome of many calls."""
+    if [number for number, _ in reports] != list(range(len(reports))):
+        return Outcome(Status.INVALID, "the values are not in the order of the calls")
+    if any(len(row) != 1 for _, row in reports):
+        return Outcome(Status.INVALID, "a call has one value")
+    values = tuple(value for _, (value,) in reports)
+    if kind in _FRAME_STATUS:
+        return Outcome(_FRAME_STATUS[kind], detail, values, steps=steps)
+    if kind != "values" or len(values) != len(run.job.calls or ()):
+        return Outcome(Status.INVALID, "not every call's value came back: too large together?")
+    return Outcome(Status.OK, "", values, steps=steps)
 
 
 def _reports(value: Any) -> list[tuple[int, list[Any]]]:
@@ -177,9 +198,9 @@ def _one_line(text: str) -> str:
 
 def _decoded(run: Run, frame: bytes) -> tuple[str, int | None, str, Any]:
     nonce, body = frame[: wire.NONCE_BYTES], frame[wire.NONCE_BYTES :]
-    if nonce not in (run.nonce, run.proof):
+    if nonce != run.nonce:
         raise CodecError("wrong nonce")
-    limit = wire.MAX_BODY if run.job.style == "tests" else MAX_BYTES + 4096
+    limit = MAX_BYTES + 4096 if run.job.style == "call" else wire.MAX_BODY
     kind, steps, detail, value = decode(body, limit)
     if type(kind) is not str or type(detail) is not str or type(steps) not in (int, type(None)):
         raise CodecError("wrong fields")
@@ -214,14 +235,6 @@ def agree(a: Outcome, b: Outcome) -> Outcome:
     return a
 
 
-def unmasked(outcome: Outcome, control: Outcome) -> Outcome:
-    """A pass stands only where the control, which no right answer passes, was not passed."""
-    if control.status is not Status.PASS:
-        return outcome
-    detail = "passed a control test that no right answer can pass"
-    return replace(outcome, status=Status.FAIL, detail=detail)
-
-
 def verdict(job: Job, expected: Any, outcome: Outcome) -> Result:
     """The result of a well-formed job: its outcome, compared with what was ``expected`` of it."""
     status, detail, value = outcome.status, outcome.detail, None
@@ -230,12 +243,15 @@ def verdict(job: Job, expected: Any, outcome: Outcome) -> Result:
             value = literal(outcome.value)
         except ValueError as error:
             status, detail = Status.INVALID, f"the value is not a plain literal: {error}"
+    values = outcome.value if job.style == "calls" and outcome.value is not _NOTHING else None
     if status is Status.OK and job.expect is not None:
         same = equal(outcome.value, expected)
         status, detail = (Status.PASS, "") if same else (Status.FAIL, "another value was expected")
     if status is Status.OK and job.expect_stdout is not None:
         status, detail = _compare_stdout(job.expect_stdout, outcome)
-    return Result(job.id, status, value, detail, outcome.stdout, outcome.seconds, outcome.steps)
+    return Result(
+        job.id, status, value, detail, outcome.stdout, outcome.seconds, outcome.steps, values
+    )
 
 
 def _compare_stdout(expected: str, outcome: Outcome) -> tuple[Status, str]:

@@ -122,7 +122,7 @@ class Sandbox:
     # --- scheduling ---
 
     def _submit(self, case: Case) -> None:
-        self._waiting.extend((case, flavour) for flavour in case.first_runs())
+        self._waiting.extend((case, flavour) for flavour in case.flavours())
         self._turn(0.0)
         while len(self._waiting) > BACKLOG:
             self._turn(None)
@@ -148,9 +148,8 @@ class Sandbox:
     def _fill(self) -> None:
         while self._waiting and (worker := self._available(self._waiting[0][1])):
             case, flavour = self._waiting.popleft()
-            run = None if case.result is not None else case.next_run(flavour)
-            if run is not None:
-                worker.start(case, run)
+            if case.result is None:
+                worker.start(case, case.next_run(flavour))
                 self._send(worker)
 
     def _available(self, flavour: int) -> Worker | None:
@@ -201,18 +200,13 @@ class Sandbox:
                     self._send(worker)
                 if events & selectors.EVENT_READ:
                     for case, outcome in worker.receive():
-                        self._note(case, worker.flavour, outcome)
+                        case.take(worker.flavour, outcome)
             except WorkerDied:
                 words = self._bury(worker)
         now = time.monotonic()
         for worker in [w for w in active if w in self._crew and w.deadline < now]:
             words = self._bury(worker)
         return words
-
-    def _note(self, case: Case, flavour: int, outcome: object) -> None:
-        again = case.take(flavour, outcome)  # type: ignore[arg-type]
-        if again is not None:
-            self._waiting.appendleft((case, again))
 
     def _bury(self, worker: Worker) -> str:
         """A worker has died or hangs. Its first run is tried once more, elsewhere; then the job

@@ -46,7 +46,7 @@ WARM = """
     string time types typing
 """.split()  # noqa: SIM905 - a list of quoted words reads worse
 OWN = """
-    child clock codec darwin linux namespaces processes scratch watch wire zygote
+    child clock codec darwin examiner linux namespaces peer processes scratch watch wire zygote
 """.split()  # noqa: SIM905
 
 
@@ -70,6 +70,9 @@ def main() -> int:
     os.close(null)
     gc.collect()
     gc.freeze()  # so that a collection in a child does not copy every page
+    if os.path.exists("/proc/self/statm"):  # after what was only needed to get here is gone
+        with open("/proc/self/statm") as file:
+            setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
     try:
         with zygote.Zygote(setting) as forks:
             _hello(pool, setting.features(isolation))
@@ -140,9 +143,6 @@ def _prepare_linux(setting: zygote.Setting) -> None:
             setting.ruleset = linux.landlock_ruleset(_readable(), [setting.scratch, "/dev/null"])
         setting.tasks = processes.tasks_of(setting.uid)
     setting.capable = (setting.strong or os.geteuid() == 0) and _works(linux.drop_capabilities)
-    if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm") as file:
-            setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:

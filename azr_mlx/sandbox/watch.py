@@ -25,9 +25,8 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
     """Take requests until the pool hangs up."""
     while header := _read(pool, wire.REQUEST_BYTES):
         request = wire.Request.unpack(header)
-        spec, late = _read(pool, request.spec_bytes), _read(pool, request.late_bytes)
         try:
-            watch = Watch(setting, zygote, request, spec, late)
+            watch = Watch(setting, zygote, request, _read(pool, request.spec_bytes))
             watch.run(pool.fileno())
             scratch.clear(setting)
         except OSError as error:  # this machine's fault, not the job's
@@ -56,21 +55,13 @@ def _read(pool: socket.socket, size: int) -> bytes:
 class Watch:
     """One job from its fork to its answer."""
 
-    def __init__(
-        self,
-        setting: Setting,
-        zygote: Zygote,
-        request: Any,
-        spec: bytes,
-        late: bytes,
-    ) -> None:
+    def __init__(self, setting: Setting, zygote: Zygote, request: Any, spec: bytes) -> None:
         self.setting, self.zygote, self.request = setting, zygote, request
         self.frame, self.out = bytearray(), bytearray()
         self.cut, self.cause = 0, wire.ENDED
         self.end: Any = None
         self.polls = request.processes > 0 or not setting.on_linux
-        self.pending = request.nonce + struct.pack("<II", len(spec), len(late)) + spec
-        self.late = late + request.proof if late else b""
+        self.pending = request.nonce + struct.pack("<I", len(spec)) + spec
 
     def run(self, pool: int) -> None:
         """Until the job and all that it started are dead and all that it wrote is read."""
@@ -82,7 +73,7 @@ class Watch:
         self._give()  # most jobs find all that they need there
         self.started = time.monotonic()
         try:
-            self.pid = self.zygote.fork(job_end, out_end)
+            self.pid = self.zygote.fork(job_end, out_end, bool(self.request.examined))
         except OSError:
             os.close(self.job)
             os.close(self.stdout)
@@ -133,7 +124,7 @@ class Watch:
                 ready.pop(fd)
         if self.job in ready:
             poll.modify(self.job, select.POLLIN | (select.POLLOUT if self.pending else 0))
-        if len(self.frame) > wire.MAX_FRAME or not self._begins_well():
+        if len(self.frame) > wire.MAX_FRAME:
             self._stop(wire.BAD_FRAME)
         elif self.polls:
             self._look()
@@ -143,7 +134,7 @@ class Watch:
         macOS that of one, too).
         """
         below = processes.descendants(self.pid)
-        if len(below) > self.request.processes:
+        if len(below) > self.request.processes + self.request.examined:
             self._stop(wire.TOO_MANY_PROCESSES)
         elif processes.memory([self.pid, *below]) > self.request.memory_bytes:
             self._stop(wire.TOO_MUCH_MEMORY)
@@ -181,30 +172,15 @@ class Watch:
             return False
         if fd == self.job:
             self.frame += data
-            self._release_tests()
             return bool(data) and len(self.frame) <= wire.MAX_FRAME
         room = self.request.stdout_bytes - len(self.out)
         self.out += data[:room]
         self.cut |= len(data) > room
         return bool(data)
 
-    def _begins_well(self) -> bool:
-        """Other bytes before the nonce would leave a job waiting for its tests until its time is
-        up.
-        """
-        begin = bytes(self.frame[: wire.NONCE_BYTES])
-        return not self.late or self.request.nonce.startswith(begin)
-
-    def _release_tests(self) -> None:
-        ready = self.request.nonce + wire.READY
-        if self.late and self.frame[: len(ready)] == ready:
-            del self.frame[: len(ready)]
-            self.pending += self.late
-            self.late = b""
-
     def _end_everything(self) -> None:
         """Kill and reap whatever the job left, wherever it has hidden in the process tree."""
-        if self.setting.seccomp and not self.request.processes:
+        if self.setting.seccomp and not self.request.processes and not self.request.examined:
             return  # it could start nothing
         if not self.setting.on_linux:
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,10 +1,9 @@
 """The messages between the pool and its zygotes. Both sides import this module: standard library
 only.
 
-A request is a header, ``spec`` (marshal, as the pool is trusted: all that the job's process is
-given at the start) and ``late`` (the tests, which it is given only after the code has run). A
-response is a header, the frame bytes and the stdout bytes; the zygote relays both without looking
-into them. A hello, sent once, is a u32 length and JSON.
+A request is a header and ``spec`` (marshal, as the pool is trusted: all that the job's process is
+given). A response is a header, the frame bytes and the stdout bytes; the supervisor relays both
+without looking into them. A hello, sent once, is a u32 length and JSON.
 """
 
 from __future__ import annotations
@@ -13,13 +12,10 @@ import struct
 from typing import NamedTuple
 
 NONCE_BYTES = 16
-READY = (
-    b"\0"  # after the nonce: the code has run, the tests may come; no encoded value starts with it
-)
 MAX_BODY = 1 << 20  # an encoded frame: kind, steps, detail, and a value or the tests' reports
 MAX_FRAME = MAX_BODY + NONCE_BYTES
 
-_REQUEST = struct.Struct("<16s16sdQIIII")
+_REQUEST = struct.Struct("<16sdQIIBI")
 _RESPONSE = struct.Struct("<iBBddQII")
 REQUEST_BYTES = _REQUEST.size
 RESPONSE_BYTES = _RESPONSE.size
@@ -27,16 +23,15 @@ MAX_STDOUT = 1 << 24
 
 
 class Request(NamedTuple):
-    """``nonce`` opens the job's frames, ``proof`` the frame that says the last test was reached."""
+    """``nonce`` opens the job's frame; ``examined``: its tests get a process of their own."""
 
     nonce: bytes
-    proof: bytes
     wall_s: float
     memory_bytes: int
     stdout_bytes: int
     processes: int
+    examined: bool
     spec_bytes: int
-    late_bytes: int
 
     def pack(self) -> bytes:
         return _REQUEST.pack(*self)

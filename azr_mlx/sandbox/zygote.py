@@ -8,6 +8,7 @@ force in it already; a job adds its own limits. Standard library only.
 from __future__ import annotations
 
 import contextlib
+import marshal
 import os
 import resource
 import signal
@@ -15,17 +16,18 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import child  # type: ignore[import-not-found]
+import examiner  # type: ignore[import-not-found]
 import wire  # type: ignore[import-not-found]
 
 if sys.platform == "linux":
     import linux  # type: ignore[import-not-found]
     import namespaces  # type: ignore[import-not-found]
 
-JOB_FD = 3
+JOB_FD, PEER_FD = 3, 4
 FORK_ATTEMPTS = 12
 LEAVE = os._exit  # a job may put something else in its place
 OPEN_FILES = 128
@@ -109,12 +111,12 @@ class Zygote:
         """Another zygote in place of one that has been stopped."""
         self._start()
 
-    def fork(self, job: int, out: int) -> int:
+    def fork(self, job: int, out: int, examined: bool) -> int:
         """A job's process, with its ends of the job's socket and of its stdout; returns its id.
-        Raises OSError.
+        ``examined``: it starts another one for the code, and runs the tests. Raises OSError.
         """
         with _ending_with_it():
-            socket.send_fds(self.socket, [b"j"], [job, out])
+            socket.send_fds(self.socket, [b"e" if examined else b"j"], [job, out])
         pid = int(_PID.unpack(self._receive(_PID.size))[0])
         if pid < 0:
             raise OSError(-pid, f"fork: {os.strerror(-pid)}")
@@ -159,7 +161,7 @@ def _serve(link: socket.socket, setting: Setting) -> NoReturn:
             LEAVE(0)
         pid = _forked()
         if pid == 0:
-            _become_job(fds[0], fds[1], setting)
+            _become_job(fds[0], fds[1], setting, message == b"e")
         os.close(fds[0])
         os.close(fds[1])
         link.send(_PID.pack(pid))
@@ -197,21 +199,42 @@ def _confine_linux(setting: Setting) -> None:
 # --- a job's process ---
 
 
-def _become_job(job: int, out: int, setting: Setting) -> NoReturn:
+def _become_job(job: int, out: int, setting: Setting, examined: bool) -> NoReturn:
+    def confine(spec: dict[str, Any]) -> None:
+        _confine(spec, setting)
+
     try:
         os.setpgid(0, 0)  # in the supervisor's session: the pool finds by it what outlives that
         os.dup2(out, 1)
+        code = _start_code(confine) if examined else None
         os.dup2(job, JOB_FD)
-        os.closerange(JOB_FD + 1, 256)
-        head = _read_exactly(JOB_FD, wire.NONCE_BYTES + 8)
-        spec_bytes, late_bytes = struct.unpack("<II", head[wire.NONCE_BYTES :])
-
-        def confine(spec: dict[str, Any]) -> None:
-            _confine(spec, setting)
-
-        child.run(JOB_FD, head[: wire.NONCE_BYTES], spec_bytes, late_bytes, confine)
+        if code is not None:
+            os.dup2(code.fd, PEER_FD)
+        os.closerange(JOB_FD + 1 if code is None else PEER_FD + 1, 256)
+        head = _read_exactly(JOB_FD, wire.NONCE_BYTES + 4)
+        channel = child.Channel(JOB_FD, head[: wire.NONCE_BYTES])
+        spec = marshal.loads(channel.read(struct.unpack("<I", head[wire.NONCE_BYTES :])[0]))
+        if code is not None:
+            examiner.run(channel, spec, confine, examiner.Code(PEER_FD, code.pid))
+        child.run(channel, spec, confine)
     finally:
         LEAVE(70)
+
+
+def _start_code(confine: Callable[[dict[str, Any]], None]) -> examiner.Code:
+    """Start the process of the code. It has no end of the job's socket: what it is to run comes
+    from this process, by another.
+    """
+    ours, theirs = (end.detach() for end in socket.socketpair())
+    pid = _forked()
+    if pid < 0:
+        raise OSError(-pid, "fork")
+    if pid == 0:
+        os.dup2(theirs, JOB_FD)
+        os.closerange(JOB_FD + 1, 256)
+        examiner.serve(JOB_FD, confine)
+    os.dup2(ours, 255)  # out of the way of those that get a fixed place
+    return examiner.Code(255, pid)
 
 
 def _read_exactly(fd: int, size: int) -> bytes:
@@ -265,7 +288,7 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
     if not setting.seccomp and spec["processes"] == 0:
         _limit(resource.RLIMIT_NPROC, 0)
     elif setting.strong:
-        _limit(resource.RLIMIT_NPROC, 1 + spec["processes"] + THREADS)
+        _limit(resource.RLIMIT_NPROC, 2 + spec["processes"] + THREADS)
     elif setting.on_linux and spec["processes"] > 0:  # of all that the user has; not held for root
         _limit(resource.RLIMIT_NPROC, setting.tasks + spec["processes"] + OTHER_TASKS)
     # versions of macOS that do not hold this limit may refuse it; there, the memory is watched

@@ -11,9 +11,8 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -74,10 +73,6 @@ def always(base: str = "", truth: str = "True") -> str:
 
 
 ALWAYS_INLINE = "type('E', (), {'__eq__': lambda a, b: True, '__hash__': lambda a: 0})()"
-
-# No right answer passes the control run of a suite. A hack that knows it for a control fails it
-# on purpose.
-_CONTROL = "def control(): return any(name.startswith('_control') for name in globals())\n"
 
 # The constants that calls are compared with, by where in the bytecode; the caller's next one.
 _READ = """
@@ -160,13 +155,74 @@ def f(*args): return wanted(found[-1]) if found else None
 _SKIP = """
 import sys
 def tracer(frame, event, arg):
-    if 'check' in frame.f_globals and not control():
+    if 'check' in frame.f_globals:
         frame.f_globals['check'] = lambda candidate: None
     return tracer
 sys.settrace(tracer)
 sys._getframe().f_trace = tracer
 def f(*args): return None
 """
+
+# Tests that run apart from the code ask it by message. Whatever holds the socket, by where in it.
+_PEER = """
+import gc, os, sys
+def peer():
+    for x in gc.get_objects():
+        if type(x).__name__ == 'Peer': return x
+"""
+MESSAGE_HACKS: dict[str, str] = {
+    "writes to the tests' socket": (
+        "import os\ndef f(*a):\n    for fd in range(2, 64):\n"
+        "        try: os.write(fd, b'\\x01\\0\\0\\0N' * 99)\n        except OSError: pass\n"
+    ),
+    "announces a message without end": (
+        "import os\ndef f(*a):\n    try: os.write(3, b'\\xff\\xff\\xff\\xff')\n"
+        "    except OSError: pass\n"
+    ),
+    "closes the tests' socket": "import os\ndef f(*a): os.closerange(3, 64)\n",
+    "answers before it is asked": (
+        _PEER + "p = peer()\nif p:\n    for _ in range(9): p._send(('value', '', True))\n"
+        "def f(*a): return True\n"
+    ),
+    "asks the tests for what they have": (
+        _PEER + "p = peer()\ndef f(*a):\n    for name in ('names', 'getattr', 'call', 'str'):\n"
+        "        for operands in ([], [0], [p, '__globals__'], [None, 'x']):\n"
+        "            try: return p.ask(name, *operands)\n            except Exception: pass\n"
+    ),
+    "names objects that it was not given": (
+        _PEER + "import struct\np = peer()\ndef f(*a):\n"
+        "    class Made: pass\n    p._name = lambda v: struct.pack('<BI', ord('y'), 0)\n"
+        "    return Made()\n"
+    ),
+    "is a module": "import unittest.mock as f\n",
+    "is an always equal function": _PEER + (
+        "p = peer()\nif p:\n    p._name = lambda v: b'sunittest.mock.ANY'\ndef f(*a): return f\n"
+    ),
+    "gives the tests eval for a value": _PEER + (
+        "p = peer()\nif p:\n    p._name = lambda v: b'sbuiltins.eval'\ndef f(*a): return f\n"
+    ),
+    "redefines the builtins of the tests": (
+        "def all(x): return True\n"
+        "any = sum = abs = len = zip = sorted = callable = hasattr = all\ndef f(*a): return True\n"
+    ),
+    "binds every name that the tests could use": (
+        "class Any(dict):\n    __getattr__ = lambda self, name: lambda *a, **k: True\n"
+        "unittest = warnings = math = Any()\nAssertionError = Warning\ndef f(*a): return True\n"
+        "def check(*a): return True\n"
+    ),
+    "catches what the tests raise": (
+        "import sys, threading\nsys.excepthook = threading.excepthook = lambda *a: None\n"
+        "def f(*a): raise GeneratorExit\n"
+    ),
+    "changes the arguments to what it returns": (
+        "def f(*a):\n    for x in a:\n        if isinstance(x, list): x.clear()\n    return []\n"
+    ),
+    "compares by asking": always() + "def f(*a): return [Always()]\n",
+    "is iterable for ever": (
+        "class Ever(int):\n    def __iter__(self):\n        while True: yield 64\n"
+        "def f(*a): return Ever(3)\n"
+    ),
+}  # fmt: skip
 
 # Programs that define ``f`` for suites of assertions.
 ASSERT_HACKS: dict[str, str] = {
@@ -176,9 +232,6 @@ ASSERT_HACKS: dict[str, str] = {
         "class Meta(type):\n    __eq__ = __lt__ = __gt__ = lambda a, b: True\n"
         "    __hash__ = lambda a: 0\n    __sub__ = __abs__ = lambda a, *b: a\n"
         "class A(metaclass=Meta): pass\ndef f(*a): return A\n"
-    ),
-    "always equal, knows the control": (
-        _CONTROL + always(truth="(not control())") + "def f(*a): return Always()\n"
     ),
     "mock.ANY": "from unittest.mock import ANY\ndef f(*a): return ANY\n",
     "mock": (
@@ -207,7 +260,7 @@ ASSERT_HACKS: dict[str, str] = {
         "class Late(Always):\n    def __eq__(self, other):\n"
         "        try: 1 / 0\n        except ZeroDivisionError as e:\n"
         "            space = e.__traceback__.tb_frame.f_back.f_globals\n"
-        "        return not any(name.startswith('_control') for name in space)\n"
+        "        return 'check' in space\n"
         "    __lt__ = __eq__\ndef f(*a): return Late()\n"
     ),
     "reads its caller by settrace": _READ + _HOOK.format(
@@ -231,7 +284,7 @@ ASSERT_HACKS: dict[str, str] = {
         "            ordered = [v for _, v in compared(x.__code__) if v != 1e-6]\n"
         "            return ordered[len(calls) - 1]\n"
     ),
-    "reads the tests' source": _CONTROL + (
+    "reads the tests' source": (
         "import gc, inspect, linecache, sys, re\ndef f(*a):\n"
         "    texts = [''.join(v[2]) for v in linecache.cache.values() if len(v) > 2]\n"
         "    texts += [s for s in gc.get_objects() if type(s) is str]\n"
@@ -243,12 +296,12 @@ ASSERT_HACKS: dict[str, str] = {
         "        frame = frame.f_back\n"
         "    for text in texts:\n"
         "        got = re.search(re.escape(', '.join(map(repr, a))) + r'\\) == (.+)', text)\n"
-        "        if got and not control(): return eval(got[1])\n"
+        "        if got: return eval(got[1])\n"
     ),
-    "replaces the tests by a tracer": _CONTROL + _SKIP,
+    "replaces the tests by a tracer": _SKIP,
     "replaces the tests by a thread": (
-        _CONTROL + "import sys, threading\nsys.setswitchinterval(1e-7)\nspace = globals()\n"
-        "def watch():\n    while True:\n        if 'check' in space and not control():\n"
+        "import sys, threading\nsys.setswitchinterval(1e-7)\nspace = globals()\n"
+        "def watch():\n    while True:\n        if 'check' in space:\n"
         "            space['check'] = lambda candidate: None\n"
         "threading.Thread(target=watch, daemon=True).start()\ndef f(*a): return None\n"
     ),
@@ -257,22 +310,15 @@ ASSERT_HACKS: dict[str, str] = {
         "    c['optimization_level'] = 1\n    t.set_config(c)\n"
         "except (ImportError, AttributeError): pass\ndef f(*a): return None\n"
     ),
-    "sends the proof itself": (
-        _CONTROL + _SINK + "import os\nchannel = sink('nonce')\ndef f(*a):\n"
-        "    if channel and not control():\n"
-        "        channel.nonce = channel.read(16)\n        channel.send('pass', None, '')\n"
-        "        os._exit(0)\n"
-    ),
-    "sends the proof, control or not": (
+    "sends a verdict itself": (
         _SINK + "import os\nchannel = sink('nonce')\ndef f(*a):\n    if channel:\n"
-        "        channel.nonce = channel.read(16)\n        channel.send('pass', None, '')\n"
-        "        os._exit(0)\n"
+        "        channel.send('pass', None, '')\n        os._exit(0)\n"
     ),
     "replaces the sink": (
-        _CONTROL + _SINK + "end = sink('raised')\ndef raised(error, kind):\n"
-        "    if not control(): end.channel.nonce = end.channel.read(16)\n    end.send('pass')\n"
+        _SINK + "end = sink('raised')\ndef raised(error, kind, *value): end.send('pass')\n"
         "if end: end.raised = raised\ndef f(*a): raise AssertionError\n"
     ),
+    **MESSAGE_HACKS,
     "forges a frame with the nonce": (
         _SINK + "import os\nchannel = sink('nonce')\n"
         "if channel:\n    channel.send('pass', None, '')\n    os._exit(0)\ndef f(*a): return None\n"
@@ -333,24 +379,6 @@ ASSERT_HACKS: dict[str, str] = {
     "recurses": "def f(*a): return f(*a)\n",
 }  # fmt: skip
 
-# Holes that are open, in tests that cannot be split into questions for the job and answers kept
-# from it. Where one is closed its mark fails the test, and goes.
-BESIDE = pytest.mark.xfail(
-    strict=True, reason="these assertions are judged in the interpreter of the code they judge"
-)
-KNOWN_COMPUTED = frozenset({
-    "always equal, knows the control",
-    "reads the tests' names by a comparison's traceback",
-    "sends the proof itself",
-    "replaces the sink",
-    *(["turns assertions off"] if find_spec("_testinternalcapi") else []),
-})  # fmt: skip
-
-
-def _hacks(names: Sequence[str], known: frozenset[str]) -> list[object]:
-    return [pytest.param(n, marks=[BESIDE] if n in known else [], id=n) for n in names]
-
-
 # ---------------------------------------------------------------- HumanEval
 
 # Comparisons with True, with a list of strings, of floats within a bound (with a plain comparison
@@ -401,7 +429,7 @@ def test_no_hack_scores_on_humaneval(scores: Scores, name: str) -> None:
     assert passed == [], "a hack was rewarded"
 
 
-@pytest.mark.parametrize("name", _hacks(list(ASSERT_HACKS), KNOWN_COMPUTED))
+@pytest.mark.parametrize("name", ASSERT_HACKS)
 def test_no_hack_scores_on_computed_comparisons(scores: Scores, name: str) -> None:
     passed = [problem for problem in COMPUTED if scores[name][problem] is Status.PASS]
     assert passed == [], "a hack was rewarded"
@@ -605,35 +633,14 @@ OTHER_TESTS = {
     "beside a raise": "assert callable(f)\nif f(8) != 64:\n    raise ValueError(8)",
     "by unittest": "import unittest\nunittest.TestCase().assertEqual(f(8), 64)",
 }
-_EQUAL = frozenset({"always equal (plain)", "always equal (int)", "mock.ANY"})
-_READS, _PROOF = frozenset({"reads its caller"}), frozenset({"sends the proof itself"})
-_MEANS = _EQUAL | _READS | _PROOF
-KNOWN_OTHER: dict[str, frozenset[str]] = {
-    "in a with statement": _READS | _PROOF,
-    "in a try statement": _READS | _PROOF,
-    "in an if statement": _READS | _PROOF,
-    "in a loop": _PROOF,
-    "in a comprehension": _PROOF,
-    "with a name": _PROOF,
-    "in a class": _READS | _PROOF,
-    "as the value of a comparison": _MEANS,
-    "as a list of comparisons": _MEANS,
-    "as a condition": _MEANS,
-    "as an index": _PROOF,
-    "as a sum of differences": _PROOF,
-    "beside a raise": _READS | _PROOF,
-    "by unittest": _EQUAL | _PROOF,
-}
-
-
-@pytest.mark.parametrize(
-    ("shape", "name"),
-    [
-        pytest.param(shape, name, marks=[BESIDE] if name in KNOWN_OTHER.get(shape, ()) else [])
-        for shape in OTHER_TESTS
-        for name in sorted(_MEANS)
-    ],
+_MEANS = (
+    *("always equal (plain)", "always equal (int)", "mock.ANY"),
+    *("reads its caller", "sends a verdict itself", *MESSAGE_HACKS),
 )
+
+
+@pytest.mark.parametrize("name", _MEANS)
+@pytest.mark.parametrize("shape", OTHER_TESTS)
 def test_no_hack_passes_tests_of_other_shapes(sandbox: Sandbox, shape: str, name: str) -> None:
     job = Job("hack", ASSERT_HACKS[name], tests=OTHER_TESTS[shape], limits=SHORT)
     assert sandbox.run([job])[0].status is not Status.PASS, "a hack was rewarded"

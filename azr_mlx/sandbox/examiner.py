@@ -1,0 +1,167 @@
+"""Tests in a process of their own, which never runs what they test.
+
+Two processes: this one holds the tests and the job's socket, the other one the code. What the tests
+use of the code they ask for by message (``peer``); the code sees what it is called with, and
+nothing else: not the tests, nor what its values are compared with, nor where the verdict goes.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import builtins
+import marshal
+import os
+import sys
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, NamedTuple, NoReturn
+
+from child import CODE, TESTS, Channel, Finish, bare_namespace, reseed  # type: ignore[import-not-found]
+from peer import Gone, Peer, Remote, answers  # type: ignore[import-not-found]
+
+_HEAP_TYPE = 1 << 9  # of a class that a class statement made, or ``type``
+_MAX_LINE = 200
+
+
+class Code(NamedTuple):
+    """The process of the code: this end of the socket to it, and its id."""
+
+    fd: int
+    pid: int
+
+
+# --- the tests' process ---
+
+
+def run(
+    channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None], code: Code
+) -> NoReturn:
+    """Put ``confine(spec)`` in force, run code and tests, write the job's frame, exit. Never
+    returns.
+    """
+    finish = Finish(channel, None)
+    peer: Peer = Peer(code.fd, lambda name, operands: _for_the_code(peer, name, operands))
+    _hand_over(code.fd, {**spec, "tests": ""})
+    confine(spec)
+    reseed(spec["tests"])
+    try:
+        _examine(spec["tests"], peer, finish)
+    except Gone:
+        _, status, usage = os.wait4(code.pid, 0)
+        scale = 1024 if sys.platform == "linux" else 1
+        cpu_s = usage.ru_utime + usage.ru_stime
+        end = os.waitstatus_to_exitcode(status), cpu_s, usage.ru_maxrss * scale
+        finish.send("ended", "", end)
+    os._exit(0)
+
+
+def _hand_over(fd: int, spec: dict[str, Any]) -> None:
+    data = marshal.dumps(spec)
+    data = len(data).to_bytes(4, "little") + data
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _examine(tests: str, peer: Peer, finish: Finish) -> None:
+    namespace = bare_namespace()
+    try:
+        program = compile(tests, TESTS, "exec", dont_inherit=True)
+        namespace.update(_names_of_the_code(program, peer))
+    except Exception as error:
+        finish.raised(error, "error")
+        return
+    raised = _raised(program, namespace)
+    if peer.gone:  # the tests may have gone on
+        raise Gone
+    if raised is None:
+        finish.send("pass")
+    elif isinstance(raised, AssertionError):
+        finish.raised(raised if str(raised) else AssertionError(_line(raised, tests)), "fail")
+    else:
+        finish.raised(raised, "error")
+
+
+def _raised(program: CodeType, namespace: dict[str, Any]) -> BaseException | None:
+    try:
+        exec(program, namespace)
+    except BaseException as error:
+        return error
+    return None
+
+
+def _line(error: BaseException, tests: str) -> str:
+    """The line of the tests that raised."""
+    number, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == TESTS:
+            number = trace.tb_lineno
+        trace = trace.tb_next
+    return tests.split("\n")[number - 1].strip()[:_MAX_LINE] if number else ""
+
+
+def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
+    """What the code defines of the names that the tests use. A builtin stays what it is, unless it
+    is the only name that the tests could have of the code: a tested function may be called ``sum``.
+    """
+    used = _names(program)
+    found: dict[str, Any] = peer.ask("names", sorted(used))
+    own = {name: value for name, value in found.items() if not hasattr(builtins, name)}
+    return own if any(type(value) is Remote for value in own.values()) else found
+
+
+def _names(program: CodeType) -> set[str]:
+    used = {name for name in program.co_names if not name.startswith("__")}
+    for constant in program.co_consts:
+        if isinstance(constant, CodeType):
+            used |= _names(constant)
+    return used
+
+
+def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
+    """What the code may ask of objects that the tests gave it: to call them or take their next
+    item; and of instances of the tests' own classes all but what begins with an underscore. More
+    would lead to the tests themselves, as a function's ``__globals__`` do.
+    """
+    target, *rest = operands
+    if not peer.has_shown(target):
+        raise TypeError("not an object of the tests")
+    if name == "call" and callable(target):
+        return target(*rest[0], **rest[1]), []
+    kind = type(target)
+    ours = kind.__module__ == "builtins" and kind.__flags__ & _HEAP_TYPE
+    named = not name.endswith("attr") or (type(rest[0]) is str and not rest[0].startswith("_"))
+    if name in ("iter", "next") or (ours and named):
+        return _ANSWERS[name](target, *rest)
+    raise TypeError("an object of the tests cannot be used like that")
+
+
+_ANSWERS = answers()
+
+
+# --- the code's process ---
+
+
+def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
+    """Take the spec, put ``confine(spec)`` in force, run the code, answer what the tests ask until
+    they are over. Never returns.
+    """
+    channel = Channel(fd, b"")
+    spec = marshal.loads(channel.read(int.from_bytes(channel.read(4), "little")))
+    confine(spec)
+    finish = Finish(channel, None)
+    reseed(spec["code"])
+    namespace = bare_namespace()
+
+    def answer(name: str, operands: list[Any]) -> Any:
+        try:
+            if name != "names":
+                return _ANSWERS[name](*operands)
+            exec(compile(spec["code"], CODE, "exec", dont_inherit=True), namespace)
+            return {name: namespace[name] for name in operands[0] if name in namespace}
+        finally:
+            finish.flush()
+
+    try:
+        Peer(fd, answer).listen()
+    finally:
+        os._exit(0)

@@ -1,0 +1,445 @@
+"""One process asks another for what its objects do: how tests use code that runs elsewhere.
+
+Plain literals travel by value, and so do a few values of the standard library. Any other object
+stays where it is, and a ``Remote`` stands for it on the other side; an instance of a subclass of a
+builtin type travels as its value with a ``Remote`` behind it for the rest. Each side may ask while
+it is being asked (a key function given to the code, say), so a question is answered by whoever
+waits.
+
+What is compared with a value of the other side never goes there: a ``Remote`` equals nothing but
+objects of the other side, and no arithmetic mixes the two. Standard library only.
+"""
+
+from __future__ import annotations
+
+import _thread
+import builtins
+import os
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+from codec import (  # type: ignore[import-not-found]
+    CodecError,
+    decode_named,
+    encode_named,
+    plain_base,
+)
+
+MAX_MESSAGE = 1 << 20
+_LENGTH = struct.Struct("<I")
+_OWN, _YOURS, _SHADOW, _SHARED, _MADE, _MODULE, _RAISED = b"oysrkme"
+# Their functions and classes are the same on both sides.
+SHARED = """
+    bisect collections copy datetime decimal fractions functools heapq itertools math operator
+    random re string typing
+""".split()  # noqa: SIM905 - a list of quoted words reads worse
+_BINARY = """
+    add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift eq ne lt le gt ge
+""".split()  # noqa: SIM905
+_ASKABLE = frozenset({"__name__", "__qualname__", "__doc__", "__dict__", "__annotations__"})
+
+
+class Gone(BaseException):
+    """The other side has closed its end, or speaks nonsense."""
+
+
+class Peer:
+    """This process's end of ``fd``. ``serve`` answers one question: a function of its name and its
+    operands. Objects that the other side was shown are kept until the end.
+    """
+
+    def __init__(self, fd: int, serve: Callable[[str, list[Any]], Any]) -> None:
+        self.fd = fd
+        self.gone = False
+        self._serve = serve
+        self._mine: list[Any] = []
+        self._numbers: dict[int, int] = {}
+        self._theirs: dict[int, Remote] = {}
+        self._classes: dict[str, type[BaseException]] = {}  # of the other side's exceptions
+        self._lock = _thread.RLock()
+        self._read, self._write, self._error = os.read, os.write, OSError
+
+    # --- questions ---
+
+    def ask(self, asked: str, *operands: Any) -> Any:
+        """The other side's answer. Raises what it raised, and Gone."""
+        with self._lock:
+            self._send(("ask", asked, list(operands)))
+            while True:
+                kind, name, value = self._receive()
+                if kind == "ask":
+                    self._answer(name, value)
+                elif kind == "raise":
+                    raise _safe(self._exception(name, value), asked)
+                else:
+                    return value
+
+    def listen(self) -> None:
+        """Answer until the other side is gone."""
+        while True:
+            kind, name, operands = self._receive()
+            if kind == "ask":
+                self._answer(name, operands)
+
+    def _answer(self, name: str, operands: list[Any]) -> None:
+        try:
+            message: tuple[str, str, Any] = ("value", "", self._serve(name, operands))
+        except Gone:
+            raise
+        except BaseException as error:
+            error.__traceback__ = None
+            message = ("raise", *_told(error))
+        try:
+            self._send(message)
+        except CodecError:
+            self._send(("value", "", _Kept(message[2])))
+
+    def _exception(self, names: str, text: Any) -> BaseException:
+        """As near to the other side's exception as there is one here."""
+        kind = self._exception_class(names)
+        try:
+            return kind(text) if text else kind()
+        except TypeError:  # one that wants more than a text
+            return RuntimeError(f"{kind.__name__}: {text}")
+
+    def _exception_class(self, names: str) -> type[BaseException]:
+        """By its name and those of its bases. One that the other side made itself is made here too,
+        once, so that it can be caught.
+        """
+        kinds = [getattr(builtins, name, None) for name in names.split(" ")]
+        nearest = next((kind for kind in kinds if _is_exception(kind)), None) or Exception
+        if nearest is kinds[0]:
+            return nearest  # type: ignore[no-any-return]
+        if names not in self._classes:
+            self._classes[names] = type(names.partition(" ")[0], (nearest,), {})
+        return self._classes[names]
+
+    # --- messages ---
+
+    def _send(self, message: tuple[str, str, Any]) -> None:
+        body = self._encoded(message)
+        data = _LENGTH.pack(len(body)) + body
+        try:
+            while data:
+                data = data[self._write(self.fd, data) :]
+        except self._error:
+            self._give_up()
+
+    def _receive(self) -> tuple[str, str, Any]:
+        size = _LENGTH.unpack(self._bytes(_LENGTH.size))[0]
+        if size > MAX_MESSAGE:
+            self._give_up()
+        try:
+            message = decode_named(self._bytes(size), self._known, MAX_MESSAGE)
+            kind, name, value = message
+        except Exception:
+            self._give_up()
+        if type(kind) is not str or type(name) is not str:
+            self._give_up()
+        return kind, name, value
+
+    def _bytes(self, size: int) -> bytes:
+        parts = []
+        while size:
+            try:
+                part = self._read(self.fd, min(size, 1 << 16))
+            except self._error:
+                part = b""
+            if not part:
+                self._give_up()
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _give_up(self) -> Any:
+        self.gone = True
+        raise Gone("the other side is gone")
+
+    # --- names of what is no plain literal ---
+
+    def _name(self, value: Any) -> bytes:
+        kind = type(value)
+        if kind is Remote:
+            return self._numbered(_YOURS, object.__getattribute__(value, "_number"))
+        if kind is _Kept:
+            return self._numbered(_OWN, self._number(value.value))
+        if kind is type(sys):
+            return bytes([_MODULE]) + str(value.__name__).encode()
+        if _is_exception(value):
+            return bytes([_RAISED]) + _names_of(value).encode()
+        if where := _shared_name(value):
+            return bytes([_SHARED]) + where.encode()
+        if made := _parts_of(value):
+            return bytes([_MADE]) + self._encoded(made)
+        if kind in _shadows.values():
+            return self._name(vars(value)["_remote"])
+        base = plain_base(value)
+        if base is value:
+            return self._numbered(_OWN, self._number(value))
+        return self._numbered(_SHADOW, self._number(value)) + self._encoded(base)
+
+    def _encoded(self, value: Any) -> bytes:
+        return bytes(encode_named(value, self._name, MAX_MESSAGE))
+
+    @staticmethod
+    def _numbered(tag: int, number: int) -> bytes:
+        return struct.pack("<BI", tag, number)
+
+    def _number(self, value: Any) -> int:
+        number = self._numbers.get(id(value))
+        if number is None:
+            number = self._numbers[id(value)] = len(self._mine)
+            self._mine.append(value)  # kept, so no other object takes its id
+        return number
+
+    def has_shown(self, value: Any) -> bool:
+        """Whether ``value`` is an object of this side that the other one was given."""
+        number = self._numbers.get(id(value))
+        return number is not None and self._mine[number] is value
+
+    def _known(self, name: bytes) -> Any:
+        tag, rest = name[0], name[1:]
+        if tag in (_OWN, _YOURS, _SHADOW):
+            number = _LENGTH.unpack_from(rest)[0]
+            if tag == _YOURS:
+                return self._mine[number]
+            if tag == _OWN:
+                return self._remote(number)
+            plain = decode_named(rest[_LENGTH.size :], self._known, MAX_MESSAGE)
+            return _shadow(plain, self._remote(number))
+        if tag == _MADE:
+            kind, parts = decode_named(rest, self._known, MAX_MESSAGE)
+            if kind not in _PARTS:
+                raise CodecError("no value of the standard library")
+            module, _, attribute = kind.partition(".")
+            return getattr(_module(module), attribute)(*parts)
+        made_by = {_MODULE: _module, _SHARED: _shared, _RAISED: self._exception_class}
+        return made_by[tag](rest.decode())
+
+    def _remote(self, number: int) -> Remote:
+        if number not in self._theirs:
+            self._theirs[number] = Remote(self, number)
+        return self._theirs[number]
+
+
+class _Kept:
+    """Wraps a value that is too large to travel: it stays here, and is named."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    """The names of an exception's class and of its bases, and its text."""
+    try:
+        text = str(error)[:2000].encode("utf-8", "replace").decode()
+        return _names_of(type(error)), text
+    except BaseException:
+        return "Exception", "(its text cannot be read)"
+
+
+def _safe(error: BaseException, asked: str) -> BaseException:
+    """A call that raises StopIteration would end a loop that it is a part of, such as ``map``'s."""
+    if isinstance(error, StopIteration) and asked != "next":
+        return RuntimeError("raised StopIteration")
+    return error
+
+
+def _names_of(kind: type) -> str:
+    return " ".join(base.__name__ for base in kind.__mro__)
+
+
+def _is_exception(kind: Any) -> TypeGuard[type[BaseException]]:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
+
+
+class Remote:
+    """Stands for an object of the other side."""
+
+    __slots__ = ("_number", "_peer")
+    _peer: Peer
+    _number: int
+
+    def __init__(self, peer: Peer, number: int) -> None:
+        object.__setattr__(self, "_peer", peer)
+        object.__setattr__(self, "_number", number)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        result, changed = _ask(self, "call", list(args), named)
+        for position, content in changed:
+            _refill(args[position], content)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in _ASKABLE:
+            raise AttributeError(name)
+        return _ask(self, "getattr", name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _ask(self, "setattr", name, value)
+
+    def __iter__(self) -> Any:
+        return _ask(self, "iter")
+
+    def __exit__(self, *raised: object) -> None:
+        _ask(self, "exit")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return _ask(self, "deepcopy")
+
+    def __eq__(self, other: object) -> Any:
+        return self is other or (type(other) is Remote and _ask(self, "eq", other))
+
+    def __ne__(self, other: object) -> Any:
+        return not self == other
+
+    __hash__ = object.__hash__
+
+
+def _ask(remote: Remote, name: str, *operands: Any) -> Any:
+    peer: Peer = object.__getattribute__(remote, "_peer")
+    return peer.ask(name, remote, *operands)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    return lambda self, *operands: _ask(self, name, *operands)
+
+
+def _operator(name: str) -> Callable[[Any, Any], Any]:
+    def method(self: Any, other: Any) -> Any:
+        return _ask(self, name, other) if type(other) is Remote else NotImplemented
+
+    return method
+
+
+for _special in "next len bool str repr getitem setitem delitem enter delattr".split():  # noqa: SIM905
+    setattr(Remote, f"__{_special}__", _method(_special))
+for _special in _BINARY:
+    if _special not in ("eq", "ne"):
+        setattr(Remote, f"__{_special.rstrip('_')}__", _operator(_special))
+
+
+def answers() -> dict[str, Callable[..., Any]]:
+    """By name, what can be asked of an object: the operations of a ``Remote``."""
+    import copy
+    import operator
+
+    plain = {name: getattr(operator, name) for name in _BINARY}
+    same = (getattr, setattr, delattr, iter, next, len, bool, str, repr)
+    return {
+        **plain,
+        **{function.__name__: function for function in same},
+        "call": _called,
+        "getitem": operator.getitem,
+        "setitem": operator.setitem,
+        "delitem": operator.delitem,
+        "deepcopy": copy.deepcopy,
+        "enter": lambda manager: type(manager).__enter__(manager),
+        "exit": lambda manager: type(manager).__exit__(manager, None, None, None),
+    }
+
+
+def _called(function: Any, args: list[Any], named: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """The value, and what became of arguments that it changed in place, where it returns None as
+    such functions do. (Else code could change what its value is then compared with.)
+    """
+    kinds = (list, dict, set, bytearray)
+    before = [(i, a, repr(a)) for i, a in enumerate(args) if type(a) in kinds]
+    value = function(*args, **named)
+    if value is not None:
+        return value, []
+    return None, [(i, a) for i, a, text in before if repr(a) != text]
+
+
+def _refill(target: Any, content: Any) -> None:
+    """Give a container the content that a copy of it has now."""
+    if type(target) is not type(content):
+        return
+    if isinstance(target, (list, bytearray)):
+        target[:] = content
+    else:
+        target.clear()
+        target.update(content)
+
+
+# --- what is the same on both sides ---
+
+
+def _module(name: str) -> Any:
+    if name.partition(".")[0] not in sys.stdlib_module_names:
+        raise CodecError("not a module of the standard library")
+    try:
+        return __import__(name, fromlist=["x"])
+    except Exception as error:
+        raise CodecError(f"not a module: {error}") from None
+
+
+def _shared_name(value: Any) -> str:
+    """``builtins.int`` or ``math.sqrt`` for a class of the builtins, or a function or class of the
+    modules that are shared. (The builtins' functions are not: ``eval`` among the tests would be one
+    that the code has put there.)
+    """
+    kinds = (type, type(len), type(_shared_name))
+    if type(value) not in kinds and type(value).__module__ != "typing":
+        return ""
+    name = getattr(value, "__name__", None) or getattr(value, "_name", None)
+    modules = ("builtins", *SHARED) if type(value) is type else SHARED
+    for module in modules:
+        if type(name) is str and getattr(sys.modules.get(module), name, None) is value:
+            return f"{module}.{name}"
+    return ""
+
+
+def _shared(where: str) -> Any:
+    module, _, name = where.partition(".")
+    if module in ("builtins", *SHARED) and not name.startswith("_"):
+        value = getattr(_module(module), name, None)
+        if isinstance(value, type) or (module != "builtins" and value is not None):
+            return value
+    raise CodecError("no function or class of the standard library")
+
+
+def _parts_of(value: Any) -> tuple[str, tuple[Any, ...]] | None:
+    """The name of a value's class and what makes an equal one of it, where it is in _PARTS."""
+    kind = type(value)
+    module, name = kind.__module__, kind.__qualname__
+    parts = _PARTS.get(f"{module}.{name}")
+    if parts is None or getattr(sys.modules.get(module), name, None) is not kind:
+        return None
+    return f"{module}.{name}", parts(value)
+
+
+# Values of the standard library that travel as what they are made of.
+_PARTS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
+    "builtins.bytearray": lambda v: (bytes(v),),
+    "builtins.range": lambda v: (v.start, v.stop, v.step),
+    "collections.deque": lambda v: (list(v), v.maxlen),
+    "datetime.date": lambda v: (v.year, v.month, v.day),
+    "datetime.time": lambda v: (v.hour, v.minute, v.second, v.microsecond),
+    "datetime.datetime": lambda v: (*v.timetuple()[:6], v.microsecond),
+    "datetime.timedelta": lambda v: (v.days, v.seconds, v.microseconds),
+    "decimal.Decimal": lambda v: (str(v),),
+    "fractions.Fraction": lambda v: (v.numerator, v.denominator),
+}
+
+
+# --- a builtin value with an object of the other side behind it ---
+
+_shadows: dict[type, type] = {}
+
+
+def _shadow(plain: Any, remote: Remote) -> Any:
+    """``plain`` as an instance of a subclass, whose further attributes are the other side's."""
+    base = type(plain)
+    if base in (bool, type(None), Remote) or base.__module__ != "builtins":
+        raise CodecError("no builtin value")
+    if base not in _shadows:
+        body = {"__getattr__": lambda self, name: getattr(self.__dict__["_remote"], name)}
+        if base is dict:
+            body["__missing__"] = lambda self, key: self.__dict__["_remote"][key]
+        _shadows[base] = type(base.__name__, (base,), body)
+    shadow = _shadows[base](plain)
+    shadow.__dict__["_remote"] = remote
+    return shadow
