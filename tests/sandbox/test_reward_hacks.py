@@ -19,7 +19,7 @@ import pytest
 
 from azr_mlx import benchmarks
 from azr_mlx.benchmarks import Benchmark, Problem
-from azr_mlx.evaluate import grade, score_samples
+from azr_mlx.evaluate import score_samples
 from azr_mlx.parse import Proposal, parse_answer, parse_proposal
 from azr_mlx.sandbox import Job, Limits, Sandbox
 from azr_mlx.tasks import Draft, GateResult, check_answers, gate
@@ -407,6 +407,13 @@ def _problem(benchmark: Benchmark, name: str) -> Problem:
 def completion(problem: Problem, program: str) -> str:
     """The program as what follows the prompt; its ``f`` is what the tests call."""
     return f"    pass\n\n{program}\n{problem.entry_point} = f\n"
+
+
+def grade(sandbox: Sandbox, benchmark: Benchmark, cases: list[tuple[Problem, str]]) -> list[Status]:
+    """The verdicts on completions, under the benchmark's limits."""
+    limits = benchmark.spec.limits
+    limited = [(replace(p, check=replace(p.check, limits=limits)), text) for p, text in cases]
+    return [graded.status for graded in benchmarks.grade(sandbox, limited)]
 
 
 @pytest.fixture(scope="module")
