@@ -119,8 +119,7 @@ class WrongVerdict(Exception):
 
 
 def measure_humaneval(level: str, workers: int, data: Path) -> dict[str, object]:
-    from azr_mlx.benchmarks import load
-    from azr_mlx.evaluate import grade
+    from azr_mlx.benchmarks import grade, load
     from azr_mlx.sandbox import Sandbox
     from azr_mlx.types import Status
 
@@ -129,11 +128,11 @@ def measure_humaneval(level: str, workers: int, data: Path) -> dict[str, object]
     started = time.perf_counter()
     with Sandbox(workers, level) as sandbox:
         start_s = time.perf_counter() - started
-        grade(sandbox, benchmark, candidates[:WARM_UP])
+        grade(sandbox, candidates[:WARM_UP])
         started = time.perf_counter()
-        statuses = grade(sandbox, benchmark, candidates)
+        grades = grade(sandbox, candidates)
         seconds = time.perf_counter() - started
-    pairs = zip(candidates, statuses, strict=True)
+    pairs = zip(candidates, (graded.status for graded in grades), strict=True)
     wrong = [f"{p.id} {status.value}" for (p, _), status in pairs if status is not Status.PASS]
     return {"seconds": seconds, "start_s": start_s, "jobs": len(candidates), "wrong": wrong}
 

@@ -213,8 +213,12 @@ def _made(arm: Evaluation, store: Store, interrupts: Interrupts) -> BenchmarkRes
     try:
         return arm.run(store, interrupts)
     except KeyboardInterrupt:
-        kept = f"{len(store.samples)} samples are in {store.folder}"
-        raise Interrupted(f"{kept}; the same command goes on from there") from None
+        tried = sum(map(len, store.tries.values()))
+        more = f" (and {tried} answers that visible tests turned down)" if tried else ""
+        raise Interrupted(
+            f"{len(store.samples)} samples{more} are in {store.folder}; the same command goes on "
+            "from there"
+        ) from None
 
 
 def _overlaps(

@@ -215,7 +215,8 @@ def test_sanitized_mbpp_solutions_pass(sandbox: Sandbox) -> None:
     assert grade(sandbox, some[:9], visible=True) == [Grade(Status.PASS, 1.0)] * 9
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_every_mbpp_plus_solution_passes_beside_itself(sandbox: Sandbox) -> None:
     found = load("mbpp-plus", shared("mbpp"))
     assert wrong(references(found), grade(sandbox, references(found))) == []
@@ -252,7 +253,8 @@ def test_mbpp_plus_inputs_are_what_evalplus_makes_of_them() -> None:
         assert plus.arguments(name, [row]) == [wanted], name
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_published_mbpp_plus_verdicts_are_reproduced(sandbox: Sandbox) -> None:
     """The published ones are of MBPP+ v0.1, whose 399 problems hold the 378 of v0.2.0."""
     folder, data = shared("qwen2.5-coder-1.5b"), shared("mbpp")
