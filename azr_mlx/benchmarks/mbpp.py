@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 from azr_mlx.benchmarks.problem import AssertCheck, Problem, Row, Spec
 from azr_mlx.sandbox import Limits
@@ -82,14 +83,9 @@ SPEC = Spec(
     hub=("google-research-datasets/mbpp", "full"),
     mend=f"give as --data the file {_WHERE}mbpp.jsonl",
 )
-SANITIZED = Spec(
+SANITIZED = replace(
+    SPEC,
     name="mbpp-sanitized",
-    parse=parse,
-    id_of=_id,
-    selected=in_test_split,
-    stop=STOP,
-    limits=LIMITS,
-    form=FORM,
     files=("sanitized-mbpp.json", "sanitized-mbpp.jsonl"),
     hub=("google-research-datasets/mbpp", "sanitized"),
     mend=f"give as --data the file {_WHERE}sanitized-mbpp.json",

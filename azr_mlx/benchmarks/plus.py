@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -287,34 +288,24 @@ def parse_humaneval(row: Row) -> Problem | None:
     )
 
 
-def _id(row: Row) -> str:
-    return str(row["task_id"])
+def _spec(original: Spec, parse: Callable[[Row], Problem | None], name: str) -> Spec:
+    """As the original benchmark's; the data is EvalPlus's, which is on no hub in this form."""
+    file = f"{name}Plus.jsonl"
+    return replace(
+        original,
+        name=f"{original.name}-plus",
+        parse=parse,
+        id_of=lambda row: str(row["task_id"]),
+        selected=lambda name: True,
+        limits=LIMITS,
+        package="",
+        hub=(),
+        files=(file, f"{file}.gz", f"{original.name}-plus-v0.2.0.jsonl"),
+        mend=f"give as --data {file}.gz of "
+        f"https://github.com/evalplus/{name.lower()}plus_release/releases "
+        "(EvalPlus keeps it in its cache folder)",
+    )
 
 
-_WHERE = "https://github.com/evalplus/{}/releases"
-HUMANEVAL = Spec(
-    name="humaneval-plus",
-    parse=parse_humaneval,
-    id_of=_id,
-    stop=humaneval.STOP,
-    limits=LIMITS,
-    form="function to complete",
-    files=("HumanEvalPlus.jsonl", "HumanEvalPlus.jsonl.gz"),
-    hub=(),
-    mend="give as --data HumanEvalPlus.jsonl.gz of "
-    + _WHERE.format("humanevalplus_release")
-    + " (EvalPlus keeps it in its cache folder)",
-)
-MBPP = Spec(
-    name="mbpp-plus",
-    parse=parse_mbpp,
-    id_of=_id,
-    stop=mbpp.STOP,
-    limits=LIMITS,
-    form=mbpp.FORM,
-    files=("MbppPlus.jsonl", "MbppPlus.jsonl.gz", "mbpp-plus-v0.2.0.jsonl"),
-    hub=(),
-    mend="give as --data MbppPlus.jsonl.gz of "
-    + _WHERE.format("mbppplus_release")
-    + " (EvalPlus keeps it in its cache folder)",
-)
+HUMANEVAL = _spec(humaneval.SPEC, parse_humaneval, "HumanEval")
+MBPP = _spec(mbpp.SPEC, parse_mbpp, "Mbpp")
