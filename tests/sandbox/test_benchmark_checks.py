@@ -1,0 +1,213 @@
+"""How completions are judged, benchmark by benchmark, on rows written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azr_mlx.benchmarks import grade, load
+from azr_mlx.benchmarks.apps import examples, same_output, same_value
+from azr_mlx.benchmarks.cruxeval import arguments
+from azr_mlx.benchmarks.plus import SPECIAL, PlusCheck
+from azr_mlx.errors import UsageError
+from azr_mlx.sandbox import Sandbox
+from azr_mlx.types import Status
+
+pytestmark = pytest.mark.sandbox
+PASS, FAIL, ERROR = Status.PASS, Status.FAIL, Status.ERROR
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(workers=2) as box:
+        yield box
+
+
+def verdict(sandbox: Sandbox, check: PlusCheck, code: str) -> tuple[Status, float]:
+    results = sandbox.run(check.jobs(code))
+    found = check.grade(code, results)
+    return found.status, found.share
+
+
+# ---------------------------------------------------------------- HumanEval+, MBPP+
+
+PLUS_ROW = {
+    "task_id": "HumanEval/7",
+    "prompt": 'def halves(xs):\n    """Half of each.\n\n    >>> halves([2])\n    [1.0]\n    """\n',
+    "entry_point": "halves",
+    "canonical_solution": "    return [x / 2 for x in xs]\n",
+    "base_input": [[[2]], [[]]],
+    "plus_input": [[[1, 2, 3]], [[10**9]]],
+    "atol": 0,
+}
+
+
+def test_humaneval_plus_is_judged_by_what_the_reference_gives(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    path = tmp_path / "HumanEvalPlus.jsonl"
+    path.write_text(json.dumps(PLUS_ROW) + "\n")
+    [problem] = load("humaneval-plus", tmp_path).problems
+    texts = [
+        PLUS_ROW["canonical_solution"],
+        "    return [x * 0.5 + 1e-9 for x in xs]\n",  # floats are compared with a tolerance
+        "    return [x / 2 for x in xs if x < 5]\n",
+        "    return [x // 2 for x in xs]\n",
+        "    return None if len(xs) > 2 else [x / 2 for x in xs]\n",
+        "    return 1 / 0\n",
+    ]
+    grades = grade(sandbox, [(problem, str(text)) for text in texts])
+    assert [g.status for g in grades] == [PASS, PASS, FAIL, FAIL, FAIL, ERROR]
+    assert [g.share for g in grades] == [1.0, 1.0, 0.75, 0.75, 0.75, 0.0]
+    shown = grade(sandbox, [(problem, str(text)) for text in texts], visible=True)
+    assert [g.status for g in shown[:3]] == [PASS, PASS, PASS] and shown[5].status is ERROR
+
+
+def test_the_reference_runs_once_and_its_values_are_kept(sandbox: Sandbox) -> None:
+    check = PlusCheck("f", "def f(x): return x + 1", [(1,), (2,)], 0)
+    assert len(check.jobs("")) == 2
+    assert verdict(sandbox, check, "def f(x): return x + 1") == (PASS, 1.0)
+    assert len(check.jobs("")) == 1
+    assert verdict(sandbox, check, "def f(x): return 2") == (FAIL, 0.5)
+
+
+def test_a_reference_that_fails_passes_nobody(sandbox: Sandbox) -> None:
+    check = PlusCheck("f", "def f(x): return 1 / x", [(0,)], 0)
+    assert verdict(sandbox, check, "def f(x): return 1 / x") == (Status.INVALID, 0.0)
+
+
+def test_arguments_that_are_no_literals_travel_in_the_program(sandbox: Sandbox) -> None:
+    rows = [(float("inf"), 1), (float("-inf"), 2), ([float("inf")], "inf"), ("a" * 200_000, 3)]
+    code = "def f(x, y): return (str(x)[:9], y)"
+    check = PlusCheck("f", code, rows, 0)
+    assert check.more and verdict(sandbox, check, code) == (PASS, 1.0)
+    assert verdict(sandbox, check, "def f(x, y): return (str(x)[:9], 1)") == (FAIL, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "expected", "right", "wrong"),
+    [
+        ("similar_elements", ((1, 2), (2, 3)), (2, 5), (5, 2), (2,)),
+        ("text_match_three", ("a",), True, "text", None),
+        ("text_match_three", ("a",), None, None, "text"),
+        ("check_str", ("a",), True, True, False),
+        ("are_equivalent", (1, 2), True, False, None),
+        ("sum_div", (8,), 7, 0, 1),
+        ("surface_Area", (3, 4), 33, 35, 34),
+        ("digit_distance_nums", (123, 56), 0, 1 + 3 + 3, 8),
+        ("find_zero", ([-2, 1],), 2.0, 2.00001, 2.1),
+    ],
+)
+def test_rules_of_their_own(
+    name: str, args: tuple[Any, ...], expected: Any, right: Any, wrong: Any
+) -> None:
+    rule = SPECIAL[name]
+    assert rule(args, right, expected)
+    assert name == "are_equivalent" or not rule(args, wrong, expected)
+
+
+# ---------------------------------------------------------------- APPS
+
+
+def apps_row(number: int, tests: Any, level: str = "interview", **more: Any) -> dict[str, Any]:
+    row = {
+        "problem_id": number,
+        "question": "Add.",
+        "solutions": json.dumps(["print(sum(map(int, input().split())))"]),
+        "input_output": json.dumps(tests) if tests is not None else "",
+        "difficulty": level,
+        "starter_code": "",
+    }
+    return {**row, **more}
+
+
+ADD = {"inputs": ["1 2\n", "3 4\n", "5 6\n", "7 8\n"], "outputs": ["3\n", "7\n", "11\n", "15\n"]}
+CALLS = {"fn_name": "add", "inputs": [[1, 2], [[1], [2]]], "outputs": [3, [[1, 2]]]}
+
+
+def test_apps_counts_cases_and_leaves_out_problems_without_any(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    rows = [
+        apps_row(1, ADD),
+        apps_row(2, CALLS, "introductory"),
+        apps_row(3, {"inputs": [], "outputs": []}),
+        apps_row(4, None),
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load("apps", path)
+    assert found.excluded == ("APPS/0003", "APPS/0004")
+    assert [p.level for p in found.problems] == ["interview", "introductory"]
+    assert [p.id for p in load("apps-introductory", path).problems] == ["APPS/0002"]
+    with pytest.raises(UsageError, match="holds no apps-competition problem"):
+        load("apps-competition", path)
+    stdin, call = found.problems
+    cases = [
+        (stdin, "print(sum(map(int, input().split())))"),
+        (stdin, "a, b = map(int, input().split())\nprint(a + b if a < 6 else 0)"),
+        (stdin, "a, b = map(int, input().split())\nprint(a + b + 0.0)"),
+        (stdin, "a, b = map(int, input().split())\nif a < 4:\n    print(a + b)\n    return\n1 / 0"),
+        (call, "def add(a, b): return a + b"),
+        (call, "class Solution:\n    def add(self, a, b): return a + b if type(a) is int else 0"),
+        (call, "def plus(a, b): return a + b"),
+    ]
+    grades = grade(sandbox, cases)
+    assert [g.share for g in grades] == [1.0, 0.75, 1.0, 0.5, 1.0, 0.5, 0.0]
+    assert [g.status for g in grades] == [PASS, FAIL, PASS, ERROR, PASS, FAIL, ERROR]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "same"),
+    [
+        ("1\n2\n", "1\n2", True), ("1 2", "1\n2", False), ("  1  2 ", "1 2", True),
+        ("1.0000000001", "1", True), ("1.1", "1", False), ("YES", "yes", False), ("", "", True),
+        ("", "0", False), ("2 1", "1 2", False), ("1\n\n2", "1\n2", True), ("1\n2\n3", "1\n2", False),
+    ],
+)  # fmt: skip
+def test_what_is_the_same_output(given: str, wanted: str, same: bool) -> None:
+    assert same_output(given, wanted) is same
+
+
+def test_what_is_the_same_value() -> None:
+    assert same_value((1, [2, (3,)]), [1, [2, [3]]]) and same_value(3, [3]) and same_value([], [])
+    assert not same_value(3, [[3]]) and not same_value([1], [2]) and not same_value(None, [])
+
+
+def test_the_samples_of_a_statement_are_its_visible_tests() -> None:
+    text = (
+        "Add.\n\n-----Input-----\n\nTwo.\n\n-----Examples-----\nInput\n1 2\n\nOutput\n3\n\nInput\n"
+    )
+    shown = examples(text + "3 4\n\nOutput\n7\n\n\n\n-----Note-----\n\nThat is it.")
+    assert shown is not None
+    assert shown.inputs == ("1 2\n", "3 4\n") and [x.strip() for x in shown.outputs] == ["3", "7"]
+    assert examples("no examples") is None
+
+
+# ---------------------------------------------------------------- CRUXEval
+
+
+@pytest.mark.parametrize(
+    ("answer", "args"),
+    [
+        ("assert f(1, 'a') == 2", "(1, 'a')"),
+        ("f(b=1, a=2)", "(2, 1)"),
+        ("f(1, b=2)", "(1, 2)"),
+        ("1, 2", "(1, 2)"),
+        ("[1], {2: 3}", "([1], {2: 3})"),
+        ("f()", "()"),
+        ("f(c=1)", None),
+        ("f(*[1, 2])", None),
+        ("f(g(1))", None),
+        ("0) or (True", None),
+        ("0 or True", None),
+        ("f(1) or True", None),
+        ("", "()"),
+    ],
+)
+def test_the_arguments_in_an_answer(answer: str, args: str | None) -> None:
+    assert arguments("def f(a, b): return a", answer) == args
