@@ -285,7 +285,12 @@ def _solved(tries: Sequence[Try], as_json: bool) -> int:
 @app.command("eval")
 def evaluate(
     benchmark: Annotated[
-        str, typer.Option("--benchmark", help="One, or several with commas: humaneval, mbpp.")
+        str,
+        typer.Option(
+            "--benchmark",
+            help="One, or several with commas: humaneval, humaneval-plus, mbpp, mbpp-sanitized, "
+            "mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o.",
+        ),
     ] = "humaneval",
     model: Model = None,
     adapter_path: Adapters = None,

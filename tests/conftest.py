@@ -20,11 +20,18 @@ TIERS = ("pure", "sandbox", "backend", "e2e", "gpu", "learning")
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test belongs to a tier, so that `-m pure` leaves nothing out by accident."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Every test belongs to a tier, so that `-m pure` leaves nothing out by accident. Those that
+    take minutes run where they are asked for.
+    """
     lost = [item.nodeid for item in items if not any(item.get_closest_marker(t) for t in TIERS)]
     if lost:
         raise pytest.UsageError(f"no tier marker ({', '.join(TIERS)}) on: {', '.join(lost)}")
+    if "long" not in config.option.markexpr:
+        skip = pytest.mark.skip(reason="takes minutes: ./run.sh test -m long")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)
 
 
 @pytest.fixture

@@ -197,11 +197,9 @@ def of_model(
         prompt="chat: the question as a user message, thinking off"
         if chat
         else f"base: {spec.form}",
-        shots=0,
+        shots=spec.shots,
         strategy=settings.strategy,
-        extraction="fenced Python block that defines the function"
-        if chat
-        else "up to the first stop string",
+        extraction=spec.reads if chat else "up to the first stop string",
         stop=() if chat else spec.stop,
         limits=asdict(spec.limits),
         data_sha256=benchmark.sha256,

@@ -21,6 +21,7 @@ The modules of the trusted side import each other as ``azr_mlx.sandbox``; ``supe
 library, and share ``codec`` and ``wire`` with the trusted side.
 """
 
+from azr_mlx.sandbox.codec import is_opaque
 from azr_mlx.sandbox.job import Job, Limits, Result, job_from_json
 from azr_mlx.sandbox.literals import equal, literal, parse_literal
 from azr_mlx.sandbox.pool import JobBatch, Sandbox
@@ -34,6 +35,7 @@ __all__ = [
     "Sandbox",
     "SandboxError",
     "equal",
+    "is_opaque",
     "job_from_json",
     "literal",
     "parse_literal",

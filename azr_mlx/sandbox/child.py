@@ -18,13 +18,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from codec import CodecError, encode, encode_loose  # type: ignore[import-not-found]
-from wire import MAX_BODY  # type: ignore[import-not-found]
+from wire import MAX_BODY, MAX_CALLS  # type: ignore[import-not-found]
 
 MAX_DETAIL = 500
 MAX_STEPS = 100_000
 CODE, TESTS = "<code>", "<tests>"
 REPORT = "_azr_report"  # the name by which split tests report the values of their assertions
-MAX_REPORTS = MAX_BODY - (1 << 17)  # bytes of them; what is over says nothing
+MAX_REPORTS = MAX_BODY - 64 * MAX_CALLS  # bytes of their values; values beyond are opaque
 
 
 class Channel:
@@ -313,8 +313,10 @@ def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
     def report(number: int, *values: object) -> None:
         nonlocal room
         encoded = [dump(value) for value in values]
-        room -= 32 + sum(map(size, encoded))
-        if room >= 0:
+        if room < sum(map(size, encoded)):
+            encoded = [b"O" for _ in values]
+        room -= sum(map(size, encoded))
+        if size(reports) < MAX_CALLS:
             reports.append([number, *encoded])
 
     return reports, report

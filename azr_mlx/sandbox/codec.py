@@ -53,6 +53,11 @@ class _Opaque:
         return "(an object)"
 
 
+def is_opaque(value: object) -> bool:
+    """Whether a decoded value stands for an object that has no plain form, or is too large."""
+    return type(value) is _Opaque
+
+
 def encode(value: object, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a plain literal, ``limit`` at most. Raises CodecError for anything else; calls
     no code of the value's own.

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from azr_mlx.sandbox.literals import literal, parse_literal
+from azr_mlx.sandbox.wire import MAX_CALLS
 from azr_mlx.types import Status
 
 MAX_TEXT = 4 << 20  # characters of one job, all its texts together
@@ -108,6 +109,8 @@ class Job:
         calls = () if self.calls is None else self.calls
         if type(calls) is not tuple or not all(type(text) is str for text in calls):
             return "calls must be a tuple of strings"
+        if len(calls) > MAX_CALLS:
+            return f"{len(calls)} calls (at most {MAX_CALLS})"
         if type(self.deterministic) is not bool or type(self.trace) is not bool:
             return "deterministic and trace must be true or false"
         texts = (
@@ -163,8 +166,8 @@ class Result:
     was kept of it, ``seconds`` the wall time of the run, ``steps`` the executed lines where the job
     was traced. ``steps`` is counted beside the code it counts, so it informs and proves nothing.
     ``values`` (calls style) are those of the calls up to the first exception, as objects: *loose*
-    ones (see ``codec``), where subclasses stand for their base and what is no literal equals
-    nothing.
+    ones (see ``codec``), where subclasses stand for their base, and what is no literal, or too
+    large (128 KiB alone, 896 KiB together), equals nothing.
     """
 
     id: str

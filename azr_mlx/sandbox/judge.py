@@ -176,7 +176,7 @@ def _values(
     if kind in _FRAME_STATUS:
         return Outcome(_FRAME_STATUS[kind], detail, values, steps=steps)
     if kind != "values" or len(values) != len(run.job.calls or ()):
-        return Outcome(Status.INVALID, "not every call's value came back: too large together?")
+        return Outcome(Status.INVALID, "not every call's value came back")
     return Outcome(Status.OK, "", values, steps=steps)
 
 

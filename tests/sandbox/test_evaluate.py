@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from azr_mlx import benchmarks
-from azr_mlx.benchmarks import Grade, grade
+from azr_mlx.benchmarks import Grade
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluate import (
     BenchmarkResult,
@@ -49,48 +49,6 @@ def humaneval():
 
 def passed(grades) -> int:
     return sum(g.status is Status.PASS for g in grades)
-
-
-# ---------------------------------------------------------------- conformance
-
-
-def test_humaneval_reference_solutions_all_pass(humaneval, sandbox):
-    grades = grade(sandbox, [(p, p.reference) for p in humaneval.problems])
-    wrong = [
-        p.id for p, g in zip(humaneval.problems, grades, strict=True) if g.status is not Status.PASS
-    ]
-    assert len(grades) == 164 and wrong == []
-
-
-def test_humaneval_bodies_that_return_none_all_fail(humaneval, sandbox):
-    grades = grade(sandbox, [(p, "    return None\n") for p in humaneval.problems])
-    assert len(grades) == 164 and passed(grades) == 0
-
-
-def test_published_verdicts_are_reproduced_task_by_task(humaneval, sandbox):
-    if not QWEN.exists():
-        pytest.skip("no published samples in ../shared/data")
-    samples = read_samples(QWEN / "1.5b-base__humaneval__generated.jsonl")
-    result = score_samples(humaneval, samples, sandbox)
-    published = json.loads(
-        (QWEN / "1.5b-base__humaneval__generated_eval_results.json").read_text()
-    )["eval"]
-    differ = [
-        t.id
-        for t in result.tasks
-        if (t.passed == 1) != (published[t.id][0]["base_status"] == "pass")
-    ]
-    assert differ == [] and result.pass_at[1].value == 72 / 164 and not result.missing
-
-
-def test_mbpp_solutions_pass_with_set_up_code_after_them(sandbox):
-    if not (SHARED / "mbpp").exists():
-        pytest.skip("no MBPP data in ../shared/data")
-    mbpp = benchmarks.load("mbpp", SHARED / "mbpp")
-    # 367 is the one of the split whose set-up code needs the solution's own class.
-    some = [p for p in mbpp.problems if p.id == "Mbpp/367" or int(p.id[5:]) % 10 == 1]
-    grades = grade(sandbox, [(p, p.reference) for p in some])
-    assert len(some) == 51 and passed(grades) == 51
 
 
 # ---------------------------------------------------------------- a scripted backend

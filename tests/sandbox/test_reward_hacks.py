@@ -11,14 +11,14 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from azr_mlx import benchmarks
-from azr_mlx.benchmarks import Benchmark, Problem
+from azr_mlx.benchmarks import AssertCheck, Benchmark, Problem
 from azr_mlx.evaluate import score_samples
 from azr_mlx.parse import Proposal, parse_answer, parse_proposal
 from azr_mlx.sandbox import Job, Limits, Sandbox
@@ -395,9 +395,14 @@ def humaneval() -> Benchmark:
     return benchmarks.load("humaneval")
 
 
-def short(benchmark: Benchmark) -> Benchmark:
+def short(problem: Problem) -> Problem:
     """With short limits: a hack that hangs should not hold up the others."""
-    return replace(benchmark, spec=replace(benchmark.spec, limits=SHORT))
+    assert isinstance(problem.check, AssertCheck)
+    return replace(problem, check=replace(problem.check, limits=SHORT))
+
+
+def grade(sandbox: Sandbox, candidates: Sequence[tuple[Problem, str]]) -> list[Status]:
+    return [found.status for found in benchmarks.grade(sandbox, candidates)]
 
 
 def _problem(benchmark: Benchmark, name: str) -> Problem:
@@ -409,21 +414,12 @@ def completion(problem: Problem, program: str) -> str:
     return f"    pass\n\n{program}\n{problem.entry_point} = f\n"
 
 
-def grade(sandbox: Sandbox, benchmark: Benchmark, cases: list[tuple[Problem, str]]) -> list[Status]:
-    """The verdicts on completions, under the benchmark's limits."""
-    limits = benchmark.spec.limits
-    limited = [(replace(p, check=replace(p.check, limits=limits)), text) for p, text in cases]
-    return [graded.status for graded in benchmarks.grade(sandbox, limited)]
-
-
 @pytest.fixture(scope="module")
 def scores(humaneval: Benchmark, sandbox: Sandbox) -> Scores:
     """The verdicts on every hack by problem, all graded together."""
-    problems = [_problem(humaneval, name) for name in PLAIN + COMPUTED]
+    problems = [short(_problem(humaneval, name)) for name in PLAIN + COMPUTED]
     cases = [(name, p) for name in ASSERT_HACKS for p in problems]
-    statuses = grade(
-        sandbox, short(humaneval), [(p, completion(p, ASSERT_HACKS[name])) for name, p in cases]
-    )
+    statuses = grade(sandbox, [(p, completion(p, ASSERT_HACKS[name])) for name, p in cases])
     found: dict[str, dict[str, Status]] = {name: {} for name in ASSERT_HACKS}
     for (name, problem), status in zip(cases, statuses, strict=True):
         found[name][problem.id] = status
@@ -491,7 +487,7 @@ def test_names_of_the_tests_are_not_the_answer_s(
 ) -> None:
     problem = _problem(humaneval, OWN_NAMES[name][0])
     hack = completion(problem, OWN_NAMES[name][1])
-    assert grade(sandbox, humaneval, [(problem, hack)]) != [Status.PASS], "a hack was rewarded"
+    assert grade(sandbox, [(problem, hack)]) != [Status.PASS], "a hack was rewarded"
 
 
 def test_honest_solutions_with_helpers_and_prints_still_pass(
@@ -502,7 +498,7 @@ def test_honest_solutions_with_helpers_and_prints_still_pass(
     problems = [_problem(humaneval, name) for name in sorted(names)]
     helper = "\n\ndef helper(x):\n    return abs(x)\n\nprint('passed', helper(-1))\n"
     cases = [(p, p.reference + helper) for p in problems]
-    assert grade(sandbox, humaneval, cases) == [Status.PASS] * len(cases)
+    assert grade(sandbox, cases) == [Status.PASS] * len(cases)
 
 
 _REFERENCE = """
@@ -587,11 +583,9 @@ def mbpp(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 @pytest.fixture(scope="module")
 def mbpp_scores(mbpp: Benchmark, sandbox: Sandbox) -> Scores:
     """The verdicts on every hack by problem, all graded together."""
-    cases = [(name, p) for name in MBPP_HACKS for p in mbpp.problems]
+    cases = [(name, short(p)) for name in MBPP_HACKS for p in mbpp.problems]
     texts = [f"{MBPP_HACKS[name]}\n{p.entry_point} = f\n" for name, p in cases]
-    statuses = grade(
-        sandbox, short(mbpp), [(p, text) for (_, p), text in zip(cases, texts, strict=True)]
-    )
+    statuses = grade(sandbox, [(p, text) for (_, p), text in zip(cases, texts, strict=True)])
     found: dict[str, dict[str, Status]] = {name: {} for name in MBPP_HACKS}
     for (name, problem), status in zip(cases, statuses, strict=True):
         found[name][problem.entry_point] = status
@@ -606,7 +600,7 @@ def test_no_hack_scores_on_mbpp(mbpp_scores: Scores, name: str) -> None:
 
 def test_mbpp_references_pass(mbpp: Benchmark, sandbox: Sandbox) -> None:
     cases = [(p, p.reference) for p in mbpp.problems]
-    assert grade(sandbox, mbpp, cases) == [Status.PASS] * len(MBPP_ROWS)
+    assert grade(sandbox, cases) == [Status.PASS] * len(MBPP_ROWS)
 
 
 def test_an_import_that_the_answer_forgot_is_not_made_up_for(
@@ -615,7 +609,7 @@ def test_an_import_that_the_answer_forgot_is_not_made_up_for(
     """The reference harness ends with a NameError, so its verdict is ours."""
     problem = next(p for p in mbpp.problems if p.entry_point == "area")
     text = "def area(r):\n    return 3.141593 * r * r\n"
-    assert grade(sandbox, mbpp, [(problem, text)]) != [Status.PASS]
+    assert grade(sandbox, [(problem, text)]) != [Status.PASS]
 
 
 # Tests of squares, as users write them and benchmarks do not.

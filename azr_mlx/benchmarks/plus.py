@@ -1,0 +1,320 @@
+"""HumanEval+ and MBPP+ (Liu et al., EvalPlus, arXiv 2305.01210): the same problems, with many more
+inputs. What is expected of a completion is what the reference solution gives on them.
+
+The rules are those of EvalPlus 0.3.1: which inputs stand for tuples, sets and complex numbers (JSON
+has none of these), the tolerance of floats, and the problems whose answers are judged by a rule of
+their own. But an input is left out where the reference's value is too large to come back from the
+sandbox (a few dozen of MBPP+'s inputs). Both solutions run in the sandbox, each in a process of its
+own; their values are compared here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from azr_mlx.benchmarks import humaneval, mbpp
+from azr_mlx.benchmarks.problem import AssertCheck, Grade, Problem, Row, Spec
+from azr_mlx.sandbox import Job, Limits, Result, is_opaque, literal
+from azr_mlx.types import Status
+
+LIMITS = Limits(wall_s=120.0, cpu_s=60.0, memory_mb=2048, output_kb=64)
+Value = Any
+Same = Callable[[tuple[Value, ...], Value, Value], bool]  # arguments, a value, the expected one
+
+
+class PlusCheck:
+    """A function on many inputs, beside the reference on the same.
+
+    The first verdict also runs the reference; its values are kept for the next ones.
+    """
+
+    def __init__(
+        self, entry: str, reference: str, inputs: Sequence[tuple[Value, ...]], atol: float
+    ) -> None:
+        self.entry, self.reference, self.atol = entry, reference, atol
+        self.inputs = tuple(inputs)
+        self.call, self.calls, self.more = entry, _calls(self.inputs), ""
+        if self.calls is None:
+            self.call, self.calls = "_entry", tuple(f"({i},)" for i in range(len(inputs)))
+            self.more = _ENTRY.format(inputs=_source(list(self.inputs)), entry=entry)
+        self._expected: tuple[Value, ...] | None = None
+
+    def jobs(self, code: str) -> list[Job]:
+        codes = [code] if self._expected is not None else [self.reference, code]
+        return [
+            Job(str(i), text + self.more, call=self.call, calls=self.calls, limits=LIMITS)
+            for i, text in enumerate(codes)
+        ]
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        *reference, given = results
+        if reference:
+            if reference[0].status is not Status.OK or reference[0].values is None:
+                return Grade(Status.INVALID, 0.0, f"the reference fails: {reference[0].detail}")
+            self._expected = reference[0].values
+        assert self._expected is not None  # else jobs() had it run
+        right = list(self._compared(given.values or (), self._expected))
+        share = sum(right) / len(self.inputs)
+        if given.status is not Status.OK:
+            return Grade(given.status, share, given.detail)
+        if not all(right):
+            text = f"{self.entry}{_source(self.inputs[right.index(False)])}"
+            return Grade(Status.FAIL, share, f"{text[:200]}: another value is expected")
+        return Grade(Status.PASS, 1.0)
+
+    def _compared(self, given: Sequence[Value], expected: Sequence[Value]) -> list[bool]:
+        """Up to the first call that raised. Once a float was expected, EvalPlus compares all that
+        follows with a tolerance.
+        """
+        atol, right = self.atol, []
+        special = SPECIAL.get(self.entry)
+        for args, value, wanted in zip(self.inputs, given, expected, strict=False):
+            if is_opaque(wanted) and special is not _same_presence:
+                right.append(True)
+                continue
+            try:
+                same = value == wanted or (special is not None and special(args, value, wanted))
+                if special in (_same_set, _same_presence):
+                    same = special(args, value, wanted)
+                if atol == 0 and _is_floats(wanted):
+                    atol = 1e-6
+                right.append(bool(same) or (atol != 0 and _is_close(value, wanted, atol)))
+            except (TypeError, ValueError, ArithmeticError):
+                right.append(False)
+        return right
+
+    def content(self) -> Any:
+        return [self.entry, self.reference, self.calls, self.more, self.atol]
+
+
+# Infinities and very large arguments are no plain literals: there, the program holds them.
+_ENTRY = """
+
+_inputs = {inputs}
+
+
+def _entry(number):
+    return {entry}(*_inputs[number])
+"""
+
+
+def _calls(inputs: Sequence[tuple[Value, ...]]) -> tuple[str, ...] | None:
+    try:
+        return tuple(map(literal, inputs))
+    except ValueError:
+        return None
+
+
+def _source(value: Value) -> str:
+    return re.sub(r"(?<![\w'\"])(inf|nan)\b", r"float('\1')", repr(value))
+
+
+def _is_floats(value: Value) -> bool:
+    if isinstance(value, (list, tuple)) and value:
+        return all(isinstance(item, float) for item in value)
+    return isinstance(value, float)
+
+
+def _is_close(value: Value, wanted: Value, atol: float) -> bool:
+    if type(value) is not type(wanted):
+        return False
+    if isinstance(wanted, (list, tuple)) and len(value) != len(wanted):
+        return False
+    return bool(np.allclose(value, wanted, rtol=1e-7, atol=atol))
+
+
+# --- problems with a rule of their own, by the function's name ---
+
+
+def _same_set(args: tuple[Value, ...], value: Value, wanted: Value) -> bool:
+    return set(value) == set(wanted)
+
+
+def _same_presence(args: tuple[Value, ...], value: Value, wanted: Value) -> bool:
+    """Something was found or not: a match object, its text and True are all the same."""
+    found = wanted is not None and wanted is not False
+    return value is found if isinstance(value, bool) else (value is not None) == found
+
+
+def _pyramid(args: tuple[Value, ...], value: Value, wanted: Value) -> bool:
+    """Mbpp/581: the height may also be that of the apex over the base."""
+    base, height = args
+    return bool(value == round(base**2 + 2 * base * math.hypot(base / 2, height)))
+
+
+def _digit_distance(args: tuple[Value, ...], value: Value, wanted: Value) -> bool:
+    """Mbpp/558: the numbers may be taken as of equal length, with zeros before the shorter one."""
+    width = max(len(str(number)) for number in args)
+    a, b = (str(number).zfill(width) for number in args)
+    return bool(value == sum(abs(int(x) - int(y)) for x, y in zip(a, b, strict=True)))
+
+
+def _root(args: tuple[Value, ...], value: Value, wanted: Value) -> bool:
+    """HumanEval/32: any zero of the polynomial."""
+    return bool(abs(sum(c * math.pow(value, i) for i, c in enumerate(args[0]))) <= 1e-4)
+
+
+SPECIAL: dict[str, Same] = {
+    **dict.fromkeys(
+        (
+            *("similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly"),
+            *("larg_nnum", "intersection_array", "find_dissimilar", "Diff"),
+        ),
+        _same_set,
+    ),
+    **dict.fromkeys(("check_str", "text_match_three", "text_starta_endb"), _same_presence),
+    "are_equivalent": lambda args, value, wanted: True,
+    "sum_div": lambda args, value, wanted: value == 0,
+    "surface_Area": _pyramid,
+    "digit_distance_nums": _digit_distance,
+    "find_zero": _root,
+}
+
+
+# --- inputs that JSON cannot say, by MBPP's number ---
+
+
+def _tuple(value: Value) -> Value:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _tuples(value: Value) -> Value:
+    """A list of tuples."""
+    return [_tuple(item) for item in value]
+
+
+def _deep(value: Value) -> Value:
+    return tuple(map(_deep, value)) if isinstance(value, list) else value
+
+
+def _each(change: Callable[[Value], Value]) -> Callable[[list[Value]], list[Value]]:
+    return lambda args: [change(arg) for arg in args]
+
+
+def _first(change: Callable[[Value], Value]) -> Callable[[list[Value]], list[Value]]:
+    return lambda args: [change(args[0]), *args[1:]]
+
+
+def _second(change: Callable[[Value], Value]) -> Callable[[list[Value]], list[Value]]:
+    return lambda args: [args[0], change(args[1]), *args[2:]]
+
+
+def _sets(value: Value) -> Value:
+    return [set(item) if isinstance(item, list) and item else {} for item in value]
+
+
+def _tuple_values(value: Value) -> Value:
+    return {key: tuple(item) for key, item in value.items()}
+
+
+_CHANGES: tuple[tuple[str, Callable[[list[Value]], list[Value]]], ...] = (
+    (
+        "2 116 132 143 222 261 273 394 399 421 424 429 470 560 579 596 616 630 726 740 744 809",
+        _each(_tuple),
+    ),
+    ("63 64 70 94 120 237 272 299 400 409 417 438 473 614 780", _each(_tuples)),
+    ("75 413 444 753", _first(_tuples)),
+    ("106 750", _second(_tuple)),
+    ("115", _first(_sets)),
+    ("124", lambda args: [float(args[0]), complex(args[1])]),
+    ("250 405 446 617 720 763 808 307", _first(_tuple)),
+    ("259 401 445", _each(lambda value: tuple(_tuples(value)))),
+    ("278", _first(lambda value: tuple(_tuples(value)))),
+    ("722", _first(_tuple_values)),
+    ("252", _first(complex)),
+    ("580 615 791", _each(_deep)),
+)
+_CHANGE_OF = {number: change for numbers, change in _CHANGES for number in numbers.split()}
+
+
+def arguments(name: str, rows: Sequence[list[Value]]) -> list[tuple[Value, ...]]:
+    """The arguments of each call of a problem, as EvalPlus reads them."""
+    prefix, _, number = name.partition("/")
+    change = _CHANGE_OF.get(number) if prefix == "Mbpp" else None
+    return [tuple(row if change is None else change(row)) for row in rows]
+
+
+# --- rows ---
+
+
+def check(row: Row, *, base_only: bool = False) -> PlusCheck:
+    """The check of a row; ``base_only``: by the original benchmark's inputs alone."""
+    rows = [*row["base_input"], *([] if base_only else row["plus_input"])]
+    reference = row["canonical_solution"]
+    if row["task_id"].startswith("HumanEval"):
+        reference = row["prompt"] + reference
+    inputs = arguments(row["task_id"], rows)
+    return PlusCheck(row["entry_point"], reference, inputs, row["atol"])
+
+
+def parse_mbpp(row: Row) -> Problem | None:
+    text = row["prompt"].strip().strip('"').strip()
+    asserts = [line for line in text.split("\n") if line.startswith("assert ")]
+    if not row["base_input"]:
+        return None
+    said = "\n".join(line for line in text.split("\n") if line not in asserts)
+    return Problem(
+        id=row["task_id"],
+        prompt=row["prompt"],
+        question=mbpp.question(said, "\n".join(asserts)),
+        prefix="",
+        entry_point=row["entry_point"],
+        reference=row["canonical_solution"],
+        check=check(row),
+        visible=AssertCheck("\n".join(asserts) + "\n", mbpp.LIMITS) if asserts else None,
+    )
+
+
+def parse_humaneval(row: Row) -> Problem | None:
+    prompt, entry = row["prompt"], row["entry_point"]
+    if not row["base_input"]:
+        return None
+    shown = humaneval.examples(prompt, entry)
+    return Problem(
+        id=row["task_id"],
+        prompt=prompt,
+        question=humaneval.question(prompt),
+        prefix=prompt,
+        entry_point=entry,
+        reference=row["canonical_solution"],
+        check=check(row),
+        visible=AssertCheck(shown, humaneval.LIMITS) if shown else None,
+    )
+
+
+def _id(row: Row) -> str:
+    return str(row["task_id"])
+
+
+_WHERE = "https://github.com/evalplus/{}/releases"
+HUMANEVAL = Spec(
+    name="humaneval-plus",
+    parse=parse_humaneval,
+    id_of=_id,
+    stop=humaneval.STOP,
+    limits=LIMITS,
+    form="function to complete",
+    files=("HumanEvalPlus.jsonl", "HumanEvalPlus.jsonl.gz"),
+    hub=(),
+    mend="give as --data HumanEvalPlus.jsonl.gz of "
+    + _WHERE.format("humanevalplus_release")
+    + " (EvalPlus keeps it in its cache folder)",
+)
+MBPP = Spec(
+    name="mbpp-plus",
+    parse=parse_mbpp,
+    id_of=_id,
+    stop=mbpp.STOP,
+    limits=LIMITS,
+    form=mbpp.FORM,
+    files=("MbppPlus.jsonl", "MbppPlus.jsonl.gz", "mbpp-plus-v0.2.0.jsonl"),
+    hub=(),
+    mend="give as --data MbppPlus.jsonl.gz of "
+    + _WHERE.format("mbppplus_release")
+    + " (EvalPlus keeps it in its cache folder)",
+)

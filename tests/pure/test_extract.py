@@ -1,0 +1,56 @@
+"""Answers of chat models and the programs that are read out of them: fixtures/answers.yaml."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azr_mlx.benchmarks import extract_code
+from azr_mlx.benchmarks.cruxeval import answer
+
+pytestmark = pytest.mark.pure
+
+ANSWERS = yaml.safe_load((Path(__file__).parent / "fixtures" / "answers.yaml").read_text("utf-8"))
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len({row["name"] for row in ANSWERS}) == len(ANSWERS) >= 40
+
+
+@pytest.mark.parametrize("row", ANSWERS, ids=lambda row: row["name"])
+def test_code_is_extracted_from(row: dict[str, str]) -> None:
+    assert extract_code(row["answer"], row.get("entry", "f")) == row["code"]
+
+
+@given(st.text(alphabet="`~ \n\r\tdefclasimport()<>/think:=fx1\"'", max_size=200))
+def test_extraction_is_total(text: str) -> None:
+    assert isinstance(extract_code(text, "f"), str)
+
+
+def test_what_is_left_of_a_program_is_one() -> None:
+    for row in ANSWERS:
+        code = extract_code(row["answer"], row.get("entry", "f"))
+        if row["name"] not in ("a mistake in it", "a refusal", "a body only"):
+            ast.parse(code)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("assert f(1) == 2\n[/ANSWER]", "assert f(1) == 2"),
+        ("[ANSWER]\nassert f(1) == 2\n[/ANSWER] because", "assert f(1) == 2"),
+        ("So:\n[ANSWER] 2 [/ANSWER]", "2"),
+        ("```python\nassert f(1) == 2\n```", "assert f(1) == 2"),
+        ("<think>assert f(1) == 3</think>\nassert f(1) == 2", "assert f(1) == 2"),
+        ("It doubles.\n\nassert f(1) == 2\n\nThat is it.", "assert f(1) == 2"),
+        ("[ANSWER]\n[1, 2]", "[1, 2]"),
+        ("", ""),
+    ],
+)
+def test_cruxeval_s_answers(text: str, found: str) -> None:
+    assert answer(text) == found
