@@ -91,7 +91,8 @@ class BenchmarkResult:
     """One benchmark's figures.
 
     ``excluded`` problems have no usable tests and ``missing`` ones have no sample: no figure counts
-    them. ``generated`` samples were made in this session, the others were on disk; ``folder`` holds them.
+    them. ``generated`` samples were made in this session, the others were on disk; ``folder``
+    holds them.
     """
 
     protocol: Protocol
