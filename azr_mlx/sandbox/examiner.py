@@ -17,10 +17,17 @@ from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
 from child import CODE, TESTS, Channel, Finish, bare_namespace, reseed  # type: ignore[import-not-found]
-from peer import Gone, Peer, Remote, answers  # type: ignore[import-not-found]
+from peer import Gone, Peer, answers  # type: ignore[import-not-found]
 
 _HEAP_TYPE = 1 << 9  # of a class that a class statement made, or ``type``
 _MAX_LINE = 200
+# Builtins by which tests compare, or go through what they compare.
+_JUDGING = frozenset(
+    """
+    abs all any bool callable dict enumerate filter float frozenset getattr hasattr int isinstance
+    issubclass iter len list map next print range repr set sorted str tuple type vars zip
+    """.split()  # noqa: SIM905
+)
 
 
 class Code(NamedTuple):
@@ -101,12 +108,17 @@ def _line(error: BaseException, tests: str) -> str:
 
 def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
     """What the code defines of the names that the tests use. A builtin stays what it is, unless it
-    is the only name that the tests could have of the code: a tested function may be called ``sum``.
+    is the only thing that the tests could call of the code: a tested function may be called
+    ``sum``, but none is called ``all`` whatever the code defines.
     """
     used = _names(program)
     found: dict[str, Any] = peer.ask("names", sorted(used))
     own = {name: value for name, value in found.items() if not hasattr(builtins, name)}
-    return own if any(type(value) is Remote for value in own.values()) else found
+    tested = found.keys() - own.keys() - _JUDGING
+    if any(map(callable, own.values())) or len(tested) != 1:
+        return own
+    [name] = tested
+    return {**own, name: found[name]}
 
 
 def _names(program: CodeType) -> set[str]:

@@ -165,7 +165,7 @@ class Peer:
             return self._numbered(_YOURS, object.__getattribute__(value, "_number"))
         if kind is _Kept:
             return self._numbered(_OWN, self._number(value.value))
-        if kind is type(sys):
+        if kind is type(sys) and _is_module(value.__name__):
             return bytes([_MODULE]) + str(value.__name__).encode()
         if _is_exception(value):
             return bytes([_RAISED]) + _names_of(value).encode()
@@ -268,7 +268,7 @@ class Remote:
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         result, changed = _ask(self, "call", list(args), named)
-        for position, content in changed:
+        for position, content in changed if result is None else ():
             _refill(args[position], content)
         return result
 
@@ -343,7 +343,8 @@ def answers() -> dict[str, Callable[..., Any]]:
 
 def _called(function: Any, args: list[Any], named: dict[str, Any]) -> tuple[Any, list[Any]]:
     """The value, and what became of arguments that it changed in place, where it returns None as
-    such functions do. (Else code could change what its value is then compared with.)
+    such functions do: the caller takes it only then. (Else code could change what its value is
+    compared with.)
     """
     kinds = (list, dict, set, bytearray)
     before = [(i, a, repr(a)) for i, a in enumerate(args) if type(a) in kinds]
@@ -367,11 +368,18 @@ def _refill(target: Any, content: Any) -> None:
 # --- what is the same on both sides ---
 
 
+def _is_module(name: str) -> bool:
+    """Whether a module may be imported by name here: no part of a package, since a few of these
+    are programs.
+    """
+    return name in sys.stdlib_module_names and name not in ("antigravity", "this")
+
+
 def _module(name: str) -> Any:
-    if name.partition(".")[0] not in sys.stdlib_module_names:
+    if not _is_module(name):
         raise CodecError("not a module of the standard library")
     try:
-        return __import__(name, fromlist=["x"])
+        return __import__(name)
     except Exception as error:
         raise CodecError(f"not a module: {error}") from None
 

