@@ -47,8 +47,18 @@ class Baseline:
     entry: str
 
 
-def load() -> tuple[dict[str, Source], list[Baseline]]:
-    """The shipped table: its sources by key, and its models in their order."""
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The shipped table: sources by key, models in their order, and the number of tasks of each
+    benchmark as a whole."""
+
+    sources: dict[str, Source]
+    models: list[Baseline]
+    sizes: dict[str, int]
+
+
+def load() -> Published:
+    """What ``config/baselines.yaml`` holds."""
     path = resources.config_dir() / "baselines.yaml"
     tree: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     sources = {
@@ -56,7 +66,7 @@ def load() -> tuple[dict[str, Source], list[Baseline]]:
         for key, row in tree["sources"].items()
     }
     models = [Baseline(**{"entry": row["name"], **row}) for row in tree["models"]]
-    return sources, models
+    return Published(sources, models, tree["sizes"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +86,9 @@ def table(ours: Sequence[Comparable]) -> tuple[Table, list[str]] | None:
 
     None where there is nothing to show: parts of a benchmark are set beside nothing.
     """
-    whole = [c for c in map(_whole, ours) if c.results]
-    sources, models = load()
+    published = load()
+    models = published.models
+    whole = [_whole(c, published.sizes) for c in ours]
     wanted = list(dict.fromkeys(r.name for c in whole for r in c.results))
     columns = [b for b in wanted if any(m.figures.get(b) is not None for m in models)]
     if not columns:
@@ -89,25 +100,24 @@ def table(ours: Sequence[Comparable]) -> tuple[Table, list[str]] | None:
     for heading in columns:
         drawn.add_column(heading, justify="right")
     drawn.add_column("source")
-    for c in whole:
+    for c in (c for c in whole if c.results):
         drawn.add_row(c.name, "", *(c.cell(b) for b in columns), OURS, style="bold")
     for m in shown:
         cells = (_cell(m.figures.get(b)) for b in columns)
         drawn.add_row(m.name, m.kind, *cells, m.source)
-    used = [s for key, s in sources.items() if any(m.source == key for m in shown)]
+    used = [s for key, s in published.sources.items() if any(m.source == key for m in shown)]
     return drawn, _notes(whole, used)
 
 
-def _whole(c: Comparable) -> Comparable:
+def _whole(c: Comparable, sizes: dict[str, int]) -> Comparable:
     """The results that cover their benchmark and have the figure that is published."""
-    return Comparable(
-        c.name,
-        [
-            r
-            for r in c.results
-            if r.protocol.subset == "all" and not r.missing and "pass@1" in r.figures
-        ],
-    )
+    return Comparable(c.name, [r for r in c.results if _covers(r, sizes)])
+
+
+def _covers(r: BenchmarkResult, sizes: dict[str, int]) -> bool:
+    everything = r.protocol.subset == "all" and not r.missing
+    enough = r.protocol.tasks + len(r.excluded) >= sizes.get(r.name, 0)
+    return everything and enough and "pass@1" in r.figures
 
 
 def _cell(figure: float | None) -> str:

@@ -90,8 +90,9 @@ def figures(tasks: Sequence[TaskResult], ks: Sequence[int]) -> dict[str, Estimat
 class BenchmarkResult:
     """One benchmark's figures.
 
-    ``excluded`` problems have no tests and ``missing`` ones have no sample: no figure counts them.
-    ``generated`` samples were made in this session, the others were on disk; ``folder`` holds them.
+    ``excluded`` problems have no usable tests and ``missing`` ones have no sample: no figure counts
+    them. ``generated`` samples were made in this session, the others were on disk; ``folder``
+    holds them.
     """
 
     protocol: Protocol
@@ -153,7 +154,7 @@ class BenchmarkResult:
         return [*shown, *self._counts(), *self._means()]
 
     def _counts(self) -> list[str]:
-        left_out = [(self.excluded, "without tests"), (self.missing, "without a sample")]
+        left_out = [(self.excluded, "without usable tests"), (self.missing, "without a sample")]
         counted = [f"{self.protocol.tasks} tasks ({self.protocol.subset})"]
         counted += [f"{len(ids)} {why} left out" for ids, why in left_out if ids]
         verdicts = ", ".join(f"{count} {status}" for status, count in self.statuses.items())

@@ -30,7 +30,8 @@ APPS = {"apps-introductory", "apps-interview", "apps-competition"}
 
 
 def test_every_figure_has_a_source_with_a_date_and_a_protocol():
-    sources, models = load()
+    published = load()
+    sources, models = published.sources, published.models
     for source in sources.values():
         assert source.where.startswith("https://") and source.what and source.protocol
         assert datetime.date(2020, 1, 1) < datetime.date.fromisoformat(source.date)
@@ -38,6 +39,7 @@ def test_every_figure_has_a_source_with_a_date_and_a_protocol():
     assert len({m.name for m in models}) == len(models)
     for m in models:
         assert m.kind in ("base", "chat", "tuned")
+        assert set(m.figures) <= published.sizes.keys()
         assert set(m.figures) in (set(EVALPLUS), APPS), "unknown cells are null, not left out"
         assert all(f is None or 0 <= f <= 100 for f in m.figures.values())
 
@@ -47,7 +49,7 @@ def test_the_leaderboard_s_figures_are_the_leaderboard_s():
     if not file.exists():
         pytest.skip("no leaderboard in ../shared/data")
     published = json.loads(file.read_text())
-    _, models = load()
+    models = load().models
     own = [m for m in models if m.source == "evalplus"]
     assert len(own) >= 8
     for m in own:
@@ -65,12 +67,12 @@ def test_the_published_samples_have_the_published_figures():
     for name in ("humaneval", "mbpp"):
         result = json.loads((folder / f"1.5b-base__{name}__result.json").read_text())
         theirs |= {key: value["pass@1"] for key, value in result.items()}
-    _, models = load()
+    models = load().models
     [own] = [m for m in models if m.entry == "1.5b-base"]
     assert own.figures == {ours: theirs[name] for ours, name in EVALPLUS.items()}
 
 
-def result(name: str = "humaneval", passed: int = 1, of: int = 4, **protocol) -> BenchmarkResult:
+def result(name: str = "humaneval", passed: int = 41, of: int = 164, **protocol) -> BenchmarkResult:
     stated = Protocol(
         benchmark=name,
         prompt="base: function to complete",
@@ -117,7 +119,7 @@ def test_ours_stand_beside_the_published_ones_with_both_protocols():
 
 
 def test_a_cell_that_nobody_has_published_is_empty():
-    text = shown(Comparable("mine", [result(), result("mbpp")]))
+    text = shown(Comparable("mine", [result(), result("mbpp", of=500)]))
     lines = [line.split() for line in text.splitlines()]
     assert ["Claude", "2", "chat", "69.5", "evalplus"] in lines
     assert ["CodeLlama-7B", "base", "37.8", "59.5", "evalplus"] in lines
@@ -125,7 +127,16 @@ def test_a_cell_that_nobody_has_published_is_empty():
 
 @pytest.mark.parametrize(
     "one",
-    [result(subset="first 2"), result("cruxeval-i"), replace(result(), missing=("x",))],
+    [
+        result(subset="first 163"),
+        result(of=163),
+        result("cruxeval-i"),
+        replace(result(), missing=("x",)),
+    ],
 )
 def test_a_part_of_a_benchmark_and_one_without_figures_are_set_beside_nothing(one):
     assert table([Comparable("mine", [one])]) is None
+
+
+def test_problems_without_tests_count_as_part_of_the_whole():
+    assert table([Comparable("mine", [replace(result(of=163), excluded=("x",))])]) is not None

@@ -128,7 +128,7 @@ def test_greedy_evaluation_counts_and_states_its_protocol(small, sandbox):
     assert told.words == [("humaneval", 6, 0), *["+"] * 6, "chunk"]
     shown = "\n".join(result.lines())
     assert "humaneval pass@1: 66.7% (95 % interval 30.0% to 90.3%)" in shown
-    assert "6 tasks (all); 1 without tests left out; verdicts: 4 pass, 2 fail" in shown
+    assert "6 tasks (all); 1 without usable tests left out; verdicts: 4 pass, 2 fail" in shown
 
 
 def test_the_samples_written_score_the_same_again(small, tmp_path, sandbox):
