@@ -64,7 +64,7 @@ def test_humaneval_plus_is_judged_by_what_the_reference_gives(
     assert [g.status for g in grades] == [PASS, PASS, FAIL, FAIL, FAIL, ERROR]
     assert [g.share for g in grades] == [1.0, 1.0, 0.75, 0.75, 0.75, 0.0]
     shown = grade(sandbox, [(problem, str(text)) for text in texts], visible=True)
-    assert [g.status for g in shown[:3]] == [PASS, PASS, PASS] and shown[5].status is ERROR
+    assert [g.status for g in shown] == [PASS, FAIL, PASS, PASS, PASS, ERROR]
 
 
 def test_the_reference_runs_once_and_its_values_are_kept(sandbox: Sandbox) -> None:
@@ -166,7 +166,8 @@ def test_apps_counts_cases_and_leaves_out_problems_without_any(
     [
         ("1\n2\n", "1\n2", True), ("1 2", "1\n2", False), ("  1  2 ", "1 2", True),
         ("1.0000000001", "1", True), ("1.1", "1", False), ("YES", "yes", False), ("", "", True),
-        ("", "0", False), ("2 1", "1 2", False), ("1\n\n2", "1\n2", True), ("1\n2\n3", "1\n2", False),
+        ("", "0", False), ("2 1", "1 2", False), ("1\n\n2", "1\n2", True),
+        ("1\n2\n3", "1\n2", False),
     ],
 )  # fmt: skip
 def test_what_is_the_same_output(given: str, wanted: str, same: bool) -> None:
