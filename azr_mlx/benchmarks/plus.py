@@ -11,9 +11,12 @@ own; their values are compared here.
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -288,6 +291,18 @@ def parse_humaneval(row: Row) -> Problem | None:
     )
 
 
+def _cached(name: str) -> Path | None:
+    """The newest file of EvalPlus's own cache, or the one that its override names."""
+    override = os.environ.get(f"{name.upper()}_OVERRIDE_PATH")
+    if override:
+        return Path(override)
+    mac = sys.platform == "darwin"
+    caches = Path("~/Library/Caches").expanduser() if mac else Path("~/.cache").expanduser()
+    caches = caches if mac else Path(os.environ.get("XDG_CACHE_HOME") or caches)
+    found = (caches / "evalplus").glob(f"{name}Plus-v*.jsonl")
+    return max(found, key=lambda path: [*map(int, re.findall(r"\d+", path.name))], default=None)
+
+
 def _spec(original: Spec, parse: Callable[[Row], Problem | None], name: str) -> Spec:
     """As the original benchmark's; the data is EvalPlus's, which is on no hub in this form."""
     file = f"{name}Plus.jsonl"
@@ -299,11 +314,12 @@ def _spec(original: Spec, parse: Callable[[Row], Problem | None], name: str) -> 
         selected=lambda name: True,
         limits=LIMITS,
         package="",
+        cached=lambda: _cached(name),
         hub=(),
         files=(file, f"{file}.gz", f"{original.name}-plus-v0.2.0.jsonl"),
         mend=f"give as --data {file}.gz of "
-        f"https://github.com/evalplus/{name.lower()}plus_release/releases "
-        "(EvalPlus keeps it in its cache folder)",
+        f"https://github.com/evalplus/{name.lower()}plus_release/releases, or let EvalPlus "
+        "load it: its cache is found",
     )
 
 

@@ -95,7 +95,8 @@ class Spec:
     ``selected`` says of an id whether it belongs to the benchmark; so does ``level``, where it is
     not "". ``files`` are the names that ``--data FOLDER`` looks for, ``rows`` reads a folder that
     holds them otherwise (None: it does not), ``hub`` the arguments of ``datasets.load_dataset``,
-    ``package`` a module that holds the rows where it is installed; all of these may be empty.
+    ``package`` a module that holds the rows where it is installed, ``cached`` a file that another
+    program has left; all of these may be empty.
     ``form`` is what the base prompt is, with ``shots`` examples; ``extract`` finds the answer in
     what a chat model says, given the name of the function, and ``reads`` says how. ``mend``: how to
     get the data by hand.
@@ -111,6 +112,7 @@ class Spec:
     hub: tuple[str, ...]
     mend: str
     package: str = ""
+    cached: Callable[[], Path | None] = lambda: None
     rows: Callable[[Path], Iterator[Row] | None] = lambda folder: None
     selected: Callable[[str], bool] = lambda name: True
     level: str = ""

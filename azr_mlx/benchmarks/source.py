@@ -1,4 +1,4 @@
-"""Where a benchmark's rows come from: a file or folder, an installed package, or the hub."""
+"""Where a benchmark's rows come from: a file or folder, an installed package, the hub."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def rows(spec: Spec, data: Path | None) -> tuple[Iterator[Row], str]:
     if module and importlib.util.find_spec(module) is not None:
         problems: Mapping[str, Row] = importlib.import_module(spec.package).read_problems()
         return iter(problems.values()), f"package {module}"
+    if (path := spec.cached()) is not None:
+        return read_jsonl(path), path.name
     return _of_hub(spec), f"hub {'/'.join(spec.hub)}"
 
 

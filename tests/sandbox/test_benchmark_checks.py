@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,23 @@ def test_humaneval_plus_is_judged_by_what_the_reference_gives(
     assert [g.share for g in grades] == [1.0, 1.0, 0.75, 0.75, 0.75, 0.0]
     shown = grade(sandbox, [(problem, str(text)) for text in texts], visible=True)
     assert [g.status for g in shown] == [PASS, FAIL, PASS, PASS, PASS, ERROR]
+
+
+def test_evalplus_s_own_cache_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=r"humaneval-plus: not on this machine; .*https://"):
+        load("humaneval-plus")
+    folder = tmp_path / ("Library/Caches" if sys.platform == "darwin" else "") / "evalplus"
+    folder.mkdir(parents=True)
+    for version in ("v0.1.9", "v0.1.10"):
+        row = {**PLUS_ROW, "task_id": f"HumanEval/{version[-1]}"}
+        (folder / f"HumanEvalPlus-{version}.jsonl").write_text(json.dumps(row) + "\n")
+    assert load("humaneval-plus").source == "HumanEvalPlus-v0.1.10.jsonl"
+    other = tmp_path / "mine.jsonl"
+    other.write_text(json.dumps(PLUS_ROW) + "\n")
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(other))
+    assert [p.id for p in load("humaneval-plus").problems] == ["HumanEval/7"]
 
 
 def test_the_reference_runs_once_and_its_values_are_kept(sandbox: Sandbox) -> None:
