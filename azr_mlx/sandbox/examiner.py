@@ -74,7 +74,9 @@ def _examine(tests: str, peer: Peer, finish: Finish) -> None:
     try:
         program = compile(tests, TESTS, "exec", dont_inherit=True)
         namespace.update(_names_of_the_code(program, peer))
-    except Exception as error:
+    except Gone:
+        raise
+    except BaseException as error:  # the code may end with a SystemExit
         finish.raised(error, "error")
         return
     raised = _raised(program, namespace)

@@ -233,6 +233,11 @@ def test_the_code_reaches_nothing_through_what_it_is_given(sandbox: Sandbox) -> 
     assert result.status is Status.PASS, result
 
 
+def test_code_that_ends_by_itself_says_how(sandbox: Sandbox) -> None:
+    result = sandbox.run([Job("a", "raise SystemExit('enough')", tests=LOOP + "    f(0)")])[0]
+    assert (result.status, result.detail) == (Status.ERROR, "SystemExit: enough")
+
+
 def test_a_failed_assertion_is_quoted(sandbox: Sandbox) -> None:
     tests = "for n, m in [(8, 64)]:\n    assert f(n) == m"
     result = sandbox.run([Job("a", "def f(x): return x", tests=tests)])[0]
