@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from azr_mlx import strategies
@@ -19,7 +19,7 @@ from azr_mlx.benchmarks.extract import extract_code
 from azr_mlx.benchmarks.problem import AssertCheck, Benchmark, Check, Grade, Problem, Spec
 from azr_mlx.benchmarks.source import read_jsonl
 from azr_mlx.errors import UsageError
-from azr_mlx.sandbox import Sandbox
+from azr_mlx.sandbox import Job, Result, Sandbox
 from azr_mlx.types import Prompt, Status
 
 __all__ = [
@@ -88,13 +88,28 @@ def grade(
     """
     checks = [(p.visible if visible else p.check, p.prefix + text) for p, text in candidates]
     jobs = [[] if check is None else check.jobs(code) for check, code in checks]
-    results = sandbox.stream(chain.from_iterable(jobs))
+    results = zip(checks, _results(sandbox, jobs), strict=True)
     return [
-        Grade(Status.INVALID, 0.0, "no visible tests")
-        if check is None
-        else check.grade(code, [next(results) for _ in own])
-        for (check, code), own in zip(checks, jobs, strict=True)
+        Grade(Status.INVALID, 0.0, "no visible tests") if check is None else check.grade(code, own)
+        for (check, code), own in results
     ]
+
+
+def _results(sandbox: Sandbox, groups: Sequence[Sequence[Job]]) -> Iterator[list[Result]]:
+    """The results of each group of jobs, in one stream. A job that is in several groups (that of a
+    reference, for many samples) runs once.
+    """
+    uses = Counter(id(job) for group in groups for job in group)
+    running = sandbox.stream({id(job): job for group in groups for job in group}.values())
+    shared: dict[int, Result] = {}
+    for group in groups:
+        found = []
+        for job in group:
+            result = shared[id(job)] if id(job) in shared else next(running)
+            if uses[id(job)] > 1:
+                shared[id(job)] = result
+            found.append(result)
+        yield found
 
 
 def prompt(

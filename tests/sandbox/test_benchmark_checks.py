@@ -93,17 +93,61 @@ def test_the_reference_runs_once_and_its_values_are_kept(sandbox: Sandbox) -> No
     assert verdict(sandbox, check, "def f(x): return 2") == (FAIL, 0.5)
 
 
+def test_many_samples_of_a_problem_run_its_reference_once(tmp_path: Path) -> None:
+    path = tmp_path / "HumanEvalPlus.jsonl"
+    path.write_text(json.dumps(PLUS_ROW) + "\n")
+    [problem] = load("humaneval-plus", tmp_path).problems
+    ran = []
+
+    class Counting(Sandbox):
+        def stream(self, jobs: Any) -> Any:
+            return super().stream(job for job in jobs if not ran.append(job.id))  # type: ignore[func-returns-value]
+
+    good, bad = str(PLUS_ROW["canonical_solution"]), "    return xs\n"
+    with Counting(workers=2) as box:
+        first = grade(box, [(problem, good), (problem, bad), (problem, good)])
+        again = grade(box, [(problem, bad)])
+    assert [g.status for g in first + again] == [PASS, FAIL, PASS, FAIL]
+    assert ran == ["reference", "code", "code", "code", "code"]
+
+
+def test_values_that_cannot_come_back_judge_nobody(sandbox: Sandbox) -> None:
+    """Left out of the share, and where there is nothing else there is no pass."""
+    code = "def f(n): return 'a' * n"
+    check = PlusCheck("f", code, [(1,), (200_000,), (2,)], 0)
+    assert verdict(sandbox, check, "def f(n): return 'a'") == (FAIL, 0.5)
+    assert verdict(sandbox, check, code) == (PASS, 1.0)
+    nothing = PlusCheck("f", "def f(n): return iter([n])", [(1,), (2,)], 0)
+    assert verdict(sandbox, nothing, "def f(n): return n") == (Status.INVALID, 0.0)
+
+
+def test_a_root_is_judged_by_the_polynomial_alone(sandbox: Sandbox) -> None:
+    """As EvalPlus does: near the reference's root a steep polynomial is far from zero."""
+    check = PlusCheck(
+        "find_zero", "def find_zero(c): return 1000.0", [([-(10.0**9), 0, 0, 1],)], 1e-4
+    )
+    assert verdict(sandbox, check, "def find_zero(c): return 1000.00005") == (FAIL, 0.0)
+    assert verdict(sandbox, check, "def find_zero(c): return 1000.0") == (PASS, 1.0)
+
+
 def test_a_reference_that_fails_passes_nobody(sandbox: Sandbox) -> None:
     check = PlusCheck("f", "def f(x): return 1 / x", [(0,)], 0)
     assert verdict(sandbox, check, "def f(x): return 1 / x") == (Status.INVALID, 0.0)
 
 
 def test_arguments_that_are_no_literals_travel_in_the_program(sandbox: Sandbox) -> None:
-    rows = [(float("inf"), 1), (float("-inf"), 2), ([float("inf")], "inf"), ("a" * 200_000, 3)]
-    code = "def f(x, y): return (str(x)[:9], y)"
+    inf = float("inf")
+    rows = [
+        (inf, 1), (-inf, 2), ([inf], "inf"), ("a" * 200_000, 3), ("to inf and nan's end", (inf,)),
+        ({"inf": {inf}}, set()), (complex(1, inf), ({1: ()}, [])),
+    ]  # fmt: skip
+    code = "def f(x, y): return (str(x)[:20], str(y))"
     check = PlusCheck("f", code, rows, 0)
     assert check.more and verdict(sandbox, check, code) == (PASS, 1.0)
-    assert verdict(sandbox, check, "def f(x, y): return (str(x)[:9], 1)") == (FAIL, 0.25)
+    shown = [(str(x)[:20], str(y)) for x, y in rows]
+    assert check._expected == tuple(shown)
+    wrong = "def f(x, y): return (str(x)[:20], '1')"
+    assert verdict(sandbox, check, wrong) == (FAIL, pytest.approx(1 / 7))
 
 
 @pytest.mark.parametrize(
