@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,22 @@ import numpy as np
 
 from azr_mlx.benchmarks.problem import Grade, Problem, Row, Spec
 from azr_mlx.errors import UsageError
-from azr_mlx.sandbox import Job, Limits, Result, literal
+from azr_mlx.sandbox import Job, Limits, Result, literal, parse_literal
 from azr_mlx.types import Status
 
 # The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.
 LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=1024, output_kb=4096)
 LEVELS = ("introductory", "interview", "competition")
-# Before a called solution, as in the reference harness: solutions were written for judges that have
-# these names. (numpy, which that has too, is not in the sandbox.)
-HEADER = """import bisect, collections, copy, functools, heapq, itertools, json, math, operator
-import random, re, string, sys, time, fractions
-from bisect import *
-from collections import *
-from functools import *
+# Before every solution: the names that the reference harness gives it, since solutions were written
+# for judges that have them. (numpy, which that has too, is not in the sandbox.)
+HEADER = """import sys, time, itertools, collections, math, fractions, random, heapq
+from itertools import accumulate, product, permutations, combinations
+from collections import Counter, OrderedDict, deque, defaultdict, ChainMap
+from functools import lru_cache
+from math import sqrt, sin, cos, tan, ceil, fabs, floor, gcd, exp, log, log2
+from typing import List, Tuple
 from heapq import *
-from itertools import *
-from math import *
-from typing import *
+stdin, stdout = sys.stdin, sys.stdout
 """
 
 
@@ -48,7 +48,7 @@ class StdinCheck:
     outputs: tuple[str, ...]
 
     def jobs(self, code: str) -> list[Job]:
-        program = _program(code)
+        program = _headed(_program(code))
         return [
             Job(str(i), program, stdin=text, limits=LIMITS) for i, text in enumerate(self.inputs)
         ]
@@ -74,7 +74,7 @@ class CallCheck:
     outputs: tuple[Any, ...]
 
     def jobs(self, code: str) -> list[Job]:
-        program = f"{HEADER}\n{code}\n\n{_ENTRY.format(name=self.name)}"
+        program = f"{_headed(code)}\n\n{_ENTRY.format(name=self.name)}"
         return [
             Job(str(i), program, call="_entry", calls=(args,), limits=LIMITS)
             for i, args in enumerate(self.calls)
@@ -97,6 +97,11 @@ def _entry(*args):
     owner = globals().get("Solution")
     return (getattr(owner(), "{name}") if owner else globals()["{name}"])(*args)
 """
+
+
+def _headed(code: str) -> str:
+    """With the header, but for code that begins with a ``from __future__``: nothing may precede."""
+    return code if re.search(r"^from __future__ ", code, re.M) else HEADER + code
 
 
 def _program(code: str) -> str:
@@ -125,19 +130,27 @@ def _grade(right: Sequence[bool], bad: Result | None) -> Grade:
 
 def same_output(given: str, wanted: str) -> bool:
     """Line by line and word by word; white space does not count, and numbers may differ by the
-    tolerance of the reference harness (numpy's). What that lets pass beyond, words in any order, is
-    wrong here.
+    tolerance of the reference harness (numpy's) where one of the two has a point or an exponent.
+    What that lets pass beyond is wrong here: words in any order, whole numbers that are close.
     """
     a, b = ([line.split() for line in _lines(text)] for text in (given, wanted))
-    if a == b:
-        return True
     if [len(line) for line in a] != [len(line) for line in b]:
         return False
-    try:
-        one, other = ([float(word) for line in lines for word in line] for lines in (a, b))
-    except ValueError:
+    pairs = zip(chain.from_iterable(a), chain.from_iterable(b), strict=True)
+    return all(x == y or _is_close(x, y) for x, y in pairs)
+
+
+def _is_close(given: str, wanted: str) -> bool:
+    if not all(_NUMBER.fullmatch(word) for word in (given, wanted)):
         return False
-    return bool(np.allclose(one, other))
+    if _INTEGER.fullmatch(given) and _INTEGER.fullmatch(wanted):
+        return _LEADING.sub(r"\1", given) == _LEADING.sub(r"\1", wanted)
+    return bool(np.isclose(float(given), float(wanted)))
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_LEADING = re.compile(r"^\+?(-?)0*(?=[0-9])")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def _lines(text: str) -> list[str]:
@@ -183,7 +196,7 @@ def parse(row: Row) -> Problem | None:
         entry_point=name,
         reference=solutions[0] if solutions else "",
         check=check,
-        visible=None if name else examples(row["question"]),
+        visible=called_examples(name, row["question"]) if name else examples(row["question"]),
         level=row["difficulty"],
     )
 
@@ -200,7 +213,7 @@ def _check(tests: Row) -> StdinCheck | CallCheck | None:
         return None
     if name := tests.get("fn_name"):
         calls = tuple(literal(tuple(_keyed(arg) for arg in args)) for args in inputs)
-        return CallCheck(name, calls, tuple(map(_keyed, outputs)))
+        return CallCheck(name, calls, tuple(map(_keyed_output, outputs)))
     return StdinCheck(tuple(map(_text, inputs)), tuple(map(_text, outputs)))
 
 
@@ -216,19 +229,54 @@ def _keyed(value: Any) -> Any:
     return value
 
 
-_EXAMPLE = re.compile(
-    r"Input\n(.*?)\n+Output\n(.*?)(?=\n\s*\nInput\n|\n-----|\n\s*\nNote|\Z)", re.S
+def _keyed_output(value: Any) -> Any:
+    """The value itself may stand in a list of one."""
+    return [_keyed(item) for item in value] if isinstance(value, list) else _keyed(value)
+
+
+# Codeforces: one heading, then pairs. AtCoder and CodeChef: a heading for each half.
+_PAIR = re.compile(r"Input\n(.*?)\n+Output\n(.*?)(?=\n\s*\nInput\n|\n-----|\n\s*\nNote|\Z)", re.S)
+_HALVES = re.compile(
+    r"-----(?:Sample|Example) Input[^\n]*-----\n(.*?)\n\s*"
+    r"-----(?:Sample|Example) Output[^\n]*-----\n(.*?)(?=\n\s*\n|\n-----|\Z)",
+    re.S,
 )
+# LeetCode: one line each, the arguments with their names.
+_CALLED = re.compile(r"^Input:[ \t]*(.+)\nOutput:[ \t]*(.+)$", re.M)
 
 
 def examples(question: str) -> StdinCheck | None:
-    """The samples that a statement shows in Codeforces's form."""
+    """The samples that the statement of a program shows."""
+    question = question.replace("\r\n", "\n")
     _, _, shown = question.partition("-----Example")
-    pairs = _EXAMPLE.findall(shown)
+    pairs = _HALVES.findall(question) or _PAIR.findall(shown)
     if not pairs:
         return None
     inputs, outputs = zip(*[(given + "\n", wanted) for given, wanted in pairs], strict=True)
     return StdinCheck(inputs, outputs)
+
+
+def called_examples(name: str, question: str) -> CallCheck | None:
+    """The samples that the statement of a function shows, those of literals."""
+    pairs = []
+    for given, wanted in _CALLED.findall(question.replace("\r\n", "\n")):
+        try:
+            args, value = _shown_arguments(given), parse_literal(wanted)
+            pairs.append((literal(args), value))
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    if not pairs:
+        return None
+    calls, outputs = zip(*pairs, strict=True)
+    return CallCheck(name, calls, outputs)
+
+
+def _shown_arguments(text: str) -> tuple[Any, ...]:
+    """Of ``xs = [1, 2], k = 3``, or without the names. Raises ValueError, SyntaxError."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    if not isinstance(call, ast.Call):
+        raise ValueError("no arguments")
+    return tuple(ast.literal_eval(n) for n in [*call.args, *(k.value for k in call.keywords)])
 
 
 def _id(row: Row) -> str:
@@ -270,7 +318,9 @@ def _spec(name: str, level: str) -> Spec:
         form="APPS's own: QUESTION, format, ANSWER",
         files=("test.jsonl", "apps.jsonl"),
         rows=folder_rows,
-        hub=("codeparrot/apps", level or "all"),
+        # The repository's own form is a script, which datasets runs no more.
+        hub=("json",),
+        hub_file="hf://datasets/codeparrot/apps/test.jsonl",
         mend="give as --data the test folder of "
         "https://people.eecs.berkeley.edu/~hendrycks/APPS.tar.gz, or test.jsonl of the hub's "
         "codeparrot/apps",

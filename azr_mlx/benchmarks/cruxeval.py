@@ -207,7 +207,7 @@ def _problem(row: Row, form: str, reference: str, check: OutputCheck | InputChec
     for name, value in fields.items():
         asked = asked.replace("{" + name + "}", value)
     return Problem(
-        id=f"CRUXEval/{str(row['id']).removeprefix('sample_')}",
+        id=_id(row),
         prompt=asked,
         question=asked.removesuffix("[ANSWER]\n").rstrip(),
         prefix="",
@@ -243,7 +243,7 @@ def parse_input(row: Row) -> Problem | None:
 
 
 def _id(row: Row) -> str:
-    return str(row["id"])
+    return f"CRUXEval/{str(row['id']).removeprefix('sample_')}"
 
 
 def _spec(name: str, parse: Any) -> Spec:

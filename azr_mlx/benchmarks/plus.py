@@ -139,9 +139,8 @@ def _source(value: Value) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_source(k)}: {_source(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)) or (isinstance(value, set) and value):
-        opening, closing = {list: "[]", tuple: "()", set: "{}"}[type(value)]
-        items = "".join(f"{_source(item)}, " for item in value)
-        return opening + (items if len(value) == 1 else items.removesuffix(", ")) + closing
+        brackets = {list: "[]", tuple: "()", set: "{}"}[type(value)]
+        return brackets[0] + "".join(f"{_source(item)}, " for item in value) + brackets[1]
     return repr(value)
 
 

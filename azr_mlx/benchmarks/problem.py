@@ -94,7 +94,8 @@ class Spec:
     ``parse`` gives None for a problem without tests; ``id_of`` is its id all the same, and
     ``selected`` says of an id whether it belongs to the benchmark; so does ``level``, where it is
     not "". ``files`` are the names that ``--data FOLDER`` looks for, ``rows`` reads a folder that
-    holds them otherwise (None: it does not), ``hub`` the arguments of ``datasets.load_dataset``,
+    holds them otherwise (None: it does not), ``hub`` the arguments of ``datasets.load_dataset``
+    and ``hub_file`` the file that these read, where it is not for the hub to say,
     ``package`` a module that holds the rows where it is installed, ``cached`` a file that another
     program has left; all of these may be empty.
     ``form`` is what the base prompt is, with ``shots`` examples; ``extract`` finds the answer in
@@ -111,6 +112,7 @@ class Spec:
     files: tuple[str, ...]
     hub: tuple[str, ...]
     mend: str
+    hub_file: str = ""
     package: str = ""
     cached: Callable[[], Path | None] = lambda: None
     rows: Callable[[Path], Iterator[Row] | None] = lambda folder: None

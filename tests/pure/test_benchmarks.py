@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from azr_mlx import benchmarks
 from azr_mlx.benchmarks import SPECS, completion, content_sha256, load, prompt
+from azr_mlx.benchmarks.source import hub_answers
 from azr_mlx.errors import UsageError
 
 pytestmark = pytest.mark.pure
@@ -141,6 +145,51 @@ def test_rows_from_the_hub_are_the_file_s(monkeypatch, tmp_path):
     from_file = load("mbpp", write(tmp_path / "mbpp.jsonl", [mbpp_row(11), mbpp_row(12)]))
     assert load("mbpp").problems == from_file.problems
     assert asked == [("google-research-datasets/mbpp", "full", "test")]
+
+
+def test_apps_comes_from_the_hub_s_file(monkeypatch, tmp_path):
+    """Its repository is a script, which datasets runs no more; the file goes through datasets."""
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    spec = SPECS["apps"]
+    assert spec.hub_file == "hf://datasets/codeparrot/apps/test.jsonl"
+    row = {
+        "problem_id": 7, "question": "Echo.", "solutions": '["print(input())"]',
+        "input_output": '{"inputs": ["1\\n"], "outputs": ["1\\n"]}', "difficulty": "interview",
+        "starter_code": "", "url": "",
+    }  # fmt: skip
+    path = write(tmp_path / "test.jsonl", [row])
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("azr_mlx.benchmarks.source.hub_answers", lambda endpoint: False)
+    monkeypatch.setitem(SPECS, "apps", replace(spec, hub_file=str(path)))
+    assert load("apps").problems == load("apps", path).problems
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+def test_a_hub_that_says_anything_answers(status, monkeypatch):
+    """Asked through the proxy that the environment names, where it names one."""
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        own = f"http://127.0.0.1:{server.server_port}"
+        assert hub_answers(own)
+        monkeypatch.setenv("http_proxy", own)
+        assert hub_answers("http://hub.invalid")
+        server.shutdown()
+    assert len(asked) == 2 and asked[1].startswith("http://hub.invalid")
+    assert not hub_answers(own), "nobody listens there any more"
 
 
 def test_an_unknown_benchmark_is_told_with_the_known_ones():

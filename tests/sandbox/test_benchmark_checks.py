@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,15 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.benchmarks import grade, load
-from azr_mlx.benchmarks.apps import examples, same_output, same_value
+from azr_mlx.benchmarks import Grade, grade, load
+from azr_mlx.benchmarks.apps import (
+    HEADER,
+    CallCheck,
+    called_examples,
+    examples,
+    same_output,
+    same_value,
+)
 from azr_mlx.benchmarks.cruxeval import arguments
 from azr_mlx.benchmarks.plus import SPECIAL, PlusCheck
 from azr_mlx.errors import UsageError
@@ -223,9 +231,37 @@ def test_apps_counts_cases_and_leaves_out_problems_without_any(
     assert [g.status for g in grades] == [PASS, FAIL, PASS, ERROR, PASS, FAIL, ERROR]
 
 
+def test_solutions_have_the_names_that_the_reference_gives_them(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """And no builtin is another one for them: ``pow`` takes a modulus."""
+    names: dict[str, Any] = {}
+    exec(HEADER, names)
+    assert set(names) & set(dir(builtins)) == set()
+    rows = [
+        apps_row(1, {"inputs": ["16\n"], "outputs": ["4\n"]}),
+        apps_row(2, {"fn_name": "p", "inputs": [[3, 4, 5]], "outputs": [1]}),
+        apps_row(3, {"fn_name": "d", "inputs": [[1], [2]], "outputs": [[{"1": 2}], {"2": 3}]}),
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stdin, power, keyed = load("apps", path).problems
+    cases = [
+        (stdin, "stdout.write(str(int(sqrt(int(stdin.readline())))))"),
+        (stdin, '"""Doc."""\nfrom __future__ import annotations\nprint(int(input()) // 4)'),
+        (power, "def p(a: int, b: int, m: List[int]): return pow(a, b, m)"),
+        (keyed, "def d(x): return Counter({x: x + 1})"),
+    ]
+    assert grade(sandbox, cases) == [Grade(PASS, 1.0)] * 4
+
+
 @pytest.mark.parametrize(
     ("given", "wanted", "same"),
     [
+        ("1000000008", "1000000007", False), ("1000000007", "1000000007.0", True),
+        ("100000000.4", "100000000", True), ("+7 007 -0", "7 7 -0", True), ("100", "1", False),
+        ("-5", "5", False), ("Case 1: 0.5", "Case 1: 0.5000000001", True), ("1e3", "1000", True),
+        ("nan", "0", False), ("inf", "infinity", False), ("1_0", "10", False), ("1 2", "1", False),
         ("1\n2\n", "1\n2", True), ("1 2", "1\n2", False), ("  1  2 ", "1 2", True),
         ("1.0000000001", "1", True), ("1.1", "1", False), ("YES", "yes", False), ("", "", True),
         ("", "0", False), ("2 1", "1 2", False), ("1\n\n2", "1\n2", True),
@@ -249,6 +285,49 @@ def test_the_samples_of_a_statement_are_its_visible_tests() -> None:
     assert shown is not None
     assert shown.inputs == ("1 2\n", "3 4\n") and [x.strip() for x in shown.outputs] == ["3", "7"]
     assert examples("no examples") is None
+
+
+HALVES = """Add.
+
+-----Input-----
+Two numbers.
+
+-----Sample Input-----
+1 2
+3 4
+
+-----Sample Output-----
+3
+7
+
+The figure shows it.
+
+-----Example Input 2:-----
+5 6
+-----Example Output 2:-----
+11"""
+NAMED = """Example 1:
+Input: xs = [1, 2], k = 3
+Output: [3]
+Explanation: none.
+
+Example 2:
+Input: [4], "a, b"
+Output: true
+
+Example 3:
+Input: xs = [], k = 0
+Output: []
+"""
+
+
+def test_samples_in_halves_and_of_functions() -> None:
+    shown = examples(HALVES)
+    assert shown is not None
+    assert shown.inputs == ("1 2\n3 4\n", "5 6\n") and shown.outputs == ("3\n7", "11")
+    called = called_examples("f", NAMED)  # `true` is no literal
+    assert called == CallCheck("f", ("([1, 2], 3)", "([], 0)"), ([3], []))
+    assert called_examples("f", "Input: f(\nOutput: 1") is None
 
 
 # ---------------------------------------------------------------- CRUXEval

@@ -299,7 +299,7 @@ def test_cruxeval_references_pass_and_cheats_do_not(sandbox: Sandbox, name: str)
         f"CRUXEval/{row['id'].removeprefix('sample_')}": row
         for row in benchmarks.read_jsonl(SHARED / "cruxeval" / "cruxeval-first400.jsonl")
     }
-    left_out = {"cruxeval-i": {"sample_" + n for n in "152 239 258 344 364 378".split()}}  # noqa: SIM905
+    left_out = {"cruxeval-i": {"CRUXEval/" + n for n in "152 239 258 344 364 378".split()}}  # noqa: SIM905
     assert set(found.excluded) == left_out.get(name, set())
     assert len(found.problems) + len(found.excluded) == 400
     assert wrong(references(found), grade(sandbox, references(found))) == []
@@ -343,7 +343,23 @@ def test_apps_problems_are_read_from_their_folders() -> None:
         "APPS/0001": "interview", "APPS/2287": "competition", "APPS/2404": "introductory",
     }  # fmt: skip
     assert load("apps-interview", SHARED / "apps").problems == (found["APPS/0001"],)
-    assert found["APPS/0001"].visible is not None and found["APPS/2404"].visible is None
+
+
+def test_apps_samples_hold_for_human_solutions(sandbox: Sandbox) -> None:
+    cases = [(p, p.reference) for p in apps().values()]
+    assert grade(sandbox, cases, visible=True) == [Grade(Status.PASS, 1.0)] * 3
+    assert apps()["APPS/2404"].visible.content()[1:] == [  # type: ignore[union-attr]
+        ("([2, 3, 4, 7, 11], 5)", "([1, 2, 3, 4], 2)"), (9, 6),
+    ]  # fmt: skip
+
+
+def test_apps_verdicts_on_model_samples_are_the_published_ones(sandbox: Sandbox) -> None:
+    """CodeRL's samples, each with the verdict that the reference harness gave its authors."""
+    for name, problem in apps().items():
+        rows = json.loads((SHARED / "apps" / name[-4:] / "gen_solutions.json").read_text())
+        grades = grade(sandbox, [(problem, row["code"]) for row in rows])
+        ours = [g.status is Status.PASS for g in grades]
+        assert ours == [row["result"] is True for row in rows], name
 
 
 def test_apps_human_solutions_pass(sandbox: Sandbox) -> None:
@@ -384,22 +400,26 @@ def test_apps_verdicts(
 
 
 def _own(problem: Problem, hack: str) -> str:
-    return f"{hack}\n{problem.entry_point} = f\n"
+    """The hack as the function that is called, or as a program that reads stdin."""
+    return f"{hack}\n{problem.entry_point} = f\n" if problem.entry_point else f"{hack}\nf()\n"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["mbpp-plus", "apps"])
 def test_no_hack_scores(sandbox: Sandbox, benchmark: str) -> None:
-    """Functions of one argument or two, whose values are booleans, numbers, lists and texts."""
+    """Functions of one argument or two, whose values are booleans, numbers, lists and texts; and
+    programs.
+    """
     found = load(benchmark, shared("mbpp" if benchmark == "mbpp-plus" else "apps")).problems
-    some = [p for p in found if p.entry_point][:12:3]
+    some = found[:12:3] if benchmark == "mbpp-plus" else found
     short = Limits(wall_s=1.5, cpu_s=1, memory_mb=256)
     method = "class Solution:\n    __getattr__ = lambda self, name: f\n"
     hacks = {**ASSERT_HACKS, "a class": f"{always()}{method}def f(*a): return Always()\n"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("azr_mlx.benchmarks.plus.LIMITS", short)
         patch.setattr("azr_mlx.benchmarks.apps.LIMITS", short)
-        assert wrong(c := [(p, p.reference) for p in some], grade(sandbox, c)) == []
+        right = [(p, p.reference) for p in some]
+        assert wrong(right, grade(sandbox, right)) == []
         cases = [(p, _own(p, hack)) for p in some for hack in hacks.values()]
         grades = grade(sandbox, cases)
     names = [name for _ in some for name in hacks]
