@@ -410,7 +410,7 @@ def test_no_hack_scores(sandbox: Sandbox, benchmark: str) -> None:
 # ---------------------------------------------------------------- what differs, and why
 
 # Inputs of MBPP+ whose expected values are too large to come back.
-LEFT_OUT = {"Mbpp/255": 8, "Mbpp/462": 6, "Mbpp/630": 0}
+LEFT_OUT = {"Mbpp/255": 8, "Mbpp/462": 5, "Mbpp/630": 63}
 # Problems on which our verdict is not the published one, with the reason.
 _AS_SETS = "EvalPlus 0.3.1 compares sets here, as the test's text does; the published run did not"
 DISAGREE: dict[str, dict[str, str]] = {
