@@ -89,8 +89,17 @@ def _only_shows(node: ast.stmt, entry_point: str) -> bool:
         return True
     if isinstance(node, ast.If) and "__name__" in _names(node, ast.Load):
         return True
-    calls = {ast.unparse(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
+    calls = {_called(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
     return bool(calls & {entry_point, *_SHOWS})
+
+
+def _called(function: ast.expr) -> str:
+    """``print`` or ``sys.exit``; an empty string for anything else."""
+    if isinstance(function, ast.Name):
+        return function.id
+    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
+        return f"{function.value.id}.{function.attr}"
+    return ""
 
 
 def _source(node: ast.stmt, lines: list[str]) -> str:
