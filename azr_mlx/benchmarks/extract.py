@@ -94,7 +94,7 @@ def _only_shows(node: ast.stmt, entry_point: str) -> bool:
 
 
 def _called(function: ast.expr) -> str:
-    """``print`` or ``sys.exit``; "" for anything else."""
+    """``print`` or ``sys.exit``; an empty string for anything else."""
     if isinstance(function, ast.Name):
         return function.id
     if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):

@@ -27,16 +27,18 @@ def test_code_is_extracted_from(row: dict[str, str]) -> None:
     assert extract_code(row["answer"], row.get("entry", "f")) == row["code"]
 
 
-@pytest.mark.parametrize("deep", ["g" + "()" * 900, "g" + ".a" * 900 + "()", "-" * 900 + "g()"])
-def test_deep_expressions_do_not_end_it(deep: str) -> None:
-    """The text is a model's: whatever it nests, the evaluation goes on."""
-    code = "def f(x):\n    return x\n"
-    assert extract_code(f"```python\n{code}y = {deep}\n```", "f").startswith(code)
-
-
 @given(st.text(alphabet="`~ \n\r\tdefclasimport()<>/think:=fx1\"'", max_size=200))
 def test_extraction_is_total(text: str) -> None:
     assert isinstance(extract_code(text, "f"), str)
+
+
+@pytest.mark.parametrize("more", ["()", ".a", "[0]", "(" * 9, ".a()", "+ 1", "if 1 else f"])
+@pytest.mark.parametrize("times", [150, 450, 900, 5000])
+def test_code_that_is_nested_deeply_is_read(more: str, times: int) -> None:
+    code = f"def f(x):\n    return x\nf{more * times}\n"
+    for text in (code, f"```python\n{code}```"):
+        assert extract_code(text, "f").startswith("def f(x):")
+    assert isinstance(answer(f"assert f(1) == f{more * times}"), str)
 
 
 def test_what_is_left_of_a_program_is_one() -> None:
