@@ -18,10 +18,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from codec import CodecError, encode, encode_loose  # type: ignore[import-not-found]
-from wire import MAX_BODY, MAX_CALLS  # type: ignore[import-not-found]
+from wire import MAX_BODY, MAX_CALLS, MAX_STEPS  # type: ignore[import-not-found]
 
 MAX_DETAIL = 500
-MAX_STEPS = 100_000
 CODE, TESTS = "<code>", "<tests>"
 REPORT = "_azr_report"  # the name by which split tests report the values of their assertions
 MAX_REPORTS = MAX_BODY - 64 * MAX_CALLS  # bytes of their values; values beyond are opaque

@@ -15,6 +15,7 @@ from azr_mlx.sandbox.asserts import Suite
 from azr_mlx.sandbox.codec import MAX_BYTES, CodecError, decode, decode_loose
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.literals import equal, literal
+from azr_mlx.sandbox.wire import MAX_STEPS
 from azr_mlx.types import Status
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _FRAME_STATUS = {
     "invalid": Status.INVALID,
 }
 _NOTHING = object()
+_MAX_EXIT = 255
 _NO_TESTS = Suite()
 
 
@@ -135,7 +137,7 @@ def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
     try:
         kind, steps, detail, value = _decoded(run, frame)
         if kind == "ended" and run.examined:
-            return _code_ended(run, response, *value)
+            return _code_ended(run, response, value)
         reports = _reports(value) if run.suite.sealed or run.job.style == "calls" else []
     except (CodecError, TypeError, ValueError) as error:
         return Outcome(Status.INVALID, f"the result is not a well-formed frame: {error}"[:300])
@@ -156,11 +158,14 @@ def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
     return Outcome(Status.INVALID, "the result is a frame of another kind")
 
 
-def _code_ended(
-    run: Run, response: wire.Response, status: int, cpu_s: float, peak_rss: int
-) -> Outcome:
-    """The process of the code ended before its tests did."""
-    end = response._replace(exit=int(status), cpu_s=float(cpu_s), peak_rss=int(peak_rss))
+def _code_ended(run: Run, response: wire.Response, value: Any) -> Outcome:
+    """The process of the code ended before its tests did. Raises CodecError."""
+    if type(value) is not tuple or [*map(type, value)] != [int, float, int]:
+        raise CodecError("not the end of a process")
+    status, cpu_s, peak_rss = value
+    if abs(status) > _MAX_EXIT:
+        raise CodecError("no exit status")
+    end = response._replace(exit=status, cpu_s=cpu_s, peak_rss=peak_rss)
     return _ended_badly(run, end) or _no_frame(run, end)
 
 
@@ -204,6 +209,8 @@ def _decoded(run: Run, frame: bytes) -> tuple[str, int | None, str, Any]:
     kind, steps, detail, value = decode(body, limit)
     if type(kind) is not str or type(detail) is not str or type(steps) not in (int, type(None)):
         raise CodecError("wrong fields")
+    if steps is not None and not 0 <= steps <= MAX_STEPS:
+        raise CodecError("no number of steps")
     return kind, steps, _one_line(detail), value
 
 

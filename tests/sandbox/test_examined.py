@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from azr_mlx import benchmarks
-from azr_mlx.sandbox import Job, Limits, Sandbox, case
+from azr_mlx.sandbox import Job, Limits, Sandbox, case, judge, wire
 from azr_mlx.sandbox.asserts import Suite, split
+from azr_mlx.sandbox.codec import encode
 from azr_mlx.types import Status
 
 pytestmark = pytest.mark.sandbox
@@ -255,6 +256,32 @@ def test_children_of_the_code_are_counted_without_the_tests(sandbox: Sandbox) ->
     ]
     statuses = [result.status for result in sandbox.run(jobs)]
     assert statuses[0] is Status.PASS and statuses[1] is not Status.PASS, statuses
+
+
+_HUGE = 10**4000  # no float, and no number of anything
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *[("ended", None, "", end) for end in ((0, _HUGE, 0), (_HUGE, 1.0, 0), ("9", "nan", 1))],
+        *[("ended", None, "", end) for end in (None, (), {0: 1, 1: 1.0, 2: 1}, (0, 1.0, 0, 0))],
+        *[(kind, steps, "", 1) for kind in ("pass", "value") for steps in (_HUGE, -1)],
+    ],
+    ids=lambda frame: ascii(frame)[:60],
+)
+def test_no_frame_of_odd_numbers_is_more_than_invalid(frame: object) -> None:
+    """An exception here would end the trainer; so would the mean of such counts of steps."""
+    run = case.Case(Job("a", "", tests=LOOP + "    f()"), Limits()).next_run(0)
+    response = wire.Response(0, wire.ENDED, 0, 0.1, 0.1, 1 << 20, 0, 0)
+    outcome = judge.observe(run, response, run.nonce + encode(frame, wire.MAX_BODY), b"")
+    assert outcome.status is Status.INVALID and len(outcome.detail) <= 300
+
+
+def test_the_code_does_not_say_to_how_many_digits_it_is_rounded() -> None:
+    """10 to the power of these is computed by whoever rounds."""
+    assert split("assert round(f(2) - 5, 1) == 0").sealed
+    assert not split("assert round(f(2) - 5, g(1)) == 0").sealed
 
 
 @pytest.fixture
