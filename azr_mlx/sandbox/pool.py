@@ -224,9 +224,11 @@ class Sandbox:
         return words
 
     def _dismiss(self, worker: Worker, kill: bool) -> None:
-        self._crew.remove(worker)
-        self._selector.unregister(worker.socket)
+        """It is one of the crew until it has ended: what interrupts this leaves it to ``close``."""
+        if worker.socket in self._selector.get_map():
+            self._selector.unregister(worker.socket)
         worker.close(kill)
+        self._crew.remove(worker)
 
 
 class JobBatch:

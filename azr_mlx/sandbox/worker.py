@@ -50,6 +50,7 @@ class Worker:
         self.hello: dict[str, object] | None = None
         self.runs: deque[tuple[Case, judge.Run]] = deque()
         self._in, self._out = bytearray(), bytearray()
+        self._killed = False  # so that jobs may have outlived the process
         self.base = tempfile.mkdtemp(prefix="azr-sandbox-")
         self.deadline = time.monotonic() + START_S
         try:
@@ -180,17 +181,20 @@ class Worker:
         return case, judge.observe(run, response, frame, bytes(stdout))
 
     def close(self, kill: bool = False) -> None:
-        """Hang up, wait until the process has ended what it runs, remove its folder."""
-        if kill:
+        """Hang up, wait until the process has ended what it runs, remove its folder. May be called
+        again where it was interrupted.
+        """
+        self._killed |= kill
+        if self._killed:
             self.process.kill()
         self.socket.close()
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            kill = True
+            self._killed = True
             self.process.kill()
             self.process.wait()
-        if kill:
+        if self._killed:
             _end_session(self.process.pid)
         self._tidy()
 
