@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
 from child import CODE, TESTS, Channel, Finish, bare_namespace, reseed  # type: ignore[import-not-found]
-from peer import Gone, Peer, answers  # type: ignore[import-not-found]
+from peer import SHARED, Gone, Peer, Remote, answers  # type: ignore[import-not-found]
 
 _HEAP_TYPE = 1 << 9  # of a class that a class statement made, or ``type``
 _MAX_LINE = 200
@@ -47,7 +47,7 @@ def run(
     returns.
     """
     finish = Finish(channel, None)
-    peer: Peer = Peer(code.fd, lambda name, operands: _for_the_code(peer, name, operands))
+    peer: Peer = Peer(code.fd, lambda *asked: _for_the_code(peer, *asked), trusts=False)
     _hand_over(code.fd, {**spec, "tests": ""})
     confine(spec)
     reseed(spec["tests"])
@@ -109,18 +109,29 @@ def _line(error: BaseException, tests: str) -> str:
 
 
 def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
-    """What the code defines of the names that the tests use. A builtin stays what it is, unless it
-    is the only thing that the tests could call of the code: a tested function may be called
-    ``sum``, but none is called ``all`` whatever the code defines.
+    """What the code defines of the names that the tests use. A builtin stays what it is, and so
+    does a module of the library, unless it is the only thing that the tests could call of the code:
+    a tested function may be called ``sum`` or ``bisect``, but none is called ``all`` whatever the
+    code defines.
     """
     used = _names(program)
-    found: dict[str, Any] = peer.ask("names", sorted(used))
-    own = {name: value for name, value in found.items() if not hasattr(builtins, name)}
+    answer = peer.ask("names", sorted(used))
+    if type(answer) is not dict:
+        raise TypeError("the code's names are not a dict")
+    found = {name: answer[name] for name in used if name in answer}  # it may name what it likes
+    own = {name: value for name, value in found.items() if not _has_a_meaning(name, value)}
     tested = found.keys() - own.keys() - _JUDGING
     if any(map(callable, own.values())) or len(tested) != 1:
         return own
     [name] = tested
     return {**own, name: found[name]}
+
+
+def _has_a_meaning(name: str, value: Any) -> bool:
+    """Whether tests that use the name may mean something else than the ``value`` that the code
+    gives it.
+    """
+    return hasattr(builtins, name) or (name in SHARED and type(value) is Remote)
 
 
 def _names(program: CodeType) -> set[str]:
@@ -176,6 +187,6 @@ def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
             finish.flush()
 
     try:
-        Peer(fd, answer).listen()
+        Peer(fd, answer, trusts=True).listen()
     finally:
         os._exit(0)

@@ -28,6 +28,7 @@ from codec import (  # type: ignore[import-not-found]
 )
 
 MAX_MESSAGE = 1 << 20
+_MAX_BASES = 64  # of an exception
 _LENGTH = struct.Struct("<I")
 _OWN, _YOURS, _SHADOW, _SHARED, _MADE, _MODULE, _RAISED = b"oysrkme"
 # Their functions and classes are the same on both sides.
@@ -48,11 +49,15 @@ class Gone(BaseException):
 class Peer:
     """This process's end of ``fd``. ``serve`` answers one question: a function of its name and its
     operands. Objects that the other side was shown are kept until the end.
+
+    ``trusts``: whether the other side may name functions that are called here, and classes that
+    catch what is raised here. The tests do not let the code.
     """
 
-    def __init__(self, fd: int, serve: Callable[[str, list[Any]], Any]) -> None:
+    def __init__(self, fd: int, serve: Callable[[str, list[Any]], Any], trusts: bool) -> None:
         self.fd = fd
         self.gone = False
+        self._trusts = trusts
         self._serve = serve
         self._mine: list[Any] = []
         self._numbers: dict[int, int] = {}
@@ -90,31 +95,51 @@ class Peer:
             raise
         except BaseException as error:
             error.__traceback__ = None
-            message = ("raise", *_told(error))
+            message = ("raise", _names_of(type(error)), _told(error, self._trusts))
         try:
             self._send(message)
         except CodecError:
-            self._send(("value", "", _Kept(message[2])))
+            kind, names, content = message
+            self._send((kind, names, _Kept(content) if kind == "value" else ["", [], None]))
 
-    def _exception(self, names: str, text: Any) -> BaseException:
+    def _exception(self, names: str, told: Any) -> BaseException:
         """As near to the other side's exception as there is one here."""
-        kind = self._exception_class(names)
+        text, args, itself = told
         try:
-            return kind(text) if text else kind()
-        except TypeError:  # one that wants more than a text
-            return RuntimeError(f"{kind.__name__}: {text}")
+            error = self._exception_class(names)(*args)
+        except Exception:  # one that wants something else, or that there cannot be here
+            return RuntimeError(f"{names.partition(' ')[0]}: {text}")
+        if itself is not None and isinstance(error, _Own):
+            error.__dict__.update(_text=text, _remote=itself)
+        return error
 
     def _exception_class(self, names: str) -> type[BaseException]:
         """By its name and those of its bases. One that the other side made itself is made here too,
         once, so that it can be caught.
         """
-        kinds = [getattr(builtins, name, None) for name in names.split(" ")]
-        nearest = next((kind for kind in kinds if _is_exception(kind)), None) or Exception
-        if nearest is kinds[0]:
-            return nearest  # type: ignore[no-any-return]
-        if names not in self._classes:
-            self._classes[names] = type(names.partition(" ")[0], (nearest,), {})
+        name, _, rest = names.partition(" ")
+        known = getattr(builtins, name, None)
+        if names in self._classes:
+            return self._classes[names]
+        if _is_exception(known):
+            return known
+        few = 0 < rest.count(" ") < _MAX_BASES
+        nearest = self._exception_class(rest) if few else Exception
+        own = () if issubclass(nearest, _Own) else (_Own,)
+        kinds = [getattr(builtins, other, None) for other in rest.split(" ")]
+        others = [k for k in kinds if _is_exception(k) and not issubclass(nearest, k)]
+        self._classes[names] = type(name, (*own, nearest, *others[:1]), {})
         return self._classes[names]
+
+    def _given_class(self, names: str) -> type[BaseException]:
+        """A class of exceptions that the other side gives as a value. Of a builtin one, where it is
+        not trusted, a subclass: it catches what the other side raises by that name from now on, and
+        nothing that is raised here.
+        """
+        kind = self._exception_class(names)
+        if not self._trusts and kind.__module__ == "builtins":
+            kind = self._classes[names] = type(kind.__name__, (kind,), {})
+        return kind
 
     # --- messages ---
 
@@ -169,7 +194,7 @@ class Peer:
             return bytes([_MODULE]) + str(value.__name__).encode()
         if _is_exception(value):
             return bytes([_RAISED]) + _names_of(value).encode()
-        if where := _shared_name(value):
+        if where := _shared_name(value, functions=not self._trusts):
             return bytes([_SHARED]) + where.encode()
         if made := _parts_of(value):
             return bytes([_MADE]) + self._encoded(made)
@@ -215,8 +240,9 @@ class Peer:
                 raise CodecError("no value of the standard library")
             module, _, attribute = kind.partition(".")
             return getattr(_module(module), attribute)(*parts)
-        made_by = {_MODULE: _module, _SHARED: _shared, _RAISED: self._exception_class}
-        return made_by[tag](rest.decode())
+        if tag == _SHARED:
+            return _shared(rest.decode(), functions=self._trusts)
+        return {_MODULE: _module, _RAISED: self._given_class}[tag](rest.decode())
 
     def _remote(self, number: int) -> Remote:
         if number not in self._theirs:
@@ -231,13 +257,29 @@ class _Kept:
         self.value = value
 
 
-def _told(error: BaseException) -> tuple[str, str]:
-    """The names of an exception's class and of its bases, and its text."""
+def _told(error: BaseException, all_of_it: bool) -> list[Any]:
+    """An exception's text, its arguments, and itself where that may have more to say."""
     try:
         text = str(error)[:2000].encode("utf-8", "replace").decode()
-        return _names_of(type(error)), text
+        args = list(error.args) if all_of_it else [text] if text else []
+        own = getattr(builtins, type(error).__name__, None) is not type(error)
     except BaseException:
-        return "Exception", "(its text cannot be read)"
+        return ["(its text cannot be read)", [], None]
+    return [text, args, error if own and all_of_it else None]
+
+
+class _Own:
+    """What the other side's own exceptions have besides: their text, and further attributes."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.__dict__["_text"] if "_text" in self.__dict__ else super().__str__()
+
+    def __getattr__(self, name: str) -> Any:
+        if "_remote" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["_remote"], name)
 
 
 def _safe(error: BaseException, asked: str) -> BaseException:
@@ -384,12 +426,11 @@ def _module(name: str) -> Any:
         raise CodecError(f"not a module: {error}") from None
 
 
-def _shared_name(value: Any) -> str:
-    """``builtins.int`` or ``math.sqrt`` for a class of the builtins, or a function or class of the
-    modules that are shared. (The builtins' functions are not: ``eval`` among the tests would be one
-    that the code has put there.)
+def _shared_name(value: Any, functions: bool) -> str:
+    """``builtins.int`` or ``math.sqrt`` for a class of the builtins, or a class, or function where
+    these may go over too, of the modules that are shared. (The builtins' functions are not.)
     """
-    kinds = (type, type(len), type(_shared_name))
+    kinds = (type, type(len), type(_shared_name)) if functions else (type,)
     if type(value) not in kinds and type(value).__module__ != "typing":
         return ""
     name = getattr(value, "__name__", None) or getattr(value, "_name", None)
@@ -400,11 +441,14 @@ def _shared_name(value: Any) -> str:
     return ""
 
 
-def _shared(where: str) -> Any:
+def _shared(where: str, functions: bool) -> Any:
     module, _, name = where.partition(".")
     if module in ("builtins", *SHARED) and not name.startswith("_"):
         value = getattr(_module(module), name, None)
-        if isinstance(value, type) or (module != "builtins" and value is not None):
+        if isinstance(value, type) or type(value).__module__ == "typing":
+            if not _is_exception(value):
+                return value
+        elif functions and module != "builtins" and callable(value):
             return value
     raise CodecError("no function or class of the standard library")
 

@@ -48,6 +48,34 @@ def f(x):
     return x
 """
 
+_ERRORS = """
+class Base(Exception): pass
+class Coded(Base):
+    def __init__(self, code, why):
+        super().__init__(why)
+        self.code = code
+class Missing(ValueError, KeyError): pass
+def f(n):
+    if n == 0: raise Coded(5, 'why')
+    if n == 1: raise Missing('m')
+    if n == 2: {}['k']
+    if n == 3: raise ValueError(1, 'b')
+    if n == 4: b'\\xff'.decode()
+    if n == 5: raise SystemExit(3)
+"""
+
+
+def _raised(n: int, kind: str, condition: str) -> str:
+    lines = [
+        "try:",
+        f"    f({n})",
+        "    assert False",
+        f"except {kind} as e:",
+        f"    assert {condition}",
+    ]
+    return "".join(f"    {line}\n" for line in lines)
+
+
 # name: (code, tests that it passes)
 HONEST: dict[str, tuple[str, str]] = {
     "values in a loop": ("def f(x): return x * x", LOOP + "    assert f(8) == 64"),
@@ -86,6 +114,21 @@ HONEST: dict[str, tuple[str, str]] = {
         LOOP + "    try:\n        f(-1)\n        assert False\n"
         "    except Wrong as error:\n        assert str(error) == '-1 is below zero'\n"
         "    try:\n        f(-2)\n    except ValueError:\n        caught = True\n    assert caught",
+    ),
+    "what exceptions hold": (
+        _ERRORS,
+        LOOP + _raised(0, "Base", "e.code == 5 and str(e) == 'why' and isinstance(e, Coded)")
+        + _raised(1, "KeyError", "isinstance(e, ValueError) and type(e) is Missing")
+        + _raised(2, "KeyError", "str(e) == \"'k'\" and e.args == ('k',) and type(e) is KeyError")
+        + _raised(3, "ValueError", "e.args == (1, 'b')")
+        + _raised(4, "UnicodeDecodeError", "e.start == 0")
+        + _raised(5, "SystemExit", "e.code == 3")
+        + "    try: raise Missing('x')\n    except KeyError as e: caught = e.args\n"
+        "    assert caught == ('x',)",
+    ),
+    "another name for an error": (
+        "Wrong = LookupError\ndef f(): raise Wrong('x')",
+        LOOP + "    try: f()\n    except Wrong as e: got = str(e)\n    assert got == 'x'",
     ),
     "arguments changed in place": (
         "def f(xs, d):\n    xs.sort()\n    d['n'] = len(xs)",

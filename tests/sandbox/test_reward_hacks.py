@@ -22,6 +22,7 @@ from azr_mlx.benchmarks import AssertCheck, Benchmark, Problem
 from azr_mlx.evaluate import score_samples
 from azr_mlx.parse import Proposal, parse_answer, parse_proposal
 from azr_mlx.sandbox import Job, Limits, Sandbox
+from azr_mlx.sandbox.asserts import split
 from azr_mlx.tasks import Draft, GateResult, check_answers, gate
 from azr_mlx.types import Status, Task, TaskKind, Verdict
 
@@ -661,6 +662,63 @@ def test_no_hack_changes_what_it_is_compared_with(sandbox: Sandbox, name: str) -
     right = Job("right", "def f(xs): return sorted(xs)", tests=tests)
     hack = Job("hack", MESSAGE_HACKS[name], tests=tests, limits=SHORT)
     statuses = [result.status for result in sandbox.run([right, hack])]
+    assert statuses[0] is Status.PASS and statuses[1] is not Status.PASS, "a hack was rewarded"
+
+
+# Answers a question for names with one that was not asked for.
+_UNASKED = """
+import sys
+frame = sys._getframe(1)
+while 'operands' not in frame.f_locals: frame = frame.f_back
+frame.f_locals['operands'][0].append('__builtins__')
+yes = lambda *a, **k: True
+class Fake: isclose = staticmethod(yes)
+__builtins__ = {'all': yes, 'abs': yes, '__import__': lambda *a: Fake}
+def f(*a): return 0
+"""
+_SQUARE = "def f(x): return x * x\n"
+_RAISES = (
+    "class Wrong(ValueError): pass\ndef f(x):\n    if x < 0: raise Wrong(x)\n    return x * x\n"
+)
+_CAUGHT = "try:\n    f(-1)\n    assert False\nexcept Wrong: pass\nassert f(8) == 64"
+# Of tests that leave the code a way of its own: the hack, right code, and the tests.
+SINGLE_HACKS: dict[str, tuple[str, str, str]] = {
+    "gives the tests their builtins": (
+        _UNASKED, _SQUARE, "assert all(f(n) == m for n, m in [(8, 64)])"
+    ),
+    "gives the tests their imports": (
+        _UNASKED, _SQUARE, "import math\nfor n, m in [(8, 64)]: assert math.isclose(f(n), m)"
+    ),
+    "binds a module that the tests did not import": (
+        "class math: isclose = lambda *a: True\ndef f(x): return 0",
+        "import math\n" + _SQUARE, "for n, m in [(8, 64)]: assert math.isclose(f(n), m)",
+    ),
+    "calls every failed assertion an error of its own": (
+        "Wrong = AssertionError\ndef f(x): return 64\n", _RAISES, _CAUGHT
+    ),
+    "calls every exception an error of its own": (
+        "Wrong = Exception\ndef f(x): return 64\n", _RAISES, _CAUGHT
+    ),
+    "calls a failed assertion one of its errors": (
+        "Wrong = (ValueError, AssertionError)\ndef f(x): return 64\n", _RAISES, _CAUGHT
+    ),
+    "calls an error of the tests its own": (
+        "Wrong = RuntimeError\ndef f(x): return 64\n", _RAISES,
+        _CAUGHT.replace("assert False", "raise RuntimeError"),
+    ),
+    "has the tests empty what they compare with": (
+        "from operator import imul as f", "def f(xs, k): return [x for x in xs if x > k]",
+        "xs = [1, 2]\nfor k in [0]: assert f(xs, k) == [x for x in xs if x > k]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SINGLE_HACKS)
+def test_no_hack_uses_what_the_tests_leave_to_the_code(sandbox: Sandbox, name: str) -> None:
+    hack, right, tests = SINGLE_HACKS[name]
+    assert not split(tests).sealed, "a suite that is split says nothing here"
+    results = sandbox.run([Job("right", right, tests=tests), Job("hack", hack, tests=tests)])
+    statuses = [result.status for result in results]
     assert statuses[0] is Status.PASS and statuses[1] is not Status.PASS, "a hack was rewarded"
 
 
