@@ -17,7 +17,7 @@ from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
 from child import CODE, TESTS, Channel, Finish, bare_namespace, reseed  # type: ignore[import-not-found]
-from peer import SHARED, Gone, Peer, Remote, answers  # type: ignore[import-not-found]
+from peer import Gone, Peer, answers, is_remote  # type: ignore[import-not-found]
 
 _HEAP_TYPE = 1 << 9  # of a class that a class statement made, or ``type``
 _MAX_LINE = 200
@@ -131,7 +131,7 @@ def _has_a_meaning(name: str, value: Any) -> bool:
     """Whether tests that use the name may mean something else than the ``value`` that the code
     gives it.
     """
-    return hasattr(builtins, name) or (name in SHARED and type(value) is Remote)
+    return hasattr(builtins, name) or (name in sys.stdlib_module_names and is_remote(value))
 
 
 def _names(program: CodeType) -> set[str]:

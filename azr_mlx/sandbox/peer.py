@@ -479,6 +479,12 @@ _PARTS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
 
 # --- a builtin value with an object of the other side behind it ---
 
+
+def is_remote(value: Any) -> bool:
+    """Whether an object of the other side answers for ``value``, or for attributes of it."""
+    return type(value) is Remote or type(value) in _shadows.values()
+
+
 _shadows: dict[type, type] = {}
 
 

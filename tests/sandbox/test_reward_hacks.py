@@ -722,6 +722,22 @@ def test_no_hack_uses_what_the_tests_leave_to_the_code(sandbox: Sandbox, name: s
     assert statuses[0] is Status.PASS and statuses[1] is not Status.PASS, "a hack was rewarded"
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        "class sys: getsizeof = staticmethod(lambda x: 1)",
+        "import collections\nsys = collections.namedtuple('S', 'getsizeof')(lambda x: 1)",
+    ],
+)
+def test_no_module_of_the_library_is_the_code_s(sandbox: Sandbox, own: str) -> None:
+    """MBPP/596 leans on the module that its solutions import."""
+    tests = "for x in [(1, 2), ('a',)]:\n    assert f(x) == sys.getsizeof(x)"
+    right = Job("right", "import sys\ndef f(x): return sys.getsizeof(x)", tests=tests)
+    hack = Job("hack", f"{own}\ndef f(x): return 1", tests=tests, limits=SHORT)
+    statuses = [result.status for result in sandbox.run([right, hack])]
+    assert statuses[0] is Status.PASS and statuses[1] is not Status.PASS, "a hack was rewarded"
+
+
 @pytest.mark.parametrize("shape", OTHER_TESTS)
 def test_right_code_passes_tests_of_other_shapes(sandbox: Sandbox, shape: str) -> None:
     right, wrong = (
