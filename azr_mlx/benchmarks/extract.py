@@ -80,14 +80,18 @@ def _names(node: ast.stmt, context: type[ast.expr_context]) -> set[str]:
 
 
 def _only_shows(node: ast.stmt, entry_point: str) -> bool:
-    """Assertions, the main block, and top-level statements with a call of the function itself, or
-    one that talks to a user or ends the program.
+    """Assertions, the main block, and top-level statements that are a call by name (of tests that
+    the answer brings with it, say) or hold one of the function itself, or one that talks to a user
+    or ends the program.
     """
     if isinstance(node, _DEFINITIONS):
         return False
     if isinstance(node, ast.Assert):
         return True
     if isinstance(node, ast.If) and "__name__" in _names(node, ast.Load):
+        return True
+    value = node.value if isinstance(node, ast.Expr) else None
+    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
         return True
     calls = {_called(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
     return bool(calls & {entry_point, *_SHOWS})
