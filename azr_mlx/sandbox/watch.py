@@ -179,15 +179,21 @@ class Watch:
         return bool(data)
 
     def _end_everything(self) -> None:
-        """Kill and reap whatever the job left, wherever it has hidden in the process tree."""
+        """Kill and reap whatever the job left, wherever it has hidden in the process tree. The
+        zygote stays where it can: another one would be forked from here, with what is left in this
+        process's memory of the job.
+        """
         if self.setting.seccomp and not self.request.processes and not self.request.examined:
             return  # it could start nothing
-        if not self.setting.on_linux:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-            return
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
+        if not self.setting.on_linux:
+            return
+        if self.setting.seccomp:  # nothing leaves its process group
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.waitpid(-self.pid, 0)
+            return
         self.zygote.stop()
         while _reap():
             if self.setting.strong:

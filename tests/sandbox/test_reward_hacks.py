@@ -21,7 +21,7 @@ from azr_mlx import benchmarks
 from azr_mlx.benchmarks import AssertCheck, Benchmark, Problem
 from azr_mlx.evaluate import score_samples
 from azr_mlx.parse import Proposal, parse_answer, parse_proposal
-from azr_mlx.sandbox import Job, Limits, Sandbox
+from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
 from azr_mlx.sandbox.asserts import split
 from azr_mlx.tasks import Draft, GateResult, check_answers, gate
 from azr_mlx.types import Status, Task, TaskKind, Verdict
@@ -1168,6 +1168,26 @@ def test_a_job_s_memory_holds_no_text_of_the_one_before(alone: Sandbox) -> None:
     results = alone.run([first, second])
     assert results[0].status is Status.PASS
     assert results[1].value == "None", "the tests of one answer can be read by the next"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux which pages there are")
+@pytest.mark.parametrize("isolation", ["strong", "limits-only"])
+@pytest.mark.parametrize("processes", [0, 1])
+def test_nor_does_the_code_s_hold_tests_of_the_one_before(isolation: str, processes: int) -> None:
+    """Nor its own, where tests run apart, and where a job may have children."""
+    scan = _SCAN + "print(scan(b'zebra-'))\ndef f(x): return x\n"
+    limits = Limits(wall_s=20, cpu_s=15, memory_mb=256, processes=processes)
+    found = []
+    for room in ("", "#" * 20_000):
+        tests = "for n in range(200): assert f(n) != 'zebra-{}'\n" + room
+        jobs = [Job(str(n), scan, tests=tests.format(n)) for n in (111, 222, 333)]
+        try:
+            box = Sandbox(workers=1, isolation=isolation, limits=limits)
+        except SandboxError as error:
+            pytest.skip(f"no {isolation} isolation on this machine: {error}")
+        with box:
+            found += [result.stdout for result in box.run(jobs)]
+    assert found == ["None\n"] * 6, "the tests of one answer can be read by the next"
 
 
 # ---------------------------------------------------------------- proposals
