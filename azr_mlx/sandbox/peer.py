@@ -29,6 +29,12 @@ from codec import (  # type: ignore[import-not-found]
 
 MAX_MESSAGE = 1 << 20
 _MAX_BASES = 64  # of an exception
+_PROGRAMS = frozenset(
+    """
+    antigravity builtins code codeop ctypes importlib marshal os pdb pickle pty runpy shelve
+    subprocess this timeit
+    """.split()  # noqa: SIM905 - a list of quoted words reads worse
+)
 _LENGTH = struct.Struct("<I")
 _OWN, _YOURS, _SHADOW, _SHARED, _MADE, _MODULE, _RAISED = b"oysrkme"
 # Their functions and classes are the same on both sides.
@@ -412,9 +418,9 @@ def _refill(target: Any, content: Any) -> None:
 
 def _is_module(name: str) -> bool:
     """Whether a module may be imported by name here: no part of a package, since a few of these
-    are programs.
+    are programs, and none by which a text becomes code.
     """
-    return name in sys.stdlib_module_names and name not in ("antigravity", "this")
+    return name in sys.stdlib_module_names and name not in _PROGRAMS
 
 
 def _module(name: str) -> Any:

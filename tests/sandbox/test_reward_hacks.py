@@ -738,6 +738,13 @@ def test_no_module_of_the_library_is_the_code_s(sandbox: Sandbox, own: str) -> N
     assert statuses[0] is Status.PASS and statuses[1] is not Status.PASS, "a hack was rewarded"
 
 
+def test_no_text_becomes_code_among_the_tests(sandbox: Sandbox) -> None:
+    """The builtins, under a name that the tests call: they would see the tests' own names."""
+    tests = "secret = 64\nfor _ in [1]:\n    assert machine.eval('secret') == 64"
+    job = Job("hack", "import builtins as machine", tests=tests, limits=SHORT)
+    assert sandbox.run([job])[0].status is not Status.PASS, "a hack was rewarded"
+
+
 @pytest.mark.parametrize("shape", OTHER_TESTS)
 def test_right_code_passes_tests_of_other_shapes(sandbox: Sandbox, shape: str) -> None:
     right, wrong = (
