@@ -245,7 +245,7 @@ class Peer:
             if kind not in _PARTS:
                 raise CodecError("no value of the standard library")
             module, _, attribute = kind.partition(".")
-            return getattr(_module(module), attribute)(*parts)
+            return getattr(_imported(module), attribute)(*parts)
         if tag == _SHARED:
             return _shared(rest.decode(), functions=self._trusts)
         return {_MODULE: _module, _RAISED: self._given_class}[tag](rest.decode())
@@ -426,6 +426,10 @@ def _is_module(name: str) -> bool:
 def _module(name: str) -> Any:
     if not _is_module(name):
         raise CodecError("not a module of the standard library")
+    return _imported(name)
+
+
+def _imported(name: str) -> Any:
     try:
         return __import__(name)
     except Exception as error:
@@ -450,7 +454,7 @@ def _shared_name(value: Any, functions: bool) -> str:
 def _shared(where: str, functions: bool) -> Any:
     module, _, name = where.partition(".")
     if module in ("builtins", *SHARED) and not name.startswith("_"):
-        value = getattr(_module(module), name, None)
+        value = getattr(_imported(module), name, None)
         if isinstance(value, type) or type(value).__module__ == "typing":
             if not _is_exception(value):
                 return value
