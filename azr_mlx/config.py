@@ -113,7 +113,7 @@ class Ppo:
     # truncated importance sampling between sampler and trainer; 0: off
     tis_cap: Annotated[float, Between(1, or_zero=True)] = 2.0
     ema_decay: Annotated[float, Between(0, below=1)] = 0.9
-    micro_batch: Natural = 4  # rows per forward and backward
+    micro_batch_tokens: Natural = 2048  # in one forward and backward pass
     grad_checkpoint: bool = False
     compile: bool = False
 

@@ -127,7 +127,7 @@ def _load(config: Config, model: ResolvedModel, init_adapters: Path | None) -> A
         config.lora,
         seed=config.seed,
         max_rows=config.rollout.max_batch,
-        micro_batch=config.ppo.micro_batch,
+        micro_batch_tokens=config.ppo.micro_batch_tokens,
         grad_checkpoint=config.ppo.grad_checkpoint,
         compile=config.ppo.compile,
         base=config.model_id,

@@ -167,7 +167,7 @@ class Learner:
             weight_decay=c.weight_decay,
             tis_cap=p.tis_cap,
             distill_coef=c.distill.coef,
-            micro_batch=p.micro_batch,
+            micro_batch_tokens=p.micro_batch_tokens,
         )
 
     def _summary(self, stats: list[UpdateStats], stopped: bool) -> dict[str, float]:

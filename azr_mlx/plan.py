@@ -126,8 +126,8 @@ def memory_lines(c: Config, shape: Shape, gpu: bool) -> list[str]:
     longest = PROMPT_TOKENS + answer
     per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * width
     cache = per_token * longest * c.rollout.max_batch
-    activations = _activations(c, shape) * c.ppo.micro_batch * longest * width
-    logits = 3 * c.ppo.micro_batch * answer * shape.vocabulary * FLOAT32
+    activations = _activations(c, shape) * c.ppo.micro_batch_tokens * width
+    logits = 3 * 96 * shape.vocabulary * FLOAT32
     mb = 1e6
     dtype = "" if gpu else " (float32: a CPU is far slower on 4 bits)"
     return [

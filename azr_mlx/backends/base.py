@@ -51,7 +51,7 @@ class Hyper:
     weight_decay: float = 0.0
     tis_cap: float = 0.0  # 0: off; else truncated importance sampling's bound
     distill_coef: float = 0.0
-    micro_batch: int = 8
+    micro_batch_tokens: int = 2048
 
 
 @dataclass(frozen=True, slots=True)

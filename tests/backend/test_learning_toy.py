@@ -57,13 +57,13 @@ def test_reward_rises_from_chance_to_mastery(advantage):
             advantage=advantage,
             epochs=2,
             minibatches=2,
-            micro_batch=32,
+            micro_batch_tokens=2048,
             kl_stop=1.0,
             value_learning_rate=1e-2,
         ),
     )
     backend = MlxBackend(
-        tiny_model(scale=5.0), CharTokenizer(), Lora(rank=8, scale=4.0), max_rows=64, micro_batch=64
+        tiny_model(scale=5.0), CharTokenizer(), Lora(rank=8, scale=4.0), max_rows=64, micro_batch_tokens=4096
     )
     learner = Learner(config, backend)
     first = mean_reward(rollouts(backend, 0))

@@ -11,8 +11,9 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 from mlx.utils import tree_flatten  # noqa: E402
 
 from azr_mlx.backends.base import Hyper  # noqa: E402
-from azr_mlx.backends.mlx import MlxBackend, adapters, ppo  # noqa: E402
-from azr_mlx.batch import token_weights  # noqa: E402
+from azr_mlx.backends.micro import split  # noqa: E402
+from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
+from azr_mlx.batch import collate_supervised, token_weights  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.errors import AzrError  # noqa: E402
 from azr_mlx.types import Batch  # noqa: E402
@@ -33,7 +34,7 @@ FULL = Hyper(
     entropy_coef=0.02,
     kl_coef=0.05,
     tis_cap=1.2,
-    micro_batch=3,
+    micro_batch_tokens=72,
 )
 
 
@@ -99,7 +100,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def backend() -> MlxBackend:
-    return make_backend(micro_batch=2)
+    return make_backend(micro_batch_tokens=48)
 
 
 def test_scores_agree_with_a_float64_model(backend):
@@ -169,8 +170,8 @@ def _slope(oracle, key, direction, batch, hyper, eps: float = 1e-5) -> float:
 def test_micro_batches_add_up(backend):
     """Batch 5 = 5 x 1 accumulated: every term is normalised over the minibatch."""
     batch = centred(make_batch(), backend, FULL)
-    whole = backend._accumulate(batch, replace(FULL, micro_batch=5))
-    single = backend._accumulate(batch, replace(FULL, micro_batch=1))
+    whole = backend._accumulate(batch, replace(FULL, micro_batch_tokens=4096))
+    single = backend._accumulate(batch, replace(FULL, micro_batch_tokens=1))
     assert whole[0] == pytest.approx(single[0], abs=1e-6)
     for (key, a), (_, b) in zip(tree_flatten(whole[2]), tree_flatten(single[2]), strict=False):
         np.testing.assert_allclose(np.array(a), np.array(b), atol=2e-6, err_msg=key)
@@ -257,20 +258,45 @@ def test_distillation_raises_the_probability_of_its_tokens():
 
 
 def test_gradient_checkpointing_changes_no_gradient():
-    plain = make_backend()
-    batch = centred(make_batch(), plain, FULL)
-    _, _, expected = plain._accumulate(batch, FULL)
-    layer = type(plain.policy.lm.layers[0])
-    original = layer.__call__
-    try:
-        checkpointed = make_backend(grad_checkpoint=True)
-        make_backend(grad_checkpoint=True)  # patching twice would nest the recomputation
+    plain, checkpointed = make_backend(), make_backend(grad_checkpoint=True)
+    for batch in (make_batch(), grouped_batch()):
+        batch = centred(batch, plain, FULL)
+        _, _, expected = plain._accumulate(batch, FULL)
         _, _, grads = checkpointed._accumulate(batch, FULL)
-    finally:
-        layer.__call__ = original
-        del layer._azr_checkpointed
-    for (key, a), (_, b) in zip(tree_flatten(expected), tree_flatten(grads), strict=False):
-        np.testing.assert_allclose(np.array(a), np.array(b), atol=1e-6, err_msg=key)
+        assert_close(expected, grads, 1e-6)
+
+
+def grouped_batch() -> Batch:
+    """Nine rows: two prompts that begin alike, four rows each, and a third of its own."""
+    draw = np.random.default_rng(4)
+    start = draw.integers(1, VOCABULARY, 20).tolist()
+    prompts = [start + [3, 4], start + [5, 6, 7], draw.integers(1, VOCABULARY, 9).tolist()]
+    rows = [(prompts[i // 4], draw.integers(1, VOCABULARY, 2 + i).tolist()) for i in range(9)]
+    batch = collate_supervised(rows, pad_multiple=1)
+    fields = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns")
+    kept = {name: draw.normal(size=batch.mask.shape).astype(np.float32) * 0.2 for name in fields}
+    kept = {name: values * batch.mask for name, values in kept.items()}
+    return batch.with_(**kept, weights=token_weights(batch.mask, "sequence_mean"))
+
+
+def assert_close(expected, grads, tolerance: float) -> None:
+    flat, got = dict(tree_flatten(expected)), dict(tree_flatten(grads))
+    assert flat.keys() == got.keys()
+    assert max(float(mx.abs(g).max()) for g in flat.values()) > 1e-3, "there is no gradient"
+    for key, value in flat.items():
+        np.testing.assert_allclose(np.array(value), np.array(got[key]), atol=tolerance, err_msg=key)
+
+
+def test_prompts_that_are_read_once_give_the_gradients_of_prompts_read_for_each_row():
+    backend = make_backend()
+    batch = centred(grouped_batch(), backend, FULL)
+    stages = [len(m.stages) for m in split(batch, 4096)]
+    assert max(stages) == 3, "no rows share a prompt, no prompts a prefix: nothing is tried here"
+    whole = backend._accumulate(batch, replace(FULL, micro_batch_tokens=4096))
+    backend.share_prompts = False
+    plain = backend._accumulate(batch, replace(FULL, micro_batch_tokens=4096))
+    assert whole[0] == pytest.approx(plain[0], abs=1e-6)
+    assert_close(plain[2], whole[2], 2e-6)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
@@ -287,7 +313,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 def test_rows_without_a_trained_token_are_left_out():
     batch = make_batch()
     batch.mask[2] = 0
-    rows = np.concatenate([m.rows for m in ppo.split(batch, 2)])
+    rows = np.concatenate([m.rows for m in split(batch, 48)])
     assert 2 not in rows and set(rows) == {0, 1, 3, 4}
 
 

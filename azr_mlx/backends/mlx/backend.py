@@ -22,7 +22,9 @@ from mlx_lm.utils import load as load_mlx
 from azr_mlx import rng
 from azr_mlx.backends import base
 from azr_mlx.backends.base import Hyper, Memory, Sampling, Tokenizer
-from azr_mlx.backends.mlx import adapters, ppo
+from azr_mlx.backends.micro import MicroBatch, split
+from azr_mlx.backends.mlx import adapters, ppo, shared
+from azr_mlx.backends.mlx.head import Head, chunk_rows, head_of
 from azr_mlx.backends.mlx.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
@@ -47,7 +49,7 @@ class MlxBackend:
         *,
         seed: int = 0,
         max_rows: int = 32,
-        micro_batch: int = 4,
+        micro_batch_tokens: int = 2048,
         grad_checkpoint: bool = False,
         compile: bool = False,
         base: str = "",
@@ -59,17 +61,20 @@ class MlxBackend:
             AzrError: the architecture's head cannot be told from its trunk.
         """
         self.tokenizer = tokenizer
-        self.micro_batch = micro_batch
+        self.micro_batch_tokens = micro_batch_tokens
         self.lora, self.seed = lora or Lora(), seed
-        width = _trunk_width(model)
+        width, head = _trunk_width(model), head_of(model)
+        if head is None:
+            raise _unsupported(model, "has a head that is neither linear nor an embedding")
         self.adapter_config = adapters.add_lora(model, self.lora, seed)
         if base:
             self.adapter_config["model"] = base
-        self.policy = ppo.Policy(model, width)
-        self._check_head()
+        self.policy = ppo.Policy(model, width, head, chunk_rows(_vocabulary(model, head, width)))
+        self._check_head(head)
+        self.share_prompts = shared.is_supported(model.model, len(model.layers))
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
-            _checkpoint_layers(model)
+            shared.checkpoint_layers(model)
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
         self.optimizer.init(self._adapter_parameters())
@@ -114,12 +119,18 @@ class MlxBackend:
         out = [np.zeros(batch.tokens.shape, np.float32) for _ in range(3)]
         reference = policy == "reference"
         with self._inference(), self._as(policy):
-            for micro in ppo.split(batch, self.micro_batch):
-                scores = ppo.token_scores(self.policy, micro.arrays, temperature)
+            for micro in self._micro_batches(batch, self.micro_batch_tokens):
+                arrays = ppo.arrays_of(batch, micro)
+                scores = self.policy.scores(
+                    arrays, temperature, gradient=False, entropy_gradient=False
+                )
                 mx.eval(scores)  # one micro-batch's activations at a time
                 for array, values in zip(out, scores, strict=True):
-                    array[micro.rows, micro.columns] = np.array(values)[: micro.count]
+                    array[micro.rows, micro.columns] = np.array(values)[: len(micro.index)]
         return Scores(out[0], out[1], None if reference else out[2])
+
+    def _micro_batches(self, batch: Batch, tokens: int) -> list[MicroBatch]:
+        return split(batch, tokens, self.share_prompts)
 
     # -- update ------------------------------------------------------------------------------------
 
@@ -145,10 +156,11 @@ class MlxBackend:
         tokens = int(batch.mask.sum())
         scalars = {"total": mx.array(float(tokens)), "kl_coef": mx.array(hyper.kl_coef)}
         grads, losses, sums = None, [], []
-        for number, micro in enumerate(ppo.split(batch, hyper.micro_batch)):
+        for number, micro in enumerate(self._micro_batches(batch, hyper.micro_batch_tokens)):
             self._key_dropout("dropout", number)
-            step = self._grad_function(ppo.ppo_loss, micro.arrays, hyper)
-            (loss, stats), new = step(micro.arrays, scalars)
+            arrays = ppo.arrays_of(batch, micro)
+            step = self._grad_function(ppo.ppo_loss, arrays, hyper)
+            (loss, stats), new = step(arrays, scalars)
             grads = new if grads is None else _add(grads, new)
             mx.eval(grads, loss, stats)  # one micro-batch's activations at a time
             losses.append(loss.item())
@@ -160,10 +172,11 @@ class MlxBackend:
     def _accumulate_supervised(self, batch: Batch) -> tuple[float, Any]:
         scalars = {"total": mx.array(float(batch.mask.sum()))}
         grads, losses = None, []
-        for number, micro in enumerate(ppo.split(batch, self.micro_batch)):
+        for number, micro in enumerate(self._micro_batches(batch, self.micro_batch_tokens)):
             self._key_dropout("lesson dropout", number)
-            step = self._grad_function(ppo.supervised_loss, micro.arrays, None)
-            loss, new = step(micro.arrays, scalars)
+            arrays = ppo.arrays_of(batch, micro)
+            step = self._grad_function(ppo.supervised_loss, arrays, None)
+            loss, new = step(arrays, scalars)
             grads = new if grads is None else _add(grads, new)
             mx.eval(grads, loss)
             losses.append(loss.item())
@@ -251,12 +264,12 @@ class MlxBackend:
         parameters.pop("value_head")
         return parameters
 
-    def _check_head(self) -> None:
+    def _check_head(self, head: Head) -> None:
         """Head of trunk must be the model: some architectures scale or cap their logits on the
         way."""
         probe = mx.array([[1, 2, 3]])
         whole = self.policy.lm(probe)
-        parts = self.policy.logits(self.policy.hidden(probe))
+        parts = head.logits(self.policy.lm.model(probe))
         if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
             raise _unsupported(self.policy.lm, "changes its logits after the head")
 
@@ -275,22 +288,18 @@ def _trunk_width(model: nn.Module) -> int:
         raise _unsupported(model, "has no trunk that can be told from its head") from e
 
 
+def _vocabulary(model: nn.Module, head: Head, width: int) -> int:
+    """How many logits the head gives; nothing is computed."""
+    dtype = model.model.embed_tokens(mx.array([0])).dtype
+    return int(head.logits(mx.zeros((1, width), dtype)).shape[-1])
+
+
 def _unsupported(model: nn.Module, why: str) -> AzrError:
     kind = getattr(model, "model_type", type(model).__name__)
     return AzrError(
         f"model type {kind!r} {why}; training it is not supported: choose a llama, qwen2, qwen3 "
         "or similar model"
     )
-
-
-def _checkpoint_layers(model: nn.Module) -> None:
-    """Recompute each layer in the backward pass (mlx-lm patches the class, and must do so once)."""
-    from mlx_lm.tuner.trainer import grad_checkpoint
-
-    for cls in {type(layer) for layer in model.layers}:
-        if not getattr(cls, "_azr_checkpointed", False):
-            grad_checkpoint(next(layer for layer in model.layers if type(layer) is cls))
-            cls._azr_checkpointed = True
 
 
 def _static(hyper: Hyper) -> Hyper:

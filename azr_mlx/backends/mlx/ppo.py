@@ -8,7 +8,6 @@ the minibatch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -16,108 +15,79 @@ import mlx.nn as nn
 import numpy as np
 
 from azr_mlx.backends.base import Hyper
+from azr_mlx.backends.micro import MicroBatch
+from azr_mlx.backends.mlx import shared
+from azr_mlx.backends.mlx.head import Head, selected_logprob
 from azr_mlx.types import Batch
 
-# Padding that keeps the number of distinct shapes small: a compiled step is traced once per shape.
-ROW_MULTIPLE = 32
-TOKEN_MULTIPLE = 64
+TOKEN_MULTIPLE = 16  # flat arrays are padded to it: fewer shapes
 OPTIONAL = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns", "weights")
+Arrays = dict[str, Any]
 
 
 class Policy(nn.Module):
     """A language model with a value head: one linear layer on the last hidden state, zero at the
     start."""
 
-    def __init__(self, lm: nn.Module, hidden_size: int):
+    def __init__(self, lm: nn.Module, hidden_size: int, head: Head, chunk_rows: int):
         super().__init__()
         self.lm = lm
         self.value_head = nn.Linear(hidden_size, 1)
         # nn.Linear draws both from the global random state, which no key names.
         self.value_head.weight = mx.zeros_like(self.value_head.weight)
         self.value_head.bias = mx.zeros_like(self.value_head.bias)
+        self._head, self._chunk_rows = head, chunk_rows  # underscored: no parameters of this module
 
-    def hidden(self, tokens: mx.array) -> mx.array:
-        """[B, T, D] final hidden states, after the last norm."""
-        return self.lm.model(tokens)
+    def scores(
+        self, a: Arrays, temperature: float, *, gradient: bool, entropy_gradient: bool
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """(logp, entropy, values), each float32 [N]: at ``temperature``, entropy over the whole
+        vocabulary.
 
-    def logits(self, hidden: mx.array) -> mx.array:
-        """The head on any [..., D] hidden states."""
-        if "lm_head" in self.lm:
-            return self.lm.lm_head(hidden)
-        return self.lm.model.embed_tokens.as_linear(hidden)
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Rows trimmed to their length, and flat arrays over their trained tokens (padded with weight
-    0).
-
-    ``rows`` and ``columns`` say where each of the first ``count`` flat entries sits in the batch;
-    ``arrays`` holds ``tokens`` [b, t] and, all [N]: ``index`` (into b * t hidden states),
-    ``targets``, ``mask`` and whatever optional arrays the batch has.
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
-    count: int
-    arrays: dict[str, mx.array]
+        The value head reads a stopped gradient.
+        """
+        hidden = shared.hidden_states(self.lm.model, len(self.lm.layers), a["stages"])
+        hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
+        logp, entropy = selected_logprob(
+            self._head,
+            hidden,
+            a["targets"],
+            temperature,
+            rows=self._chunk_rows,
+            gradient=gradient,
+            entropy_gradient=entropy_gradient,
+        )
+        features = mx.stop_gradient(hidden).astype(mx.float32)
+        return logp, entropy, self.value_head(features)[:, 0]
 
 
-def split(batch: Batch, rows_per: int) -> list[MicroBatch]:
-    """Micro-batches of rows of similar length; rows without a trained token are left out."""
-    lengths = np.where(batch.mask > 0, np.arange(batch.mask.shape[1])[None] + 1, 0).max(axis=1)
-    order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    return [_micro(batch, order[i : i + rows_per], lengths) for i in range(0, len(order), rows_per)]
-
-
-def _micro(batch: Batch, chosen: np.ndarray, lengths: np.ndarray) -> MicroBatch:
-    width = min(_round_up(int(lengths[chosen].max()), ROW_MULTIPLE), batch.tokens.shape[1])
-    tokens = batch.tokens[chosen, :width]
-    local, columns = np.nonzero(batch.mask[chosen, :width])
-    count, padded = len(local), _round_up(len(local), TOKEN_MULTIPLE)
+def arrays_of(batch: Batch, micro: MicroBatch) -> Arrays:
+    """The micro-batch on the device: ``stages``, and flat arrays [N] over its trained tokens, padded
+    with mask 0: ``index`` (into the last stage's states), ``targets``, ``mask`` and whatever
+    optional arrays the batch has."""
+    padding = -len(micro.index) % TOKEN_MULTIPLE
 
     def flat(values: np.ndarray, dtype: Any) -> mx.array:
-        return mx.array(np.pad(values, (0, padded - count)).astype(dtype))
+        return mx.array(np.pad(values, (0, padding)).astype(dtype))
 
-    arrays = {
-        "tokens": mx.array(tokens),
-        # The state before column c is the one that emits it.
-        "index": flat(local * width + columns - 1, np.int32),
-        "targets": flat(tokens[local, columns], np.int32),
-        "mask": flat(np.ones(count), np.float32),
+    where = micro.rows, micro.columns
+    arrays: Arrays = {
+        "stages": [
+            {"tokens": mx.array(s.tokens), "lengths": mx.array(s.lengths), "parent": mx.array(s.parent)}
+            for s in micro.stages
+        ],
+        "index": flat(micro.index, np.int32),
+        "targets": flat(batch.tokens[where], np.int32),
+        "mask": flat(np.ones(len(micro.index)), np.float32),
     }
     for name in OPTIONAL:
         if (values := getattr(batch, name)) is not None:
-            arrays[name] = flat(values[chosen[local], columns], np.float32)
-    return MicroBatch(chosen[local], columns, count, arrays)
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-def token_scores(
-    policy: Policy, a: dict[str, mx.array], temperature: float, trunk_gradient: bool = False
-) -> tuple[mx.array, mx.array, mx.array]:
-    """(logp, entropy, values), each float32 [N]: at ``temperature``, entropy over the whole
-    vocabulary.
-
-    The value head reads a stopped gradient unless ``trunk_gradient``.
-    """
-    hidden = policy.hidden(a["tokens"])
-    hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
-    logits = policy.logits(hidden).astype(mx.float32) / temperature
-    rows = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    logp = mx.take_along_axis(rows, a["targets"][:, None], axis=-1)[:, 0]
-    entropy = -(mx.exp(rows) * rows).sum(axis=-1)
-    features = hidden if trunk_gradient else mx.stop_gradient(hidden)
-    values = policy.value_head(features.astype(mx.float32))[:, 0]
-    return logp, entropy, values
+            arrays[name] = flat(values[where], np.float32)
+    return arrays
 
 
 def ppo_loss(
-    policy: Policy, a: dict[str, mx.array], scalars: dict[str, mx.array], hyper: Hyper
+    policy: Policy, a: Arrays, scalars: dict[str, mx.array], hyper: Hyper
 ) -> tuple[mx.array, dict[str, mx.array]]:
     """One micro-batch's share of the minibatch loss, and sums of its statistics.
 
@@ -127,7 +97,9 @@ def ppo_loss(
     ``scalars`` hold the minibatch's ``total`` of tokens and ``kl_coef``, which may change from step
     to step without a new compilation.
     """
-    logp, entropy, values = token_scores(policy, a, hyper.temperature)
+    logp, entropy, values = policy.scores(
+        a, hyper.temperature, gradient=True, entropy_gradient=hyper.entropy_coef != 0
+    )
     mask, weights = a["mask"], a["weights"]
     old = a["old_logp"] if "old_logp" in a else mx.stop_gradient(logp)
     log_ratio = logp - old
@@ -171,7 +143,7 @@ def _surrogate(ratio: mx.array, advantages: mx.array, hyper: Hyper) -> mx.array:
     return surrogate
 
 
-def _value_loss(values: mx.array, a: dict[str, mx.array], hyper: Hyper) -> mx.array:
+def _value_loss(values: mx.array, a: Arrays, hyper: Hyper) -> mx.array:
     errors = mx.square(values - a["returns"])
     if hyper.value_clip > 0 and "values" in a:
         moved = mx.clip(values - a["values"], -hyper.value_clip, hyper.value_clip)
@@ -179,9 +151,7 @@ def _value_loss(values: mx.array, a: dict[str, mx.array], hyper: Hyper) -> mx.ar
     return 0.5 * (a["mask"] * errors).sum()
 
 
-def supervised_loss(
-    policy: Policy, a: dict[str, mx.array], scalars: dict[str, mx.array]
-) -> mx.array:
+def supervised_loss(policy: Policy, a: Arrays, scalars: dict[str, mx.array]) -> mx.array:
     """A micro-batch's share of the mean negative log-likelihood at temperature 1."""
-    logp, _, _ = token_scores(policy, a, 1.0)
+    logp, _, _ = policy.scores(a, 1.0, gradient=True, entropy_gradient=False)
     return -(a["mask"] * logp).sum() / scalars["total"]

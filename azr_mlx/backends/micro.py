@@ -1,0 +1,190 @@
+"""Micro-batches: which rows meet in one forward and backward pass, and what they share.
+
+Rows with one prompt share its forward and backward pass, and prompts that begin alike share their
+beginning: a micro-batch is a tree of three stages,
+
+    prefix [1, L]  ->  prompts [p, S]  ->  rows [b, C]
+
+whose cost is L + p S + b C tokens, where rows that carry their own prompts cost b (L + S + C).
+Completions begin with the prompt's last token, whose hidden state emits the first of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from azr_mlx.types import Batch
+
+Tokens = tuple[int, ...]
+Index = NDArray[np.int64]
+
+MIN_PREFIX = 16  # tokens below which a stage of its own costs more than it saves
+PADDING = 0.25  # how much padding may be taken into the bargain for fewer micro-batches
+BUCKETS = (1, 2, 4)  # numbers of classes of completion length that are tried
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a batch: ``context`` is its prompt without the last token, ``tail`` that token and
+    all of the completion that is read: one hidden state for each of the first ``trained`` targets."""
+
+    index: int
+    context: Tokens
+    tail: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Right-padded tokens [n, T] with their lengths [n], and each one's row in the stage before."""
+
+    tokens: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    parent: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """``stages`` end with the one whose hidden states reach the head.
+
+    ``rows`` and ``columns`` [N] say where in the batch the trained tokens are; ``index`` [N] where,
+    in the last stage's flattened hidden states, the state is that emits each.
+    """
+
+    stages: tuple[Stage, ...]
+    rows: Index
+    columns: Index
+    index: Index
+
+    @property
+    def cost(self) -> int:
+        """Tokens that go through the layers, padding included."""
+        return sum(stage.tokens.size for stage in self.stages)
+
+
+def split(batch: Batch, budget: int, share: bool = True, multiple: int = 8) -> list[MicroBatch]:
+    """Micro-batches of at most ``budget`` tokens each (one row at the least); rows without a
+    trained token are left out. Lengths are padded to ``multiple``."""
+    rows = _rows(batch)
+    if not rows:
+        return []
+    plans = [_plan(rows, budget, share, multiple, buckets) for buckets in BUCKETS]
+    best = min(plans, key=lambda plan: sum(_cost(chosen, share, multiple) for chosen in plan))
+    return [_micro(batch, chosen, share, multiple) for chosen in best]
+
+
+def _rows(batch: Batch) -> list[Row]:
+    out = []
+    for number, (tokens, mask) in enumerate(zip(batch.tokens, batch.mask > 0, strict=True)):
+        if mask.any():
+            first, end = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
+            ids = tokens.tolist()
+            out.append(Row(number, tuple(ids[: first - 1]), tuple(ids[first - 1 : end - 1])))
+    return out
+
+
+def _plan(
+    rows: Sequence[Row], budget: int, share: bool, multiple: int, buckets: int
+) -> list[list[Row]]:
+    """Rows in an order in which neighbours have most in common, cut where the next one does not
+    pay."""
+    plan: list[list[Row]] = []
+    for row in _ordered(rows, share, buckets):
+        if plan:
+            joined = _cost([*plan[-1], row], share, multiple)
+            apart = _cost(plan[-1], share, multiple) + _cost([row], share, multiple)
+            if joined <= budget and joined <= apart * (1 + PADDING):
+                plan[-1].append(row)
+                continue
+        plan.append([row])
+    return plan
+
+
+def _ordered(rows: Sequence[Row], share: bool, buckets: int) -> list[Row]:
+    """By class of completion length, then by shared beginning, prompt length, prompt and length."""
+    if not share:
+        return sorted(rows, key=lambda r: (len(r.context) + len(r.tail), r.index))
+    by_length = sorted(rows, key=lambda r: len(r.tail))
+    bucket = {r.index: i * buckets // len(rows) for i, r in enumerate(by_length)}
+    family = _families({r.context for r in rows})
+    return sorted(
+        rows,
+        key=lambda r: (
+            bucket[r.index], family[r.context], len(r.context), r.context, len(r.tail), r.index
+        ),
+    )  # fmt: skip
+
+
+def _families(contexts: Iterable[Tokens]) -> dict[Tokens, int]:
+    """A number for each context; those with one number begin alike, half of their length or more."""
+    family: dict[Tokens, int] = {}
+    number, before = -1, None
+    for context in sorted(contexts):
+        alike = 0 if before is None else common_length(before, context)
+        if before is None or alike < max(MIN_PREFIX, len(context) // 2):
+            number += 1
+        family[context], before = number, context
+    return family
+
+
+def _cost(rows: Sequence[Row], share: bool, multiple: int) -> int:
+    if not share:
+        return len(rows) * _up(max(len(r.context) + len(r.tail) for r in rows), multiple)
+    contexts = {r.context for r in rows}
+    prefix = _prefix(contexts)
+    suffix = max(map(len, contexts)) - prefix
+    tails = len(rows) * _up(max(len(r.tail) for r in rows), multiple)
+    return prefix + len(contexts) * _up(suffix, multiple) + tails
+
+
+def _prefix(contexts: set[Tokens]) -> int:
+    """Length of the beginning that gets a stage of its own; 0 where that does not pay."""
+    if len(contexts) < 2:
+        return 0
+    length = common_length(min(contexts), max(contexts))
+    return length if length >= MIN_PREFIX else 0
+
+
+def common_length(a: Tokens, b: Tokens) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+def _micro(batch: Batch, rows: Sequence[Row], share: bool, multiple: int) -> MicroBatch:
+    contexts = sorted({r.context for r in rows}, key=lambda c: (len(c), c))
+    prefix = _prefix(set(contexts))
+    if not share or not max(map(len, contexts)) or (len(contexts) == len(rows) and not prefix):
+        before = [len(r.context) for r in rows]
+        stages = [_stage([r.context + r.tail for r in rows], [0] * len(rows), multiple)]
+    else:
+        before = [0] * len(rows)
+        number = {context: i for i, context in enumerate(contexts)}
+        stages = [_stage([contexts[0][:prefix]], [0], 1)] if prefix else []
+        stages.append(_stage([c[prefix:] for c in contexts], [0] * len(contexts), multiple))
+        stages.append(_stage([r.tail for r in rows], [number[r.context] for r in rows], multiple))
+    chosen = np.array([r.index for r in rows])
+    local, columns = np.nonzero(batch.mask[chosen])
+    # The state before column c emits it; the last stage begins with the prompt's last token.
+    starts = np.array([b - len(r.context) for b, r in zip(before, rows, strict=True)])
+    width = stages[-1].tokens.shape[1]
+    index = local * width + columns - 1 + starts[local]
+    return MicroBatch(tuple(stages), chosen[local], columns, index)
+
+
+def _stage(rows: Sequence[Tokens], parent: Sequence[int], multiple: int) -> Stage:
+    width = _up(max(1, *map(len, rows)) if len(rows) > 1 else max(1, len(rows[0])), multiple)
+    tokens = np.zeros((len(rows), width), np.int32)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row)] = row
+    lengths = np.array([len(row) for row in rows], np.int32)
+    return Stage(tokens, lengths, np.array(parent, np.int32))
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
