@@ -1,6 +1,7 @@
 // Log-probability, entropy and their gradients of one row of logits per thread group.
 //
-// Inputs   logits [N, V] float32, bfloat16 or float16; targets [N] int32; inv_temperature [1] float32.
+// Inputs   logits [N, V] float32, bfloat16 or float16; targets [N] int32; inv_temperature [1]
+//          float32.
 // Outputs  logp [N], entropy [N] float32, with z = logits * inv_temperature:
 //            logp = z[y] - logsumexp(z),  entropy = -sum p log p,  p = softmax(z);
 //          delta [N, V] = p - onehot(y), which is -d logp / dz, only if GRADIENT;

@@ -1,7 +1,7 @@
 """Log-probability, entropy and their gradients of rows of logits: one Triton program a row.
 
-Torch in, torch out; the same outputs as ``logprob.metal`` and ``logprob.cu``. On a CPU it runs under
-``TRITON_INTERPRET=1``.
+Torch in, torch out; the same outputs as ``logprob.metal`` and ``logprob.cu``. On a CPU it runs
+under ``TRITON_INTERPRET=1``.
 """
 
 import torch

@@ -8,8 +8,8 @@
 //          Greedy: argmax(logits), log-probability at temperature 1. Ties go to the lowest index;
 //          -inf never wins (a row of nothing else gives token 0 and a logp that is NaN).
 // Bits     threefry2x32, 20 rounds (Salmon et al. 2011), counters as in mx.random: with
-//          h = ceil(V / 2), entries i and h + i share the block of counter (i, h + i); for odd V the
-//          last block is (h - 1, 0) and its second word is not used.
+//          h = ceil(V / 2), entries i and h + i share the block of counter (i, h + i); for odd V
+//          the last block is (h - 1, 0) and its second word is not used.
 // Launch   one group of 32, 64, ..., 1024 threads a row.
 
 inline uint2 threefry(uint2 key, uint2 x) {

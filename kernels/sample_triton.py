@@ -1,7 +1,7 @@
 """One token per row of logits, and its log-probability, in one pass: one Triton program a row.
 
-Torch in, torch out; the same tokens as ``sample.metal`` and ``sample.cu`` for the same keys. On a CPU
-it runs under ``TRITON_INTERPRET=1``.
+Torch in, torch out; the same tokens as ``sample.metal`` and ``sample.cu`` for the same keys. On a
+CPU it runs under ``TRITON_INTERPRET=1``.
 """
 
 import torch
