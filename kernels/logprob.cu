@@ -9,10 +9,10 @@
 // Launch   one block of 32, 64, ..., 1024 threads a row. Without its flag an [N, V] output is never
 //          touched and may be one element. -inf logits are allowed; a row of nothing else is NaN.
 
-// Moves sum(e^(z-m) (z-m)) to another maximum: shift = old m - new m, s = sum e^(z-m), scale =
-// e^shift. What vanishes is put at 0 by hand: 0 times an infinity would be NaN.
-__device__ inline float shifted(float weighted, float s, float shift, float scale) {
-  return scale > 0.0f ? (weighted + shift * s) * scale : 0.0f;
+// Moves weighted = sum(e^z z) to z + shift, with s = sum(e^z) and shrink = e^shift. What vanishes
+// is put at 0 by hand: 0 times an infinity would be NaN.
+__device__ inline float shifted(float weighted, float s, float shift, float shrink) {
+  return shrink > 0.0f ? (weighted + shift * s) * shrink : 0.0f;
 }
 
 __device__ inline float warp_max(float x) {
@@ -42,22 +42,24 @@ __device__ inline float warp_sum(float x) {
   const unsigned target = targets[row];
   const float scale = inv_temperature[0];
 
-  // One pass: the running maximum, sum e^(z-m) and sum e^(z-m) (z-m).
+  // One pass: m, the largest logit so far, s = sum e^z and weighted = sum e^z z, where z is
+  // (logit - m) * scale: differences first, so that large logits lose nothing.
   float m = lowest;
   float s = 0.0f;
   float weighted = 0.0f;
   for (unsigned v = index; v < size; v += width) {
-    const float z = float(logits[start + v]) * scale;
-    if (z > m) {
-      const float shift = m - z;
+    const float x = float(logits[start + v]);
+    if (x > m) {
+      const float shift = (m - x) * scale;
       const float shrink = expf(shift);
       weighted = shifted(weighted, s, shift, shrink);
       s = s * shrink + 1.0f;
-      m = z;
+      m = x;
     } else {
-      const float e = expf(z - m);
+      const float z = (x - m) * scale;
+      const float e = expf(z);
       s += e;
-      weighted += e > 0.0f ? e * (z - m) : 0.0f;
+      weighted += e > 0.0f ? e * z : 0.0f;
     }
   }
 
@@ -67,7 +69,7 @@ __device__ inline float warp_sum(float x) {
   __shared__ float group_s[32];
   __shared__ float group_weighted[32];
   float top = warp_max(m);
-  float shift = m - top;
+  float shift = (m - top) * scale;
   float shrink = expf(shift);
   weighted = warp_sum(shifted(weighted, s, shift, shrink));
   s = warp_sum(s * shrink);
@@ -82,7 +84,7 @@ __device__ inline float warp_sum(float x) {
   s = used ? group_s[lane] : 0.0f;
   weighted = used ? group_weighted[lane] : 0.0f;
   top = warp_max(m);
-  shift = m - top;
+  shift = (m - top) * scale;
   shrink = expf(shift);
   weighted = warp_sum(shifted(weighted, s, shift, shrink));
   s = warp_sum(s * shrink);
@@ -91,12 +93,12 @@ __device__ inline float warp_sum(float x) {
   const float log_s = logf(s);
   const float h = log_s - weighted / s;
   if (index == 0) {
-    logp[row] = (float(logits[start + target]) * scale - m) - log_s;
+    logp[row] = (float(logits[start + target]) - m) * scale - log_s;
     entropy[row] = h;
   }
   if (GRADIENT || ENTROPY_GRADIENT) {
     for (unsigned v = index; v < size; v += width) {
-      const float z = float(logits[start + v]) * scale - m;
+      const float z = (float(logits[start + v]) - m) * scale;
       const float p = expf(z) / s;
       if (GRADIENT) {
         delta[start + v] = T(v == target ? p - 1.0f : p);

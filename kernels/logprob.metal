@@ -9,10 +9,10 @@
 // Launch   one group of 32, 64, ..., 1024 threads a row. Without its flag an [N, V] output is never
 //          touched and may be one element. -inf logits are allowed; a row of nothing else is NaN.
 
-// Moves sum(e^(z-m) (z-m)) to another maximum: shift = old m - new m, s = sum e^(z-m), scale =
-// e^shift. What vanishes is put at 0 by hand: 0 times an infinity would be NaN.
-inline float shifted(float weighted, float s, float shift, float scale) {
-  return scale > 0.0f ? (weighted + shift * s) * scale : 0.0f;
+// Moves weighted = sum(e^z z) to z + shift, with s = sum(e^z) and shrink = e^shift. What vanishes
+// is put at 0 by hand: 0 times an infinity would be NaN.
+inline float shifted(float weighted, float s, float shift, float shrink) {
+  return shrink > 0.0f ? (weighted + shift * s) * shrink : 0.0f;
 }
 
 // --- kernel body ---
@@ -28,22 +28,24 @@ inline float shifted(float weighted, float s, float shift, float scale) {
   const uint target = uint(targets[row]);
   const float scale = inv_temperature[0];
 
-  // One pass: the running maximum, sum e^(z-m) and sum e^(z-m) (z-m).
+  // One pass: m, the largest logit so far, s = sum e^z and weighted = sum e^z z, where z is
+  // (logit - m) * scale: differences first, so that large logits lose nothing.
   float m = lowest;
   float s = 0.0f;
   float weighted = 0.0f;
   for (uint v = index; v < size; v += width) {
-    const float z = float(logits[start + v]) * scale;
-    if (z > m) {
-      const float shift = m - z;
+    const float x = float(logits[start + v]);
+    if (x > m) {
+      const float shift = (m - x) * scale;
       const float shrink = metal::precise::exp(shift);
       weighted = shifted(weighted, s, shift, shrink);
       s = s * shrink + 1.0f;
-      m = z;
+      m = x;
     } else {
-      const float e = metal::precise::exp(z - m);
+      const float z = (x - m) * scale;
+      const float e = metal::precise::exp(z);
       s += e;
-      weighted += e > 0.0f ? e * (z - m) : 0.0f;
+      weighted += e > 0.0f ? e * z : 0.0f;
     }
   }
 
@@ -53,7 +55,7 @@ inline float shifted(float weighted, float s, float shift, float scale) {
   threadgroup float group_s[32];
   threadgroup float group_weighted[32];
   float top = simd_max(m);
-  float shift = m - top;
+  float shift = (m - top) * scale;
   float shrink = metal::precise::exp(shift);
   weighted = simd_sum(shifted(weighted, s, shift, shrink));
   s = simd_sum(s * shrink);
@@ -68,7 +70,7 @@ inline float shifted(float weighted, float s, float shift, float scale) {
   s = used ? group_s[lane] : 0.0f;
   weighted = used ? group_weighted[lane] : 0.0f;
   top = simd_max(m);
-  shift = m - top;
+  shift = (m - top) * scale;
   shrink = metal::precise::exp(shift);
   weighted = simd_sum(shifted(weighted, s, shift, shrink));
   s = simd_sum(s * shrink);
@@ -77,12 +79,12 @@ inline float shifted(float weighted, float s, float shift, float scale) {
   const float log_s = metal::precise::log(s);
   const float h = log_s - weighted / s;
   if (index == 0) {
-    logp[row] = (float(logits[start + target]) * scale - m) - log_s;
+    logp[row] = (float(logits[start + target]) - m) * scale - log_s;
     entropy[row] = h;
   }
   if (GRADIENT || ENTROPY_GRADIENT) {
     for (uint v = index; v < size; v += width) {
-      const float z = float(logits[start + v]) * scale - m;
+      const float z = (float(logits[start + v]) - m) * scale;
       const float p = metal::precise::exp(z) / s;
       if (GRADIENT) {
         delta[start + v] = T(v == target ? p - 1.0f : p);

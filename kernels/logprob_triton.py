@@ -28,33 +28,33 @@ def _logprob_kernel(
     target = tl.load(targets + row)
     scale = tl.load(inv_temperature)
     # Before the row is overwritten: delta may be the logits themselves.
-    chosen = tl.load(logits + start + target).to(tl.float32) * scale
+    chosen = tl.load(logits + start + target).to(tl.float32)
 
     m = tl.full((), -1.7e38, tl.float32)  # finite, so that a difference never is inf - inf
     s = tl.full((), 0.0, tl.float32)
-    weighted = tl.full((), 0.0, tl.float32)  # sum e^(z-m) (z-m)
+    weighted = tl.full((), 0.0, tl.float32)  # sum e^z z, z = (logit - m) * scale
     for first in range(0, size, BLOCK):
         v = first + tl.arange(0, BLOCK)
         x = tl.load(logits + start + v, mask=v < size, other=-float("inf")).to(tl.float32)
-        z = x * scale
-        top = tl.maximum(m, tl.max(z, axis=0))
-        shift = m - top
+        top = tl.maximum(m, tl.max(x, axis=0))
+        shift = (m - top) * scale
         shrink = tl.exp(shift)
-        e = tl.exp(z - top)
+        z = (x - top) * scale
+        e = tl.exp(z)
         weighted = tl.where(shrink > 0, (weighted + shift * s) * shrink, 0.0)
-        weighted += tl.sum(tl.where(e > 0, e * (z - top), 0.0), axis=0)
+        weighted += tl.sum(tl.where(e > 0, e * z, 0.0), axis=0)
         s = s * shrink + tl.sum(e, axis=0)
         m = top
 
     log_s = tl.log(s)
     h = log_s - weighted / s
-    tl.store(logp + row, (chosen - m) - log_s)
+    tl.store(logp + row, (chosen - m) * scale - log_s)
     tl.store(entropy + row, h)
     if GRADIENT or ENTROPY_GRADIENT:
         for first in range(0, size, BLOCK):
             v = first + tl.arange(0, BLOCK)
             x = tl.load(logits + start + v, mask=v < size, other=-float("inf")).to(tl.float32)
-            z = x * scale - m
+            z = (x - m) * scale
             p = tl.exp(z) / s
             if GRADIENT:
                 d = tl.where(v == target, p - 1.0, p)

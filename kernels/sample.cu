@@ -82,6 +82,7 @@ __device__ inline unsigned warp_min(unsigned x) {
   // NVRTC has no INFINITY.
   const float nothing = __int_as_float(0xff800000);
 
+  // m is the largest logit so far, s = sum e^((logit - m) * scale).
   float m = lowest;
   float s = 0.0f;
   float best = nothing;
@@ -94,17 +95,17 @@ __device__ inline unsigned warp_min(unsigned x) {
     for (unsigned k = 0; k < 2; k++) {
       const unsigned v = k == 0 ? i : other;
       if (v < size) {
-        const float z = float(logits[start + v]) * scale;
-        const float score = greedy ? z : z + gumbel(k == 0 ? bits.x : bits.y);
-        if (z > nothing && wins(score, v, best, token)) {
+        const float x = float(logits[start + v]);
+        const float score = greedy ? x : x * scale + gumbel(k == 0 ? bits.x : bits.y);
+        if (x > nothing && wins(score, v, best, token)) {
           best = score;
           token = v;
         }
-        if (z > m) {
-          s = s * expf(m - z) + 1.0f;
-          m = z;
+        if (x > m) {
+          s = s * expf((m - x) * scale) + 1.0f;
+          m = x;
         } else {
-          s += expf(z - m);
+          s += expf((x - m) * scale);
         }
       }
     }
@@ -117,7 +118,7 @@ __device__ inline unsigned warp_min(unsigned x) {
   __shared__ float group_best[32];
   __shared__ unsigned group_token[32];
   float top = warp_max(m);
-  s = warp_sum(s * expf(m - top));
+  s = warp_sum(s * expf((m - top) * scale));
   float winner = warp_max(best);
   token = warp_min(best == winner ? token : size);
   if (lane == 0) {
@@ -133,12 +134,12 @@ __device__ inline unsigned warp_min(unsigned x) {
   best = used ? group_best[lane] : nothing;
   token = used ? group_token[lane] : size;
   top = warp_max(m);
-  s = warp_sum(s * expf(m - top));
+  s = warp_sum(s * expf((m - top) * scale));
   winner = warp_max(best);
   token = warp_min(best == winner ? token : size);
 
   if (index == 0) {
     token = token < size ? token : 0;
     tokens[row] = int(token);
-    logp[row] = (float(logits[start + token]) * scale - top) - logf(s);
+    logp[row] = (float(logits[start + token]) - top) * scale - logf(s);
   }

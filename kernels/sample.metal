@@ -60,6 +60,7 @@ inline bool wins(float score, uint v, float best, uint token) {
 
   const float nothing = -INFINITY;
 
+  // m is the largest logit so far, s = sum e^((logit - m) * scale).
   float m = lowest;
   float s = 0.0f;
   float best = nothing;
@@ -72,17 +73,17 @@ inline bool wins(float score, uint v, float best, uint token) {
     for (uint k = 0; k < 2; k++) {
       const uint v = k == 0 ? i : other;
       if (v < size) {
-        const float z = float(logits[start + v]) * scale;
-        const float score = greedy ? z : z + gumbel(k == 0 ? bits.x : bits.y);
-        if (z > nothing && wins(score, v, best, token)) {
+        const float x = float(logits[start + v]);
+        const float score = greedy ? x : x * scale + gumbel(k == 0 ? bits.x : bits.y);
+        if (x > nothing && wins(score, v, best, token)) {
           best = score;
           token = v;
         }
-        if (z > m) {
-          s = s * metal::precise::exp(m - z) + 1.0f;
-          m = z;
+        if (x > m) {
+          s = s * metal::precise::exp((m - x) * scale) + 1.0f;
+          m = x;
         } else {
-          s += metal::precise::exp(z - m);
+          s += metal::precise::exp((x - m) * scale);
         }
       }
     }
@@ -95,7 +96,7 @@ inline bool wins(float score, uint v, float best, uint token) {
   threadgroup float group_best[32];
   threadgroup uint group_token[32];
   float top = simd_max(m);
-  s = simd_sum(s * metal::precise::exp(m - top));
+  s = simd_sum(s * metal::precise::exp((m - top) * scale));
   float winner = simd_max(best);
   token = simd_min(best == winner ? token : size);
   if (lane == 0) {
@@ -111,12 +112,12 @@ inline bool wins(float score, uint v, float best, uint token) {
   best = used ? group_best[lane] : nothing;
   token = used ? group_token[lane] : size;
   top = simd_max(m);
-  s = simd_sum(s * metal::precise::exp(m - top));
+  s = simd_sum(s * metal::precise::exp((m - top) * scale));
   winner = simd_max(best);
   token = simd_min(best == winner ? token : size);
 
   if (index == 0) {
     token = token < size ? token : 0;
     tokens[row] = int(token);
-    logp[row] = (float(logits[start + token]) * scale - top) - metal::precise::log(s);
+    logp[row] = (float(logits[start + token]) - top) * scale - metal::precise::log(s);
   }

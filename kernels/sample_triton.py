@@ -46,10 +46,10 @@ def _gumbel(bits):
 
 
 @triton.jit
-def _merge(z, score, v, size, m, s, best, token):
+def _merge(x, scale, score, v, size, m, s, best, token):
     """One block of entries ``v`` into the running maximum, sum, best score and its token."""
-    top = tl.maximum(m, tl.max(z, axis=0))
-    s = s * tl.exp(m - top) + tl.sum(tl.exp(z - top), axis=0)
+    top = tl.maximum(m, tl.max(x, axis=0))
+    s = s * tl.exp((m - top) * scale) + tl.sum(tl.exp((x - top) * scale), axis=0)
     block_best = tl.max(score, axis=0)
     winner = tl.min(tl.where((score == block_best) & (score > -float("inf")), v, size), axis=0)
     better = (block_best > best) | ((block_best == best) & (winner < token))
@@ -80,18 +80,16 @@ def _sample_kernel(logits, temperature, keys, tokens, logp, size, BLOCK: tl.cons
         counter = tl.where(both, other, 0)
         bits0, bits1 = _threefry(k0, k1, i.to(tl.uint32), counter.to(tl.uint32))
         x = tl.load(logits + start + i, mask=inside, other=-float("inf")).to(tl.float32)
-        z = x * scale
-        score = tl.where(greedy, z, z + _gumbel(bits0))
-        m, s, best, token = _merge(z, score, i, size, m, s, best, token)
+        score = tl.where(greedy, x, x * scale + _gumbel(bits0))
+        m, s, best, token = _merge(x, scale, score, i, size, m, s, best, token)
         x = tl.load(logits + start + other, mask=both, other=-float("inf")).to(tl.float32)
-        z = x * scale
-        score = tl.where(greedy, z, z + _gumbel(bits1))
-        m, s, best, token = _merge(z, score, other, size, m, s, best, token)
+        score = tl.where(greedy, x, x * scale + _gumbel(bits1))
+        m, s, best, token = _merge(x, scale, score, other, size, m, s, best, token)
 
     token = tl.where(token < size, token, 0)
-    chosen = tl.load(logits + start + token).to(tl.float32) * scale
+    chosen = tl.load(logits + start + token).to(tl.float32)
     tl.store(tokens + row, token)
-    tl.store(logp + row, (chosen - m) - tl.log(s))
+    tl.store(logp + row, (chosen - m) * scale - tl.log(s))
 
 
 def sample_rows(

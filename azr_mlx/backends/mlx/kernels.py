@@ -42,9 +42,7 @@ def path() -> str:
     """
     switch = os.environ.get(SWITCH, "").strip().lower()
     if switch not in ("", "on", "off"):
-        raise UsageError(
-            f"{SWITCH}={switch}: say off (plain MLX) or on (GPU kernels where possible)"
-        )
+        raise UsageError(f"{SWITCH}={switch}: say off (plain MLX) or on (GPU kernels)")
     if switch == "off" or mx.default_device().type != mx.gpu:
         return "mlx"
     for name in _SUFFIX:
@@ -75,7 +73,7 @@ def row_logprob(
     ENGAGED["logprob", chosen] += 1
     if chosen == "mlx":
         return row_logprob_mlx(logits, targets, inv_temperature, gradient, entropy_gradient)
-    rows, size = logits.shape
+    rows = logits.shape[0]
     scale = mx.array(inv_temperature, dtype=mx.float32).reshape(1)
     template = [("GRADIENT", gradient), ("ENTROPY_GRADIENT", entropy_gradient)]
     # An output cannot be left out: one element stands for what the template does not write.
@@ -103,6 +101,9 @@ def row_logprob_mlx(
     Only the softmax takes exponentials, which a CPU computes one by one: logsumexp = -log(max p)
     for logits whose maximum is 0.
     """
+    if not logits.size:
+        none = mx.zeros((0,))
+        return none, none, logits if gradient else None, logits if entropy_gradient else None
     scale = mx.array(inv_temperature, dtype=mx.float32).reshape(1)
     z = logits.astype(mx.float32)
     z = (z - z.max(axis=-1, keepdims=True)) * scale
