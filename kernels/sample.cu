@@ -97,7 +97,7 @@ __device__ inline unsigned warp_min(unsigned x) {
       if (v < size) {
         const float x = float(logits[start + v]);
         const float score = greedy ? x : x * scale + gumbel(k == 0 ? bits.x : bits.y);
-        if (x > nothing && wins(score, v, best, token)) {
+        if (wins(score, v, best, token)) {
           best = score;
           token = v;
         }

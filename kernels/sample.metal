@@ -75,7 +75,7 @@ inline bool wins(float score, uint v, float best, uint token) {
       if (v < size) {
         const float x = float(logits[start + v]);
         const float score = greedy ? x : x * scale + gumbel(k == 0 ? bits.x : bits.y);
-        if (x > nothing && wins(score, v, best, token)) {
+        if (wins(score, v, best, token)) {
           best = score;
           token = v;
         }

@@ -51,7 +51,7 @@ def _merge(x, scale, score, v, size, m, s, best, token):
     top = tl.maximum(m, tl.max(x, axis=0))
     s = s * tl.exp((m - top) * scale) + tl.sum(tl.exp((x - top) * scale), axis=0)
     block_best = tl.max(score, axis=0)
-    winner = tl.min(tl.where((score == block_best) & (score > -float("inf")), v, size), axis=0)
+    winner = tl.min(tl.where(score == block_best, v, size), axis=0)
     better = (block_best > best) | ((block_best == best) & (winner < token))
     return top, s, tl.where(better, block_best, best), tl.where(better, winner, token)
 
