@@ -41,8 +41,8 @@ def _logprob_kernel(
         shrink = tl.exp(shift)
         z = (x - top) * scale
         e = tl.exp(z)
-        weighted = tl.where(shrink > 0, (weighted + shift * s) * shrink, 0.0)
-        weighted += tl.sum(tl.where(e > 0, e * z, 0.0), axis=0)
+        weighted = (weighted + tl.where(shrink > 0, shift, 0.0) * s) * shrink
+        weighted += tl.sum(e * tl.where(e > 0, z, 0.0), axis=0)
         s = s * shrink + tl.sum(e, axis=0)
         m = top
 
@@ -60,7 +60,7 @@ def _logprob_kernel(
                 d = tl.where(v == target, p - 1.0, p)
                 tl.store(delta + start + v, d.to(delta.dtype.element_ty), mask=v < size)
             if ENTROPY_GRADIENT:
-                d = tl.where(p > 0, -p * ((z - log_s) + h), 0.0)
+                d = -p * (tl.where(p > 0, z - log_s, 0.0) + h)
                 tl.store(
                     entropy_delta + start + v, d.to(entropy_delta.dtype.element_ty), mask=v < size
                 )

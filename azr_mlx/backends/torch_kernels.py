@@ -100,6 +100,7 @@ def sample_rows_torch(
     """``sample_rows`` in plain torch."""
     greedy = temperature <= 0
     x = logits.float()
+    x = x - x.amax(-1, keepdim=True)  # before the temperature: large logits lose nothing
     logs = torch.log_softmax(x / torch.where(greedy, 1, temperature)[:, None], -1)
     bits = random_bits(keys, logits.shape[1])
     # u = 1 - v; v - (1 - u) is what 1 - v rounded off.

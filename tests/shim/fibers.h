@@ -9,6 +9,7 @@
 #pragma once
 
 #include <math.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -25,7 +26,9 @@ enum State { READY, AT_BARRIER, AT_SIMD, DONE };
 enum Result { OK = 0, BAD_LAUNCH = 1, DIVERGED = 2 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // how it starts; from then on it switches by jumps, which make no system call
+  jmp_buf place;
+  bool started;
   State state;
   int operation;  // which SIMD operation it waits at
   unsigned step;  // how many it has passed
@@ -33,7 +36,7 @@ struct Fiber {
 
 typedef void (*Body)(void*);
 
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static Fiber fibers[MOST_THREADS];
 static char* stacks = nullptr;
 static unsigned current, threads, group, groups;
@@ -45,12 +48,27 @@ static void* arguments;
 static void enter() {
   body(arguments);
   fibers[current].state = DONE;
+  _longjmp(scheduler, 1);
 }
 
 static void stop(State state) {
   Fiber& self = fibers[current];
   self.state = state;
-  swapcontext(&self.context, &scheduler);
+  if (!_setjmp(self.place)) {
+    _longjmp(scheduler, 1);
+  }
+}
+
+static void go_on() {
+  Fiber& fiber = fibers[current];
+  if (_setjmp(scheduler)) {
+    return;
+  }
+  if (fiber.started) {
+    _longjmp(fiber.place, 1);
+  }
+  fiber.started = true;
+  setcontext(&fiber.context);
 }
 
 static void barrier() {
@@ -115,7 +133,8 @@ static void start() {
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = stacks + i * STACK;
     fiber.context.uc_stack.ss_size = STACK;
-    fiber.context.uc_link = &scheduler;
+    fiber.context.uc_link = nullptr;
+    fiber.started = false;
     fiber.state = READY;
     fiber.operation = 0;
     fiber.step = 0;
@@ -127,7 +146,7 @@ static void sweep(bool descending) {
   for (unsigned n = 0; n < threads; n++) {
     current = descending ? threads - 1 - n : n;
     if (fibers[current].state == READY) {
-      swapcontext(&scheduler, &fibers[current].context);
+      go_on();
     }
   }
 }

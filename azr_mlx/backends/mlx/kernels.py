@@ -166,6 +166,7 @@ def sample_rows_mlx(
         return mx.zeros((0,), mx.int32), mx.zeros((0,))
     greedy = temperature <= 0
     x = logits.astype(mx.float32)
+    x = x - x.max(axis=-1, keepdims=True)  # before the temperature: large logits lose nothing
     p = mx.softmax(x / mx.where(greedy, 1, temperature)[:, None], axis=-1, precise=True)
     # As the kernels do: u = 1 - v, and v - (1 - u) is what 1 - v rounded off.
     v = mx.vmap(lambda key: mx.random.uniform(shape=(size,), key=key))(keys)
