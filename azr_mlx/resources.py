@@ -27,8 +27,13 @@ def kernels_dir() -> Path:
 
 
 def kernel_source(name: str) -> tuple[str, str]:
-    """(header, body) of a kernel source such as ``logprob.metal``. Raises ``FileNotFoundError``."""
-    header, _, body = (kernels_dir() / name).read_text(encoding="utf-8").partition(KERNEL_BODY)
+    """(header, body) of a kernel source such as ``logprob.metal``. Raises ``FileNotFoundError``, or
+    ``ValueError`` if nothing says where the body begins.
+    """
+    text = (kernels_dir() / name).read_text(encoding="utf-8")
+    header, mark, body = text.partition(KERNEL_BODY)
+    if not mark:
+        raise ValueError(f"{name}: no line says {KERNEL_BODY.strip()}; install azr-mlx again")
     return header, body
 
 
