@@ -4,10 +4,9 @@ torch, all against float64 numpy; planted mistakes must show; the glue runs what
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -532,13 +531,14 @@ def torch() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def triton(torch) -> ModuleType:
+def triton(torch) -> Iterator[SimpleNamespace]:
     """The two Triton modules, interpreted where there is no GPU for them."""
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"  # read when triton and the kernels are imported
-    pytest.importorskip("triton", reason="triton is not installed")
-    names = ("logprob", "sample")
-    return SimpleNamespace(**{name: resources.triton_kernel(name) for name in names})
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setenv("TRITON_INTERPRET", "1")  # before triton and the kernels are imported
+        pytest.importorskip("triton", reason="triton is not installed")
+        names = ("logprob", "sample")
+        yield SimpleNamespace(**{name: resources.triton_kernel(name) for name in names})
 
 
 def torch_logprob(torch: ModuleType, function: Callable, **options) -> Logprob:
