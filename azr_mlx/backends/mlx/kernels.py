@@ -75,7 +75,7 @@ def row_logprob(
         return row_logprob_mlx(logits, targets, inv_temperature, gradient, entropy_gradient)
     rows = logits.shape[0]
     scale = mx.array(inv_temperature, dtype=mx.float32).reshape(1)
-    template = [("GRADIENT", gradient), ("ENTROPY_GRADIENT", entropy_gradient)]
+    template = [("GRADIENT", bool(gradient)), ("ENTROPY_GRADIENT", bool(entropy_gradient))]
     # An output cannot be left out: one element stands for what the template does not write.
     full, stub = (logits.shape, (1,))
     logp, entropy, delta, entropy_delta = _launch(
