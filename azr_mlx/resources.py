@@ -6,8 +6,12 @@ install too) keeps them beside the package as ``kernels/`` and ``config/``.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
+# What stands before this line in a .metal or .cu file goes before the function, the rest in it.
+KERNEL_BODY = "// --- kernel body ---\n"
 _PACKAGE = Path(__file__).resolve().parent
 _TABLES = frozenset({"baselines"})  # figures of other models: YAML, but no configuration of a run
 
@@ -20,6 +24,30 @@ def config_dir() -> Path:
 def kernels_dir() -> Path:
     """The folder with the kernel sources. Raises ``FileNotFoundError`` if there is none."""
     return _find("kernels")
+
+
+def kernel_source(name: str) -> tuple[str, str]:
+    """(header, body) of a kernel source such as ``logprob.metal``. Raises ``FileNotFoundError``, or
+    ``ValueError`` if nothing says where the body begins.
+    """
+    text = (kernels_dir() / name).read_text(encoding="utf-8")
+    header, mark, body = text.partition(KERNEL_BODY)
+    if not mark:
+        raise ValueError(f"{name}: no line says {KERNEL_BODY.strip()}; install azr-mlx again")
+    return header, body
+
+
+def triton_kernel(name: str) -> ModuleType:
+    """The module ``kernels/NAME_triton.py``, loaded from its path. Raises ``ImportError`` without
+    torch or triton, ``FileNotFoundError`` for a name that is not there.
+    """
+    path = kernels_dir() / f"{name}_triton.py"
+    spec = importlib.util.spec_from_file_location(f"azr_mlx_kernels_{name}_triton", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be loaded; install azr-mlx again")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def shipped_configs() -> dict[str, Path]:

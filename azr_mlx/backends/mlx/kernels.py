@@ -1,0 +1,245 @@
+"""Row reductions over logits: GPU kernels where there are any, plain MLX elsewhere.
+
+``row_logprob`` and ``sample_rows`` choose; the ``_mlx`` versions compute the same from MLX's own
+operations and are what runs on a CPU. The choice is made before the call, since a Metal kernel that
+is called without Metal raises. ``AZR_MLX_KERNELS=off`` keeps to plain MLX.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import mlx.core as mx
+
+from azr_mlx.errors import UsageError
+from azr_mlx.resources import kernel_source
+
+# How often each (kernel name, path) has been called in this process (within mx.compile: traced).
+ENGAGED: Counter[tuple[str, str]] = Counter()
+
+SWITCH = "AZR_MLX_KERNELS"
+DTYPES = (mx.float32, mx.bfloat16, mx.float16)
+_SUFFIX = {"metal": ".metal", "cuda": ".cu"}
+_SIMD = 32  # threads that reduce without a barrier, on Apple and NVIDIA GPUs alike
+_MAX_THREADS = 512  # not tuned on any device; half the limit, which register use may lower
+_ENTRIES_PER_THREAD = 8
+_ARGUMENTS = {
+    "logprob": (
+        ("logits", "targets", "inv_temperature"),
+        ("logp", "entropy", "delta", "entropy_delta"),
+    ),
+    "sample": (("logits", "temperature", "keys"), ("tokens", "logp")),
+}
+_built: dict[tuple[Any, ...], Any] = {}
+
+
+def path() -> str:
+    """Which implementation a call would use now: "metal", "cuda" or "mlx".
+
+    Raises ``UsageError`` if ``AZR_MLX_KERNELS`` is neither "off", "on" nor empty.
+    """
+    switch = os.environ.get(SWITCH, "").strip().lower()
+    if switch not in ("", "on", "off"):
+        raise UsageError(f"{SWITCH}={switch}: say off (plain MLX) or on (GPU kernels)")
+    if switch == "off" or mx.default_device().type != mx.gpu:
+        return "mlx"
+    for name in _SUFFIX:
+        if _available(name):
+            return name
+    return "mlx"
+
+
+def row_logprob(
+    logits: mx.array,
+    targets: mx.array,
+    inv_temperature: mx.array | float,
+    gradient: bool,
+    entropy_gradient: bool,
+) -> tuple[mx.array, mx.array, mx.array | None, mx.array | None]:
+    """(logp, entropy, delta, entropy_delta) of rows of logits, with z = logits * inv_temperature.
+
+    ``logits`` [N, V] float32, bfloat16 or float16, ``targets`` [N] in [0, V), ``inv_temperature`` a
+    number or an array of one element. logp [N] = z[y] - logsumexp(z) and entropy [N] =
+    -sum p log p are float32 nats; delta [N, V] = softmax(z) - onehot(y) (minus d logp / dz) and
+    entropy_delta [N, V] = -p (log p + entropy) (d entropy / dz) have the logits' dtype, and are
+    None unless asked for. A logit may be -inf, a whole row gives NaN. No gradient flows through it.
+    Raises ``ValueError`` on shapes and dtypes that do not fit.
+    """
+    _check("logits", logits, 2, DTYPES)
+    _check_rows("targets", targets, logits, 1)
+    chosen = path() if logits.size else "mlx"
+    ENGAGED["logprob", chosen] += 1
+    if chosen == "mlx":
+        return row_logprob_mlx(logits, targets, inv_temperature, gradient, entropy_gradient)
+    rows = logits.shape[0]
+    scale = mx.array(inv_temperature, dtype=mx.float32).reshape(1)
+    template = [("GRADIENT", bool(gradient)), ("ENTROPY_GRADIENT", bool(entropy_gradient))]
+    # An output cannot be left out: one element stands for what the template does not write.
+    full, stub = (logits.shape, (1,))
+    logp, entropy, delta, entropy_delta = _launch(
+        "logprob",
+        chosen,
+        [logits, targets.astype(mx.int32), scale],
+        template,
+        [(rows,), (rows,), full if gradient else stub, full if entropy_gradient else stub],
+        [mx.float32, mx.float32, logits.dtype, logits.dtype],
+    )
+    return logp, entropy, delta if gradient else None, entropy_delta if entropy_gradient else None
+
+
+def row_logprob_mlx(
+    logits: mx.array,
+    targets: mx.array,
+    inv_temperature: mx.array | float,
+    gradient: bool,
+    entropy_gradient: bool,
+) -> tuple[mx.array, mx.array, mx.array | None, mx.array | None]:
+    """``row_logprob`` in MLX's own operations: the CPU path.
+
+    Only the softmax takes exponentials, which a CPU computes one by one: logsumexp = -log(max p)
+    for logits whose maximum is 0.
+    """
+    if not logits.size:
+        none = mx.zeros((0,))
+        return none, none, logits if gradient else None, logits if entropy_gradient else None
+    scale = mx.array(inv_temperature, dtype=mx.float32).reshape(1)
+    z = logits.astype(mx.float32)
+    z = (z - z.max(axis=-1, keepdims=True)) * scale
+    chosen = mx.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
+    z = mx.maximum(z, -1e30)  # 0 * -inf would be NaN; e^-1e30 is 0 as well
+    p = mx.softmax(z, axis=-1, precise=True)
+    lse = -mx.log(p.max(axis=-1))
+    entropy = lse - (p[:, None, :] @ z[:, :, None])[:, 0, 0]
+    delta = entropy_delta = None
+    if entropy_gradient:
+        entropy_delta = p * ((lse - entropy)[:, None] - z)
+        entropy_delta = entropy_delta.astype(logits.dtype)
+    if gradient:
+        delta = p.at[mx.arange(p.shape[0]), targets].add(-1.0).astype(logits.dtype)
+    return chosen - lse, entropy, delta, entropy_delta
+
+
+def sample_rows(
+    logits: mx.array, temperature: mx.array, keys: mx.array
+) -> tuple[mx.array, mx.array]:
+    """(tokens int32 [B], logp float32 [B]): one token a row, and its log-probability in nats.
+
+    ``logits`` [B, V] float32, bfloat16 or float16; ``temperature`` [B], where 0 is greedy (the
+    arg max of the logits, log-probability at temperature 1); ``keys`` [B, 2] uint32 is all the
+    randomness of a row: a row's token depends on its own logits, temperature and key only. The
+    bits are those of ``mx.random`` for that key, and Gumbel noise picks arg max z + g; every path
+    gives the same token, rounding aside. A logit of -inf never wins; a row of nothing else gives
+    NaN. Raises ``ValueError`` on shapes and dtypes that do not fit.
+    """
+    _check("logits", logits, 2, DTYPES)
+    _check("keys", keys, 2, (mx.uint32,))
+    _check_rows("temperature", temperature, logits, 1)
+    _check_rows("keys", keys, logits, 2)
+    chosen = path() if logits.size else "mlx"
+    ENGAGED["sample", chosen] += 1
+    if chosen == "mlx":
+        return sample_rows_mlx(logits, temperature, keys)
+    rows = logits.shape[0]
+    tokens, logp = _launch(
+        "sample",
+        chosen,
+        [logits, temperature.astype(mx.float32), keys],
+        [],
+        [(rows,), (rows,)],
+        [mx.int32, mx.float32],
+    )
+    return tokens, logp
+
+
+def sample_rows_mlx(
+    logits: mx.array, temperature: mx.array, keys: mx.array
+) -> tuple[mx.array, mx.array]:
+    """``sample_rows`` in MLX's own operations: the CPU path.
+
+    With e = -log(u), arg max z - log(e) is arg max p / e, so the one softmax serves the choice and
+    the log-probability.
+    """
+    rows, size = logits.shape
+    if not rows:
+        return mx.zeros((0,), mx.int32), mx.zeros((0,))
+    greedy = temperature <= 0
+    x = logits.astype(mx.float32)
+    x = x - x.max(axis=-1, keepdims=True)  # before the temperature: large logits lose nothing
+    p = mx.softmax(x / mx.where(greedy, 1, temperature)[:, None], axis=-1, precise=True)
+    # As the kernels do: u = 1 - v, and v - (1 - u) is what 1 - v rounded off.
+    v = mx.vmap(lambda key: mx.random.uniform(shape=(size,), key=key))(keys)
+    v = mx.maximum(v, 2.0**-33)
+    u = 1 - v
+    e = mx.maximum((v - (1 - u)) - mx.log(u), v)
+    tokens = mx.where(greedy, mx.argmax(x, axis=-1), mx.argmax(p / e, axis=-1))
+    logp = mx.log(mx.take_along_axis(p, tokens[:, None], axis=-1)[:, 0])
+    return tokens.astype(mx.int32), logp
+
+
+def _available(name: str) -> bool:
+    module = getattr(mx, name, None)
+    probe = getattr(module, "is_available", None)
+    return bool(probe and probe() and hasattr(mx.fast, f"{name}_kernel"))
+
+
+def _threads(size: int) -> int:
+    """Threads for a row of ``size`` entries: whole simd groups, a few entries for each thread."""
+    groups = -(-size // (_ENTRIES_PER_THREAD * _SIMD))
+    return min(_SIMD * max(groups, 1), _MAX_THREADS)
+
+
+def _launch(
+    name: str,
+    chosen: str,
+    inputs: list[mx.array],
+    template: list[tuple[str, Any]],
+    shapes: list[tuple[int, ...]],
+    dtypes: list[Any],
+) -> list[mx.array]:
+    """One group of threads for each row of the logits, ``inputs[0]``."""
+    rows, size = inputs[0].shape
+    threads = _threads(size)
+    template = [("T", inputs[0].dtype), *template]
+    # MLX passes an input of fewer than 8 elements in another address space, so it is other source.
+    small = "".join(str(int(x.size < 8)) for x in inputs)
+    return _kernel(name, chosen, tuple(template), small)(
+        inputs=inputs,
+        template=template,
+        grid=(rows * threads, 1, 1),
+        threadgroup=(threads, 1, 1),
+        output_shapes=shapes,
+        output_dtypes=dtypes,
+    )
+
+
+def _kernel(name: str, chosen: str, template: tuple[tuple[str, Any], ...], small: str) -> Any:
+    """The kernel object, built once for each template; MLX compiles it at the first call."""
+    key = (name, chosen, template, small)
+    if key not in _built:
+        header, body = kernel_source(name + _SUFFIX[chosen])
+        inputs, outputs = _ARGUMENTS[name]
+        make = mx.fast.metal_kernel if chosen == "metal" else mx.fast.cuda_kernel
+        _built[key] = make(
+            name=f"azr_{name}_{small}",
+            input_names=list(inputs),
+            output_names=list(outputs),
+            header=header,
+            source=body,
+        )
+    return _built[key]
+
+
+def _check(name: str, x: mx.array, ndim: int, dtypes: tuple[Any, ...]) -> None:
+    if x.ndim == 2 and not x.shape[1]:
+        raise ValueError(f"{name}: rows without entries, {x.shape}")
+    if x.ndim != ndim or x.dtype not in dtypes:
+        kinds = ", ".join(str(d).rpartition(".")[2] for d in dtypes)
+        raise ValueError(f"{name}: {ndim} dimensions of {kinds}, not {x.dtype} {x.shape}")
+
+
+def _check_rows(name: str, x: mx.array, logits: mx.array, ndim: int) -> None:
+    want = (logits.shape[0], 2)[:ndim]
+    if x.shape != want:
+        raise ValueError(f"{name}: shape {x.shape}, not {want} for logits {logits.shape}")
