@@ -7,6 +7,7 @@ is called without Metal raises. ``AZR_MLX_KERNELS=off`` keeps to plain MLX.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from typing import Any
@@ -98,8 +99,8 @@ def row_logprob_mlx(
 ) -> tuple[mx.array, mx.array, mx.array | None, mx.array | None]:
     """``row_logprob`` in MLX's own operations: the CPU path.
 
-    Only the softmax takes exponentials, which a CPU computes one by one: logsumexp = -log(max p)
-    for logits whose maximum is 0.
+    One pass of exponentials, and never more than two arrays of the logits' size at a time: each
+    operation can write over its input, which nothing else still needs.
     """
     if not logits.size:
         none = mx.zeros((0,))
@@ -109,16 +110,27 @@ def row_logprob_mlx(
     z = (z - z.max(axis=-1, keepdims=True)) * scale
     chosen = mx.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
     z = mx.maximum(z, -1e30)  # 0 * -inf would be NaN; e^-1e30 is 0 as well
-    p = mx.softmax(z, axis=-1, precise=True)
-    lse = -mx.log(p.max(axis=-1))
-    entropy = lse - (p[:, None, :] @ z[:, :, None])[:, 0, 0]
+    p = _exp(z)
+    total = p.sum(axis=-1, keepdims=True)
+    lse = mx.log(total)[:, 0]
+    entropy = lse - (p[:, None, :] @ z[:, :, None])[:, 0, 0] / total[:, 0]
     delta = entropy_delta = None
+    if gradient or entropy_gradient:
+        # z has had its last use by then, or is needed once more; p may be written over.
+        p = p / mx.depends([total], [entropy])[0]
     if entropy_gradient:
         entropy_delta = p * ((lse - entropy)[:, None] - z)
         entropy_delta = entropy_delta.astype(logits.dtype)
     if gradient:
         delta = p.at[mx.arange(p.shape[0]), targets].add(-1.0).astype(logits.dtype)
     return chosen - lse, entropy, delta, entropy_delta
+
+
+def _exp(x: mx.array) -> mx.array:
+    """On a CPU MLX's exp takes 12 ns an element, and its power, which calls libm's, 5 ns."""
+    if mx.default_device().type == mx.cpu:
+        return mx.power(2.0, x * math.log2(math.e))
+    return mx.exp(x)
 
 
 def sample_rows(
