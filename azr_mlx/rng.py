@@ -27,3 +27,8 @@ def generator(seed: int, stream: str, step: int, *index: int) -> np.random.Gener
 def uniforms(key64: int, count: int) -> np.ndarray:
     """float32 [count] in [0, 1): the draws of one sequence, whatever batch it is decoded in."""
     return np.random.Generator(np.random.Philox(key64)).random(count, dtype=np.float32)
+
+
+def words(key64: int, count: int) -> np.ndarray:
+    """uint32 [count, 2]: a 64-bit key for each draw of a sequence, for a generator on a device."""
+    return np.random.Philox(key64).random_raw(count).view(np.uint32).reshape(count, 2)

@@ -29,8 +29,8 @@ BUCKETS = (1, 2, 4)  # numbers of classes of completion length that are tried
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a batch: ``context`` is its prompt without the last token, ``tail`` that token and
-    all of the completion that is read: one hidden state for each of the first ``trained`` targets."""
+    """One row of a batch: ``context`` is its prompt without the last token; ``tail`` is that token
+    and the completion without its own last one, so that each state in it emits the next token."""
 
     index: int
     context: Tokens
@@ -119,7 +119,7 @@ def _ordered(rows: Sequence[Row], share: bool, buckets: int) -> list[Row]:
 
 
 def _families(contexts: Iterable[Tokens]) -> dict[Tokens, int]:
-    """A number for each context; those with one number begin alike, half of their length or more."""
+    """A number for each context; those of one number begin alike, for half their length or more."""
     family: dict[Tokens, int] = {}
     number, before = -1, None
     for context in sorted(contexts):
@@ -161,13 +161,15 @@ def _micro(batch: Batch, rows: Sequence[Row], share: bool, multiple: int) -> Mic
     prefix = _prefix(set(contexts))
     if not share or not max(map(len, contexts)) or (len(contexts) == len(rows) and not prefix):
         before = [len(r.context) for r in rows]
-        stages = [_stage([r.context + r.tail for r in rows], [0] * len(rows), multiple)]
+        stages = [right_padded([r.context + r.tail for r in rows], [0] * len(rows), multiple)]
     else:
         before = [0] * len(rows)
         number = {context: i for i, context in enumerate(contexts)}
-        stages = [_stage([contexts[0][:prefix]], [0], 1)] if prefix else []
-        stages.append(_stage([c[prefix:] for c in contexts], [0] * len(contexts), multiple))
-        stages.append(_stage([r.tail for r in rows], [number[r.context] for r in rows], multiple))
+        stages = [right_padded([contexts[0][:prefix]], [0], 1)] if prefix else []
+        stages.append(right_padded([c[prefix:] for c in contexts], [0] * len(contexts), multiple))
+        stages.append(
+            right_padded([r.tail for r in rows], [number[r.context] for r in rows], multiple)
+        )
     chosen = np.array([r.index for r in rows])
     local, columns = np.nonzero(batch.mask[chosen])
     # The state before column c emits it; the last stage begins with the prompt's last token.
@@ -177,8 +179,9 @@ def _micro(batch: Batch, rows: Sequence[Row], share: bool, multiple: int) -> Mic
     return MicroBatch(tuple(stages), chosen[local], columns, index)
 
 
-def _stage(rows: Sequence[Tokens], parent: Sequence[int], multiple: int) -> Stage:
-    width = _up(max(1, *map(len, rows)) if len(rows) > 1 else max(1, len(rows[0])), multiple)
+def right_padded(rows: Sequence[Tokens], parent: Sequence[int], multiple: int = 1) -> Stage:
+    """A stage of these rows, padded with 0 to a width that is a multiple."""
+    width = _up(max(1, *map(len, rows)), multiple)
     tokens = np.zeros((len(rows), width), np.int32)
     for number, row in enumerate(rows):
         tokens[number, : len(row)] = row

@@ -63,7 +63,11 @@ def test_reward_rises_from_chance_to_mastery(advantage):
         ),
     )
     backend = MlxBackend(
-        tiny_model(scale=5.0), CharTokenizer(), Lora(rank=8, scale=4.0), max_rows=64, micro_batch_tokens=4096
+        tiny_model(scale=5.0),
+        CharTokenizer(),
+        Lora(rank=8, scale=4.0),
+        max_rows=64,
+        micro_batch_tokens=4096,
     )
     learner = Learner(config, backend)
     first = mean_reward(rollouts(backend, 0))

@@ -270,7 +270,7 @@ def grouped_batch() -> Batch:
     """Nine rows: two prompts that begin alike, four rows each, and a third of its own."""
     draw = np.random.default_rng(4)
     start = draw.integers(1, VOCABULARY, 20).tolist()
-    prompts = [start + [3, 4], start + [5, 6, 7], draw.integers(1, VOCABULARY, 9).tolist()]
+    prompts = [[*start, 3, 4], [*start, 5, 6, 7], draw.integers(1, VOCABULARY, 9).tolist()]
     rows = [(prompts[i // 4], draw.integers(1, VOCABULARY, 2 + i).tolist()) for i in range(9)]
     batch = collate_supervised(rows, pad_multiple=1)
     fields = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns")

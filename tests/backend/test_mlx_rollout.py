@@ -11,7 +11,8 @@ from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx.adapters import adapter_layers  # noqa: E402
-from azr_mlx.backends.mlx.rollout import RolloutEngine, sample  # noqa: E402
+from azr_mlx.backends.mlx.rollout import RolloutEngine  # noqa: E402
+from azr_mlx.backends.mlx.sampler import Stream, draw_on_device, draw_on_host  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.types import Batch, Prompt  # noqa: E402
 from tests.tiny import EOS, CharTokenizer, tiny_model  # noqa: E402
@@ -129,14 +130,15 @@ def test_stop_strings_end_a_row_and_leave_the_text(model):
 
 
 def test_the_end_token_ends_a_row(model):
+    trunk = model
     row = mx.full((1, 128), -50.0)
     row[0, EOS] = 50.0
 
     class Ends:
-        layers = model.layers
+        layers, model = trunk.layers, trunk.model
 
         def __call__(self, tokens, cache=None):
-            model(tokens, cache=cache)
+            trunk(tokens, cache=cache)
             return mx.broadcast_to(row[:, None], (*tokens.shape, 128))
 
     engine = RolloutEngine(Ends(), TOKENIZER, max_rows=2)
@@ -144,40 +146,116 @@ def test_the_end_token_ends_a_row(model):
     assert (done.token_ids, done.finish, done.text) == ((EOS,), "stop", "")
 
 
-def test_sampling_follows_the_distribution():
-    logits = mx.array(np.log([[0.1, 0.2, 0.0001, 0.6999]]))
-    uniforms = rng.uniforms(rng.key(0, "law", 0), 20_000)
-    rows = mx.broadcast_to(logits, (20_000, 4))
-    ones = np.ones(20_000, np.float32)
-    tokens, logprobs = sample(rows, ones, ones, uniforms)
-    share = np.bincount(np.array(tokens), minlength=4) / 20_000
-    np.testing.assert_allclose(share, [0.1, 0.2, 0.0001, 0.6999], atol=0.012)
-    np.testing.assert_allclose(
-        np.exp(np.array(logprobs[:50])),
-        np.array([0.1, 0.2, 0.0001, 0.6999])[np.array(tokens[:50])],
-        rtol=1e-4,
-    )
+def streams(count: int, **options) -> list[Stream]:
+    return [Stream(key, Sampling(1, **options)) for key in keys(count)]
 
 
-@pytest.mark.parametrize("u", [0.0, 0.5, 1.0 - 2**-24])
+def drawn(draw, row, count: int, **options) -> tuple[np.ndarray, np.ndarray]:
+    logits = mx.broadcast_to(mx.array(row, mx.float32), (count, len(row)))
+    mx.eval(logits)
+    tokens, logprobs = draw(logits, streams(count, **options))
+    return np.array(tokens), np.array(logprobs)
+
+
+DRAWS = pytest.mark.parametrize("draw", [draw_on_host, draw_on_device])
+
+
+@DRAWS
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sampling_follows_the_distribution(draw, temperature):
+    law = np.array([0.1, 0.2, 0.0001, 0.6999])
+    tokens, logprobs = drawn(draw, np.log(law), 20_000, temperature=temperature)
+    law = law ** (1 / temperature) / (law ** (1 / temperature)).sum()
+    np.testing.assert_allclose(np.bincount(tokens, minlength=4) / 20_000, law, atol=0.012)
+    np.testing.assert_allclose(np.exp(logprobs), law[tokens], rtol=1e-4)
+
+
+@DRAWS
+def test_a_large_vocabulary_is_drawn_from_in_proportion(draw):
+    """More entries than a block: the two levels of the search must agree."""
+    size = 1000
+    mass = np.linspace(1, 3, size)
+    tokens, logprobs = drawn(draw, np.log(mass), 20_000)
+    law = mass / mass.sum()
+    share = np.bincount(tokens // 100, minlength=10) / 20_000
+    np.testing.assert_allclose(share, law.reshape(10, 100).sum(axis=1), atol=0.012)
+    np.testing.assert_allclose(np.exp(logprobs), law[tokens], rtol=1e-4)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1.0 - 2**-24, 1.0])
 def test_a_token_without_mass_is_never_drawn(u):
     row = np.full((1, 1000), -np.inf, np.float32)
     row[0, 17:400] = 0.0
-    one = np.ones(1, np.float32)
-    token, logprob = sample(mx.array(row), one, one, np.array([u], np.float32))
+    stream = Stream(0, Sampling(1))
+    stream._uniforms = np.array([u], np.float32)
+    token, logprob = draw_on_host(mx.array(row), [stream])
     assert 17 <= token.item() < 400 and np.isfinite(logprob.item())
 
 
-def test_top_p_keeps_the_smallest_nucleus():
-    logits = mx.array(np.log([[0.5, 0.3, 0.15, 0.05]] * 1000))
-    uniforms = rng.uniforms(rng.key(0, "nucleus", 0), 1000)
-    ones = np.ones(1000, np.float32)
-    tokens, logprobs = sample(logits, ones, ones * 0.7, uniforms)
-    assert set(np.array(tokens).tolist()) == {0, 1}
-    first = np.array(logprobs)[np.array(tokens) == 0][0]
-    assert np.exp(first) == pytest.approx(0.5 / 0.8, rel=1e-4), (
+@DRAWS
+def test_top_p_keeps_the_smallest_nucleus(draw):
+    tokens, logprobs = drawn(draw, np.log([0.5, 0.3, 0.15, 0.05]), 1000, top_p=0.7)
+    assert set(tokens.tolist()) == {0, 1}
+    assert np.exp(logprobs[tokens == 0][0]) == pytest.approx(0.5 / 0.8, rel=1e-4), (
         "the log-probability is the nucleus's own"
     )
+
+
+@DRAWS
+def test_greedy_rows_take_the_arg_max_beside_rows_that_are_sampled(draw):
+    logits = mx.array(np.log([[0.5, 0.3, 0.2]] * 400).astype(np.float32))
+    mx.eval(logits)
+    mixed = [Stream(k, Sampling(1, temperature=float(i % 2))) for i, k in enumerate(keys(400))]
+    tokens, logprobs = (np.array(a) for a in draw(logits, mixed))
+    assert not tokens[::2].any() and len(set(tokens[1::2].tolist())) == 3
+    np.testing.assert_allclose(np.exp(logprobs[::2]), 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_queued_step_changes_no_token(model, top_p):
+    """On a GPU a step is queued before the last one's tokens are known: rows end one step late."""
+    sampling = [Sampling(5 + 3 * i, top_p=top_p) for i in range(8)]
+    free = RolloutEngine(model, TOKENIZER, 8, lookahead=True).run(prompts(), sampling, keys(8))
+    stop = free[0].text[2:4]
+    runs = []
+    for rows, lookahead in ((3, True), (8, True), (1, False)):
+        engine = RolloutEngine(model, TOKENIZER, rows, lookahead=lookahead)
+        engine.draw = draw_on_device
+        steps = []
+        runs.append(engine.run(prompts(stop=(stop,)), sampling, keys(8), steps.append))
+        assert sorted(i for step in steps for i, _ in step) == list(range(8))
+    assert [c.token_ids for c in runs[0]] == [c.token_ids for c in runs[2]]
+    assert [c.token_ids for c in runs[1]] == [c.token_ids for c in runs[2]]
+    assert runs[0][0].finish == "stop" and len(runs[0][0].token_ids) < len(free[0].token_ids)
+
+
+def test_places_are_filled_again_for_as_long_as_rows_wait(model):
+    """Far more steps than a row is long: what is read moves to the front of the buffer."""
+    many = prompts([f"def f{'x' * (i % 7)}({i}" for i in range(60)])
+    sampling = [Sampling(4 + i % 9) for i in range(60)]
+    engine = RolloutEngine(model, TOKENIZER, max_rows=4)
+    together = engine.run(many, sampling, keys(60))
+    assert engine.model_calls[1] > 100, "the buffer never filled: this test proves nothing"
+    for i in range(0, 60, 7):
+        alone = RolloutEngine(model, TOKENIZER, 1).run([many[i]], [sampling[i]], [keys(60)[i]])
+        assert alone[0].token_ids == together[i].token_ids
+        np.testing.assert_allclose(alone[0].logprobs, together[i].logprobs, atol=1e-5)
+
+
+def test_rows_are_bounded_by_the_budget_of_keys_and_values(model):
+    wide, whole = [], model
+
+    class Watched:
+        layers, model = whole.layers, whole.model
+
+        def __call__(self, tokens, cache=None):
+            wide.append(cache[0].keys.shape)
+            return whole(tokens, cache=cache)
+
+    engine = RolloutEngine(Watched(), TOKENIZER, max_rows=8, kv_tokens=300)
+    done = engine.run(prompts(), [Sampling(10)] * 8, keys(8))
+    assert len(done) == 8 and max(b * s for b, _, s, _ in wide) <= 300
+    assert max(b for b, *_ in wide) > 1
 
 
 def test_the_reference_policy_generates_as_the_base_and_leaves_the_adapters_on(model):

@@ -49,9 +49,11 @@ class MlxBackend:
         *,
         seed: int = 0,
         max_rows: int = 32,
+        kv_tokens: int = 0,
         micro_batch_tokens: int = 2048,
         grad_checkpoint: bool = False,
         compile: bool = False,
+        share_prompts: bool = True,
         base: str = "",
     ):
         """Wrap a loaded model; ``base`` is what adapter_config.json names as the model the adapters
@@ -62,6 +64,7 @@ class MlxBackend:
         """
         self.tokenizer = tokenizer
         self.micro_batch_tokens = micro_batch_tokens
+        self.share_prompts = share_prompts
         self.lora, self.seed = lora or Lora(), seed
         width, head = _trunk_width(model), head_of(model)
         if head is None:
@@ -71,7 +74,8 @@ class MlxBackend:
             self.adapter_config["model"] = base
         self.policy = ppo.Policy(model, width, head, chunk_rows(_vocabulary(model, head, width)))
         self._check_head(head)
-        self.share_prompts = shared.is_supported(model.model, len(model.layers))
+        if not shared.is_supported(model.model, len(model.layers)):
+            raise _unsupported(model, "keeps more than plain keys and values of what it has read")
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
             shared.checkpoint_layers(model)
@@ -79,7 +83,8 @@ class MlxBackend:
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
         self.optimizer.init(self._adapter_parameters())
         self.value_optimizer.init(self.policy.value_head.parameters())
-        self.engine = RolloutEngine(model, tokenizer, max_rows)
+        self.engine = RolloutEngine(model, tokenizer, max_rows, kv_tokens)
+        self._sampled: base.Policy = "current"  # whose beginnings of prompts the engine keeps
         self.compile = compile
         self._grad_functions: dict[Any, LossAndGrads] = {}
 
@@ -99,6 +104,9 @@ class MlxBackend:
         on_step: base.OnStep | None = None,
         policy: base.Policy = "current",
     ) -> list[Completion]:
+        if policy != self._sampled:
+            self.engine.forget()
+            self._sampled = policy
         with self._inference(), self._as(policy):
             return self.engine.run(prompts, sampling, keys, on_step)
 
@@ -116,6 +124,7 @@ class MlxBackend:
         return adapters.bypassed(self.policy.lm) if policy == "reference" else nullcontext()
 
     def score(self, batch: Batch, policy: base.Policy, temperature: float) -> Scores:
+        self.engine.forget()
         out = [np.zeros(batch.tokens.shape, np.float32) for _ in range(3)]
         reference = policy == "reference"
         with self._inference(), self._as(policy):
@@ -140,6 +149,7 @@ class MlxBackend:
         Raises:
             AzrError: the gradient is not finite; nothing has been changed then.
         """
+        self.engine.forget()
         loss, stats, grads = self._accumulate(batch, hyper)
         distill_loss = 0.0
         if distill is not None and hyper.distill_coef > 0:
@@ -248,6 +258,7 @@ class MlxBackend:
 
     def load_adapters(self, path: Path) -> None:
         """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
+        self.engine.forget()
         file = path / adapters.WEIGHTS_FILE if path.is_dir() else path
         adapters.load_adapter_weights(self.policy.lm, file)
 

@@ -25,7 +25,7 @@ MIN_CHUNK = 16  # rows below which a product is bound by reading the head
 
 
 class Head(NamedTuple):
-    """The last linear map. ``logits`` [n, D] -> [n, V]; ``pull`` [n, V] -> [n, D] is its transpose."""
+    """The last linear map: ``logits`` is [n, D] -> [n, V], ``pull`` its transpose [n, V] -> [n, D]."""
 
     logits: Callable[[mx.array], mx.array]
     pull: Callable[[mx.array], mx.array]
@@ -73,7 +73,8 @@ def selected_logprob(
     gradient: bool = True,
     entropy_gradient: bool = False,
 ) -> tuple[mx.array, mx.array]:
-    """(logp, entropy), each float32 [N], of ``targets`` [N] under softmax(head(hidden) / temperature).
+    """(logp, entropy), each float32 [N]: of ``targets`` [N], under softmax(head(hidden) /
+    temperature).
 
     ``hidden`` is [N, D]; ``rows`` of it go through the head at a time. With ``gradient`` the
     log-probability can be differentiated with respect to ``hidden``, with ``entropy_gradient`` the

@@ -62,8 +62,8 @@ class Policy(nn.Module):
 
 
 def arrays_of(batch: Batch, micro: MicroBatch) -> Arrays:
-    """The micro-batch on the device: ``stages``, and flat arrays [N] over its trained tokens, padded
-    with mask 0: ``index`` (into the last stage's states), ``targets``, ``mask`` and whatever
+    """The micro-batch on the device: ``stages``, and flat arrays [N] over its trained tokens,
+    padded with mask 0: ``index`` (into the last stage's states), ``targets``, ``mask`` and whatever
     optional arrays the batch has."""
     padding = -len(micro.index) % TOKEN_MULTIPLE
 
@@ -73,7 +73,11 @@ def arrays_of(batch: Batch, micro: MicroBatch) -> Arrays:
     where = micro.rows, micro.columns
     arrays: Arrays = {
         "stages": [
-            {"tokens": mx.array(s.tokens), "lengths": mx.array(s.lengths), "parent": mx.array(s.parent)}
+            {
+                "tokens": mx.array(s.tokens),
+                "lengths": mx.array(s.lengths),
+                "parent": mx.array(s.parent),
+            }
             for s in micro.stages
         ],
         "index": flat(micro.index, np.int32),

@@ -1,28 +1,32 @@
-"""The rollout engine: each distinct prompt is prefilled once, and all rows are decoded together.
+"""The rollout engine: what prompts have in common is read once, and all rows are decoded together.
 
-Continuous batching: finished rows leave, waiting rows take their places. The chosen token's
+Continuous batching: a finished row's place goes to a waiting one. The chosen token's
 log-probability is taken in the sampler, so no row of the vocabulary outlives its step. A row's
 random numbers come from its own key, so its tokens depend on the batch it shares only through
 floating-point rounding.
+On a GPU the next step is queued before the last one's tokens are read, so that neither waits.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import make_prompt_cache
 
-from azr_mlx import rng
 from azr_mlx.backends.base import OnStep, Sampling
+from azr_mlx.backends.micro import Stage, Tokens, common_length, right_padded
+from azr_mlx.backends.mlx.sampler import Stream, draw_on_device, draw_on_host
+from azr_mlx.backends.mlx.shared import Past, Reading, read
+from azr_mlx.backends.mlx.slots import SLACK, Places
 from azr_mlx.types import Completion, Prompt
 
-Cache = list[Any]
+PREFILL_TOKENS = 2048  # that are read in one forward pass
+SHRINK = 0.75  # of the places are taken: below it the others are given up, once nothing waits
+REFILL = 0.75  # below it waiting rows are let in
 
 
 @dataclass(slots=True)
@@ -31,29 +35,61 @@ class _Row:
 
     index: int
     prompt: Prompt
-    sampling: Sampling
-    key: int
-    uniforms: np.ndarray
+    stream: Stream
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str = ""
 
     @property
-    def last(self) -> int:
-        return self.tokens[-1] if self.tokens else self.prompt.token_ids[-1]
+    def limit(self) -> int:
+        return self.stream.sampling.max_tokens
+
+    @property
+    def width(self) -> int:
+        """Tokens whose keys and values the row may come to hold: not the last one's."""
+        return len(self.prompt.token_ids) + self.limit - 1
+
+
+class _Drawn(NamedTuple):
+    """A step's tokens and log-probabilities [B], and the row of each place at the time."""
+
+    rows: list[_Row | None]
+    tokens: Any
+    logprobs: Any
+
+    def of(self, places: list[int]) -> _Drawn:
+        index = mx.array(places)
+        return _Drawn([self.rows[i] for i in places], self.tokens[index], self.logprobs[index])
 
 
 class RolloutEngine:
-    """Decodes with one model; holds no state between calls.
+    """Decodes with one model.
 
-    ``model_calls`` counts forward passes as (prefill, decode), for the metrics and the tests.
+    ``max_rows`` are decoded at once, as far as ``kv_tokens`` (places times tokens; 0: no bound)
+    hold their keys and values. ``model_calls`` counts forward passes as [prefill, decode], for the
+    metrics and the tests. ``lookahead`` queues a step before the last one's tokens are read.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, max_rows: int, prefill_chunk: int = 512):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        max_rows: int,
+        kv_tokens: int = 0,
+        lookahead: bool | None = None,
+    ):
         self.model, self.tokenizer = model, tokenizer
-        self.max_rows, self.prefill_chunk = max_rows, prefill_chunk
+        self.max_rows, self.kv_tokens = max_rows, kv_tokens
+        self.lookahead = mx.default_device() != mx.cpu if lookahead is None else lookahead
+        self.draw = draw_on_device if self.lookahead else draw_on_host
         self.eos = set(tokenizer.eos_token_ids)
+        self.depth = len(model.layers)
         self.model_calls = [0, 0]
+        self._prefixes: dict[str, tuple[Tokens, Reading]] = {}
+
+    def forget(self) -> None:
+        """Drop the beginnings that were kept: they belong to weights that are about to change."""
+        self._prefixes.clear()
 
     def run(
         self,
@@ -63,107 +99,93 @@ class RolloutEngine:
         on_step: OnStep | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in order; ``on_step`` as in ``Backend.generate``."""
-        waiting = self._grouped(prompts, sampling, keys)
-        prefixes = self._prefill_prefixes(prompts)
-        active: list[_Row] = []
-        cache: Cache = []
+        rows = [
+            _Row(i, *row)
+            for i, row in enumerate(zip(prompts, map(Stream, keys, sampling), strict=True))
+        ]
+        waiting = _longest_first(rows)
+        self._read_prefixes(prompts)
         done: dict[int, Completion] = {}
-        while waiting or active:
-            if waiting and len(active) <= self.max_rows // 2:
-                rows, waiting = self._admit(waiting, self.max_rows - len(active))
-                cache = _extended(cache, self._prefill(rows, prefixes))
-                active += rows
-            self._step(active, cache)
-            ended = [(row.index, self._completion(row)) for row in active if row.finish]
-            if on_step is not None:
-                on_step(ended)
-            if ended:
-                done.update(ended)
-                keep = [i for i, row in enumerate(active) if not row.finish]
-                active = [active[i] for i in keep]
-                cache = _filtered(cache, keep)
+        if waiting:
+            self._decode(waiting, done, on_step)
         return [done[i] for i in range(len(prompts))]
 
-    def _grouped(
-        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
-    ) -> list[_Row]:
-        """Rows with equal prompts side by side, so that admission prefills them once."""
-        first: dict[tuple[int, ...], int] = {}
-        for i, p in enumerate(prompts):
-            first.setdefault(p.token_ids, i)
-        order = sorted(range(len(prompts)), key=lambda i: (first[prompts[i].token_ids], i))
-        return [
-            _Row(i, prompts[i], sampling[i], keys[i], rng.uniforms(keys[i], sampling[i].max_tokens))
-            for i in order
-        ]
+    # -- decoding ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def _admit(waiting: list[_Row], places: int) -> tuple[list[_Row], list[_Row]]:
-        return waiting[:places], waiting[places:]
+    def _decode(
+        self, waiting: list[_Row], done: dict[int, Completion], on_step: OnStep | None
+    ) -> None:
+        """Rows that end leave in the step that ends them. A queued step may hold rows that have
+        ended meanwhile: it gives them one token too many, which is dropped."""
+        count = self._place_count(waiting)
+        longest = max(len(r.prompt.token_ids) for r in waiting) + max(r.limit for r in waiting) - 1
+        places = Places(self.depth, count, longest, refilled=count < len(waiting))
+        at: list[_Row | None] = [None] * count
+        queued: _Drawn | None = None
+        while True:
+            taken = sum(row is not None for row in at)
+            if waiting and taken <= REFILL * len(at):
+                self._admit(waiting, at, places)
+            elif not waiting and 0 < taken < SHRINK * len(at):
+                keep = [place for place, row in enumerate(at) if row is not None]
+                places.keep(keep)
+                at, queued = [at[place] for place in keep], queued and queued.of(keep)
+            if not any(at) and queued is None:
+                return
+            drawn = self._step(at, places, queued) if any(at) else None
+            if not self.lookahead:
+                queued = drawn
+            if queued is not None:
+                ended = self._collect(queued)
+                done.update(ended)
+                if on_step is not None:
+                    on_step(ended)
+                _release(at, places)
+            queued = drawn if self.lookahead else None
 
-    # -- prefill -----------------------------------------------------------------------------------
+    def _place_count(self, waiting: Sequence[_Row]) -> int:
+        count = min(self.max_rows, len(waiting))
+        if self.kv_tokens:
+            longest = max(row.width for row in waiting) + SLACK
+            count = min(count, self.kv_tokens // longest)
+        return max(count, 1)
 
-    def _prefill_prefixes(
-        self, prompts: Sequence[Prompt]
-    ) -> dict[str, tuple[tuple[int, ...], Cache]]:
-        """Caches of the text that several distinct prompts declare to share, by that text."""
-        sharing: dict[str, set[tuple[int, ...]]] = {}
-        for p in prompts:
-            if p.prefix:
-                sharing.setdefault(p.text[: p.prefix], set()).add(p.token_ids)
-        shared = {}
-        for text, sequences in sharing.items():
-            common = _common_prefix(sequences)
-            if len(sequences) > 1 and len(common) > 1:
-                # The last token may merge with what follows it, hence the comparison of tokens, not
-                # of text.
-                shared[text] = (common, self._extend_cache(make_prompt_cache(self.model), common))
-        return shared
-
-    def _prefill(
-        self, rows: list[_Row], prefixes: dict[str, tuple[tuple[int, ...], Cache]]
-    ) -> Cache:
-        """A batched cache for the rows: every distinct prompt's, without its last token."""
-        caches: dict[tuple[int, ...], Cache] = {}
-        for row in rows:
-            ids = row.prompt.token_ids
-            if ids in caches:
-                continue
-            start, cache = prefixes.get(row.prompt.text[: row.prompt.prefix], ((), None))
-            # The last prompt token is the first decode step's input.
-            if cache is None or len(start) >= len(ids):
-                start, cache = (), make_prompt_cache(self.model)
-            else:
-                cache = copy.deepcopy(cache)
-            caches[ids] = self._extend_cache(cache, ids[len(start) : -1])
-        per_row = [caches[row.prompt.token_ids] for row in rows]
-        return [layers[0].merge(list(layers)) for layers in zip(*per_row, strict=True)]
-
-    def _extend_cache(self, cache: Cache, tokens: tuple[int, ...]) -> Cache:
-        for at in range(0, len(tokens), self.prefill_chunk):
-            chunk = mx.array(tokens[at : at + self.prefill_chunk])[None]
-            self.model_calls[0] += 1
-            self.model(chunk, cache=cache)
-            mx.eval([c.state for c in cache])  # the chunk's activations end here
-        return cache
-
-    # -- decode ------------------------------------------------------------------------------------
-
-    def _step(self, rows: list[_Row], cache: Cache) -> None:
-        """One token for every row."""
+    def _step(self, at: list[_Row | None], places: Places, queued: _Drawn | None) -> _Drawn:
+        """One more token for the row of every place."""
         self.model_calls[1] += 1
-        logits = self.model(mx.array([[row.last] for row in rows]), cache=cache)[:, -1]
-        tokens, logprobs = sample(
-            logits,
-            np.array([r.sampling.temperature for r in rows], np.float32),
-            np.array([r.sampling.top_p for r in rows], np.float32),
-            np.array([r.uniforms[len(r.tokens)] for r in rows], np.float32),
-        )
-        mx.eval(tokens, logprobs)  # one synchronisation per decoded token
-        for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
+        places.open_step()
+        logits = self.model(self._inputs(at, queued), cache=places.caches)[:, -1]
+        places.close_step()
+        idle = Stream(0, Sampling(1, temperature=0.0))
+        if not self.lookahead:
+            mx.eval(logits)
+        tokens, logprobs = self.draw(logits, [idle if row is None else row.stream for row in at])
+        if self.lookahead:
+            mx.async_eval(tokens, logprobs)
+        return _Drawn(list(at), tokens, logprobs)
+
+    def _inputs(self, at: list[_Row | None], queued: _Drawn | None) -> mx.array:
+        """[B, 1]: each row's last token, from the queued step where that has not been read yet."""
+        known = [0 if r is None else (r.tokens or r.prompt.token_ids)[-1] for r in at]
+        tokens = mx.array(known)
+        if queued is not None:
+            pending = [r is not None and r is q for r, q in zip(at, queued.rows, strict=True)]
+            tokens = mx.where(mx.array(pending), queued.tokens, tokens)
+        return tokens[:, None]
+
+    def _collect(self, drawn: _Drawn) -> list[tuple[int, Completion]]:
+        """Give the rows their tokens; what has ended comes back as a completion."""
+        ended = []
+        values = zip(drawn.rows, drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True)
+        for row, token, logprob in values:
+            if row is None or row.finish:
+                continue
             row.tokens.append(token)
             row.logprobs.append(logprob)
             row.finish = self._finish(row)
+            if row.finish:
+                ended.append((row.index, self._completion(row)))
+        return ended
 
     def _finish(self, row: _Row) -> str:
         if row.tokens[-1] in self.eos:
@@ -176,71 +198,109 @@ class RolloutEngine:
             tail = self.tokenizer.decode(row.tokens[-width:])
             if any(s in tail for s in stop):
                 return "stop"
-        return "length" if len(row.tokens) >= row.sampling.max_tokens else ""
+        return "length" if len(row.tokens) >= row.limit else ""
 
     def _completion(self, row: _Row) -> Completion:
         ended = row.tokens[-1] in self.eos
         text = self.tokenizer.decode(row.tokens[:-1] if ended else row.tokens)
         cuts = [at for s in row.prompt.stop if (at := text.find(s)) >= 0]
         text = text[: min(cuts)] if cuts else text
-        return Completion(tuple(row.tokens), tuple(row.logprobs), row.finish, row.key, text)
+        return Completion(tuple(row.tokens), tuple(row.logprobs), row.finish, row.stream.key, text)
+
+    # -- prefill -----------------------------------------------------------------------------------
+
+    def _admit(self, waiting: list[_Row], at: list[_Row | None], places: Places) -> None:
+        """Waiting rows into the free places, their distinct prompts read once each."""
+        free = [place for place, row in enumerate(at) if row is None]
+        rows = [waiting.pop(0) for _ in free[: len(waiting)]]
+        number = dict(zip(free, rows, strict=False))
+        places.reserve(max(len(row.prompt.token_ids) - 1 for row in rows))
+        for prefix, prompts in self._by_prefix(rows):
+            of = {p: [i for i, r in number.items() if r.prompt.token_ids == p] for p in prompts}
+            for chunk in _chunks(prompts, 0 if prefix is None else len(prefix[0])):
+                reading = self._read(chunk, prefix)
+                past = [Past(layer.keys, layer.values) for layer in reading.layers]
+                targets = [(i, (j, len(p) - 1)) for j, p in enumerate(chunk) for i in of[p]]
+                places.put([i for i, _ in targets], [source for _, source in targets], past)
+        for place, row in number.items():
+            at[place] = row
+
+    def _by_prefix(
+        self, rows: Sequence[_Row]
+    ) -> list[tuple[tuple[Tokens, Reading] | None, list[Tokens]]]:
+        """(the beginning that has been read, distinct prompts that continue it)."""
+        groups: dict[str, dict[Tokens, None]] = {}
+        for row in rows:
+            text, ids = row.prompt.text[: row.prompt.prefix], row.prompt.token_ids
+            known = self._prefixes.get(text)
+            # The prompt's last token is the first decode step's input.
+            fits = (
+                known is not None and len(known[0]) < len(ids) and ids[: len(known[0])] == known[0]
+            )
+            groups.setdefault(text if fits else "", {})[ids] = None
+        return [(self._prefixes.get(text), list(prompts)) for text, prompts in groups.items()]
+
+    def _read_prefixes(self, prompts: Sequence[Prompt]) -> None:
+        """Read the text that several distinct prompts declare to share, unless it is known."""
+        sharing: dict[str, set[Tokens]] = {}
+        for p in prompts:
+            if p.prefix:
+                sharing.setdefault(p.text[: p.prefix], set()).add(p.token_ids)
+        for text, sequences in sharing.items():
+            # The last token may merge with what follows it, hence the comparison of tokens, not of
+            # text.
+            common = common_length(min(sequences), max(sequences))
+            tokens = min(sequences)[:common]
+            known = self._prefixes.get(text, ((), None))[0]
+            fits = known and common_length(known, tokens) == len(known)
+            if len(sequences) > 1 and common > 1 and not fits:
+                self._prefixes[text] = (tokens, self._read([(*tokens, 0)], None))
+
+    def _read(self, prompts: Sequence[Tokens], prefix: tuple[Tokens, Reading] | None) -> Reading:
+        """Keys and values of prompts (without their last tokens), behind their common beginning."""
+        start, before = (0, None) if prefix is None else (len(prefix[0]), prefix[1])
+        rows = [p[start:-1] for p in prompts]
+        stage = right_padded(rows, [0] * len(rows))
+        for at in range(0, max(stage.tokens.shape[1], 1), PREFILL_TOKENS):
+            self.model_calls[0] += 1
+            part = _columns(stage, at, at + PREFILL_TOKENS, first=at == 0)
+            before = read(self.model.model, self.depth, part, before)
+            mx.eval([(layer.keys, layer.values) for layer in before.layers])
+        return before
 
 
-def sample(
-    logits: mx.array, temperature: np.ndarray, top_p: np.ndarray, uniforms: np.ndarray
-) -> tuple[mx.array, mx.array]:
-    """Tokens [B] and their log-probabilities [B] under the distribution they were drawn from.
-
-    Inverse-CDF sampling from ``logits`` [B, V], one uniform number a row. Temperature 0 takes the
-    arg max, with its log-probability at temperature 1. Top-p keeps the smallest set of tokens whose
-    mass reaches p.
-    """
-    greedy = temperature <= 0
-    scaled = logits.astype(mx.float32) / mx.array(np.where(greedy, 1.0, temperature)[:, None])
-    logp = scaled - mx.logsumexp(scaled, axis=-1, keepdims=True)
-    if (top_p < 1).any():
-        logp = _nucleus(logp, mx.array(top_p[:, None]))
-    if greedy.all():
-        tokens = mx.argmax(logp, axis=-1)
-    else:
-        cdf = mx.cumsum(mx.exp(logp), axis=-1)
-        total = cdf[:, -1:]
-        drawn = (cdf <= mx.array(uniforms[:, None]) * total).sum(axis=-1)
-        # Rounding may carry u * total to total itself: never past the last token with mass.
-        drawn = mx.minimum(drawn, (cdf < total).sum(axis=-1))
-        tokens = mx.where(mx.array(greedy), mx.argmax(logp, axis=-1), drawn)
-    return tokens, mx.take_along_axis(logp, tokens[:, None], axis=-1)[:, 0]
+def _longest_first(rows: Sequence[_Row]) -> list[_Row]:
+    """Rows with equal prompts side by side, long prompts first: a later row then fits behind none
+    that is longer, and prompts that are read together are of similar length."""
+    first: dict[Tokens, int] = {}
+    for row in rows:
+        first.setdefault(row.prompt.token_ids, row.index)
+    return sorted(
+        rows, key=lambda r: (-len(r.prompt.token_ids), first[r.prompt.token_ids], r.index)
+    )
 
 
-def _nucleus(logp: mx.array, top_p: mx.array) -> mx.array:
-    order = mx.argsort(-logp, axis=-1)
-    probs = mx.exp(mx.take_along_axis(logp, order, axis=-1))
-    before = mx.cumsum(probs, axis=-1) - probs
-    kept = mx.where(before < top_p, 0.0, -mx.inf)
-    mask = mx.put_along_axis(mx.zeros_like(logp), order, kept, axis=-1)
-    masked = logp + mask
-    return masked - mx.logsumexp(masked, axis=-1, keepdims=True)
+def _chunks(prompts: Sequence[Tokens], prefix: int) -> list[list[Tokens]]:
+    """Prompts that are read together: as many as PREFILL_TOKENS allow."""
+    chunks: list[list[Tokens]] = []
+    for prompt in sorted(prompts, key=len, reverse=True):
+        if chunks and (len(chunks[-1]) + 1) * (len(chunks[-1][0]) - prefix) <= PREFILL_TOKENS:
+            chunks[-1].append(prompt)
+        else:
+            chunks.append([prompt])
+    return chunks
 
 
-def _common_prefix(sequences: set[tuple[int, ...]]) -> tuple[int, ...]:
-    low, high = min(sequences), max(sequences)
-    for i, (a, b) in enumerate(zip(low, high, strict=False)):
-        if a != b:
-            return low[:i]
-    return low[: min(len(low), len(high))]
+def _columns(stage: Stage, start: int, end: int, first: bool) -> dict[str, mx.array]:
+    """A part of a long stage; parts after the first continue their own rows."""
+    tokens = stage.tokens[:, start:end]
+    parent = stage.parent if first else np.arange(len(stage.parent), dtype=np.int32)
+    lengths = np.clip(stage.lengths - start, 0, tokens.shape[1])
+    return {"tokens": mx.array(tokens), "lengths": mx.array(lengths), "parent": mx.array(parent)}
 
 
-def _extended(cache: Cache, new: Cache) -> Cache:
-    if not cache:
-        return new
-    for ours, theirs in zip(cache, new, strict=True):
-        ours.extend(theirs)
-    return cache
-
-
-def _filtered(cache: Cache, keep: list[int]) -> Cache:
-    if not keep:
-        return []
-    for layer in cache:
-        layer.filter(mx.array(keep))
-    return cache
+def _release(at: list[_Row | None], places: Places) -> None:
+    for place, row in enumerate(at):
+        if row is not None and row.finish:
+            at[place] = None
+            places.release([place])

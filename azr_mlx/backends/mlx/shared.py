@@ -1,7 +1,7 @@
 """A forward pass in stages: sequences that begin alike are read once, and gradients flow through.
 
-Each stage runs mlx-lm's own model code; what takes the place of its cache hands a layer the keys and
-values of the stage before, one row of them to several rows of this one.
+Each stage runs mlx-lm's own model code; what takes the place of its cache hands a layer the keys
+and values of the stage before, one row of them to several rows of this one.
 """
 
 from __future__ import annotations
@@ -81,20 +81,33 @@ class Extended:
         return self.span.mask(return_array)
 
 
-def hidden_states(trunk: nn.Module, depth: int, stages: Sequence[dict[str, mx.array]]) -> mx.array:
-    """[b, C, D]: the last stage's final hidden states.
+class Reading(NamedTuple):
+    """What one stage leaves: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
 
-    Each stage has ``tokens`` [n, T], and where there are several, ``lengths`` [n] and ``parent`` [n].
-    What the stages before do not need (their last layer's output) is never computed.
-    """
+    span: Span
+    layers: list[Extended]
+    hidden: mx.array
+
+
+def read(
+    trunk: nn.Module, depth: int, stage: dict[str, mx.array], before: Reading | None = None
+) -> Reading:
+    """One stage behind another. It has ``tokens`` [n, T], ``lengths`` [n] and, behind another,
+    ``parent`` [n]. Nothing is computed before it is needed: keys and values do without the last
+    layer's output."""
+    span = Span(stage, before and before.span)
+    layers = [Extended(span, before and before.layers[i]) for i in range(depth)]
+    return Reading(span, layers, trunk(stage["tokens"], cache=layers))
+
+
+def hidden_states(trunk: nn.Module, depth: int, stages: Sequence[dict[str, mx.array]]) -> mx.array:
+    """[b, C, D]: the last stage's final hidden states."""
     if len(stages) == 1:
         return trunk(stages[0]["tokens"])
-    span, caches = None, [None] * depth
+    reading = None
     for stage in stages:
-        span = Span(stage, span)
-        caches = [Extended(span, before) for before in caches]
-        hidden = trunk(stage["tokens"], cache=caches)
-    return hidden
+        reading = read(trunk, depth, stage, reading)
+    return reading.hidden
 
 
 def checkpoint_layers(model: nn.Module) -> None:
@@ -148,4 +161,7 @@ def is_supported(trunk: nn.Module, depth: int) -> bool:
         whole = trunk(tokens)[:, 3:]
     except (AttributeError, NotImplementedError, TypeError, ValueError):
         return False
-    return bool(mx.allclose(whole, parts, rtol=1e-2, atol=1e-2).item())
+    apart = mx.linalg.norm((whole - parts).astype(mx.float32)) / mx.linalg.norm(
+        whole.astype(mx.float32)
+    )
+    return apart.item() < 0.05  # bfloat16 rounds; another computation is off by a whole

@@ -1,0 +1,134 @@
+"""Drawing one token a row from logits, with its log-probability; no row of the vocabulary is kept.
+
+A row's randomness is its own 64-bit key, so its tokens do not depend on the batch that it shares.
+On a CPU numpy draws (its exponential is 25 times as fast as MLX's there): inverse CDF, one uniform
+a token. On a GPU the row kernel draws: Gumbel-max, in the graph, so that nothing waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from azr_mlx import rng
+from azr_mlx.backends.base import Sampling
+from azr_mlx.backends.mlx import kernels
+
+Floats = NDArray[np.float32]
+BLOCK = 256  # entries whose mass is summed before the token is looked for among them
+
+
+@dataclass(slots=True)
+class Stream:
+    """The random numbers of one sequence, in order: what a key gives, however rows are batched."""
+
+    key: int
+    sampling: Sampling
+    used: int = 0
+    _uniforms: Floats | None = field(default=None, repr=False)
+    _words: NDArray[np.uint32] | None = field(default=None, repr=False)
+
+    def uniform(self) -> float:
+        if self._uniforms is None:
+            self._uniforms = rng.uniforms(self.key, self.sampling.max_tokens)
+        self.used += 1
+        return float(self._uniforms[min(self.used, len(self._uniforms)) - 1])
+
+    def words(self) -> NDArray[np.uint32]:
+        if self._words is None:
+            self._words = rng.words(self.key, self.sampling.max_tokens)
+        self.used += 1
+        return self._words[min(self.used, len(self._words)) - 1]
+
+
+def draw_on_host(logits: mx.array, streams: Sequence[Stream]) -> tuple[Any, Any]:
+    """(tokens [B], log-probabilities [B]) under the distribution they were drawn from, as numpy
+    arrays: inverse CDF of softmax(``logits`` [B, V] / temperature).
+
+    Temperature 0 takes the arg max, with its log-probability at temperature 1. Top-p keeps the
+    smallest set of tokens whose mass reaches p.
+    """
+    z: Floats = np.array(logits.astype(mx.float32), copy=False)
+    temperature, top_p = _settings(streams)
+    greedy = temperature <= 0
+    scaled = z / np.where(greedy, 1, temperature)[:, None]
+    scaled -= scaled.max(axis=1, keepdims=True)
+    mass = np.exp(scaled)
+    if (top_p < 1).any():
+        mass = np.where(_nucleus(mass, top_p), mass, 0)
+    if greedy.all():
+        tokens, total = z.argmax(axis=1), mass.sum(axis=1, dtype=np.float64)
+    else:
+        u = np.array([0.0 if g else s.uniform() for g, s in zip(greedy, streams, strict=True)])
+        tokens, total = _invert(mass, u)
+        tokens = np.where(greedy, z.argmax(axis=1), tokens)
+    chosen = scaled[np.arange(len(tokens)), tokens]
+    return tokens, (chosen - np.log(total)).astype(np.float32)
+
+
+def _invert(mass: Floats, u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The first entry at which the cumulated mass passes u x total, and the total, by row.
+
+    In two levels, blocks and entries, which spares a cumulative sum over the vocabulary. An entry
+    without mass does not move the sum, so it is never the one that passes.
+    """
+    rows, size = mass.shape
+    edges = np.arange(0, size, BLOCK)
+    blocks = np.add.reduceat(mass, edges, axis=1, dtype=np.float64)
+    blocks_cdf = blocks.cumsum(axis=1)
+    total = blocks_cdf[:, -1]
+    # Rounding may carry u x total to the total itself: it must stay below.
+    target = np.minimum(u * total, np.nextafter(total, 0))
+    block = (blocks_cdf <= target[:, None]).sum(axis=1)
+    start = edges[block]
+    within = np.minimum(start[:, None] + np.arange(BLOCK), size - 1)
+    entries = mass[np.arange(rows)[:, None], within].astype(np.float64)
+    entries[start[:, None] + np.arange(BLOCK) >= size] = 0
+    before = blocks_cdf[np.arange(rows), block] - blocks[np.arange(rows), block]
+    cdf = before[:, None] + entries.cumsum(axis=1)
+    offset = (cdf <= target[:, None]).sum(axis=1)
+    last = BLOCK - 1 - (entries[:, ::-1] > 0).argmax(axis=1)  # two sums may round apart
+    return start + np.minimum(offset, last), total
+
+
+def draw_on_device(logits: mx.array, streams: Sequence[Stream]) -> tuple[mx.array, mx.array]:
+    """As ``draw_on_host``, lazily, by Gumbel-max: other tokens of the same distribution."""
+    temperature, top_p = _settings(streams)
+    keys = mx.array(np.array([s.words() for s in streams], np.uint32))
+    if (top_p < 1).any():
+        logits = _restricted(logits, temperature, top_p)
+    return kernels.sample_rows(logits, mx.array(temperature), keys)
+
+
+def _settings(streams: Sequence[Stream]) -> tuple[Floats, Floats]:
+    temperature = np.array([s.sampling.temperature for s in streams], np.float32)
+    return temperature, np.array([s.sampling.top_p for s in streams], np.float32)
+
+
+def _nucleus(mass: Floats, top_p: Floats) -> NDArray[np.bool_]:
+    """bool [B, V]: what is within top-p of each row's (unnormalised) ``mass``."""
+    order = np.argsort(-mass, axis=1, kind="stable")
+    ordered = np.take_along_axis(mass, order, axis=1).astype(np.float64)
+    before = ordered.cumsum(axis=1) - ordered
+    kept = before < top_p[:, None] * ordered.sum(axis=1, keepdims=True)
+    kept |= (top_p >= 1)[:, None]
+    out = np.empty_like(kept)
+    np.put_along_axis(out, order, kept, axis=1)
+    return out
+
+
+def _restricted(logits: mx.array, temperature: Floats, top_p: Floats) -> mx.array:
+    """The logits with -inf outside of top-p."""
+    scale = mx.array(np.where(temperature > 0, temperature, 1))[:, None]
+    p = mx.softmax(logits.astype(mx.float32) / scale, axis=-1, precise=True)
+    order = mx.argsort(-p, axis=-1)
+    ordered = mx.take_along_axis(p, order, axis=-1)
+    limit = mx.array(np.where(top_p < 1, top_p, 2))[:, None]
+    kept = mx.where(mx.cumsum(ordered, axis=-1) - ordered < limit, 0.0, -mx.inf)
+    mask = mx.put_along_axis(mx.zeros_like(p), order, kept, axis=-1)
+    return logits + mask.astype(logits.dtype)
