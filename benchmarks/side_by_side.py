@@ -45,10 +45,10 @@ RANDOM_MODELS = {
 }
 MODELS = (*RANDOM_MODELS, "smollm2")
 WORKLOADS = ("suppressed", "natural")
-WORDS = (
+TEXT = (
     "the old river ran past a small mill where water turned wheels and people made bread while "
     "children watched boats go down to the sea with wood stone salt cloth letters from far towns"
-).split()
+)
 
 
 class BenchmarkError(Exception):
@@ -76,6 +76,7 @@ class Work:
     peers: str = ""
     gguf: str = SMOLLM2
     cache: str = ""
+    out: str = ""  # a file for what is too large to print
 
     @property
     def rows(self) -> int:
@@ -193,7 +194,7 @@ def prompts(work: Work, tokenizer: Any) -> list[str]:
         draw = random.Random(number)
         wanted, text = work.prompt_tokens - draw.randrange(5), ""
         while True:
-            longer = f"{text} {draw.choice(WORDS)}".strip()
+            longer = f"{text} {draw.choice(TEXT.split())}".strip()
             if work.model in RANDOM_MODELS:
                 longer = longer[:wanted]
             if len(tokenizer.encode(longer)) > wanted or longer == text:
@@ -479,14 +480,16 @@ def _row(work: Work, rounds: list[dict], facts: dict) -> dict[str, Any]:
             "min": round(min(s["wall"] for s in steps), 4),
         },
         "mean_length": round(sum(s["tokens"] for s in steps) / (len(steps) * work.rows), 1),
-        "flops_share": round(2 * facts["multiplying"] * median / (facts["gflops"] * 1e9), 4),
         "peak_mb": round(max(found["peak_bytes"] for found in rounds) / 1e6, 1),
         "above_base_mb": round(
             max(found["peak_bytes"] - found["base_bytes"] for found in rounds) / 1e6, 1
         ),
         "forwards": rounds[0]["forwards"],
     }
-    if phases:
+    if not phases:  # a step multiplies more often than once a token: no share of it is given
+        share = 2 * facts["multiplying"] * median / (facts["gflops"] * 1e9)
+        shown["flops_share"] = round(share, 4)
+    else:
         shown["phases_s"] = {
             name: round(statistics.median(s.get(name, 0.0) for s in steps), 4) for name in phases
         }

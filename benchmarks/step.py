@@ -12,6 +12,10 @@ model without adapters), with the share of each phase. Prints one JSON object.
 Normalisations are named as in azr_mlx.batch.token_weights: token_mean (mlx-lm-lora's bnpo, mlxrl's
 DAPO), sequence_mean (mlx-lm-lora's grpo; mlxrl has none), constant (dr_grpo of both). Steps are
 timed with token_mean, which all three have.
+
+Phases: rollout, reward (advantages too), score (log-probabilities of the old and the reference
+policy, where a library takes them apart from the update), update. mlx-lm-lora's loop is one
+function: its update is the wall time less the other two, so its phases add up by construction.
 """
 
 from __future__ import annotations
@@ -81,7 +85,7 @@ def equal(work: sbs.Work) -> dict[str, Any]:
                 continue  # the library has no such normalisation
             merged = {k: v for one in given for k, v in one.items()}
             gradients |= {f"{how} {beta}/{k}": v for k, v in merged.items()}
-    np.savez(work.cache, **gradients)
+    np.savez(work.out, **gradients)
     return {"losses": losses, "version": library.version()}
 
 
@@ -97,8 +101,13 @@ def compare_losses(options: Namespace) -> tuple[dict[str, Any], dict[str, str]]:
             file = str(Path(folder, f"{library}.npz"))
             work = replace(
                 sbs.first_work(options, "tiny"),
-                **dict(library=library, group=3, prompts=2, max_tokens=24, prompt_tokens=24),
-                **dict(beta=BETAS[-1], cache=file, micro_batch=0),
+                library=library,
+                group=3,
+                prompts=2,
+                max_tokens=24,
+                prompt_tokens=24,
+                beta=BETAS[-1],
+                out=file,
             )
             found[library] = sbs.in_child(__file__, "equal", work, options.threads)
         apart = {
@@ -162,8 +171,10 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=4, help="distinct, each with a group")
     parser.add_argument("--beta", nargs="+", type=float, default=list(BETAS))
     parser.add_argument(
-        *("--micro-batch",),
-        **dict(type=int, default=0, help="rows per backward pass; 0: all (not for mlx-lm-lora)"),
+        "--micro-batch",
+        type=int,
+        default=0,
+        help="rows per backward pass; 0: all (mlx-lm-lora has no such setting)",
     )
     options = parser.parse_args()
     if options.child:
