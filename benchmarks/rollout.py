@@ -57,6 +57,8 @@ def compare_greedy(options: Namespace) -> tuple[dict[str, bool], dict[str, str]]
         found[library] = sbs.in_child(__file__, "greedy", work, options.threads)
     first = found[options.libraries[0]]["completions"]
     same = {name: one["completions"] == first for name, one in found.items()}
+    for name in (name for name, agrees in same.items() if not agrees):
+        print(f"warning: {name}: other greedy completions than the first", file=sys.stderr)
     return same, {name: one["version"] for name, one in found.items() if ":" not in name}
 
 

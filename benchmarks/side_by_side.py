@@ -499,8 +499,9 @@ def _row(work: Work, rounds: list[dict], facts: dict) -> dict[str, Any]:
 
 
 def ratios(shown: Sequence[dict[str, Any]], ours: str = "azr-mlx") -> list[dict[str, Any]]:
-    """For every cell, our tokens a second over each peer's. A library that was measured in several
-    ways (name:variant) is represented by its fastest, ours and theirs."""
+    """For every cell, our tokens a second over each peer's: of the medians, and round by round, for
+    the rounds of a cell are neighbours in time. A library that was measured in several ways
+    (name:variant) is represented by its fastest, ours and theirs."""
     cells: dict[tuple, dict[str, dict]] = {}
     for row in shown:
         key = tuple(row[k] for k in ("model", "workload", "prompts", "group", "beta"))
@@ -513,7 +514,7 @@ def ratios(shown: Sequence[dict[str, Any]], ours: str = "azr-mlx") -> list[dict[
             **dict(zip(("model", "workload", "prompts", "group", "beta"), key, strict=True)),
             "ours": best[ours]["library"],
             "over": {
-                row["library"]: round(best[ours]["tok_s"]["median"] / row["tok_s"]["median"], 3)
+                row["library"]: _ratio(best[ours]["tok_s"], row["tok_s"])
                 for name, row in best.items()
                 if name != ours
             },
@@ -521,6 +522,15 @@ def ratios(shown: Sequence[dict[str, Any]], ours: str = "azr-mlx") -> list[dict[
         for key, best in cells.items()
         if ours in best
     ]
+
+
+def _ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    by_round = [a / b for a, b in zip(ours["by_round"], theirs["by_round"], strict=True)]
+    return {
+        "of_medians": round(ours["median"] / theirs["median"], 3),
+        "median_by_round": round(statistics.median(by_round), 3),
+        "by_round": [round(ratio, 3) for ratio in by_round],
+    }
 
 
 def machine(options: Namespace) -> dict[str, Any]:
@@ -558,6 +568,8 @@ def check_arguments(options: Namespace, needed: dict[str, str]) -> None:
     for name in ("rounds", "steps", "group", "max_tokens", "threads"):
         if getattr(options, name) < 1:
             raise BenchmarkError(f"--{name.replace('_', '-')} is at least 1")
+    if min(options.prompts if isinstance(options.prompts, list) else [options.prompts]) < 1:
+        raise BenchmarkError("--prompts is at least 1")
     if options.prompt_tokens < 16:
         raise BenchmarkError("--prompt-tokens is at least 16")
     for library in options.libraries:
