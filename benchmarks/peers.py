@@ -134,7 +134,7 @@ class Azr(Adapter):
 
         groups = [i // self.work.group for i in range(self.work.rows)]
         for _ in range(clock.total):
-            seed = clock.begin()
+            seed = self.work.seed + clock.begin()
             with clock.phase("rollout"):
                 done = self._generate(seed)
             with clock.phase("reward"):
@@ -254,7 +254,7 @@ class Mlxrl(Adapter):
 
     def train(self, clock: Clock) -> None:
         for _ in range(clock.total):
-            seed = clock.begin()
+            seed = self.work.seed + clock.begin()
             with clock.phase("rollout"):
                 done = self._generate(seed)
             with clock.phase("reward"):
@@ -329,10 +329,10 @@ class MlxLmLora(Adapter):
     def train(self, clock: Clock) -> None:
         """Its whole loop. A step begins where the loop asks for the next batch; what is neither
         rollout nor reward counts as update (its scoring of the reference is inside)."""
+        import mlx.core as mx
         from mlx_lm_lora.trainer import grpo_trainer
 
         produced: list[Completions] = []
-        rewarded = ["reward"]  # its metrics need a function with a name
 
         def batches(**options: Any) -> Any:
             prompts = [list(ids) for ids in self.ids]
@@ -344,9 +344,10 @@ class MlxLmLora(Adapter):
                 yield prompts, [[]] * len(prompts), self.texts, empty, None
 
         def share(completions: Sequence[str], **options: Any) -> list[float]:
-            with clock.phase(rewarded[0]):
+            with clock.phase("reward"):
                 return [reward(text) for text in completions]
 
+        mx.random.seed(self.work.seed)  # its loop seeds nothing
         plain = grpo_trainer.generate_grpo
 
         def generate(**options: Any) -> Any:

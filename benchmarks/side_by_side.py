@@ -26,7 +26,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,7 @@ class Clock:
 
     @property
     def total(self) -> int:
+        """Steps to run."""
         return self.warmup + self.steps + 1
 
     def begin(self) -> int:
@@ -435,7 +436,9 @@ def interleaved(script: str, cells: Sequence[Sequence[Work]], options: Namespace
         answers: dict[str, list[dict]] = {work.library: [] for work in cell}
         for number in range(options.rounds):
             for work in cell:
-                found = in_child(script, "measure", work, options.threads)
+                # Other samples in every round: one lucky draw of lengths is not a result.
+                drawn = replace(work, seed=number * (work.warmup + work.steps + 1))
+                found = in_child(script, "measure", drawn, options.threads)
                 answers[work.library].append(found)
                 print(
                     f"round {number + 1}  {work.model} {work.workload} {work.prompts}x{work.group}"
@@ -479,6 +482,7 @@ def _row(work: Work, rounds: list[dict], facts: dict) -> dict[str, Any]:
             "median": round(statistics.median(s["wall"] for s in steps), 4),
             "min": round(min(s["wall"] for s in steps), 4),
         },
+        "mean_longest": round(statistics.mean(s["longest"] for s in steps), 1),
         "mean_length": round(sum(s["tokens"] for s in steps) / (len(steps) * work.rows), 1),
         "peak_mb": round(max(found["peak_bytes"] for found in rounds) / 1e6, 1),
         "above_base_mb": round(
