@@ -91,7 +91,8 @@ def main() -> int:
     except sbs.BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    report |= {"versions": versions, "models": facts, "greedy_agrees": same}
+    models = {name: sbs.brief(one) for name, one in facts.items()}
+    report |= {"versions": versions, "models": models, "greedy_agrees": same}
     print(json.dumps({**report, "rows": rows, "ratios": sbs.ratios(rows)}, indent=1))
     return 0
 

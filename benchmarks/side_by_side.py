@@ -608,6 +608,10 @@ def facts_of(script: str, options: Namespace) -> dict[str, dict]:
     facts = {}
     for model in options.model:
         facts[model] = in_child(script, "describe", first_work(options, model), options.threads)
-        shown = {k: v for k, v in facts[model].items() if k != "ends"}
-        print(f"{model}: {shown}, {len(facts[model]['ends'])} end tokens", file=sys.stderr)
+        print(f"{model}: {brief(facts[model])}", file=sys.stderr)
     return facts
+
+
+def brief(facts: dict[str, Any]) -> dict[str, Any]:
+    """A model's facts with the number of its end tokens: there may be thousands."""
+    return {**facts, "ends": len(facts["ends"])}
