@@ -1,0 +1,479 @@
+"""The libraries that are measured against each other, each driven through its own functions.
+
+    azr-mlx       MlxBackend.generate, score, update
+    mlxrl         generate_prefix_cached_group_rollouts (all groups in one batch),
+                  batch_from_rollouts, optimizer_step
+    mlx-lm-lora   generate_grpo, train_grpo
+    mlx-lm        batch_generate (rollouts only)
+
+Name:variant is another setting of the same library; the comparison takes the faster one of each.
+
+    azr-mlx:compiled      MlxBackend(compile=True)
+    mlxrl:compiled        its compiled decode step
+    mlx-lm-lora:prompts   batch_size = number of prompts, as its command line has it: that is its
+                          decode concurrency and its rows per backward pass too. Without it
+                          batch_size is the number of rows, and the loss is taken in one pass.
+
+The same for all: temperature 1, top-p 1, no top-k; LoRA on all linear layers; AdamW with bias
+correction and no weight decay; clip 0.2; token-mean loss; one update per rollout. Neither peer can
+be imported without its own package, so each import is inside its adapter.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from side_by_side import RANK, SCALE, Clock, Work, build_model, fill_adapters, prompts, reward
+
+NEEDED = {"mlxrl": "mlxrl", "mlx-lm-lora": "mlx_lm_lora"}
+ROLLOUTS = (
+    *("azr-mlx", "mlxrl", "mlxrl:compiled", "mlx-lm-lora", "mlx-lm-lora:prompts"),
+    "mlx-lm",
+)
+STEPS = (
+    *("azr-mlx", "azr-mlx:compiled", "mlxrl", "mlxrl:compiled"),
+    *("mlx-lm-lora", "mlx-lm-lora:prompts"),
+)
+CLIP = 0.2
+NO_CLIP = 1e9  # of the gradient's norm: the peers do not clip it
+Completions = list[list[int]]
+Losses = Callable[[str, float], float]
+
+
+class Adapter:
+    """One library on one model. Completions come back prompt by prompt, as token ids that include
+    the one that ended them."""
+
+    def __init__(self, work: Work):
+        self.work = work
+        self.variant = work.library.partition(":")[2]
+        self.model, self.tokenizer = build_model(work)
+        self.texts = prompts(work, self.tokenizer)
+        self.ids = [tuple(self.tokenizer.encode(text)) for text in self.texts]
+        self.prepare()
+        fill_adapters(self.model)
+
+    def prepare(self) -> None:
+        """Add the adapters to the model, in the library's way."""
+        raise NotImplementedError
+
+    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
+        raise NotImplementedError
+
+    def train(self, clock: Clock) -> None:
+        """``clock.total`` steps: rollouts, reward, update."""
+        raise NotImplementedError
+
+    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
+        """A function of (normalisation, beta): the loss on these completions; its gradients go
+        through ``mlx.optimizers.Optimizer.update``. KeyError on a normalisation it has not."""
+        raise NotImplementedError
+
+    def version(self) -> str:
+        raise NotImplementedError
+
+    def lora(self) -> None:
+        """LoRA as mlx-lm's own ``mlx_lm.lora`` adds it."""
+        from mlx_lm.tuner.utils import linear_to_lora_layers
+
+        self.model.freeze()
+        settings = {"rank": RANK, "scale": SCALE, "dropout": 0.0}
+        linear_to_lora_layers(self.model, len(self.model.layers), settings)
+
+    def adamw(self) -> Any:
+        import mlx.optimizers as optim
+
+        return optim.AdamW(learning_rate=self.work.lr, weight_decay=0.0, bias_correction=True)
+
+
+class Azr(Adapter):
+    def prepare(self) -> None:
+        from azr_mlx.backends.mlx.backend import MlxBackend
+        from azr_mlx.config import Lora
+
+        self.backend = MlxBackend(
+            self.model,
+            self.tokenizer,
+            Lora(rank=RANK, scale=SCALE, dropout=0.0),
+            max_rows=self.work.rows,
+            micro_batch=self.rows_at_once,
+            compile=self.variant == "compiled",
+        )
+
+    @property
+    def rows_at_once(self) -> int:
+        return self.work.micro_batch or self.work.rows
+
+    def version(self) -> str:
+        from azr_mlx import __version__
+
+        return __version__
+
+    def _generate(self, seed: int, temperature: float = 1.0) -> list[Any]:
+        from azr_mlx.backends.base import Sampling
+        from azr_mlx.types import Prompt
+
+        rows = [
+            Prompt(text, ids)
+            for text, ids in zip(self.texts, self.ids, strict=True)
+            for _ in range(self.work.group)
+        ]
+        sampling = [Sampling(self.work.max_tokens, temperature)] * len(rows)
+        keys = [seed * len(rows) + i for i in range(len(rows))]
+        return self.backend.generate(rows, sampling, keys)
+
+    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
+        return [list(one.token_ids) for one in self._generate(seed, temperature)]
+
+    def train(self, clock: Clock) -> None:
+        from azr_mlx.advantage import grpo
+
+        groups = [i // self.work.group for i in range(self.work.rows)]
+        for _ in range(clock.total):
+            seed = self.work.seed + clock.begin()
+            with clock.phase("rollout"):
+                done = self._generate(seed)
+            with clock.phase("reward"):
+                advantages = grpo([reward(one.text) for one in done], groups)
+            tokens = [list(one.token_ids) for one in done]
+            with clock.phase("score"):
+                batch = self._batch(tokens, advantages, "token_mean", self.work.beta)
+            with clock.phase("update"):
+                self.backend.update(batch, self._hyper(self.work.beta))
+            clock.end(tokens)
+
+    def _batch(self, done: Completions, advantages: Any, how: str, beta: float) -> Any:
+        import numpy as np
+
+        from azr_mlx.batch import collate_supervised, token_weights
+
+        pairs = [(self.ids[i // self.work.group], one) for i, one in enumerate(done)]
+        batch = collate_supervised(pairs)
+        batch = batch.with_(
+            advantages=np.asarray(advantages, np.float32)[:, None] * batch.mask,
+            weights=token_weights(batch.mask, how, self.work.max_tokens),
+        )
+        if beta:
+            batch = batch.with_(ref_logp=self.backend.score(batch, "reference", 1.0).logp)
+        return batch
+
+    def _hyper(self, beta: float) -> Any:
+        from azr_mlx.backends.base import Hyper
+
+        return Hyper(
+            lr=self.work.lr,
+            clip_low=CLIP,
+            clip_high=CLIP,
+            value_coef=0.0,
+            kl_coef=beta,
+            max_grad_norm=NO_CLIP,
+            micro_batch=self.rows_at_once,
+        )
+
+    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
+        def loss(how: str, beta: float) -> float:
+            batch = self._batch(frozen, advantages, how, beta)
+            return self.backend.update(batch, self._hyper(beta)).loss
+
+        return loss
+
+
+class Mlxrl(Adapter):
+    def prepare(self) -> None:
+        from mlxrl.policy.model import LoRAConfig, inject_lora_adapters
+
+        inject_lora_adapters(self.model, LoRAConfig(rank=RANK, scale=SCALE, dropout=0.0))
+        self.model.eval()
+        self.optimizer = self.adamw()
+
+    def version(self) -> str:
+        from mlxrl import __version__
+
+        return str(__version__)
+
+    def _generate(self, seed: int, temperature: float = 1.0) -> Any:
+        from mlxrl.rollout.naive import SamplingConfig
+        from mlxrl.rollout.optimized import generate_prefix_cached_group_rollouts
+
+        return generate_prefix_cached_group_rollouts(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            prompts=self.texts,
+            group_size=self.work.group,
+            config=SamplingConfig(
+                max_tokens=self.work.max_tokens, temperature=temperature, top_p=1.0
+            ),
+            seed=seed,
+            use_chat_template=False,
+            compile_decode_step=self.variant == "compiled",
+            batch_groups=True,
+        )
+
+    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
+        return [list(one.completion_tokens) for one in self._generate(seed, temperature)]
+
+    def _algorithm(self, how: str) -> Any:
+        """Its algorithm with this normalisation, clipped as ours where it can be. KeyError."""
+        from mlxrl.algo.grpo import DAPOAlgorithm, DrGRPOAlgorithm
+
+        return {
+            "token_mean": DAPOAlgorithm(clip_low=CLIP, clip_high=CLIP, dynamic_sampling=False),
+            "constant": DrGRPOAlgorithm(max_tokens=self.work.max_tokens),
+        }[how]
+
+    def _update(self, batch: Any, how: str, beta: float) -> float:
+        from mlxrl.train.grpo import optimizer_step
+
+        metrics = optimizer_step(
+            self.model,
+            self.optimizer,
+            batch,
+            beta=beta,
+            pad_token_id=0,
+            algorithm=self._algorithm(how),
+            micro_batch_size=self.work.micro_batch,
+        )
+        return metrics.loss
+
+    def _batch(self, done: Any, rewards: Sequence[float], how: str, beta: float) -> Any:
+        from mlxrl.train.grpo import batch_from_rollouts
+
+        return batch_from_rollouts(
+            self.model,
+            done,
+            rewards,
+            group_size=self.work.group,
+            pad_token_id=0,
+            algorithm=self._algorithm(how),
+            compute_reference=beta != 0,
+        )
+
+    def train(self, clock: Clock) -> None:
+        for _ in range(clock.total):
+            seed = self.work.seed + clock.begin()
+            with clock.phase("rollout"):
+                done = self._generate(seed)
+            with clock.phase("reward"):
+                rewards = [reward(one.text) for one in done]
+            with clock.phase("score"):
+                batch = self._batch(done, rewards, "token_mean", self.work.beta)
+            with clock.phase("update"):
+                self._update(batch, "token_mean", self.work.beta)
+            clock.end([list(one.completion_tokens) for one in done])
+
+    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
+        import mlx.core as mx
+        from mlxrl.rollout.naive import Completion
+
+        done = [
+            Completion(
+                prompt_index=i // self.work.group,
+                group_index=i % self.work.group,
+                prompt_tokens=self.ids[i // self.work.group],
+                completion_tokens=tuple(one),
+                old_policy_logprobs=(),
+                text="",
+            )
+            for i, one in enumerate(frozen)
+        ]
+
+        def loss(how: str, beta: float) -> float:
+            batch = self._batch(done, [0.0] * len(done), how, beta)
+            return self._update(replace(batch, advantages=mx.array(advantages)), how, beta)
+
+        return loss
+
+
+class MlxLmLora(Adapter):
+    def prepare(self) -> None:
+        self.lora()
+        self.reference = None
+        if self.work.beta:
+            # Its reference is a second model in memory; without adapters, as its loader gives it.
+            self.reference, _ = build_model(self.work)
+            self.reference.freeze()
+
+    @property
+    def batch_size(self) -> int:
+        return self.work.prompts if self.variant == "prompts" else self.work.rows
+
+    def version(self) -> str:
+        from mlx_lm_lora._version import __version__
+
+        return str(__version__)
+
+    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
+        import mlx.core as mx
+        from mlx_lm_lora.trainer.grpo_trainer import generate_grpo
+
+        mx.random.seed(seed)
+        done, _, _ = generate_grpo(
+            model=self.model,
+            tokenizer=self.tokenizer,
+            prompt_tokens=[list(ids) for ids in self.ids],
+            max_tokens=self.work.max_tokens,
+            group_size=self.work.group,
+            batch_size=self.batch_size,
+            end_token="",
+            temperature=temperature,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+        )
+        return [one.tolist() for one in done]
+
+    def train(self, clock: Clock) -> None:
+        """Its whole loop. A step begins where the loop asks for the next batch; what is neither
+        rollout nor reward counts as update (its scoring of the reference is inside)."""
+        import mlx.core as mx
+        from mlx_lm_lora.trainer import grpo_trainer
+
+        produced: list[Completions] = []
+
+        def batches(**options: Any) -> Any:
+            prompts = [list(ids) for ids in self.ids]
+            empty = [""] * len(prompts)
+            while True:
+                if produced:
+                    self._end(clock, produced[-1])
+                clock.begin()
+                yield prompts, [[]] * len(prompts), self.texts, empty, None
+
+        def share(completions: Sequence[str], **options: Any) -> list[float]:
+            with clock.phase("reward"):
+                return [reward(text) for text in completions]
+
+        mx.random.seed(self.work.seed)  # its loop seeds nothing
+        plain = grpo_trainer.generate_grpo
+
+        def generate(**options: Any) -> Any:
+            with clock.phase("rollout"):
+                done = plain(**options)
+            produced.append([one.tolist() for one in done[0]])
+            return done
+
+        grpo_trainer.generate_grpo = generate
+        with tempfile.TemporaryDirectory() as folder:
+            grpo_trainer.train_grpo(
+                self.model,
+                self.reference,
+                self.tokenizer,
+                self.adamw(),
+                train_dataset=[None],
+                reward_funcs=[share],
+                args=self._arguments(clock, folder),
+                loss_fn=self._loss(),
+                iterate_batches=batches,
+                end_answer_token="",
+            )
+        self._end(clock, produced[-1])
+
+    @staticmethod
+    def _end(clock: Clock, done: Completions) -> None:
+        clock.end(done)
+        if clock.kept:
+            row = clock.kept[-1]
+            row.setdefault("update", row["wall"] - row["rollout"] - row["reward"])
+
+    def _arguments(self, clock: Clock, folder: str) -> Any:
+        from mlx_lm_lora.trainer.grpo_trainer import GRPOTrainingArgs
+
+        never = 10**9
+        return GRPOTrainingArgs(
+            batch_size=self.batch_size,
+            iters=clock.total,
+            steps_per_report=never,
+            steps_per_save=never,
+            group_size=self.work.group,
+            beta=self.work.beta,
+            epsilon=CLIP,
+            max_completion_length=self.work.max_tokens,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            grpo_loss_type="bnpo",
+            adapter_file=str(Path(folder, "adapters.safetensors")),
+        )
+
+    def _loss(self) -> Callable[..., Any]:
+        """Its own loss. It cuts that one, and only that one, into passes of as many rows as there
+        are prompts; under another name it is taken in one pass."""
+        from mlx_lm_lora.trainer.grpo_trainer import grpo_loss
+
+        if self.variant == "prompts":
+            return grpo_loss
+        return lambda model, **arguments: grpo_loss(model, **arguments)
+
+    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
+        import mlx.core as mx
+        import mlx.nn as nn
+        from mlx_lm_lora.trainer.grpo_trainer import grpo_loss
+
+        names = {"token_mean": "bnpo", "sequence_mean": "grpo", "constant": "dr_grpo"}
+        step, optimizer = nn.value_and_grad(self.model, grpo_loss), self.adamw()
+
+        def loss(how: str, beta: float) -> float:
+            (value, _, _), grads = step(
+                self.model,
+                self.reference,
+                batch=([list(ids) for ids in self.ids],),
+                completions=[mx.array(one) for one in frozen],
+                batch_indices=[i // self.work.group for i in range(len(frozen))],
+                advantages=mx.array(advantages),
+                beta=beta,
+                epsilon=CLIP,
+                max_tokens=self.work.max_tokens,
+                grpo_loss_type=names[how],
+            )
+            optimizer.update(self.model, grads)
+            return float(value.item())
+
+        return loss
+
+
+class MlxLm(Adapter):
+    def prepare(self) -> None:
+        self.lora()
+        self.model.eval()
+
+    def version(self) -> str:
+        from mlx_lm import __version__
+
+        return str(__version__)
+
+    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
+        """The token that ends a completion is dropped by ``batch_generate``; it was produced all
+        the same, and comes back as -1."""
+        import mlx.core as mx
+        from mlx_lm.generate import batch_generate
+        from mlx_lm.sample_utils import make_sampler
+
+        mx.random.seed(seed)
+        done = batch_generate(
+            self.model,
+            self.tokenizer,
+            [list(ids) for ids in self.ids for _ in range(self.work.group)],
+            max_tokens=self.work.max_tokens,
+            return_token_ids=True,
+            sampler=make_sampler(temperature),
+            completion_batch_size=self.work.rows,
+            prefill_batch_size=self.work.rows,
+        )
+        longest = self.work.max_tokens
+        return [list(ids) if len(ids) == longest else [*ids, -1] for ids in done.token_ids]
+
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "azr-mlx": Azr,
+    "mlxrl": Mlxrl,
+    "mlx-lm-lora": MlxLmLora,
+    "mlx-lm": MlxLm,
+}
+
+
+def adapter(work: Work) -> Adapter:
+    return ADAPTERS[work.library.partition(":")[0]](work)
