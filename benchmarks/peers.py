@@ -100,7 +100,7 @@ class Azr(Adapter):
             self.tokenizer,
             Lora(rank=RANK, scale=SCALE, dropout=0.0),
             max_rows=self.work.rows,
-            micro_batch=self.rows_at_once,
+            micro_batch_tokens=self.rows_at_once,
             compile=self.variant == "compiled",
         )
 
@@ -171,7 +171,7 @@ class Azr(Adapter):
             value_coef=0.0,
             kl_coef=beta,
             max_grad_norm=NO_CLIP,
-            micro_batch=self.rows_at_once,
+            micro_batch_tokens=self.rows_at_once,
         )
 
     def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
