@@ -23,11 +23,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from azr_mlx import rng
+from azr_mlx.backends.mlx.cpu import FusedLoRALinear
 from azr_mlx.config import Lora
 
 # No common parent class in mlx-lm: the attribute under which each holds the layer it wraps.
 WRAPPED = {
     LoRALinear: "linear",
+    FusedLoRALinear: "linear",
     LoRASwitchLinear: "linear",
     DoRALinear: "linear",
     LoRAEmbedding: "embedding",

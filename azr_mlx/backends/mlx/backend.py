@@ -23,7 +23,7 @@ from azr_mlx import rng
 from azr_mlx.backends import base
 from azr_mlx.backends.base import Hyper, Memory, Sampling, Tokenizer
 from azr_mlx.backends.micro import MicroBatch, split
-from azr_mlx.backends.mlx import adapters, ppo, shared
+from azr_mlx.backends.mlx import adapters, cpu, ppo, shared
 from azr_mlx.backends.mlx.head import Head, chunk_rows, head_of
 from azr_mlx.backends.mlx.rollout import RolloutEngine
 from azr_mlx.config import Lora
@@ -70,6 +70,8 @@ class MlxBackend:
         if head is None:
             raise _unsupported(model, "has a head that is neither linear nor an embedding")
         self.adapter_config = adapters.add_lora(model, self.lora, seed)
+        if mx.default_device() == mx.cpu:
+            cpu.install(model)
         if base:
             self.adapter_config["model"] = base
         self.policy = ppo.Policy(model, width, head, chunk_rows(_vocabulary(model, head, width)))

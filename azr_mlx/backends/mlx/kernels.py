@@ -109,8 +109,9 @@ def row_logprob_mlx(
     z = logits.astype(mx.float32)
     z = (z - z.max(axis=-1, keepdims=True)) * scale
     chosen = mx.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
-    z = mx.maximum(z, -1e30)  # 0 * -inf would be NaN; e^-1e30 is 0 as well
-    p = _exp(z)
+    # 0 * -inf would be NaN, and numbers that underflow are slow: e^-80 is as good as 0.
+    z = mx.maximum(z, -80.0)
+    p = mx.power(math.e, z)  # on a CPU twice as fast as MLX's exp
     total = p.sum(axis=-1, keepdims=True)
     lse = mx.log(total)[:, 0]
     entropy = lse - (p[:, None, :] @ z[:, :, None])[:, 0, 0] / total[:, 0]
@@ -124,13 +125,6 @@ def row_logprob_mlx(
     if gradient:
         delta = p.at[mx.arange(p.shape[0]), targets].add(-1.0).astype(logits.dtype)
     return chosen - lse, entropy, delta, entropy_delta
-
-
-def _exp(x: mx.array) -> mx.array:
-    """On a CPU MLX's exp takes 12 ns an element, and its power, which calls libm's, 5 ns."""
-    if mx.default_device().type == mx.cpu:
-        return mx.power(2.0, x * math.log2(math.e))
-    return mx.exp(x)
 
 
 def sample_rows(
