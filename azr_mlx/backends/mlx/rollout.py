@@ -39,6 +39,7 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str = ""
+    drawn: int = 0  # tokens, those included that have not been read yet
 
     @property
     def limit(self) -> int:
@@ -126,7 +127,7 @@ class RolloutEngine:
             taken = sum(row is not None for row in at)
             if waiting and taken <= REFILL * len(at):
                 self._admit(waiting, at, places)
-            elif not waiting and 0 < taken < SHRINK * len(at):
+            elif not waiting and 0 < taken < SHRINK * len(at) and not _unread(queued, at):
                 keep = [place for place, row in enumerate(at) if row is not None]
                 places.keep(keep)
                 at, queued = [at[place] for place in keep], queued and queued.of(keep)
@@ -140,7 +141,9 @@ class RolloutEngine:
                 done.update(ended)
                 if on_step is not None:
                     on_step(ended)
-                _release(at, places)
+                for place, row in enumerate(at):
+                    if row is not None and row.finish:
+                        _release(at, places, place)
             queued = drawn if self.lookahead else None
 
     def _place_count(self, waiting: Sequence[_Row]) -> int:
@@ -162,7 +165,13 @@ class RolloutEngine:
         tokens, logprobs = self.draw(logits, [idle if row is None else row.stream for row in at])
         if self.lookahead:
             mx.async_eval(tokens, logprobs)
-        return _Drawn(list(at), tokens, logprobs)
+        drawn = _Drawn(list(at), tokens, logprobs)
+        for place, row in enumerate(drawn.rows):
+            if row is not None:
+                row.drawn += 1
+                if row.drawn == row.limit:  # its last token, whatever it is
+                    _release(at, places, place)
+        return drawn
 
     def _inputs(self, at: list[_Row | None], queued: _Drawn | None) -> mx.array:
         """[B, 1]: each row's last token, from the queued step where that has not been read yet."""
@@ -299,8 +308,14 @@ def _columns(stage: Stage, start: int, end: int, first: bool) -> dict[str, mx.ar
     return {"tokens": mx.array(tokens), "lengths": mx.array(lengths), "parent": mx.array(parent)}
 
 
-def _release(at: list[_Row | None], places: Places) -> None:
-    for place, row in enumerate(at):
-        if row is not None and row.finish:
-            at[place] = None
-            places.release([place])
+def _unread(queued: _Drawn | None, at: Sequence[_Row | None]) -> bool:
+    """Whether a row that has left its place still waits for its last token."""
+    rows = [] if queued is None else queued.rows
+    return any(
+        q is not None and not q.finish and q is not r for q, r in zip(rows, at, strict=False)
+    )
+
+
+def _release(at: list[_Row | None], places: Places, place: int) -> None:
+    at[place] = None
+    places.release([place])
