@@ -13,22 +13,25 @@ products with the head in all, none done twice. The head is frozen: it gets no g
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from azr_mlx.backends.mlx import kernels
+from azr_mlx.backends.mlx import cpu, kernels
 
-CHUNK_BYTES = {"cpu": 12 << 20, "gpu": 64 << 20}  # of float32 logits that are live at once
-MIN_CHUNK = 16  # rows below which a product is bound by reading the head
+CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # of the float32 logits of one chunk
+MIN_CHUNK = 32  # rows; with fewer a product is bound by reading the head
 
 
 class Head(NamedTuple):
-    """The last linear map: ``logits`` is [n, D] -> [n, V], ``pull`` its transpose [n, V] -> [n, D]."""
+    """The last linear map W [V, D]: ``logits`` is h W^T, [n, D] -> [n, V]; ``pull`` is d W, [n, V]
+    -> [n, D]; ``row`` is W[y], [n] -> [n, D]."""
 
     logits: Callable[[mx.array], mx.array]
     pull: Callable[[mx.array], mx.array]
+    row: Callable[[mx.array], mx.array]
 
 
 def head_of(lm: nn.Module) -> Head | None:
@@ -38,23 +41,23 @@ def head_of(lm: nn.Module) -> Head | None:
     tied = isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)
     forward = layer.as_linear if tied else layer
     if type(layer) in (nn.Linear, nn.Embedding):
-        return Head(forward, lambda d: d @ layer.weight)
+        return Head(forward, lambda d: d @ layer.weight, lambda y: layer.weight[y])
     if type(layer) in (nn.QuantizedLinear, nn.QuantizedEmbedding):
-        return Head(forward, lambda d: _pull_quantized(layer, d))
+        return Head(forward, partial(_pull_quantized, layer), partial(_row_quantized, layer))
     return None
 
 
 def _pull_quantized(layer: Any, delta: mx.array) -> mx.array:
-    return mx.quantized_matmul(
-        delta,
-        layer.weight,
-        scales=layer.scales,
-        biases=layer.get("biases"),
-        transpose=False,
-        group_size=layer.group_size,
-        bits=layer.bits,
-        mode=layer.mode,
-    )
+    packed = layer.weight, layer.scales, layer.get("biases")
+    kind = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
+    return mx.quantized_matmul(delta, *packed, transpose=False, **kind)
+
+
+def _row_quantized(layer: Any, y: mx.array) -> mx.array:
+    biases = layer.get("biases")
+    packed = layer.weight[y], layer.scales[y], None if biases is None else biases[y]
+    kind = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
+    return mx.dequantize(*packed, **kind)
 
 
 def chunk_rows(vocabulary: int, budget: int | None = None) -> int:
@@ -80,7 +83,7 @@ def selected_logprob(
     log-probability can be differentiated with respect to ``hidden``, with ``entropy_gradient`` the
     entropy, too (a residual of its own); what is left out has the gradient zero.
     """
-    inverse = 1.0 / temperature
+    inverse = mx.array(1.0 / temperature)
     parts = range(0, hidden.shape[0], rows)
 
     def forward(hidden: mx.array) -> list[mx.array]:
@@ -89,11 +92,7 @@ def selected_logprob(
             h, y = hidden[start : start + rows], targets[start : start + rows]
             if done:
                 h = mx.depends([h], done[-1])[0]  # else all chunks' logits would be live at once
-            logp, entropy, *deltas = kernels.row_logprob(
-                head.logits(h), y, inverse, gradient=gradient, entropy_gradient=entropy_gradient
-            )
-            pulled = [head.pull(d).astype(h.dtype) for d in deltas if d is not None]
-            done.append([logp, entropy, *pulled])
+            done.append(_chunk(head, h, y, inverse, gradient, entropy_gradient))
         return [mx.concatenate(column) for column in zip(*done, strict=True)]
 
     function = mx.custom_function(forward)
@@ -110,3 +109,49 @@ def selected_logprob(
 
     logp, entropy, *_ = function(hidden)
     return logp, entropy
+
+
+def _chunk(
+    head: Head, h: mx.array, y: mx.array, inverse: float, gradient: bool, entropy_gradient: bool
+) -> list[mx.array]:
+    """logp and entropy [n]; then, if asked for, (p - onehot) W and -(p (log p + H)) W, each [n, D]."""
+    z = head.logits(h)
+    if kernels.path() == "mlx" and z.dtype == mx.float32:
+        return _chunk_on_cpu(head, z, y, inverse, gradient, entropy_gradient)
+    logp, entropy, *deltas = kernels.row_logprob(z, y, inverse, gradient, entropy_gradient)
+    pulled = [head.pull(d).astype(h.dtype) for d in deltas if d is not None]
+    return [logp, entropy, *pulled]
+
+
+def _chunk_on_cpu(
+    head: Head, z: mx.array, y: mx.array, inverse: float, gradient: bool, entropy_gradient: bool
+) -> list[mx.array]:
+    """The same with two arrays of the logits' size: p is never normalised, its product with W is.
+
+    Operations are queued ahead of the one that runs, and a queued one holds its output already, so
+    what counts is how many such arrays a chunk has, not how many are in use at a time.
+    """
+    top = z.max(axis=-1, keepdims=True)
+    mass = _mass(z, top, inverse)
+    total = mass.sum(axis=-1, keepdims=True)
+    lse = top * inverse + mx.log(total)
+    logp = inverse * mx.take_along_axis(z, y[:, None], axis=-1) - lse
+    mean = inverse * (mass[:, None, :] @ z[:, :, None])[:, 0] / total
+    entropy = lse - mean
+    out = [logp[:, 0], entropy[:, 0]]
+    if gradient:
+        out.append(head.pull(mass) / total - head.row(y))
+    if entropy_gradient:
+        out.append(head.pull(_entropy_mass(mass, z, mean, inverse)) / total)
+    return out
+
+
+@partial(mx.compile, shapeless=True)
+def _mass(z: mx.array, top: mx.array, inverse: mx.array) -> mx.array:
+    return cpu.exp((z - top) * inverse)
+
+
+@partial(mx.compile, shapeless=True)
+def _entropy_mass(mass: mx.array, z: mx.array, mean: mx.array, inverse: mx.array) -> mx.array:
+    """-p (log p + H), times the sum: log p + H = z - mean."""
+    return mass * (mean - z * inverse)

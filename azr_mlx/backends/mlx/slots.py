@@ -1,9 +1,9 @@
 """The keys and values of the rows that are being decoded: places that a finished row leaves free.
 
-All rows write at one position, ``end``, so a row that is shorter begins later: row b's tokens are
-at ``start[b]`` to ``end``. A new row is laid before ``end`` in a place that is free; no other row is
-moved for it. What lies before all living rows is not read; when the buffer is full, the part that is
-read moves to its front.
+All rows write at one position, ``end``, so a row that is shorter begins later: row b's tokens lie
+from ``start[b]`` to ``end``. A new row is laid before ``end`` in a place that is free; no other row
+is moved for it. What lies before all living rows is not read; when the buffer is full, the part
+that is read moves to its front.
 """
 
 from __future__ import annotations
