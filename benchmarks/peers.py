@@ -100,13 +100,15 @@ class Azr(Adapter):
             self.tokenizer,
             Lora(rank=RANK, scale=SCALE, dropout=0.0),
             max_rows=self.work.rows,
-            micro_batch_tokens=self.rows_at_once,
+            micro_batch_tokens=self.tokens_at_once,
             compile=self.variant == "compiled",
         )
 
     @property
-    def rows_at_once(self) -> int:
-        return self.work.micro_batch or self.work.rows
+    def tokens_at_once(self) -> int:
+        """As many rows in a micro-batch as the others have, at their longest."""
+        rows = self.work.micro_batch or self.work.rows
+        return rows * (self.work.prompt_tokens + self.work.max_tokens)
 
     def version(self) -> str:
         from azr_mlx import __version__
@@ -171,7 +173,7 @@ class Azr(Adapter):
             value_coef=0.0,
             kl_coef=beta,
             max_grad_norm=NO_CLIP,
-            micro_batch_tokens=self.rows_at_once,
+            micro_batch_tokens=self.tokens_at_once,
         )
 
     def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:

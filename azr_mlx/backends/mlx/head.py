@@ -114,7 +114,7 @@ def selected_logprob(
 def _chunk(
     head: Head, h: mx.array, y: mx.array, inverse: float, gradient: bool, entropy_gradient: bool
 ) -> list[mx.array]:
-    """logp and entropy [n]; then, if asked for, (p - onehot) W and -(p (log p + H)) W, each [n, D]."""
+    """logp and entropy [n]; if asked for, (p - onehot) W and -(p (log p + H)) W, each [n, D]."""
     z = head.logits(h)
     if kernels.path() == "mlx" and z.dtype == mx.float32:
         return _chunk_on_cpu(head, z, y, inverse, gradient, entropy_gradient)
