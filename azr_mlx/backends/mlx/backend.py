@@ -109,7 +109,8 @@ class MlxBackend:
         if policy != self._sampled:
             self.engine.forget()
             self._sampled = policy
-        with self._inference(), self._as(policy):
+        weights = adapters.merged if policy == "current" else adapters.bypassed
+        with self._inference(), weights(self.policy.lm):
             return self.engine.run(prompts, sampling, keys, on_step)
 
     @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +20,7 @@ from mlx_lm.models import base as library
 from mlx_lm.tuner.lora import LoRALinear
 
 MASKED = -1e30  # what is not seen is below all that is; its weight is then set to 0
+FEW = 8192  # entries, below which one slow operation is faster than four
 _LIBRARY = {
     "scaled_dot_product_attention": library.scaled_dot_product_attention,
     "swiglu": activations.swiglu,
@@ -57,15 +59,36 @@ def exp(x: mx.array) -> mx.array:
 
 @mx.custom_function
 def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
-    sigmoid = 1.0 / (1.0 + mx.power(math.e, mx.clip(-gate, -60.0, 60.0)))
-    return gate * sigmoid * x, sigmoid
+    return _swiglu_forward(gate, x)
 
 
 @_swiglu.vjp
 def _swiglu_vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, mx.array]:
-    (gate, x), cotangent, sigmoid = primals, cotangents[0], outputs[1]
+    return _swiglu_backward(*primals, cotangents[0], outputs[1])
+
+
+@partial(mx.compile, shapeless=True)
+def _swiglu_forward(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
+    sigmoid = 1.0 / (1.0 + mx.power(math.e, mx.clip(-gate, -60.0, 60.0)))
+    return gate * sigmoid * x, sigmoid
+
+
+@partial(mx.compile, shapeless=True)
+def _swiglu_backward(
+    gate: mx.array, x: mx.array, g: mx.array, sigmoid: mx.array
+) -> tuple[mx.array, mx.array]:
     silu = gate * sigmoid
-    return cotangent * x * (sigmoid + silu * (1.0 - sigmoid)), cotangent * silu
+    return g * x * (sigmoid + silu * (1.0 - sigmoid)), g * silu
+
+
+@partial(mx.compile, shapeless=True)
+def _shifted_exp(scores: mx.array, top: mx.array) -> mx.array:
+    return exp(scores - top)
+
+
+@partial(mx.compile, shapeless=True)
+def _softmax_backward(d: mx.array, weights: mx.array, mean: mx.array, scale: mx.array) -> mx.array:
+    return weights * (d - mean) * scale
 
 
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
@@ -91,6 +114,8 @@ def attention(
         original = _LIBRARY["scaled_dot_product_attention"]
         return original(queries, keys, values, cache, scale=scale, mask=mask, sinks=sinks)
     batch, heads, length, width = queries.shape
+    if length == 1:
+        return _attention_of_one(queries, keys, values, scale, mask)
     shared = keys.shape[1]
     grouped = (batch, shared, heads // shared * length, width)
     apart = (batch, shared, heads // shared, length, keys.shape[2])
@@ -100,7 +125,7 @@ def attention(
         scores = (q * scale) @ k.swapaxes(-1, -2)
         if seen is not None:
             scores = (scores.reshape(apart) + (1.0 - seen) * MASKED).reshape(scores.shape)
-        weights = exp(scores - scores.max(axis=-1, keepdims=True))
+        weights = _shifted_exp(scores, scores.max(axis=-1, keepdims=True))
         if seen is not None:
             weights = (weights.reshape(apart) * seen).reshape(scores.shape)
         weights = weights / weights.sum(axis=-1, keepdims=True)
@@ -109,16 +134,31 @@ def attention(
     def backward(primals: Any, cotangents: Any, outputs: Any) -> tuple[mx.array, ...]:
         (q, k, v), g, weights = primals, cotangents[0], outputs[1]
         d = g @ v.swapaxes(-1, -2)
-        d = weights * (d - (d * weights).sum(axis=-1, keepdims=True))
-        d_scaled = d * scale
-        return d_scaled @ k, d_scaled.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ g
+        mean = (d * weights).sum(axis=-1, keepdims=True)
+        d = _softmax_backward(d, weights, mean, mx.array(scale))
+        return d @ k, d.swapaxes(-1, -2) @ q, weights.swapaxes(-1, -2) @ g
 
     q = queries.reshape(grouped)
-    if length == 1:  # decoding: nothing to keep
-        return forward(q, keys, values)[0].reshape(queries.shape[:3] + values.shape[3:])
     function = mx.custom_function(forward)
     function.vjp(backward)
     return function(q, keys, values)[0].reshape(queries.shape[:3] + values.shape[3:])
+
+
+def _attention_of_one(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: Any
+) -> mx.array:
+    """Decoding: one query a row, and nothing is kept."""
+    batch, heads, _, width = queries.shape
+    q = queries.reshape(batch, keys.shape[1], -1, width)
+    scores = (q * scale) @ keys.swapaxes(-1, -2)
+    if mask is not None and not isinstance(mask, str):
+        scores = mx.where(mask, scores, MASKED)
+    if scores.size < FEW:
+        weights = mx.softmax(scores, axis=-1)
+    else:
+        weights = _shifted_exp(scores, scores.max(axis=-1, keepdims=True))
+        weights = weights / weights.sum(axis=-1, keepdims=True)
+    return (weights @ values).reshape(batch, heads, 1, values.shape[3])
 
 
 def _seen(mask: Any, length: int, slots: int) -> mx.array | None:
