@@ -360,3 +360,28 @@ def test_a_model_without_a_trunk_is_refused_in_one_line():
     del model.model
     with pytest.raises(AzrError, match=r"gpt2.*llama"):
         MlxBackend(model, CharTokenizer())
+
+
+def counted(model) -> list[tuple[int, ...]]:
+    """The shapes of the tokens that go through the trunk from now on, one for each pass."""
+    passes, trunk = [], model.model
+
+    class Counted(type(trunk)):
+        def __call__(self, tokens, *args, **options):
+            passes.append(tokens.shape)
+            return super().__call__(tokens, *args, **options)
+
+    trunk.__class__ = Counted
+    return passes
+
+
+def test_an_update_passes_through_the_trunk_once_for_each_stage_and_once_more_to_score():
+    backend = make_backend()
+    passes = counted(backend.policy.lm)
+    batch = grouped_batch()
+    stages = [s.tokens.shape for m in split(batch, 4096) for s in m.stages]
+    scores = backend.score(batch, "current", FULL.temperature)
+    assert passes == stages
+    passes.clear()
+    backend.update(batch.with_(old_logp=scores.logp), replace(FULL, micro_batch_tokens=4096))
+    assert passes == stages, "the update runs a forward pass of its own, and no second one"
