@@ -91,32 +91,32 @@ class Planner:
     def rollout(self, c: Config) -> Peak:
         found: list[Situation] = []
         for rows, answer in calls(c):
-            places, buffer = self.buffer(c, rows, answer)
-            kept = beginnings(c)
-            found += rollout_situations(
-                self.shape, c.lora.rank, self.prompt_tokens, places, buffer, kept, places < rows
-            )
+            for start in {0, shared_tokens(self.prompt_tokens)}:
+                found += self.rollout_of(c, rows, answer, start)
         return self._peak(c, found)
+
+    def rollout_of(self, c: Config, rows: int, answer: int, start: int) -> list[Situation]:
+        """Of rows decoded together, whose prompts' first ``start`` tokens are shared."""
+        places, buffer = self.buffer(c, rows, answer)
+        kept, prompt = beginnings(c) * start, self.prompt_tokens
+        return rollout_situations(
+            self.shape, c.lora.rank, prompt, rows, places, buffer, start, kept
+        )
+
+    def score_of(self, c: Config, stages: tuple[Stage, ...]) -> list[Situation]:
+        return score_situations(self.shape, c.lora.rank, stages, self._head(c, stages))
+
+    def update_of(self, c: Config, stages: tuple[Stage, ...]) -> list[Situation]:
+        again = c.ppo.grad_checkpoint == "true"
+        return update_situations(self.shape, c.lora.rank, stages, self._head(c, stages), again)
 
     def score(self, c: Config) -> Peak:
-        rows = rollouts(c)
-        found = [
-            one
-            for stages in self.layouts(c, rows)
-            for one in score_situations(self.shape, c.lora.rank, stages, self._head(c, stages))
-        ]
-        return self._peak(c, found)
+        layouts = self.layouts(c, rollouts(c))
+        return self._peak(c, [one for stages in layouts for one in self.score_of(c, stages)])
 
     def update(self, c: Config) -> Peak:
-        rows = -(-rollouts(c) // c.ppo.minibatches)
-        again = c.ppo.grad_checkpoint == "true"
-        found = [
-            one
-            for stages in self.layouts(c, rows)
-            for one in update_situations(
-                self.shape, c.lora.rank, stages, self._head(c, stages), again
-            )
-        ]
+        layouts = self.layouts(c, -(-rollouts(c) // c.ppo.minibatches))
+        found = [one for stages in layouts for one in self.update_of(c, stages)]
         lora = self.shape.lora_parameters(c.lora)
         # Gradients of the micro-batches before this one, and of the lessons.
         kept = lora * FLOAT32 * (1 + (c.distill.coef > 0))
@@ -274,7 +274,7 @@ def kind_of(stages: tuple[Stage, ...]) -> str:
 def score_situations(
     s: Shape, rank: int, stages: tuple[Stage, ...], head: Features
 ) -> list[Situation]:
-    kind, found = kind_of(stages), []
+    kind, found, layer = kind_of(stages), [], {}
     for number, stage in enumerate(stages):
         if s.layers == 1 and number < len(stages) - 1:
             continue
@@ -291,6 +291,7 @@ def score_situations(
         "logits": head_logits(s, head, HEAD_AHEAD["score"]),
         "targets": head["targets"] * s.hidden,
         "states": tokens * s.hidden,
+        **{name: layer[name] for name in ("query", "mlp", "scores", "joined", "rank")},
     }
     return [*found, Situation(f"score {kind} head", counts)]
 
@@ -318,24 +319,32 @@ def update_situations(
         logits = {"entropy_logits": head_logits(s, head, HEAD_AHEAD["entropy"])}
     else:
         logits = {"logits": head_logits(s, head, HEAD_AHEAD["update"])}
+    if again:
+        last = stage_features(s, rank, stages[-1])
+        logits |= {name: last[name] for name in ("hidden", "mlp", "scores", "joined")}
     return [*found, Situation(f"{name} head", kept | logits)]
 
 
 def reading_situations(
-    s: Shape, rank: int, rows: int, read: int, start: int, kept: int, cache: Features, first: bool
+    s: Shape, rank: int, rows: int, read: int, start: int, kept: int, cache: Features, held: bool
 ) -> list[Situation]:
-    """``rows`` prompts are read, all but their first ``start`` tokens, which are known, and laid
-    into their places. ``kept`` tokens of such beginnings are held; ``first``: there are no places
-    yet."""
-    per_token = 2 * s.layers * s.key
-    own = min(max(read - start, 1), PREFILL_TOKENS)
-    layer: dict[str, float] = {}
-    if s.layers > 1:  # the last layer gives its keys and values, and computes nothing with them
-        layer = stage_features(s, rank, Stage(rows, own, max(read, 1)))
-    layer["reading"] = per_token * (rows * read + kept)
-    held = {} if first else {"cache": cache["cache"]}
-    found = [Situation(f"read {which}", {**held, **layer}) for which in ("a", "b")]
-    return [*found, Situation("place", {**cache, "reading": layer["reading"]})]
+    """``rows`` prompts of ``read`` tokens are read behind their first ``start``, which are known,
+    and laid into their places, as many at a time as ``PREFILL_TOKENS`` allow. ``kept`` tokens of
+    such beginnings are held; ``held``: the places are there already."""
+    own = max(read - start, 1)
+    most = max(1, PREFILL_TOKENS // own)
+    found = []
+    for count, there in ((min(rows, most), held), (min(max(rows - most, 0), most), True)):
+        if not count:
+            continue
+        layer: dict[str, float] = {}
+        if s.layers > 1:  # the last one gives its keys and values, and computes nothing with them
+            layer = stage_features(s, rank, Stage(count, min(own, PREFILL_TOKENS), max(read, 1)))
+        layer["reading"] = 2 * s.layers * s.key * (count * read + kept)
+        taken = {"cache": cache["cache"]} if there else {}
+        found += [Situation(f"read {which}", {**taken, **layer}) for which in ("a", "b")]
+        found.append(Situation("place", {**cache, "reading": layer["reading"]}))
+    return found
 
 
 def decoding_situation(
@@ -355,22 +364,27 @@ def cache_features(s: Shape, places: int, buffer: int) -> dict[str, float]:
 
 
 def rollout_situations(
-    s: Shape, rank: int, prompt: int, places: int, buffer: int, beginnings: int, refilled: bool
+    s: Shape, rank: int, prompt: int, rows: int, places: int, buffer: int, start: int, kept: int
 ) -> list[Situation]:
-    """While prompts are read, while they are laid into their places, and while rows are decoded;
-    prompts that have nothing in common, and prompts of ``beginnings`` that do."""
+    """While prompts are read, at the start and where places are filled again, while they are laid
+    into their places, and while rows are decoded. Prompts have their first ``start`` tokens in
+    common with others; ``kept`` tokens of such beginnings are kept."""
     cache, read = cache_features(s, places, buffer), prompt - 1
-    rows = min(places, max(1, PREFILL_TOKENS // max(read, 1)))
-    first = not refilled and rows == places
-    found = reading_situations(s, rank, rows, read, 0, 0, cache, first)
-    kept, start = 0, read - MIN_PREFIX
-    if start >= MIN_PREFIX:
-        kept = beginnings * start
-        found += reading_situations(s, rank, 1, start, 0, kept, cache, True)[:-1]
-        rows = min(places, PREFILL_TOKENS // MIN_PREFIX)
-        first = not refilled and rows == places
-        found += reading_situations(s, rank, rows, read, start, kept, cache, first)
+    found = []
+    if start:
+        found += reading_situations(s, rank, 1, start, 0, kept, cache, False)[:-1]
+    found += reading_situations(s, rank, places, read, start, kept, cache, False)
+    if rows > places:
+        again = min(places, rows - places)
+        found += reading_situations(s, rank, again, read, start, kept, cache, True)
     return [*found, decoding_situation(s, rank, places, buffer, kept, cache)]
+
+
+def shared_tokens(prompt: int) -> int:
+    """The most that prompts that differ have in common, all but ``MIN_PREFIX``; 0 where it is
+    little."""
+    start = prompt - 1 - MIN_PREFIX
+    return start if start >= MIN_PREFIX else 0
 
 
 # Chunks of logits that evaluation runs ahead by: the head's memory grows up to so many.
