@@ -1,4 +1,4 @@
-"""The coefficients of ``azr_mlx.plan``: how many arrays of each kind are alive when a phase needs most.
+"""The coefficients of ``azr_mlx.plan``: how many arrays of each kind are alive when most is needed.
 
     python benchmarks/memory.py --derive 60      # seconds for each phase; writes coefficients.py
 
