@@ -79,6 +79,7 @@ class Rollout:
     max_propose_tokens: Natural = 512
     max_solve_tokens: Natural = 512
     max_batch: Natural = 32  # rows decoded together
+    kv_budget_mb: Count = 0  # of their keys and values, in MB of 10^6 bytes; 0: no bound
     reuse_rollouts: bool = True  # the rollouts that measure learnability are training data too
     overlong_mask: bool = False  # truncated completions carry no gradient
     # tokens before the limit over which a soft length penalty grows (0: off)
@@ -114,7 +115,8 @@ class Ppo:
     tis_cap: Annotated[float, Between(1, or_zero=True)] = 2.0
     ema_decay: Annotated[float, Between(0, below=1)] = 0.9
     micro_batch_tokens: Natural = 2048  # in one forward and backward pass
-    grad_checkpoint: bool = False
+    # auto: only where the update would not fit without (see azr_mlx.plan)
+    grad_checkpoint: Annotated[str, OneOf("auto", "true", "false")] = "auto"
     compile: bool = False
 
 
@@ -219,6 +221,8 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     wandb_project: str = ""
     wandb_entity: str = ""
+    # what a run may take, in GB of 10^9 bytes; 0: what the machine has
+    memory_limit_gb: NonNegative = 0.0
     log_level: Annotated[str, OneOf("debug", "info", "warning", "error")] = "info"
     seed: int = 0
     lora: Lora = field(default_factory=Lora)

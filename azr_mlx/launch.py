@@ -19,6 +19,7 @@ from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
 from azr_mlx.models import ResolvedModel, resolve
+from azr_mlx.plan import describe, fitting, kv_tokens_of
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tracking import trackers
 from azr_mlx.trainer import Trainer
@@ -42,12 +43,11 @@ def train(
         AzrError: a clear one-line reason, before anything was overwritten.
     """
     if dry_run:
-        from azr_mlx.plan import describe
-
         sys.stdout.write(describe(config))
         return 0
     backend_name, why = choose_backend(config.backend)
     run_dir, start = _locate_run(config, resume)
+    config = fitting(config)
     model = _resolve(config)
     evaluated = _load_benchmarks(config)
     display = Display(config.max_steps, quiet=quiet, log_level=config.log_level)
@@ -127,8 +127,9 @@ def _load(config: Config, model: ResolvedModel, init_adapters: Path | None) -> A
         config.lora,
         seed=config.seed,
         max_rows=config.rollout.max_batch,
+        kv_tokens=kv_tokens_of(config),
         micro_batch_tokens=config.ppo.micro_batch_tokens,
-        grad_checkpoint=config.ppo.grad_checkpoint,
+        grad_checkpoint=config.ppo.grad_checkpoint == "true",
         compile=config.ppo.compile,
         base=config.model_id,
     )

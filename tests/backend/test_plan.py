@@ -23,10 +23,10 @@ def test_parameters_are_counted_as_the_model_has_them(tmp_path):
     shape = plan.Shape.from_config({**vars(tiny_model().args)})
     model = tiny_model(quantized=False)
     matrices = sum(v.size for _, v in tree_flatten(model.parameters()) if v.ndim == 2)
-    assert shape.parameters() == matrices
+    assert shape.matrices() == matrices
     MlxBackend(model, CharTokenizer(), Lora(rank=4))
     lora = sum(v.size for v in adapters.adapter_weights(model).values())
-    assert shape.lora_parameters(4, -1) == lora
+    assert shape.lora_parameters(Lora(rank=4)) == lora
 
 
 def test_a_dry_run_says_what_a_run_will_cost(tmp_path):

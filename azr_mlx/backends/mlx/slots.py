@@ -8,6 +8,7 @@ that is read moves to its front.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,7 +94,9 @@ class _Layer:
     """mlx-lm's cache protocol over one layer's places."""
 
     def __init__(self, places: Places):
-        self.places = places
+        # A cycle would keep the buffers until Python's collector comes by: the next rollout's beside
+        # this one's.
+        self.places: Any = weakref.proxy(places)
         self.keys: Any = None
         self.values: Any = None
 

@@ -1,0 +1,103 @@
+"""The sizes of a decoder that cost memory, from its config.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from azr_mlx.config import Lora
+
+# Decoders of the layers that the counts below are of; others are "unknown", never refused.
+KNOWN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+
+class UnknownModel(Exception):
+    """A config.json that lacks a size or is of another architecture: no figure holds for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """``query`` and ``key`` are widths: heads x their size. ``quantized`` is (bits, group size) of
+    a model that is stored so, ``normed`` whether queries and keys have a norm of their own."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    biased: bool = False
+    normed: bool = False
+    quantized: tuple[int, int] | None = None
+
+    @classmethod
+    def from_config(cls, row: Mapping[str, Any]) -> Shape:
+        """From a config.json. Raises UnknownModel."""
+        kind = row.get("model_type")
+        if kind not in KNOWN:
+            raise UnknownModel(f"model type {kind!r}")
+        try:
+            return cls._read(row, str(kind))
+        except KeyError as e:
+            raise UnknownModel(f"config.json has no {e.args[0]}") from e
+        except (TypeError, ValueError, ZeroDivisionError) as e:
+            raise UnknownModel(f"config.json: {e}") from e
+
+    @classmethod
+    def _read(cls, row: Mapping[str, Any], kind: str) -> Shape:
+        heads, stored = int(row["num_attention_heads"]), row.get("quantization")
+        packed = stored is not None and (int(stored["bits"]), int(stored["group_size"]))
+        return cls(
+            layers=int(row["num_hidden_layers"]),
+            hidden=int(row["hidden_size"]),
+            intermediate=int(row["intermediate_size"]),
+            heads=heads,
+            kv_heads=int(row.get("num_key_value_heads") or heads),
+            head_dim=int(row.get("head_dim") or int(row["hidden_size"]) // heads),
+            vocabulary=int(row["vocab_size"]),
+            tied=bool(row.get("tie_word_embeddings", kind != "mistral")),
+            biased=kind == "qwen2" or bool(row.get("attention_bias")),
+            normed=kind == "qwen3",
+            quantized=packed or None,
+        )
+
+    @property
+    def query(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of a layer's linear maps."""
+        return {
+            "self_attn.q_proj": (self.hidden, self.query),
+            "self_attn.k_proj": (self.hidden, self.key),
+            "self_attn.v_proj": (self.hidden, self.key),
+            "self_attn.o_proj": (self.query, self.hidden),
+            "mlp.gate_proj": (self.hidden, self.intermediate),
+            "mlp.up_proj": (self.hidden, self.intermediate),
+            "mlp.down_proj": (self.intermediate, self.hidden),
+        }
+
+    def matrices(self) -> int:
+        """Entries of the weight matrices."""
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return embeddings + self.layers * sum(i * o for i, o in self.linears().values())
+
+    def vectors(self) -> int:
+        """Entries of norms and biases."""
+        biases = self.query + 2 * self.key if self.biased else 0
+        norms = 2 * self.hidden + (2 * self.head_dim if self.normed else 0)
+        return self.hidden + self.layers * (norms + biases)
+
+    def lora_parameters(self, lora: Lora) -> int:
+        count = self.layers if lora.num_layers < 0 else min(lora.num_layers, self.layers)
+        chosen = [
+            size for name, size in self.linears().items() if name in lora.keys or not lora.keys
+        ]
+        return count * sum(lora.rank * (i + o) for i, o in chosen)
