@@ -159,7 +159,7 @@ def _rollouts(draw: random.Random) -> Iterator[tuple[str, Record]]:
                 )
             )
             found = planner.rollout_of(c, len(prompts), answer, start)
-            yield "rollout", (found, peak / FLOAT32)
+            yield "rollout", (found, (peak - planner.merged(c)) / FLOAT32)
 
 
 def _above(run: Callable[[], Any]) -> int:

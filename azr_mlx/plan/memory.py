@@ -34,8 +34,8 @@ MOMENTS = 2  # AdamW keeps two per weight
 PROMPT_TOKENS = 320  # a few-shot prompt with its references, as measured on the shipped forms
 
 # As the MLX backend has them, which is not imported here: a test compares.
-CHUNK_BYTES = {"cpu": 12 << 20, "gpu": 64 << 20}  # head.CHUNK_BYTES
-MIN_CHUNK = 16  # head.MIN_CHUNK
+CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # head.CHUNK_BYTES
+MIN_CHUNK = 32  # head.MIN_CHUNK
 PREFILL_TOKENS = 2048  # rollout.PREFILL_TOKENS
 SLACK = 64  # slots.SLACK
 ROW_MULTIPLE, TOKEN_MULTIPLE = 8, 16  # micro.split's padding and ppo.TOKEN_MULTIPLE
@@ -93,7 +93,7 @@ class Planner:
         for rows, answer in calls(c):
             for start in {0, shared_tokens(self.prompt_tokens)}:
                 found += self.rollout_of(c, rows, answer, start)
-        return self._peak(c, found)
+        return self._peak(c, found, {"merged weights": self.merged(c)})
 
     def rollout_of(self, c: Config, rows: int, answer: int, start: int) -> list[Situation]:
         """Of rows decoded together, whose prompts' first ``start`` tokens are shared."""
@@ -121,7 +121,7 @@ class Planner:
         # Gradients of the micro-batches before this one, and of the lessons.
         kept = lora * FLOAT32 * (1 + (c.distill.coef > 0))
         found.append(Situation("optimizer", {"adapters": lora}))
-        return self._peak(c, found, kept)
+        return self._peak(c, found, {"gradients kept": kept})
 
     # -- the most that a configuration allows ------------------------------------------------------
 
@@ -171,10 +171,17 @@ class Planner:
         trained = self.shape.lora_parameters(c.lora) + self.shape.hidden + 1
         return trained * FLOAT32 * (1 + MOMENTS)
 
-    def _peak(self, c: Config, situations: Iterable[Situation], kept: int = 0) -> Peak:
+    def merged(self, c: Config) -> int:
+        """Bytes of the weights that rollouts run on: adapters are added to those that are dense."""
+        return FLOAT32 * self.shape.adapted(c.lora) if self.device == "cpu" else 0
+
+    def _peak(
+        self, c: Config, situations: Iterable[Situation], kept: Mapping[str, int] | None = None
+    ) -> Peak:
         resident = {
             "weights": self.weights(c),
-            "adapters and optimizer": self.adapters(c) + kept,
+            "adapters and optimizer": self.adapters(c),
+            **(kept or {}),
         }
         parts = max((self._cost(one) for one in situations), key=lambda cost: sum(cost.values()))
         merged = {name: n for name, n in {**resident, **parts}.items() if n}

@@ -96,8 +96,13 @@ class Shape:
         return self.hidden + self.layers * (norms + biases)
 
     def lora_parameters(self, lora: Lora) -> int:
+        return sum(lora.rank * (inputs + outputs) for inputs, outputs in self._adapted(lora))
+
+    def adapted(self, lora: Lora) -> int:
+        """Entries of the weight matrices that have adapters."""
+        return sum(inputs * outputs for inputs, outputs in self._adapted(lora))
+
+    def _adapted(self, lora: Lora) -> list[tuple[int, int]]:
         count = self.layers if lora.num_layers < 0 else min(lora.num_layers, self.layers)
-        chosen = [
-            size for name, size in self.linears().items() if name in lora.keys or not lora.keys
-        ]
-        return count * sum(lora.rank * (i + o) for i, o in chosen)
+        linears = self.linears().items()
+        return count * [size for name, size in linears if name in lora.keys or not lora.keys]
