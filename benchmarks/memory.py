@@ -169,7 +169,7 @@ def peak(run: Callable[[], Any], runs: int = 1) -> int:
 
 
 def backend_of(model: nn.Module, c: Config, planner: Planner) -> MlxBackend:
-    return MlxBackend(
+    backend = MlxBackend(
         model,
         Endless(),
         c.lora,
@@ -178,6 +178,9 @@ def backend_of(model: nn.Module, c: Config, planner: Planner) -> MlxBackend:
         micro_batch_tokens=c.ppo.micro_batch_tokens,
         grad_checkpoint=c.ppo.grad_checkpoint == "true",
     )
+    # The moments come into being with the first update: every other phase has them.
+    mx.eval(backend.optimizer.state, backend.value_optimizer.state)
+    return backend
 
 
 def measured(model: nn.Module, c: Config, planner: Planner) -> dict[str, int]:
@@ -266,13 +269,13 @@ def compared(one: Case, model: nn.Module | None = None) -> dict[str, Any]:
     return row
 
 
-def smollm2(path: str) -> Iterator[tuple[Case, nn.Module]]:
+def smollm2(path: str, cache: Path) -> Iterator[tuple[Case, nn.Module]]:
     from mlx_lm.utils import load as load_mlx
 
     from azr_mlx.backends.mlx.backend import on_device
     from azr_mlx.models import resolve
 
-    found = resolve(path, quantization=Quantization(group_size=32), cache_dir=Path("/root/m/cache"))
+    found = resolve(path, quantization=Quantization(group_size=32), cache_dir=cache)
     row = json.loads((found.path / "config.json").read_text())
     for name, more in (("SmolLM2-135M", ()), ("SmolLM2-135M, recomputed", (AGAIN,))):
         made = case(name, 48, "ppo.micro_batch_tokens=160", "rollout.max_batch=4", *long(12), *more)
@@ -285,6 +288,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", help="names of configurations")
     parser.add_argument("--quick", action="store_true", help="a few of them")
     parser.add_argument("--smollm2", help="path of the model's GGUF file")
+    parser.add_argument("--cache", type=Path, default=Path("models"), help="of converted models")
     parser.add_argument("--derive", type=float, default=0, help="seconds for each phase")
     options = parser.parse_args()
     if options.derive:
@@ -298,7 +302,7 @@ def main() -> int:
         if one.name in chosen:
             rows.append(compared(one))
             sys.stderr.write(f"{summary(rows[-1])}\n")
-    for one, model in smollm2(options.smollm2) if options.smollm2 else ():
+    for one, model in smollm2(options.smollm2, options.cache) if options.smollm2 else ():
         rows.append(compared(one, model))
         sys.stderr.write(f"{summary(rows[-1])}\n")
     holds = all(row[phase]["holds"] for row in rows for phase in PHASES)
