@@ -275,6 +275,7 @@ class RolloutEngine:
             part = _columns(stage, at, at + PREFILL_TOKENS, first=at == 0)
             before = read(self.model.model, self.depth, part, before)
             mx.eval([(layer.keys, layer.values) for layer in before.layers])
+            before = before.kept()
         return before
 
 

@@ -86,7 +86,14 @@ class Reading(NamedTuple):
 
     span: Span
     layers: list[Extended]
-    hidden: mx.array
+    hidden: mx.array | None
+
+    def kept(self) -> Reading:
+        """Without what only another stage's reading needed: a last layer that is never computed
+        would hold on to all that it would be computed from."""
+        for layer in self.layers:
+            layer.before = None
+        return self._replace(hidden=None)
 
 
 def read(
@@ -125,8 +132,8 @@ class _Recomputed:
 @functools.cache
 def _recomputed(kind: type) -> type:
     def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        if cache is not None and not isinstance(cache, Extended):
-            return kind.__call__(self, x, mask, cache)  # decoding: there is no backward pass
+        if not self.training:  # rollouts and scores: there is no backward pass
+            return kind.__call__(self, x, mask, cache)
 
         def inner(parameters: Any, x: mx.array, *past: mx.array) -> tuple[mx.array, ...]:
             self.update(parameters)

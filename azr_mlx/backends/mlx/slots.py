@@ -94,7 +94,7 @@ class _Layer:
     """mlx-lm's cache protocol over one layer's places."""
 
     def __init__(self, places: Places):
-        # A cycle would keep the buffers until Python's collector comes by: the next rollout's beside
+        # A cycle would keep the buffers until Python collects it: the next rollout's beside
         # this one's.
         self.places: Any = weakref.proxy(places)
         self.keys: Any = None
