@@ -25,7 +25,6 @@ from tests.tiny import tiny_folder  # noqa: E402
 pytestmark = pytest.mark.backend
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SPREAD = 0.03
 SHAPE = Shape(4, 256, 768, 8, 4, 32, 8192, True)
 
 
@@ -55,9 +54,7 @@ def planner(**changed):
 def test_predicted_peaks_are_near_the_measured_ones(bench, number):
     name = bench.QUICK[number]
     row = bench.compared(next(one for one in bench.CASES if one.name == name))
-    # The benchmark's bounds, and 3 % for what one measurement differs from the next.
-    low, high = 1 - bench.UNDER - SPREAD, 1 + bench.OVER + SPREAD
-    wrong = {p: row[p] for p in bench.PHASES if not low <= row[p]["ratio"] <= high}
+    wrong = {phase: row[phase] for phase in bench.PHASES if not row[phase]["holds"]}
     assert not wrong, (
         f"{name}: a coefficient no longer says what is alive: what runs has changed; "
         f"python benchmarks/memory.py --derive 120 measures them anew: {wrong}"
