@@ -112,7 +112,8 @@ class Planner:
 
     def score(self, c: Config) -> Peak:
         layouts = self.layouts(c, rollouts(c))
-        return self._peak(c, [one for stages in layouts for one in self.score_of(c, stages)])
+        found = [one for stages in layouts for one in self.score_of(c, stages)]
+        return self._peak(c, found, {"waiting to be freed": WAITING})
 
     def update(self, c: Config) -> Peak:
         layouts = self.layouts(c, -(-rollouts(c) // c.ppo.minibatches))
@@ -121,7 +122,15 @@ class Planner:
         # Gradients of the micro-batches before this one, and of the lessons.
         kept = lora * FLOAT32 * (1 + (c.distill.coef > 0))
         found.append(Situation("optimizer", {"adapters": lora}))
-        return self._peak(c, found, {"gradients kept": kept})
+        norms = max(self.norms(c, stages) for stages in layouts)
+        return self._peak(c, found, {"gradients kept": kept, "inputs of norms": norms})
+
+    def norms(self, c: Config, stages: tuple[Stage, ...]) -> int:
+        """Bytes of the queries and keys that norms of their own keep for the backward pass."""
+        if not self.shape.normed or c.ppo.grad_checkpoint == "true":
+            return 0
+        tokens = sum(one.rows * one.tokens for one in stages)
+        return self.width * self.shape.layers * tokens * (self.shape.query + self.shape.key)
 
     # -- the most that a configuration allows ------------------------------------------------------
 
@@ -397,10 +406,13 @@ def shared_tokens(prompt: int) -> int:
 
 # Backward passes of one configuration differ by up to a tenth: how far evaluation runs ahead of the
 # buffers that it frees is a matter of timing.
-MARGINS = {"score": 1.012, "update": 1.065, "recompute": 1.03}
+MARGINS = {"update": 1.065, "recompute": 1.03}
+
+# Bytes of small buffers that wait to be freed while a pass is evaluated, whatever the model's size.
+WAITING = 600_000
 
 # Chunks of logits that evaluation runs ahead by: the head's memory grows up to so many.
-HEAD_AHEAD = {"score": 3.0, "update": 2.6, "entropy": 2.5}
+HEAD_AHEAD = {"score": 2.85, "update": 2.6, "entropy": 2.5}
 
 
 # -- counts ----------------------------------------------------------------------------------------
