@@ -162,6 +162,13 @@ class Distill:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    tasks: Count = 0  # per kind and distribution, solved before and after training; 0: none
+    in_range: Fraction = 0.2  # difficulties up to it
+    harder: Fraction = 0.3  # the other distribution's difficulty
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxConfig:
     isolation: Annotated[str, OneOf("auto", "strong", "limits-only")] = "auto"
     workers: Count = 0  # 0: one per core
@@ -231,6 +238,7 @@ class Config:
     proposer: Proposer = field(default_factory=Proposer)
     solver: Solver = field(default_factory=Solver)
     distill: Distill = field(default_factory=Distill)
+    held_out: HeldOut = field(default_factory=HeldOut)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     tracking: Tracking = field(default_factory=Tracking)
 

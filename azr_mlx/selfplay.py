@@ -326,6 +326,8 @@ class SelfPlay:
         for attempt in attempts:
             result = attempt.result
             assert result is not None
+            if result.reason == "reserved":  # neither good nor bad: no reward, no lesson
+                continue
             task = result.task
             rate = mean(outcomes[task.id]) if task is not None else None
             experience = self._proposal_experience(step, attempt, result, rate)

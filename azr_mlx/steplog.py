@@ -62,7 +62,7 @@ class StepLog:
             "propose/templates": self.templates,
         }
         for kind in TaskKind:
-            own = [a for a in self.attempts if a.draft.kind is kind]
+            own = [a for a in self.attempts if a.draft.kind is kind and not _reserved(a)]
             if own:
                 row[f"propose/valid_rate/{kind.value}"] = mean(a in valid for a in own)
             proposals = [e for e in experiences if e.role is Role.PROPOSE and e.kind is kind]
@@ -98,6 +98,10 @@ class StepLog:
             "exec/p50_ms": float(p50),
             "exec/p95_ms": float(p95),
         }
+
+
+def _reserved(attempt: Attempt) -> bool:
+    return attempt.result is not None and attempt.result.reason == "reserved"
 
 
 def _rewards(experiences: Sequence[Experience]) -> Row:

@@ -24,6 +24,7 @@ from azr_mlx.parse import (
     Proposal,
     check_program,
     clean_source,
+    is_reserved,
     parse_answer,
     parse_proposal,
     skeleton,
@@ -53,6 +54,7 @@ REJECT_REASONS = (
     "invalid_value",
     "constant",
     "duplicate",
+    "reserved",
 )
 
 _STATUS_REASON = {
@@ -92,6 +94,7 @@ class GateRules:
     max_program_chars: int = 2000
     max_value_chars: int = 400
     n_inputs: int = 10
+    reserve: bool = False  # whether the shapes of held-out tasks are kept out
 
     @classmethod
     def from_config(cls, config: Config) -> GateRules:
@@ -101,6 +104,7 @@ class GateRules:
             proposer.max_program_chars,
             proposer.max_value_chars,
             proposer.induction_inputs,
+            config.held_out.tasks > 0,
         )
 
 
@@ -200,6 +204,8 @@ def _check(draft: Draft, rules: GateRules, buffer: TaskBuffer | None) -> _Candid
     if len(inputs) < wanted:
         return _rejected("few_inputs", f"{len(inputs)} distinct inputs of {wanted}")
     program = clean_source(proposal.program)
+    if rules.reserve and is_reserved(program):
+        return _rejected("reserved", "held-out tasks are made of programs of this shape")
     if buffer is not None and buffer.is_duplicate(draft.kind, program):
         return _rejected("duplicate", "a task in the buffer has this program's shape")
     return _Candidate(program, tuple(inputs))

@@ -241,6 +241,27 @@ def skeleton(source: str) -> str:
     return hashlib.sha256(shape.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def is_reserved(source: str) -> bool:
+    """Whether a program's shape is kept for held-out tasks: one of 16 is.
+
+    Coarser than ``skeleton``, and the same on every Python version: node types in the order of
+    ``ast.walk``, with the names that the program does not bind.
+    """
+    tree = parse_source(clean_source(source))
+    if tree is None:
+        return False
+    nodes = list(ast.walk(tree))
+    bound = _bound_names(nodes)
+    words = list[str]()
+    for node in nodes:
+        words.append(type(node).__name__)
+        if isinstance(node, ast.Name) and node.id not in bound:
+            words.append(node.id)
+        elif isinstance(node, ast.Attribute):
+            words.append(node.attr)
+    return hashlib.sha256(" ".join(words).encode("utf-8", "surrogatepass")).digest()[0] % 16 == 0
+
+
 _BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert)
 
 

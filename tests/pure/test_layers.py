@@ -17,8 +17,8 @@ LAYERS = (
     "prompts parse reward advantage batch curriculum buffer sandbox kl templates passk paired "
     "strategies",
     "tasks backends models gguf_import benchmarks",
-    "selfplay steplog checkpoint metrics learner tracking display contamination",
-    "trainer evaluate generate solve baselines convert export report doctor launch plan",
+    "selfplay steplog checkpoint metrics learner tracking display contamination held_out",
+    "trainer evaluate generate solve baselines convert export report doctor launch plan nano",
     "cli",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -1,0 +1,189 @@
+"""What nano learned from before any self-play: questions in the ``compact`` form, with their
+answers.
+
+Every program comes from ``azr_mlx.templates`` and every answer from running it, so no outside data
+is in the model. Programs whose shape falls into one of 16 buckets never become lessons: held-out
+tasks are drawn from those alone (``parse.is_reserved``).
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from azr_mlx import templates
+from azr_mlx.parse import Proposal, is_reserved
+from azr_mlx.prompts import PromptForm, arguments
+from azr_mlx.types import Task, TaskKind
+
+HARDEST = 0.12  # difficulty of the hardest template that a lesson is made of
+MOST_STEPS = 8  # values that the work of a step-by-step answer shows
+N_INPUTS = 6
+MAX_VALUE = 120  # characters of an input or an output
+
+Part = tuple[str, bool]  # text, and whether it is an answer
+Lesson = tuple[Part, ...]  # one question with its answer, or several about one program
+
+
+def lessons(form: PromptForm, seed: int, stream: int) -> Iterator[Lesson]:
+    """Endless lessons of both roles and all three kinds; (``seed``, ``stream``) fixes them all."""
+    rng = np.random.default_rng([seed, stream])
+    shown: list[Task] = []
+    while True:
+        difficulty = float(rng.uniform(0.0, HARDEST))
+        proposal = templates.draw(TaskKind.INDUCTION, difficulty, rng, N_INPUTS)
+        if is_reserved(proposal.program):
+            continue
+        runs = [traced(proposal.program, args) for args in proposal.inputs]
+        outputs = tuple(output for output, _ in runs)
+        if max(map(len, outputs)) > MAX_VALUE or len(set(outputs)) == 1:
+            continue
+        course = Course(form, proposal, outputs, tuple(work for _, work in runs), difficulty)
+        references = [shown[i] for i in rng.integers(len(shown), size=rng.integers(3))] if shown else []
+        yield from course.lessons(references, rng)
+        shown.append(course.task(TaskKind.DEDUCTION, 0))
+        del shown[:-50]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """All that is taught about one program; ``works`` are the values on the way to each output."""
+
+    form: PromptForm
+    proposal: Proposal
+    outputs: tuple[str, ...]
+    works: tuple[list[str], ...]
+    difficulty: float
+
+    def lessons(self, references: list[Task], rng: np.random.Generator) -> Iterator[Lesson]:
+        """Solving it in all ways, and proposing it. Several questions about a program make one
+        lesson, so that it is read once; single ones show where an answer ends."""
+        for kind in (TaskKind.DEDUCTION, TaskKind.ABDUCTION):
+            for steps in (False, True):
+                order = rng.permutation(N_INPUTS)[: 4 if steps else N_INPUTS]
+                questions = [self.solved(kind, int(i), steps) for i in order]
+                yield _joined(questions, "\n\n" if steps else "\n")
+            yield self.solved(kind, int(rng.integers(N_INPUTS)), bool(rng.random() < 0.5))
+        yield self.solved(TaskKind.INDUCTION, 0, bool(rng.random() < 0.5))
+        yield self.proposed(TaskKind.DEDUCTION, int(rng.integers(N_INPUTS)), references)
+        yield self.proposed(TaskKind.INDUCTION, 0, [])
+
+    def task(self, kind: TaskKind, number: int) -> Task:
+        induction = kind is TaskKind.INDUCTION
+        chosen = slice(None) if induction else slice(number, number + 1)
+        return Task.create(
+            kind,
+            self.proposal.program,
+            self.proposal.inputs[chosen],
+            self.outputs[chosen],
+            message=self.proposal.message if induction else "",
+            hidden=tuple(range(N_INPUTS // 2, N_INPUTS)) if induction else (),
+            difficulty=self.difficulty,
+        )
+
+    def solved(self, kind: TaskKind, number: int, steps: bool) -> Lesson:
+        """A task with the answer that it was made from."""
+        task, work = self.task(kind, number), self.works[number]
+        prompt = self.form.solve(task, "step_by_step" if steps else "direct").text
+        args, output = arguments(task.inputs[0]), task.outputs[0]
+        if kind is TaskKind.DEDUCTION:
+            answer = f" {', '.join(work)}\nassert f() == {output}" if steps else f" {output}"
+        elif kind is TaskKind.ABDUCTION:
+            answer = f" {', '.join(work[::-1])}\nassert f({args})" if steps else f"({args})"
+        else:
+            program = task.program.strip()
+            answer = f" {plan(program)}\n{program}" if steps else program.removeprefix("def f")
+        return (prompt, False), (answer, True)
+
+    def proposed(self, kind: TaskKind, number: int, references: list[Task]) -> Lesson:
+        """A task as its proposer would write it."""
+        task = self.task(kind, number)
+        request = self.form.propose(
+            kind, references, self.difficulty, program=task.program, n_inputs=N_INPUTS
+        ).text
+        calls = [f"f({arguments(text)})" for text in task.inputs]
+        if kind is TaskKind.INDUCTION:
+            return (request, False), (f" {task.message}\n" + "\n".join(calls), True)
+        program = task.program.strip().removeprefix("def f")
+        return (request, False), (f"{program}\nassert {calls[0]}", True)
+
+
+def _joined(questions: list[Lesson], between: str) -> Lesson:
+    """Questions about the program that the first one shows; the others leave it out."""
+    first, *others = questions
+    common = os.path.commonprefix([prompt for (prompt, _), _ in questions])
+    start = common.rfind("\n") + 1
+    parts = list(first)
+    for (prompt, _), answer in others:
+        parts += [(between + prompt[start:], False), answer]
+    return tuple(parts)
+
+
+# -- work ------------------------------------------------------------------------------------------
+
+
+class _Recording(ast.NodeTransformer):
+    """Wraps each expression that computes something, outside inner scopes, in ``_seen``."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, (ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)):
+            return self._wrapped(node) if isinstance(node, ast.ListComp) else node
+        node = super().generic_visit(node)
+        computes = (ast.BinOp, ast.Call, ast.Subscript, ast.IfExp)
+        return self._wrapped(node) if isinstance(node, computes) else node
+
+    @staticmethod
+    def _wrapped(node: Any) -> ast.AST:
+        if isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del)):
+            return node
+        return ast.Call(ast.Name("_seen", ast.Load()), [node], [])
+
+
+def traced(program: str, args: str) -> tuple[str, list[str]]:
+    """(output, values on the way to it) of a template's program, as literals.
+
+    The program runs right here: it is one of our own templates, not a model's.
+    """
+    values: list[str] = []
+
+    def seen(value: Any) -> Any:
+        shown = repr(value)
+        if isinstance(value, (int, str, list, tuple, dict)) and values[-1:] != [shown]:
+            values.append(shown)
+        return value
+
+    tree = ast.fix_missing_locations(_Recording().visit(ast.parse(program)))
+    space: dict[str, Any] = {"_seen": seen}
+    exec(compile(tree, "<template>", "exec"), space)
+    output = space["f"](*ast.literal_eval(args))
+    shown = repr(output)
+    kept = values[:MOST_STEPS]
+    return shown, kept or [shown]
+
+
+def plan(program: str) -> str:
+    """The operations of a program in the order of its text: what to build it from."""
+    names = list[str]()
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Call):
+            called = node.func
+            names.append(called.id if isinstance(called, ast.Name) else getattr(called, "attr", "?"))
+        elif isinstance(node, ast.BinOp):
+            names.append(_OPERATORS.get(type(node.op), "?"))
+        elif isinstance(node, (ast.ListComp, ast.If, ast.IfExp, ast.For, ast.While, ast.Subscript)):
+            names.append(type(node).__name__.lower())
+    return " ".join(names[:MOST_STEPS]) or "return"
+
+
+_OPERATORS: dict[type[ast.operator], str] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.FloorDiv: "//",
+    ast.Mod: "%",
+}
