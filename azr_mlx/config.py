@@ -103,6 +103,7 @@ class Ppo:
     value_clip: NonNegative = 0.2  # 0: off
     value_learning_rate: Positive = 1e-3
     entropy_coef: NonNegative = 0.0
+    entropy_floor: NonNegative = 0.0  # nats per token, below which the bonus grows; 0: off
     kl_coef: NonNegative = 0.01  # beta, the initial one where it adapts
     adaptive_kl: bool = True
     kl_stop: Positive = 0.02  # early stop: an update's epochs end past 1.5 x this KL(pi_old || pi)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status as Spinner
+from rich.table import Table
 
 from azr_mlx.types import Experience, Reward, TaskKind, Verdict
 
@@ -79,6 +80,11 @@ class Display:
         self.close()
         if not self.silent:
             self._say(text)
+
+    def table(self, made: Table) -> None:
+        self.close()
+        if not self.silent:
+            self.console.print(made)
 
     def warn(self, text: str) -> None:
         self.close()

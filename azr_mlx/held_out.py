@@ -37,7 +37,8 @@ def draw(
     kinds: Sequence[TaskKind], per_kind: int, low: float, high: float, rules: GateRules,
     sandbox: Runner,
 ) -> list[Task]:  # fmt: skip
-    """Up to ``per_kind`` tasks of each kind, of distinct reserved shapes, difficulty in [low, high].
+    """Up to ``per_kind`` tasks of each kind, of distinct reserved shapes, difficulty ``low`` to
+    ``high``.
 
     They pass the gate that every proposal passes. Fewer, where the templates have no more shapes.
     """
@@ -55,7 +56,9 @@ def draw(
     return [task for kind in kinds for task in known.tasks(kind)]
 
 
-def _draft(kind: TaskKind, low: float, high: float, rules: GateRules, source: np.random.Generator) -> Draft:
+def _draft(
+    kind: TaskKind, low: float, high: float, rules: GateRules, source: np.random.Generator
+) -> Draft:
     difficulty = float(source.uniform(low, high))
     proposal = templates.draw(kind, difficulty, source, rules.n_inputs)
     return Draft(proposal, kind, difficulty, source="template")
@@ -63,7 +66,7 @@ def _draft(kind: TaskKind, low: float, high: float, rules: GateRules, source: np
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the comparison: shares solved, with 95 % intervals; ``gain`` is paired by task."""
+    """Shares of tasks solved, with 95 % intervals; ``gain`` is paired by task."""
 
     name: str
     tasks: int
@@ -96,7 +99,9 @@ class HeldOut:
             "sampled": self._scores(tasks, SAMPLES, self.config.rollout.temperature),
         }
 
-    def _scores(self, tasks: Sequence[Task], samples: int, temperature: float) -> dict[str, list[float]]:
+    def _scores(
+        self, tasks: Sequence[Task], samples: int, temperature: float
+    ) -> dict[str, list[float]]:
         r = self.config.rollout
         rows = [task for task in tasks for _ in range(samples)]
         strategy = self.config.solver.strategies[0]
@@ -119,7 +124,9 @@ class HeldOut:
         out: dict[str, list[Line]] = {}
         for name, tasks in self.tasks.items():
             by_kind = {k: [t for t in tasks if t.kind is k] for k in TaskKind}
-            lines = [_line(k.value, own, before[way], after[way]) for k, own in by_kind.items() if own]
+            lines = [
+                _line(k.value, own, before[way], after[way]) for k, own in by_kind.items() if own
+            ]
             if lines:
                 out[name] = [*lines, mean_line(lines)]
         return out

@@ -18,7 +18,9 @@ from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
+from azr_mlx.held_out import HeldOut
 from azr_mlx.models import ResolvedModel, resolve
+from azr_mlx.outcome import Outcome
 from azr_mlx.plan import describe, fitting, kv_tokens_of
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tracking import trackers
@@ -74,13 +76,28 @@ def train(
         if trainer.step >= config.max_steps:
             display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
             return 0
+        outcome = _outcome(config, run_dir, trainer, sandbox, display)
         code = trainer.run()
         if code == 0:
+            if outcome is not None:
+                display.note(f"report: {outcome.finish()}")
             newest = run_dir / checkpoint.NEWEST
             display.note(f"done: {config.max_steps} steps; adapters in {newest}")
             if trainer.best is not None:
                 display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
         return code
+
+
+def _outcome(
+    config: Config, run_dir: Path, trainer: Trainer, sandbox: Sandbox, display: Display
+) -> Outcome | None:
+    """Held-out tasks, solved once before the first step."""
+    if not config.held_out.tasks:
+        return None
+    held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.form)
+    outcome = Outcome(run_dir, held, display)
+    outcome.begin()
+    return outcome
 
 
 def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:

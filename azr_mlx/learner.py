@@ -28,6 +28,7 @@ from azr_mlx.advantage import (
 from azr_mlx.backends.base import Backend, Hyper
 from azr_mlx.batch import collate, minibatches, token_rewards, token_weights
 from azr_mlx.config import Config
+from azr_mlx.entropy import EntropyFloor
 from azr_mlx.kl import AdaptiveKL
 from azr_mlx.types import Batch, Experience, Scores, UpdateStats
 
@@ -35,12 +36,14 @@ Phase = Callable[[str], AbstractContextManager[Any]]
 
 
 class Learner:
-    """PPO over a backend. Its own state is the KL coefficient and the running baselines."""
+    """PPO over a backend. Its own state is the KL coefficient, the entropy bonus's weight, and the
+    running baselines."""
 
     def __init__(self, config: Config, backend: Backend):
         self.config, self.backend = config, backend
         beta = config.ppo.kl_coef if config.kl_penalty != "none" else 0.0
         self.kl = AdaptiveKL(coef=beta, target=config.target_kl)
+        self.entropy = EntropyFloor(config.ppo.entropy_coef, config.ppo.entropy_floor)
         self.baselines = EmaBaselines(config.ppo.ema_decay)
 
     def learn(
@@ -67,6 +70,8 @@ class Learner:
         metrics |= self._summary(stats, stopped)
         if stats and reference is not None and c.ppo.adaptive_kl:
             self.kl.update(metrics["kl_ref"])
+        if stats:
+            self.entropy.update(metrics["entropy"])
         return metrics
 
     # -- scores and advantages ---------------------------------------------------------------------
@@ -161,7 +166,7 @@ class Learner:
             value_coef=p.value_coef,
             value_clip=p.value_clip,
             value_lr=p.value_learning_rate * warm,
-            entropy_coef=p.entropy_coef,
+            entropy_coef=self.entropy.coef,
             kl_coef=self.kl.coef if c.kl_penalty == "k3" else 0.0,
             max_grad_norm=p.max_grad_norm,
             weight_decay=c.weight_decay,
@@ -187,6 +192,7 @@ class Learner:
             "ppo/updates": len(stats),
             "ppo/early_stop": float(stopped),
             "kl_coef": self.kl.coef,
+            "entropy_coef": self.entropy.coef,
             "mismatch/mean": mean["mismatch_mean"],
             "mismatch/max": max(s.mismatch_max for s in stats),
             "tokens/trained": sum(s.tokens for s in stats),
@@ -195,10 +201,16 @@ class Learner:
     # -- state -------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        return {"kl": self.kl.to_json(), "baselines": self.baselines.to_json()}
+        return {
+            "kl": self.kl.to_json(),
+            "entropy": self.entropy.to_json(),
+            "baselines": self.baselines.to_json(),
+        }
 
     def restore(self, row: dict[str, Any]) -> None:
         """The state alone: what the configuration says (targets, decay, no penalty) holds."""
         if self.config.kl_penalty != "none":
             self.kl.coef = row["kl"]["coef"]
+        if "entropy" in row:  # a checkpoint of 0.1 has none
+            self.entropy.restore(row["entropy"])
         self.baselines.state = EmaBaselines.from_json(row["baselines"]).state

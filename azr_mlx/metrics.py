@@ -74,6 +74,8 @@ REGISTRY = (
     Metric("ppo/early_stop", "1 where the epochs ended early on KL"),
     Metric("kl_ref", "KL(pi || pi_ref) per token, k1 estimate", "below 0.1"),
     Metric("kl_coef", "coefficient of the KL penalty (beta)"),
+    Metric("entropy_coef", "weight of the entropy bonus; it grows below ppo.entropy_floor"),
+    Metric("health/{}", "1 where the last steps show this sign of a collapse", "0"),
     Metric(
         "entropy",
         "mean entropy over the vocabulary per token, nats",

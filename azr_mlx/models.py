@@ -97,6 +97,8 @@ def locate(model_id: str, revision: str | None = None) -> Source:
     """``model_id`` as a local folder or file, downloaded if need be. Raises ModelError."""
     if model_id.startswith("package:"):
         path = package_file(model_id)
+        if path.is_dir():
+            check_folder(path)
         return Source(path, path.stem, model_id)
     path = Path(model_id).expanduser()
     if path.is_dir():
@@ -119,7 +121,8 @@ def locate(model_id: str, revision: str | None = None) -> Source:
 
 
 def package_file(model_id: str) -> Path:
-    """The file of ``package:NAME/FILE``, found without importing it. Raises ModelError."""
+    """The file or folder of ``package:NAME/FILE``, found without importing it. Raises
+    ModelError."""
     package, _, member = model_id.removeprefix("package:").partition("/")
     mend = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
     if not (package.isidentifier() and member):
@@ -129,7 +132,7 @@ def package_file(model_id: str) -> Path:
         raise ModelError(f"model {model_id!r}: the package {package} is not installed", mend)
     for folder in spec.submodule_search_locations:
         path = Path(folder, member)
-        if path.is_file():
+        if path.exists():
             return path.resolve()
     raise ModelError(f"model {model_id!r}: the package {package} has no file {member}", mend)
 

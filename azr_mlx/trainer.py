@@ -24,6 +24,7 @@ from azr_mlx.batch import collate_supervised
 from azr_mlx.config import Config
 from azr_mlx.display import Display
 from azr_mlx.errors import PROGRAM, Interrupted
+from azr_mlx.health import Health
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.learner import Learner
 from azr_mlx.metrics import MetricsFile
@@ -93,6 +94,7 @@ class Trainer:
         self.display, self.trackers, self.evaluate = display, trackers, evaluate
         self.selfplay = SelfPlay(config, backend, sandbox)
         self.learner = Learner(config, backend)
+        self.health = Health()
         self.metrics = MetricsFile(run_dir / "metrics.jsonl")
         self.step = 0
         self.best: Best | None = None
@@ -118,6 +120,8 @@ class Trainer:
             raise checkpoint.CheckpointError(str(e)) from e
         self.selfplay.restore(state["selfplay"], rows)
         self.learner.restore(state["learner"])
+        if "health" in state:  # a checkpoint of 0.1 has none
+            self.health = Health.from_json(state["health"])
         self.step = state["step"]
         self.best = Best(*state["best"]) if state.get("best") else None
         checkpoint.set_aside(self.run_dir, path)
@@ -152,6 +156,8 @@ class Trainer:
         self.display.phase("update", step)
         row |= self.learner.learn(step, trained, clock.phase, self._lessons(step))
         row |= self._throughput(experiences, clock, row)
+        signs, warnings = self.health.observe(row)
+        row |= signs
         with clock.phase("evaluate"):
             row |= self._evaluation(step)
         self.step, self.row = step, row | clock.metrics()
@@ -163,6 +169,8 @@ class Trainer:
             if improved:
                 self._mark_best()
         self._report(row | clock.metrics(), experiences)
+        for text in warnings:
+            self.display.warn(f"step {step}: {text}")
 
     def _report(self, row: dict[str, float], experiences: Sequence[Experience]) -> None:
         self.metrics.write(row)
@@ -217,6 +225,7 @@ class Trainer:
         state = {
             "selfplay": self.selfplay.to_json(),
             "learner": self.learner.to_json(),
+            "health": self.health.to_json(),
             "best": self.best,
             "row": self.row,
         }

@@ -1,141 +1,294 @@
-"""How soon each advantage estimator learns a task of which the reward is known: seconds and steps.
+"""What self-play learns, and what of it helps: variants of a configuration over several seeds.
 
-    python benchmarks/learning.py
-    python benchmarks/learning.py --estimators gae grpo --seeds 10 --steps 40
+    python benchmarks/learning.py                                   # all, 5 seeds
+    python benchmarks/learning.py --variants base shuffled frozen --seeds 10
+    python benchmarks/learning.py --variants base rloo --seconds 90 # equal wall time
 
-The trainer's own learner and backend, on a random llama of 50,000 parameters in 4 bits through
-LoRA. The reward of a completion is its share of 16 tokens of 128, so chance earns 0.125; there is
-no self-play in it, and nothing of a real model. For each estimator and seed: the reward by step,
-the first step whose rollouts earn 0.9 in the mean, and the seconds that took. Seeds are paired: the
-same model, prompts and keys for every estimator. Intervals are 95 % of the mean over seeds
-(Student's t). Prints one JSON object.
+Each run is a process of its own, one thread for arithmetic and one sandbox worker, on one core; as
+many run at once as ``--parallel`` says. A run solves held-out tasks before and after training:
+greedy, and sampled as in training. Variants are paired by seed with "base". Intervals are 95 % over
+seeds (Student's t). Prints one JSON object; progress and a table go to stderr.
+
+Controls: "shuffled" permutes the rewards of a step's solvers, and of its proposers; "frozen" does
+not train the proposer; "fixed" trains on a set of template tasks that nobody adds to.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from argparse import ArgumentParser
-from contextlib import nullcontext
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import side_by_side as sbs
+from learning_toy import interval
 
-WANTED, VOCABULARY, LENGTH, ROWS = range(40, 56), 128, 4, 64
-MASTERY = 0.9
-PROMPTS = ("ab:", "cde:", "f:", "gh:")
-ESTIMATORS = ("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")
-# Student's t at 97.5 %, by degrees of freedom.
-T_975 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+# Overrides on the configuration; what is no override is done in ``one``.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "base": (),
+    # controls
+    "shuffled": (),
+    "fixed": (),
+    "frozen": ("proposer.train=false",),
+    # estimators
+    "gae": ("ppo.advantage=gae",),
+    "rloo": ("ppo.advantage=rloo",),
+    "grpo": ("ppo.advantage=grpo",),
+    "dr_grpo": ("ppo.advantage=dr_grpo",),
+    "trr++": ("ppo.advantage=trr++",),
+    "ema": ("ppo.advantage=ema",),
+    # features
+    "no_curriculum": ("difficulty_schedule=linear", "final_difficulty=0.1"),
+    "linear": ("difficulty_schedule=linear",),
+    "no_bandit": ("solver.strategy_floor=0.5",),
+    "direct_only": ("solver.strategies=direct",),
+    "distill": ("distill.coef=0.05", "distill.batch_size=32"),
+    "no_reuse": ("rollout.reuse_rollouts=false",),
+    "frontier": ("proposer.reward=frontier",),
+    "minus_half": ("proposer.extremes=minus_half",),
+    "binary": ("solver.binary_reward=true",),
+    "entropy_floor": ("ppo.entropy_floor=0.3",),
+    "two_epochs": ("ppo.epochs=2", "ppo.minibatches=2"),
+    "no_templates": ("proposer.templates_per_step=0",),
+    "kl": ("kl_penalty=kl", "ppo.kl_coef=0.01"),
+}
+CURVES = ("solve_rate/", "propose/valid_rate/", "difficulty/", "program/", "entropy", "health/")
+STRETCHES = 5  # of a run, in which curves are averaged
 
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--config", default="quickstart")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--lr", type=float, default=1e-2)
+    parser.add_argument("--seconds", type=float, default=0, help="of training a run; 0: max_steps")
+    parser.add_argument("--parallel", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants"
+    )
+    parser.add_argument("--one", help=SUPPRESS)
     options = parser.parse_args()
-    from azr_mlx import blas
-
-    blas.enable()
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.estimators}
-    for seed in range(options.seeds):
-        for name in options.estimators:  # interleaved: a slow minute hits all alike
-            runs[name].append(learn(name, seed, options.steps, options.lr))
-            print(f"seed {seed}  {name}: {runs[name][-1]['rewards'][-1]:.3f}", file=sys.stderr)
-    rows = [{"estimator": name, **summary(found), "runs": found} for name, found in runs.items()]
-    print(json.dumps({**sbs.machine(options), "mastery": MASTERY, "rows": rows}, indent=1))
+    if options.one:
+        print(json.dumps(one(json.loads(options.one))))
+        return 0
+    runs = every(options)
+    rows = [summary(name, runs) for name in options.variants]
+    for row in rows:
+        print(shown(row), file=sys.stderr)
+    print(json.dumps({**sbs.machine(options), "rows": rows, "runs": runs}, indent=1))
     return 0
 
 
-def learn(estimator: str, seed: int, steps: int, lr: float) -> dict[str, Any]:
-    """One run. Its clock covers rollouts and updates, not the first step, which compiles."""
-    from azr_mlx.config import Config, Ppo
-    from azr_mlx.learner import Learner
+def every(options: Namespace) -> list[dict[str, Any]]:
+    """All runs, seed by seed, so that a slow minute hits all variants alike."""
+    asked = [
+        {"variant": name, "seed": seed, "config": options.config, "set": options.set,
+         "seconds": options.seconds}
+        for seed in range(options.seeds)
+        for name in options.variants
+    ]  # fmt: skip
+    cores: Queue[int] = Queue()
+    for core in range(options.parallel):
+        cores.put(core)
 
-    ppo = Ppo(advantage=estimator, epochs=2, minibatches=2, kl_stop=1.0, value_learning_rate=lr)
-    config = Config(learning_rate=lr, warmup_steps=0, kl_penalty="none", seed=seed, ppo=ppo)
-    backend = random_backend(seed)
-    learner, rewards, reached, spent = Learner(config, backend), [], None, 0.0
-    for step in range(steps):
-        began = time.perf_counter()
-        experiences = rollouts(backend, seed, step)
-        rewards.append(statistics.mean(e.reward.total for e in experiences))
-        if reached is None and rewards[-1] >= MASTERY:
-            reached = {"step": step, "seconds": round(spent, 3)}
-        learner.learn(step + 1, experiences, lambda name: nullcontext())
-        spent += time.perf_counter() - began if step else 0.0
-    return {"seed": seed, "rewards": [round(r, 4) for r in rewards], "mastered": reached}
-
-
-def random_backend(seed: int) -> Any:
-    import mlx.core as mx
-    import mlx.nn as nn
-    from mlx_lm.models import llama
-
-    from azr_mlx.backends.mlx import MlxBackend
-    from azr_mlx.config import Lora
-
-    mx.random.seed(seed)
-    sizes = dict(hidden_size=32, num_hidden_layers=2, intermediate_size=64)
-    heads = dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False)
-    model = llama.Model(
-        llama.ModelArgs("llama", rms_norm_eps=1e-5, vocab_size=VOCABULARY, **sizes, **heads)
-    )
-    model.lm_head.weight = model.lm_head.weight * 5.0
-    nn.quantize(model, group_size=32, bits=4)
-    return MlxBackend(
-        model, sbs.Letters(()), Lora(rank=8, scale=4.0), seed=seed, max_rows=ROWS,
-        micro_batch_tokens=4096,
-    )  # fmt: skip
-
-
-def rollouts(backend: Any, seed: int, step: int) -> list[Any]:
-    from azr_mlx import rng
-    from azr_mlx.backends.base import Sampling
-    from azr_mlx.types import Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
-
-    prompts = [Prompt(t, tuple(map(ord, t))) for t in PROMPTS]
-    chosen = [prompts[i % len(prompts)] for i in range(ROWS)]
-    keys = [rng.key(seed, "learning", step, i) for i in range(ROWS)]
-    done = backend.generate(chosen, [Sampling(LENGTH)] * ROWS, keys)
-
-    def experience(i: int) -> Experience:
-        ids, kind = done[i].token_ids, list(TaskKind)[i % 3]
-        reward = Reward(sum(t in WANTED for t in ids) / len(ids))
-        group = i % len(prompts)
-        return Experience(
-            chosen[i], done[i], Verdict(Status.PASS), reward, Role.SOLVE, kind, group, step
+    def run(row: dict[str, Any]) -> dict[str, Any]:
+        core = cores.get()
+        try:
+            found = child(row, core)
+        finally:
+            cores.put(core)
+        gains = " ".join(f"{k} {v['mean']['gain']:+.3f}" for k, v in found["greedy"].items())
+        sampled = " ".join(f"{k} {v['mean']['gain']:+.3f}" for k, v in found["sampled"].items())
+        print(
+            f"seed {row['seed']} {row['variant']}: greedy {gains}; sampled {sampled}; "
+            f"{found['steps']} steps, {found['seconds']:.0f} s",
+            file=sys.stderr,
+            flush=True,
         )
+        return found
 
-    return [experience(i) for i in range(ROWS)]
+    with ThreadPoolExecutor(options.parallel) as pool:
+        return list(pool.map(run, asked))
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    mastered = [run["mastered"] for run in runs if run["mastered"]]
-    out = {
-        "first_reward": interval([run["rewards"][0] for run in runs]),
-        "last_reward": interval([run["rewards"][-1] for run in runs]),
-        "mean_reward": interval([statistics.mean(run["rewards"]) for run in runs]),
-        "mastered": f"{len(mastered)} of {len(runs)}",
+def child(row: dict[str, Any], core: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", json.dumps(row)]
+    if sys.platform == "linux":
+        command = ["taskset", "-c", str(core), *command]
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise sbs.BenchmarkError(f"{row}: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# -- one run ---------------------------------------------------------------------------------------
+
+
+def one(row: dict[str, Any]) -> dict[str, Any]:
+    from azr_mlx import blas
+
+    blas.enable()
+    from azr_mlx import launch
+    from azr_mlx.config import load
+    from azr_mlx.display import Display
+    from azr_mlx.held_out import HeldOut
+    from azr_mlx.trainer import Trainer
+
+    given = [*VARIANTS[row["variant"]], *row["set"], f"seed={row['seed']}"]
+    if row["seconds"]:
+        given.append("max_steps=100000")
+    quiet = ["sandbox.workers=1", "tracking.save_rollouts=false", "checkpoint_interval=1000000"]
+    config = load(row["config"], [*quiet, *given])
+    backend = launch._load(config, launch._resolve(config), None)
+    with tempfile.TemporaryDirectory() as folder, launch.open_sandbox(config) as sandbox:
+        display = Display(config.max_steps, quiet=True)
+        trainer = Trainer(config, Path(folder), backend, sandbox, display=display)
+        held = HeldOut(config, backend, sandbox, trainer.selfplay.form)
+        before = held.measure()
+        trainer.start()
+        changed(trainer, row["variant"])
+        began = time.perf_counter()
+        while trainer.step < config.max_steps:
+            trainer._train_step(Uninterrupted())
+            if row["seconds"] and time.perf_counter() - began >= row["seconds"]:
+                break
+        seconds = time.perf_counter() - began
+        after = held.measure()
+        rows = [json.loads(x) for x in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "variant": row["variant"],
+        "seed": row["seed"],
+        "steps": trainer.step,
+        "seconds": round(seconds, 1),
+        **{way: gains(held.compare(before, after, way)) for way in ("greedy", "sampled")},
+        "curves": curves(rows),
     }
-    if mastered:
-        out["median_step"] = statistics.median(one["step"] for one in mastered)
-        out["median_seconds"] = statistics.median(one["seconds"] for one in mastered)
+
+
+class Uninterrupted:
+    """Stands in for the trainer's handling of Ctrl-C, which is the user's here."""
+
+    asked = False
+
+    def allowed(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def changed(trainer: Any, variant: str) -> None:
+    """The controls that no key of the configuration asks for."""
+    if variant == "shuffled":
+        learn = trainer.learner.learn
+        trainer.learner.learn = lambda step, experiences, *rest: learn(
+            step, shuffled(experiences, step, trainer.config.seed), *rest
+        )
+    if variant == "fixed":
+        selfplay, count = trainer.selfplay, trainer.config.batch_size
+        selfplay._propose = lambda step, number, group: []
+        selfplay._validate = lambda step, number, attempts: selfplay._from_buffer(
+            step, number, 0, count, set()
+        )
+        fill(selfplay, 4 * count)
+
+
+def fill(selfplay: Any, wanted: int) -> None:
+    """``wanted`` template tasks of each kind in the buffer."""
+    for number in range(1, 100):
+        short = [k for k in selfplay.kinds if selfplay.buffer.count(k) < wanted]
+        if not short:
+            return
+        selfplay._enter([selfplay._template(k, 0, -number, i) for i, k in enumerate(short * 64)])
+
+
+def shuffled(experiences: Sequence[Any], step: int, seed: int) -> list[Any]:
+    """The same rewards, given to others of the same role."""
+    from azr_mlx import rng
+    from azr_mlx.types import Role
+
+    out = list(experiences)
+    draw = rng.generator(seed, "shuffled", step)
+    for role in Role:
+        own = [i for i, e in enumerate(out) if e.role is role]
+        rewards = [out[i].reward for i in own]
+        for i, j in zip(own, draw.permutation(len(own)), strict=True):
+            out[i] = replace(out[i], reward=rewards[int(j)])
     return out
 
 
-def interval(values: list[float]) -> dict[str, float]:
-    """Mean and 95 % interval over seeds."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return {"mean": round(mean, 4)}
-    t = T_975.get(len(values) - 1, 1.96)
-    half = t * statistics.stdev(values) / len(values) ** 0.5
-    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+def gains(compared: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            line.name: {
+                "before": round(line.before.value, 4),
+                "after": round(line.after.value, 4),
+                "gain": round(line.gain.value, 4),
+            }
+            for line in lines
+        }
+        for name, lines in compared.items()
+    }
+
+
+def curves(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    """Means of the watched metrics over equal stretches of a run."""
+    count = min(STRETCHES, len(rows))
+    ends = [len(rows) * i // count for i in range(count + 1)]
+    names = sorted({name for row in rows for name in row if name.startswith(CURVES)})
+    return {
+        name: [
+            round(statistics.fmean(values), 4)
+            if (values := [row[name] for row in rows[a:b] if name in row])
+            else None
+            for a, b in pairwise(ends)
+        ]
+        for name in names
+    }
+
+
+# -- over seeds ------------------------------------------------------------------------------------
+
+
+def summary(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    own = {run["seed"]: run for run in runs if run["variant"] == name}
+    base = {run["seed"]: run for run in runs if run["variant"] == "base"}
+    row: dict[str, Any] = {
+        "variant": name,
+        "steps": statistics.median(run["steps"] for run in own.values()),
+        "seconds": statistics.median(run["seconds"] for run in own.values()),
+    }
+    for way in ("greedy", "sampled"):
+        for where in own[min(own)][way]:
+            gain = {seed: run[way][where]["mean"]["gain"] for seed, run in own.items()}
+            row[f"{way}/{where}"] = interval(list(gain.values()))
+            if name != "base" and base:
+                apart = [gain[s] - base[s][way][where]["mean"]["gain"] for s in gain if s in base]
+                row[f"{way}/{where}/against_base"] = interval(apart)
+    return row
+
+
+def shown(row: dict[str, Any]) -> str:
+    cells = [
+        f"{key} {100 * v['mean']:+.1f} ({100 * v.get('low', v['mean']):+.1f} to "
+        f"{100 * v.get('high', v['mean']):+.1f})"
+        for key, v in row.items()
+        if isinstance(v, dict)
+    ]
+    return (
+        f"{row['variant']:<14} {row['steps']:>5} steps {row['seconds']:>4.0f} s  {'; '.join(cells)}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ tasks are drawn from those alone (``parse.is_reserved``).
 from __future__ import annotations
 
 import ast
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from typing import Any, cast
 
 import numpy as np
 
@@ -44,7 +44,9 @@ def lessons(form: PromptForm, seed: int, stream: int) -> Iterator[Lesson]:
         if max(map(len, outputs)) > MAX_VALUE or len(set(outputs)) == 1:
             continue
         course = Course(form, proposal, outputs, tuple(work for _, work in runs), difficulty)
-        references = [shown[i] for i in rng.integers(len(shown), size=rng.integers(3))] if shown else []
+        references = (
+            [shown[i] for i in rng.integers(len(shown), size=rng.integers(3))] if shown else []
+        )
         yield from course.lessons(references, rng)
         shown.append(course.task(TaskKind.DEDUCTION, 0))
         del shown[:-50]
@@ -116,8 +118,11 @@ class Course:
 def _joined(questions: list[Lesson], between: str) -> Lesson:
     """Questions about the program that the first one shows; the others leave it out."""
     first, *others = questions
-    common = os.path.commonprefix([prompt for (prompt, _), _ in questions])
-    start = common.rfind("\n") + 1
+    (prompt, _), _ = first
+    # All that comes before the first line that the questions do not share.
+    shared = zip(*(p.splitlines(keepends=True) for (p, _), _ in questions), strict=False)
+    start = sum(len(lines[0]) for lines in takewhile(lambda found: len(set(found)) == 1, shared))
+    start = min(start, prompt.rfind("\n") + 1)
     parts = list(first)
     for (prompt, _), answer in others:
         parts += [(between + prompt[start:], False), answer]
@@ -131,17 +136,19 @@ class _Recording(ast.NodeTransformer):
     """Wraps each expression that computes something, outside inner scopes, in ``_seen``."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, (ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)):
+        if isinstance(
+            node, (ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)
+        ):
             return self._wrapped(node) if isinstance(node, ast.ListComp) else node
-        node = super().generic_visit(node)
+        super().generic_visit(node)
         computes = (ast.BinOp, ast.Call, ast.Subscript, ast.IfExp)
         return self._wrapped(node) if isinstance(node, computes) else node
 
     @staticmethod
-    def _wrapped(node: Any) -> ast.AST:
+    def _wrapped(node: ast.AST) -> ast.AST:
         if isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del)):
             return node
-        return ast.Call(ast.Name("_seen", ast.Load()), [node], [])
+        return ast.Call(ast.Name("_seen", ast.Load()), [cast(ast.expr, node)], [])
 
 
 def traced(program: str, args: str) -> tuple[str, list[str]]:
@@ -172,7 +179,9 @@ def plan(program: str) -> str:
     for node in ast.walk(ast.parse(program)):
         if isinstance(node, ast.Call):
             called = node.func
-            names.append(called.id if isinstance(called, ast.Name) else getattr(called, "attr", "?"))
+            names.append(
+                called.id if isinstance(called, ast.Name) else getattr(called, "attr", "?")
+            )
         elif isinstance(node, ast.BinOp):
             names.append(_OPERATORS.get(type(node.op), "?"))
         elif isinstance(node, (ast.ListComp, ast.If, ast.IfExp, ast.For, ast.While, ast.Subscript)):

@@ -21,10 +21,11 @@ from copy import deepcopy
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -32,7 +33,7 @@ from azr_mlx.nano.lessons import Lesson, lessons
 from azr_mlx.prompts import load_form
 
 EOS = "<eos>"
-SIZES = dict(
+SIZES: dict[str, Any] = dict(
     hidden_size=128,
     num_hidden_layers=4,
     intermediate_size=384,
@@ -41,11 +42,12 @@ SIZES = dict(
     head_dim=32,
 )
 VOCABULARY = 512
+ROPE = 10_000.0  # the base of the rotary positions
 LONGEST = 256  # tokens; what is longer is left out
-BATCH = 8192  # tokens
+BATCH = 4096  # tokens
 POOL = 4096  # lessons that are sorted by length before they are batched
 PROMPT_WEIGHT = 0.1  # of a prompt's token in the loss; an answer's counts 1
-LEARNING_RATE, WARMUP = 3e-3, 100
+LEARNING_RATE, WARMUP = 2e-3, 200
 
 Row = tuple[list[int], list[float]]  # tokens and their weights in the loss
 
@@ -72,7 +74,9 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     outside = [re.sub(r"'[^'\n]*'", "''", text) for text in texts]
     words = Counter(word for text in outside for word in re.findall(r"[A-Za-z_]\w+", text))
     known = "|".join(sorted((w for w, n in words.items() if n >= 50), key=lambda w: (-len(w), w)))
-    piece = rf" ?(?<!['\w])(?:{known})(?!['\w])|\n *| ?[0-9]| ?[A-Za-z_]| ?[^\sA-Za-z0-9_]{{1,3}}|\s"
+    word = rf" ?(?<!['\w])(?:{known})(?!['\w]) ?"
+    # A sign takes the blanks beside it: a digit or a letter is one token wherever it stands.
+    piece = rf"{word}|\n *|[0-9]|[A-Za-z_]| ?[^\sA-Za-z0-9_]{{1,3}} ?|\s"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -86,7 +90,10 @@ def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS)
+    made: Any = PreTrainedTokenizerFast  # untyped
+    return cast(
+        PreTrainedTokenizerFast, made(tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS)
+    )
 
 
 def sample(seed: int, count: int) -> list[Lesson]:
@@ -100,7 +107,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         vocab_size=VOCABULARY,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        rope_theta=10_000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE},
         eos_token_id=eos,
         pad_token_id=eos,
         bos_token_id=None,
@@ -124,11 +131,13 @@ def train(
         done = read / options.tokens
         if done >= 1:
             break
-        factor = min(1.0, (number + 1) / WARMUP) * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
+        factor = min(1.0, (number + 1) / WARMUP) * (
+            0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2
+        )
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * factor
         loss, answer_loss = loss_of(model, rows)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -195,11 +204,15 @@ def encoded(tokenizer: PreTrainedTokenizerFast, found: Iterator[Lesson]) -> list
 def save(
     path: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]
 ) -> None:
-    deepcopy(model).to(torch.float16).save_pretrained(path)
+    copied: Any = deepcopy(model)
+    copied.half().save_pretrained(path)
     tokenizer.save_pretrained(path)
+    # Marked as MLX's, the folder is loaded as it is, with no conversion.
+    weights = path / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"format": "mlx"})
     # transformers writes rope_theta under rope_parameters alone, where mlx-lm may not look.
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, "rope_theta": 10_000.0}, indent=1))
+    (path / "config.json").write_text(json.dumps({**config, "rope_theta": ROPE}, indent=1))
     if row:
         made = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
         count = sum(p.numel() for p in model.parameters())

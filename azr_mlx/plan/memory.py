@@ -157,7 +157,11 @@ class Planner:
         v = self.shape.vocabulary
         chunk = max(MIN_CHUNK, CHUNK_BYTES[self.device] // (FLOAT32 * v))
         targets = up(stages[-1].rows * min(answer_tokens(c), stages[-1].tokens), TOKEN_MULTIPLE)
-        return {"chunk": chunk, "targets": targets, "entropy": float(c.ppo.entropy_coef != 0)}
+        return {
+            "chunk": chunk,
+            "targets": targets,
+            "entropy": float(c.ppo.entropy_coef + c.ppo.entropy_floor != 0),
+        }
 
     # -- bytes -------------------------------------------------------------------------------------
 

@@ -14,11 +14,12 @@ pytestmark = pytest.mark.pure
 # A package stands for all its modules.
 LAYERS = (
     "types config schema rng resources errors blas interrupts",
-    "prompts parse reward advantage batch curriculum buffer sandbox kl templates passk paired "
-    "strategies",
+    "prompts parse reward advantage batch curriculum buffer sandbox kl templates entropy passk "
+    "paired strategies",
     "tasks backends models gguf_import benchmarks",
-    "selfplay steplog checkpoint metrics learner tracking display contamination held_out",
-    "trainer evaluate generate solve baselines convert export report doctor launch plan nano",
+    "selfplay steplog checkpoint metrics learner tracking display contamination held_out health",
+    "trainer evaluate generate solve baselines convert export report doctor launch plan nano "
+    "outcome",
     "cli",
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}

@@ -188,7 +188,7 @@ def test_arguments() -> None:
 
 
 def test_what_is_wrong_with_a_form_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such prompt form; there are chat, few_shot"):
+    with pytest.raises(ValueError, match="no such prompt form; there are chat, compact, few_shot"):
         load_form("fewshot")
     bad = tmp_path / "mine.yaml"
     bad.write_text("name: mine\nstyle: haiku\n")

@@ -1,0 +1,116 @@
+"""The signs of a collapse: each trips on its own cause and says what to change."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from azr_mlx.entropy import LEAST, MOST, EntropyFloor
+from azr_mlx.health import QUIET, WATCHED, WINDOW, Health
+
+pytestmark = pytest.mark.pure
+
+WELL = {
+    "propose/valid_rate/deduction": 0.6,
+    "propose/valid_rate/induction": 0.4,
+    "propose/reject/duplicate": 0.1,
+    "frac_reward_zero_std": 0.4,
+    "len/truncated_rate": 0.05,
+    "len/mean": 20.0,
+    "entropy": 0.4,
+}
+ILL = {
+    "valid": {"propose/valid_rate/deduction": 0.02, "propose/valid_rate/induction": 0.02,
+              "propose/reject/duplicate": 0.0},
+    "distinct": {"propose/reject/duplicate": 0.9, "propose/valid_rate/deduction": 0.15,
+                 "propose/valid_rate/induction": 0.15},
+    "flat_groups": {"frac_reward_zero_std": 0.99},
+    "cut": {"len/truncated_rate": 0.8},
+    "length": {"len/mean": 90.0},
+    "entropy": {"entropy": 0.001},
+}  # fmt: skip
+MENDS = {
+    "valid": "learning_rate",
+    "distinct": "rollout.temperature",
+    "flat_groups": "rollout.group_size",
+    "cut": "rollout.max_solve_tokens",
+    "length": "rollout.overlong_buffer",
+    "entropy": "ppo.entropy_floor",
+}
+
+
+def fed(health, rows, start=1):
+    said = []
+    for step, row in enumerate(rows, start):
+        metrics, texts = health.observe({"step": step, **row})
+        said += texts
+    return metrics, said
+
+
+@pytest.mark.parametrize("sign", WATCHED)
+def test_each_sign_trips_on_its_own_cause_and_names_a_key(sign):
+    health = Health()
+    metrics, said = fed(health, [WELL] * WINDOW)
+    assert said == [] and not any(metrics.values())
+    metrics, said = fed(health, [{**WELL, **ILL[sign]}] * WINDOW, WINDOW + 1)
+    assert metrics == {f"health/{name}": float(name == sign) for name in WATCHED}
+    assert len(said) == 1 and MENDS[sign] in said[0]
+
+
+def test_one_bad_step_is_no_collapse():
+    _, said = fed(Health(), [WELL] * WINDOW + [{**WELL, "entropy": 0.0}] + [WELL] * WINDOW)
+    assert said == []
+
+
+def test_a_warning_is_not_repeated_for_a_while():
+    _, said = fed(Health(), [{**WELL, **ILL["cut"]}] * (WINDOW + QUIET - 1))
+    assert len(said) == 1
+    _, said = fed(Health(), [{**WELL, **ILL["cut"]}] * (WINDOW + QUIET))
+    assert len(said) == 2
+
+
+def test_it_goes_on_from_json_as_if_it_had_not_stopped():
+    rows = [WELL] * 3 + [{**WELL, **ILL["length"]}] * 9
+    whole = Health()
+    fed(whole, rows)
+    first = Health()
+    fed(first, rows[:6])
+    second = Health.from_json(json.loads(json.dumps(first.to_json())))
+    fed(second, rows[6:], 7)
+    assert second == whole
+
+
+def test_steps_without_a_value_do_not_count():
+    metrics, said = fed(Health(), [{}] * (2 * WINDOW))
+    assert said == [] and not any(metrics.values())
+
+
+# -- the entropy's floor ---------------------------------------------------------------------------
+
+
+def test_the_bonus_grows_below_the_floor_and_goes_above_it():
+    floor = EntropyFloor(0.0, 0.3)
+    floor.update(0.5)
+    assert floor.coef == 0.0
+    floor.update(0.2)
+    assert floor.coef == LEAST
+    seen = []
+    for _ in range(20):
+        floor.update(0.1)
+        seen.append(floor.coef)
+    assert seen == sorted(seen) and seen[-1] == MOST
+    for _ in range(20):
+        floor.update(0.4)
+    assert floor.coef == 0.0
+
+
+def test_no_floor_leaves_the_weight_alone_and_state_round_trips():
+    off = EntropyFloor(0.01, 0.0)
+    off.update(0.0)
+    assert off.coef == 0.01
+    on = EntropyFloor(0.01, 0.3)
+    on.update(0.0)
+    again = EntropyFloor(0.01, 0.3)
+    again.restore(json.loads(json.dumps(on.to_json())))
+    assert again == on and again.coef == 0.01 + LEAST

@@ -1,0 +1,122 @@
+"""Nano's lessons: what is taught is true, in the very form that self-play asks in, and not what is
+held out."""
+
+from __future__ import annotations
+
+import ast
+from itertools import islice
+
+import pytest
+
+from azr_mlx import parse
+from azr_mlx.nano import lessons as made
+from azr_mlx.nano.lessons import HARDEST, N_INPUTS, lessons, plan, traced
+from azr_mlx.prompts import load_form
+from azr_mlx.types import TaskKind
+
+pytestmark = pytest.mark.pure
+FORM = load_form("compact")
+
+
+@pytest.fixture(scope="module")
+def many():
+    return list(islice(lessons(FORM, 0, 5), 1800))
+
+
+def programs(many):
+    texts = ["".join(text for text, _ in one) for one in many]
+    return [t.split("\nassert")[0] for t in texts if t.startswith("def f")]
+
+
+def value_of(program, args):
+    space = {}
+    exec(program, space)  # a template's
+    return space["f"](*ast.literal_eval(args))
+
+
+def test_a_seed_gives_the_same_lessons_and_another_stream_others(many):
+    assert list(islice(lessons(FORM, 0, 5), 50)) == many[:50]
+    assert list(islice(lessons(FORM, 0, 6), 50)) != many[:50]
+    assert list(islice(lessons(FORM, 1, 5), 50)) != many[:50]
+
+
+def test_no_lesson_shows_a_reserved_shape(many):
+    seen = programs(many)
+    assert len(seen) > 300
+    assert not any(parse.is_reserved(p) for p in seen if parse.parse_proposal(
+        p.removeprefix("def f") + "\nassert f(1)", TaskKind.DEDUCTION, FORM))  # fmt: skip
+
+
+def test_about_one_in_sixteen_shapes_is_reserved():
+    import numpy as np
+
+    from azr_mlx import templates
+
+    draw = np.random.default_rng(3)
+    shapes = {
+        parse.skeleton(p): parse.is_reserved(p)
+        for p in (templates.draw(TaskKind.DEDUCTION, HARDEST, draw).program for _ in range(3000))
+    }
+    assert 0.03 < sum(shapes.values()) / len(shapes) < 0.1
+
+
+def test_reserved_is_told_by_shape_alone():
+    pairs = [("def f(x):\n    return x + %d", "def f(yy):\n    # note\n    return yy + %d")]
+    for a, b in pairs:
+        assert parse.is_reserved(a % 1) == parse.is_reserved(b % 7)
+    assert parse.is_reserved("def (") is False
+
+
+def test_answers_are_what_programs_give(many):
+    checked = dict.fromkeys(("deduction", "abduction"), 0)
+    for one in many:
+        (prompt, _), (answer, is_answer) = one[0], one[1]
+        assert is_answer
+        program, _, last = prompt.rpartition("\n")
+        if last.startswith("assert f(") and last.endswith("=="):
+            said = parse.parse_answer(answer, TaskKind.DEDUCTION, FORM)
+            args = "(" + last.removeprefix("assert f(").removesuffix(") ==") + ",)"
+            assert repr(value_of(program, args)) == repr(ast.literal_eval(said))
+            checked["deduction"] += 1
+        elif last == "assert f" and "# f(?) == " in prompt:
+            program, _, wanted = program.rpartition("\n# f(?) == ")
+            said = parse.parse_answer(answer, TaskKind.ABDUCTION, FORM)
+            assert repr(value_of(program, said)) == repr(ast.literal_eval(wanted))
+            checked["abduction"] += 1
+    assert min(checked.values()) > 100
+
+
+def test_every_answer_can_be_read_as_self_play_reads_it(many):
+    kinds = {
+        " ==": TaskKind.DEDUCTION,
+        "):": TaskKind.DEDUCTION,
+        "assert f": TaskKind.ABDUCTION,
+        "# back:": TaskKind.ABDUCTION,
+        "# plan:": TaskKind.INDUCTION,
+    }
+    read = 0
+    for one in many:
+        prompt, answer = one[0][0], one[1][0]
+        kind = next((k for end, k in kinds.items() if prompt.endswith(end)), None)
+        if kind is not None:
+            assert parse.parse_answer(answer, kind, FORM) is not None, (prompt, answer)
+            read += 1
+        elif prompt.endswith("# calls:"):
+            found = parse.parse_proposal(
+                answer, TaskKind.INDUCTION, FORM, "def f(x):\n    return x"
+            )
+            assert found is not None and len(found.inputs) == N_INPUTS
+            read += 1
+        elif prompt.splitlines()[-2].startswith("# ") and prompt.splitlines()[-2][2:].isdigit():
+            assert parse.parse_proposal(answer, TaskKind.DEDUCTION, FORM) is not None
+            read += 1
+    assert read > 0.9 * len(many)
+
+
+def test_work_is_the_values_on_the_way():
+    program = "def f(a):\n    t0 = a * 3\n    return abs(t0 - 10) + 1"
+    assert traced(program, "(2,)") == ("5", ["6", "-4", "4", "5"])
+    assert traced("def f(a):\n    return a", "(2,)") == ("2", ["2"])
+    assert plan("def f(a):\n    return abs(a * 3)") == "abs *"
+    long = "def f(xs):\n    t = 0\n    for x in xs:\n        t = t + x * 2\n    return t"
+    assert len(traced(long, "([1, 2, 3, 4, 5, 6, 7, 8],)")[1]) == made.MOST_STEPS
