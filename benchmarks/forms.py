@@ -1,11 +1,11 @@
-"""What a prompt form is worth to a model: how much of what it writes is valid, can be read, is right.
+"""What a prompt form is worth to a model: how much of what it writes is valid, is read, is right.
 
     python benchmarks/forms.py --config qwen2.5-coder-0.5b --model FILE.gguf --forms few_shot chat
     python benchmarks/forms.py --config quickstart --forms compact --rounds 4
 
-One round of self-play a time, as training makes it (the model proposes, its valid tasks and some from
-templates are solved ``rollout.group_size`` times), with no update. For each form: the share of
-proposals that are well-formed and valid, and of answers that can be read and are right, by kind; the
+One round of self-play a time, as training makes it (the model proposes, its valid tasks and some
+from templates are solved ``rollout.group_size`` times), with no update. For each form: the share
+of proposals that are well-formed and valid, and of answers that are read and are right, by kind; the
 share of groups that have any contrast, without which there is nothing to learn; lengths; tokens a
 second. Prints one JSON object, and a table on stderr.
 """
