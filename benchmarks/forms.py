@@ -5,8 +5,8 @@
 
 One round of self-play a time, as training makes it (the model proposes, its valid tasks and some
 from templates are solved ``rollout.group_size`` times), with no update. For each form: the share
-of proposals that are well-formed and valid, and of answers that are read and are right, by kind; the
-share of groups that have any contrast, without which there is nothing to learn; lengths; tokens a
+of proposals that are well-formed and valid, and of answers that are read and right, by kind; the share
+of groups that have any contrast, without which there is nothing to learn; lengths; tokens a
 second. Prints one JSON object, and a table on stderr.
 """
 

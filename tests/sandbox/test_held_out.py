@@ -140,4 +140,4 @@ def test_the_outcome_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path,
     both = json.loads((tmp_path / held_out.FILE).read_text())
     assert both["before"] == first.before and both["after"] != both["before"]
     shown = capsys.readouterr().err
-    assert "gain, points" in shown and "-100.0" in shown
+    assert "gain in points" in shown and "-100.0" in shown
