@@ -134,6 +134,8 @@ class Proposer:
     extremes: Annotated[str, OneOf("zero", "minus_half")] = "zero"
     invalid_reward: float = -1.0
     malformed_reward: float = -1.0
+    # programs, or chains of simple operations, which a tiny model can do
+    template_set: Annotated[str, OneOf("programs", "chains")] = "programs"
     # identity is the paper's `def f(a): return a`
     seed_tasks: Annotated[str, OneOf("templates", "identity")] = "templates"
     max_program_chars: Natural = 2000

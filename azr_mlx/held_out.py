@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from azr_mlx import paired, parse, passk, rng, templates
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.buffer import TaskBuffer
@@ -33,35 +31,30 @@ ROUNDS = 60  # of drawing tasks, before giving up
 Scores = dict[str, dict[str, list[float]]]  # way of answering -> task id -> its verdicts
 
 
-def draw(
-    kinds: Sequence[TaskKind], per_kind: int, low: float, high: float, rules: GateRules,
-    sandbox: Runner,
-) -> list[Task]:  # fmt: skip
-    """Up to ``per_kind`` tasks of each kind, of distinct reserved shapes, difficulty ``low`` to
-    ``high``.
+def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]:
+    """Up to ``held_out.tasks`` tasks of each kind, of distinct reserved shapes, difficulty ``low``
+    to ``high``.
 
     They pass the gate that every proposal passes. Fewer, where the templates have no more shapes.
     """
-    known, rules = TaskBuffer(max(per_kind, 1)), replace(rules, reserve=False)
+    kinds, wanted = [TaskKind(k) for k in config.task_types], config.held_out.tasks
+    known, rules = TaskBuffer(wanted), replace(GateRules.from_config(config), reserve=False)
     source = rng.generator(SEED, "held_out", round(low * 1e6), round(high * 1e6))
+
+    def drawn(kind: TaskKind) -> Draft:
+        difficulty = float(source.uniform(low, high))
+        which = config.proposer.template_set
+        proposal = templates.draw(kind, difficulty, source, rules.n_inputs, which)
+        return Draft(proposal, kind, difficulty, source="template")
+
     for _ in range(ROUNDS):
-        short = [k for k in kinds if known.count(k) < per_kind]
-        if not short:
-            break
-        drafts = [_draft(k, low, high, rules, source) for k in short for _ in range(4 * per_kind)]
+        short = [k for k in kinds if known.count(k) < wanted]
+        drafts = [drawn(k) for k in short for _ in range(4 * wanted)]
         fresh = [d for d in drafts if d.proposal and parse.is_reserved(d.proposal.program)]
         for result in gate(fresh, sandbox, rules, buffer=known):
-            if result.task is not None and known.count(result.task.kind) < per_kind:
+            if result.task is not None and known.count(result.task.kind) < wanted:
                 known.add(result.task)
     return [task for kind in kinds for task in known.tasks(kind)]
-
-
-def _draft(
-    kind: TaskKind, low: float, high: float, rules: GateRules, source: np.random.Generator
-) -> Draft:
-    difficulty = float(source.uniform(low, high))
-    proposal = templates.draw(kind, difficulty, source, rules.n_inputs)
-    return Draft(proposal, kind, difficulty, source="template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +73,10 @@ class HeldOut:
 
     def __init__(self, config: Config, backend: Backend, sandbox: Runner, form: PromptForm) -> None:
         self.config, self.backend, self.sandbox, self.form = config, backend, sandbox, form
-        c, rules = config.held_out, GateRules.from_config(config)
-        kinds = [TaskKind(k) for k in config.task_types]
+        c = config.held_out
         self.tasks = {
-            "in_range": draw(kinds, c.tasks, 0.0, c.in_range, rules, sandbox),
-            "harder": draw(kinds, c.tasks, c.harder, c.harder, rules, sandbox),
+            "in_range": draw(config, 0.0, c.in_range, sandbox),
+            "harder": draw(config, c.harder, c.harder, sandbox),
         }
 
     def measure(self) -> Scores:

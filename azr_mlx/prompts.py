@@ -142,11 +142,7 @@ class PromptForm:
 
     def _text(self, template: str, fields: Mapping[str, Any]) -> str:
         difficulty = float(fields.get("difficulty", 0.5))
-        level = {
-            "level": min(max(round(difficulty * 10), 1), 9),
-            "percent": round(difficulty * 100),
-            "hint": self.hint(difficulty),
-        }
+        level = {"level": min(max(round(difficulty * 10), 1), 9), "hint": self.hint(difficulty)}
         return Template(template.strip("\n")).substitute({**fields, **level})
 
 

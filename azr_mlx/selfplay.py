@@ -185,12 +185,14 @@ class SelfPlay:
 
     def _fresh_program(self, step: int, draw: np.random.Generator) -> str:
         difficulty = self.curriculum.difficulty(TaskKind.INDUCTION, step)
-        return templates.draw(TaskKind.DEDUCTION, difficulty, draw).program
+        which = self.config.proposer.template_set
+        return templates.draw(TaskKind.DEDUCTION, difficulty, draw, which=which).program
 
     def _template(self, kind: TaskKind, step: int, number: int, index: int) -> Draft:
         difficulty = self.curriculum.difficulty(kind, step)
         draw = rng.generator(self.config.seed, "templates", step, number, index)
-        proposal = templates.draw(kind, difficulty, draw, self.config.proposer.induction_inputs)
+        p = self.config.proposer
+        proposal = templates.draw(kind, difficulty, draw, p.induction_inputs, p.template_set)
         return Draft(proposal, kind, difficulty, step, source="template")
 
     # -- solving -----------------------------------------------------------------------------------

@@ -424,15 +424,16 @@ class TaskProposer:
 
     def _draft(self, kind: TaskKind, difficulty: float, step: int, attempt: int) -> Draft:
         rng = keys.generator(self.seed, "proposer", step, self._calls, attempt)
+        which = self.config.proposer.template_set
         if self.backend is None or self.form is None:
-            proposal = templates.draw(kind, difficulty, rng, self.rules.n_inputs)
+            proposal = templates.draw(kind, difficulty, rng, self.rules.n_inputs, which)
             return Draft(proposal, kind, difficulty, step, source="template")
         references = list[Task]()
         program = ""
         if kind is TaskKind.INDUCTION:
             known = self.buffer.programs()
             references = [known[int(rng.integers(len(known)))]] if known else []
-            drawn = templates.draw(TaskKind.DEDUCTION, difficulty, rng).program
+            drawn = templates.draw(TaskKind.DEDUCTION, difficulty, rng, which=which).program
             program = references[0].program if references else drawn
         else:
             count = self.config.proposer.references

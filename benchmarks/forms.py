@@ -3,11 +3,11 @@
     python benchmarks/forms.py --config qwen2.5-coder-0.5b --model FILE.gguf --forms few_shot chat
     python benchmarks/forms.py --config quickstart --forms compact --rounds 4
 
-One round of self-play a time, as training makes it (the model proposes, its valid tasks and some
-from templates are solved ``rollout.group_size`` times), with no update. For each form: the share
-of proposals that are well-formed and valid, and of answers that are read and right, by kind; the share
-of groups that have any contrast, without which there is nothing to learn; lengths; tokens a
-second. Prints one JSON object, and a table on stderr.
+One round of self-play a time, as training makes it (the model proposes; its valid tasks, and some
+from templates, are solved ``rollout.group_size`` times), with no update. For each form: the share
+of well-formed and of valid proposals, of well-formed and of right answers, by kind; the share of
+groups that have any contrast, without which there is nothing to learn; lengths; tokens a second.
+Prints one JSON object, and a line a form on stderr.
 """
 
 from __future__ import annotations

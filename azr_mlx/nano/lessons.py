@@ -21,7 +21,7 @@ from azr_mlx.parse import Proposal, is_reserved
 from azr_mlx.prompts import PromptForm, arguments
 from azr_mlx.types import Task, TaskKind
 
-HARDEST = 0.12  # difficulty of the hardest template that a lesson is made of
+DIFFICULTIES, SHARES = (0.1, 0.2), (0.3, 0.7)  # chains of one and of two operations
 MOST_STEPS = 8  # values that the work of a step-by-step answer shows
 N_INPUTS = 6
 MAX_VALUE = 120  # characters of an input or an output
@@ -35,11 +35,14 @@ def lessons(form: PromptForm, seed: int, stream: int) -> Iterator[Lesson]:
     rng = np.random.default_rng([seed, stream])
     shown: list[Task] = []
     while True:
-        difficulty = float(rng.uniform(0.0, HARDEST))
-        proposal = templates.draw(TaskKind.INDUCTION, difficulty, rng, N_INPUTS)
+        difficulty = float(rng.choice(DIFFICULTIES, p=SHARES))
+        proposal = templates.draw(TaskKind.INDUCTION, difficulty, rng, N_INPUTS, "chains")
         if is_reserved(proposal.program):
             continue
-        runs = [traced(proposal.program, args) for args in proposal.inputs]
+        try:
+            runs = [traced(proposal.program, args) for args in proposal.inputs]
+        except (IndexError, ValueError):  # the first of an empty list
+            continue
         outputs = tuple(output for output, _ in runs)
         if max(map(len, outputs)) > MAX_VALUE or len(set(outputs)) == 1:
             continue

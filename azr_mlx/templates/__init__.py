@@ -6,6 +6,8 @@ expressions fills it. Difficulty sets which families are open, how deep expressi
 statements there are and how large the inputs get. By construction every program ends, stays within
 small numbers, and is a function of its arguments alone; it passes the same gate as a model's
 proposal all the same. About one in two hundred is constant on its inputs; induction refuses it.
+
+``chains`` are another set, for a model of a million parameters (see there).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from azr_mlx.parse import Proposal, clean_source
+from azr_mlx.templates.chains import draw_chain
 from azr_mlx.templates.families import FAMILIES, Sketch
 from azr_mlx.templates.grammar import Pen
 from azr_mlx.templates.inputs import draw_inputs
@@ -43,15 +46,24 @@ def _message(sketch: Sketch, source: str) -> str:
     return f"{sketch.about}, with {', '.join(used[:3])}" if used else sketch.about
 
 
+SETS = ("programs", "chains")
+
+
 def draw(
-    kind: TaskKind, difficulty: float, rng: np.random.Generator, n_inputs: int = 10
+    kind: TaskKind,
+    difficulty: float,
+    rng: np.random.Generator,
+    n_inputs: int = 10,
+    which: str = "programs",
 ) -> Proposal:
-    """A proposal from a random template.
+    """A proposal from a random template of one of the ``SETS``.
 
     ``difficulty`` in [0, 1]; one input for deduction and abduction, ``n_inputs`` distinct ones
     and a message for induction. Inputs are literal tuples. The same generator state gives the
     same proposal.
     """
+    if which == "chains":
+        return _chain(kind, difficulty, rng, n_inputs)
     reach = min(max(difficulty, 0.0), 1.0) + 0.05
     open_families = [(low, family) for low, family in FAMILIES if low <= reach]
     weights = np.array([1.0 + 3.0 * low for low, _ in open_families])
@@ -65,3 +77,12 @@ def draw(
     source = clean_source("\n".join(sketch.lines))
     message = _message(sketch, source) if kind is TaskKind.INDUCTION else ""
     return Proposal(source, inputs, message)
+
+
+def _chain(kind: TaskKind, difficulty: float, rng: np.random.Generator, n_inputs: int) -> Proposal:
+    count = n_inputs if kind is TaskKind.INDUCTION else 1
+    chain = draw_chain(difficulty, rng, count)
+    while len(chain.inputs) < count:
+        chain = draw_chain(difficulty, rng, count)
+    message = chain.about if kind is TaskKind.INDUCTION else ""
+    return Proposal(clean_source(chain.source), chain.inputs, message)

@@ -10,7 +10,7 @@ import pytest
 
 from azr_mlx import parse
 from azr_mlx.nano import lessons as made
-from azr_mlx.nano.lessons import HARDEST, N_INPUTS, lessons, plan, traced
+from azr_mlx.nano.lessons import N_INPUTS, lessons, plan, traced
 from azr_mlx.prompts import load_form
 from azr_mlx.types import TaskKind
 
@@ -55,7 +55,9 @@ def test_about_one_in_sixteen_shapes_is_reserved():
     draw = np.random.default_rng(3)
     shapes = {
         parse.skeleton(p): parse.is_reserved(p)
-        for p in (templates.draw(TaskKind.DEDUCTION, HARDEST, draw).program for _ in range(3000))
+        for p in (
+            templates.draw(TaskKind.DEDUCTION, 0.2, draw, 1, "chains").program for _ in range(6000)
+        )
     }
     assert 0.03 < sum(shapes.values()) / len(shapes) < 0.1
 

@@ -70,3 +70,20 @@ def test_inputs_are_distinct_literal_tuples(kind: TaskKind) -> None:
 def test_the_same_generator_gives_the_same_proposal() -> None:
     one, two = (draw(TaskKind.INDUCTION, 0.6, np.random.default_rng(11), 10) for _ in range(2))
     assert one == two
+
+
+def test_chains_grow_by_an_operation_for_each_tenth():
+    source, nodes = np.random.default_rng(0), []
+    for difficulty in (0.1, 0.2, 0.3, 0.5):
+        found = [draw(TaskKind.DEDUCTION, difficulty, source, 1, "chains") for _ in range(200)]
+        nodes.append(np.mean([features(p.program)["ast_nodes"] for p in found]))
+        assert all(check_program(p.program, (), 2000) is None for p in found)
+    assert nodes == sorted(nodes) and nodes[-1] > 2 * nodes[0]
+
+
+def test_chains_for_induction_have_distinct_inputs_and_tell_types_only():
+    source = np.random.default_rng(1)
+    for _ in range(100):
+        proposal = draw(TaskKind.INDUCTION, 0.2, source, 6, "chains")
+        assert len(set(proposal.inputs)) == 6
+        assert set(proposal.message.split()) <= {"number", "list", "word", "and", "to"}
