@@ -1,0 +1,93 @@
+"""The model in the package, and the quickstart that trains it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from azr_mlx import held_out  # noqa: E402
+from azr_mlx.config import load  # noqa: E402
+from azr_mlx.models import resolve  # noqa: E402
+from azr_mlx.nano import FOLDER  # noqa: E402
+from azr_mlx.nano.lessons import Lesson, lessons  # noqa: E402
+from azr_mlx.prompts import load_form  # noqa: E402
+
+pytestmark = pytest.mark.e2e
+
+TEXT = "def f(a):\n    return sorted(a[1:])\nassert f([3, 1, 2]) =="
+
+
+def test_it_is_small_and_says_how_it_was_made():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 8e6
+    made = json.loads((FOLDER / "training.json").read_text())
+    assert 0.5e6 <= made["parameters"] <= 2e6
+    assert made["log"][-1]["loss"] < made["log"][0]["loss"] / 2
+    assert {"torch", "transformers", "tokenizers"} <= set(made["versions"])
+
+
+def test_it_is_used_as_it_is(tmp_path):
+    config = load("quickstart")
+    found = resolve(config.model_id, quantization=config.quantization, cache_dir=tmp_path)
+    assert not found.converted and found.path == FOLDER
+    assert not any(tmp_path.iterdir())
+
+
+def test_mlx_lm_and_transformers_agree_on_it():
+    import mlx.core as mx
+    from mlx_lm.utils import load as load_mlx
+
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from azr_mlx.models import to_float32
+
+    model, tokenizer = load_mlx(str(FOLDER))
+    other = AutoTokenizer.from_pretrained(FOLDER)
+    ids = tokenizer.encode(TEXT)
+    assert list(other(TEXT)["input_ids"]) == list(ids)
+    assert tokenizer.decode(ids) == TEXT == other.decode(ids)
+    ours = np.array(to_float32(model)(mx.array([ids])))[0]
+    theirs = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.tensor([ids])).logits[0].numpy()
+    assert np.abs(ours - wanted).max() < 1e-3 * np.abs(wanted).max()
+
+
+def test_a_prompt_and_its_answer_are_tokens_apart():
+    """What training read in two parts, a rollout reads and writes in two parts."""
+    from itertools import islice
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    digits = {tokenizer.tokenize(text)[-1] for text in ("[1, 5", "[5", " 5", "15", "n + 5")}
+    assert digits == {"5"}, "a digit is one token, wherever it stands"
+    rows: list[Lesson] = list(islice(lessons(load_form("compact"), 3, 3), 200))
+    for (prompt, _), (answer, _), *_ in rows:
+        ids = [*tokenizer.encode(prompt), *tokenizer.encode(answer)]
+        assert tokenizer.decode(ids) == prompt + answer
+
+
+def test_the_quickstart_ends_with_a_table_and_a_report(cli, tmp_path):
+    done = cli(
+        *("train", "-c", "quickstart", "max_steps=2", "batch_size=12", "held_out.tasks=6"),
+        *("rollout.group_size=4", "run_name=first"),
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    run = Path("runs/first") if Path("runs/first").is_dir() else tmp_path / "runs" / "first"
+    text = done.stderr
+    assert "gain in points" in text and "one step harder" in text
+    assert f"report: runs/first/{'report.md'}" in text
+    report = (run / "report.md").read_text()
+    assert "in range: mean" in report and "solve_rate/deduction" in report
+    measured = json.loads((run / held_out.FILE).read_text())
+    assert len(measured["before"]["greedy"]) == 36 == len(measured["after"]["sampled"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["grad_norm"] > 0 for row in rows)
+    assert not any("propose/reject/format" not in row and row["propose/valid"] == 0 for row in rows)
