@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from azr_mlx import paired, parse, passk, rng, templates
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.buffer import TaskBuffer
@@ -41,20 +43,29 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
     known, rules = TaskBuffer(wanted), replace(GateRules.from_config(config), reserve=False)
     source = rng.generator(SEED, "held_out", round(low * 1e6), round(high * 1e6))
 
-    def drawn(kind: TaskKind) -> Draft:
-        difficulty = float(source.uniform(low, high))
-        which = config.proposer.template_set
-        proposal = templates.draw(kind, difficulty, source, rules.n_inputs, which)
-        return Draft(proposal, kind, difficulty, source="template")
-
     for _ in range(ROUNDS):
         short = [k for k in kinds if known.count(k) < wanted]
-        drafts = [drawn(k) for k in short for _ in range(4 * wanted)]
-        fresh = [d for d in drafts if d.proposal and parse.is_reserved(d.proposal.program)]
-        for result in gate(fresh, sandbox, rules, buffer=known):
+        fresh: dict[tuple[TaskKind, str], Draft] = {}
+        for kind in short:
+            for _ in range(4 * wanted):
+                draft = _draft(config, kind, float(source.uniform(low, high)), source)
+                if draft is not None and draft.proposal is not None:
+                    fresh.setdefault((kind, parse.skeleton(draft.proposal.program)), draft)
+        for result in gate(list(fresh.values()), sandbox, rules, buffer=known):
             if result.task is not None and known.count(result.task.kind) < wanted:
                 known.add(result.task)
     return [task for kind in kinds for task in known.tasks(kind)]
+
+
+def _draft(
+    config: Config, kind: TaskKind, difficulty: float, source: np.random.Generator
+) -> Draft | None:
+    """A template's proposal, if its shape is reserved."""
+    p = config.proposer
+    proposal = templates.draw(kind, difficulty, source, p.induction_inputs, p.template_set)
+    if not parse.is_reserved(proposal.program):
+        return None
+    return Draft(proposal, kind, difficulty, source="template")
 
 
 @dataclass(frozen=True, slots=True)

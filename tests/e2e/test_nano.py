@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx import held_out  # noqa: E402
-from azr_mlx.config import load  # noqa: E402
-from azr_mlx.models import resolve  # noqa: E402
-from azr_mlx.nano import FOLDER  # noqa: E402
-from azr_mlx.nano.lessons import Lesson, lessons  # noqa: E402
-from azr_mlx.prompts import load_form  # noqa: E402
+from azr_mlx import held_out
+from azr_mlx.config import load
+from azr_mlx.models import resolve
+from azr_mlx.nano import FOLDER
+from azr_mlx.nano.lessons import Lesson, lessons
+from azr_mlx.prompts import load_form
 
 pytestmark = pytest.mark.e2e
 
