@@ -34,8 +34,8 @@ from side_by_side import Clock, Work
 
 LIBRARIES = ("azr-mlx", "mlx-lm-lora", "mlxrl")
 GOAL = 0.10
-HARDEST = 0.12  # difficulty of the tasks: nano's own range
 MAX_TOKENS = 24
+END = "<eos>"
 
 
 def main() -> int:
@@ -160,7 +160,8 @@ def judged(text: str, work: Work) -> float:
     from azr_mlx.types import TaskKind
 
     _, wanted = problems(work.prompts)[len(JUDGED) // work.group % work.prompts]
-    said = parse_answer(text, TaskKind.DEDUCTION, "completion")
+    ended = text.partition(END)[0]  # some libraries' texts have it
+    said = parse_answer(ended, TaskKind.DEDUCTION, "completion")
     try:
         right = said is not None and equal(parse_literal(said), ast.literal_eval(wanted))
     except ValueError:
