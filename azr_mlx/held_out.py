@@ -40,11 +40,13 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
     They pass the gate that every proposal passes. Fewer, where the templates have no more shapes.
     """
     kinds, wanted = [TaskKind(k) for k in config.task_types], config.held_out.tasks
-    known, rules = TaskBuffer(wanted), replace(GateRules.from_config(config), reserve=False)
+    known, rules = TaskBuffer(max(wanted, 1)), replace(GateRules.from_config(config), reserve=False)
     source = rng.generator(SEED, "held_out", round(low * 1e6), round(high * 1e6))
 
     for _ in range(ROUNDS):
         short = [k for k in kinds if known.count(k) < wanted]
+        if not short:
+            break
         fresh: dict[tuple[TaskKind, str], Draft] = {}
         for kind in short:
             for _ in range(4 * wanted):
