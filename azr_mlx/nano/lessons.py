@@ -30,10 +30,16 @@ Part = tuple[str, bool]  # text, and whether it is an answer
 Lesson = tuple[Part, ...]  # one question with its answer, or several about one program
 
 
-def lessons(form: PromptForm, seed: int, stream: int) -> Iterator[Lesson]:
-    """Endless lessons of both roles and all three kinds; (``seed``, ``stream``) fixes them all."""
+def lessons(form: PromptForm, seed: int, stream: int, slips: float = 0.0) -> Iterator[Lesson]:
+    """Endless lessons of both roles and all three kinds; the arguments fix them all.
+
+    ``slips`` is the share of solvers' answers that are wrong, as in text that people wrote: an
+    operation forgotten, another input, the program of another lesson. A model that learned from
+    them knows better than it answers, and a reward has something to teach it.
+    """
     rng = np.random.default_rng([seed, stream])
     shown: list[Task] = []
+    others: dict[str, str] = {}  # the last program of each message
     while True:
         difficulty = float(rng.choice(DIFFICULTIES, p=SHARES))
         proposal = templates.draw(TaskKind.INDUCTION, difficulty, rng, N_INPUTS, "chains")
@@ -46,7 +52,10 @@ def lessons(form: PromptForm, seed: int, stream: int) -> Iterator[Lesson]:
         outputs = tuple(output for output, _ in runs)
         if max(map(len, outputs)) > MAX_VALUE or len(set(outputs)) == 1:
             continue
-        course = Course(form, proposal, outputs, tuple(work for _, work in runs), difficulty)
+        other = others.get(proposal.message, proposal.program)
+        others[proposal.message] = proposal.program
+        works = tuple(work for _, work in runs)
+        course = Course(form, proposal, outputs, works, difficulty, slips, other)
         references = (
             [shown[i] for i in rng.integers(len(shown), size=rng.integers(3))] if shown else []
         )
@@ -64,6 +73,8 @@ class Course:
     outputs: tuple[str, ...]
     works: tuple[list[str], ...]
     difficulty: float
+    slips: float
+    other: str  # another program of the same types
 
     def lessons(self, references: list[Task], rng: np.random.Generator) -> Iterator[Lesson]:
         """Solving it in all ways, and proposing it. Several questions about a program make one
@@ -71,10 +82,10 @@ class Course:
         for kind in (TaskKind.DEDUCTION, TaskKind.ABDUCTION):
             for steps in (False, True):
                 order = rng.permutation(N_INPUTS)[: 4 if steps else N_INPUTS]
-                questions = [self.solved(kind, int(i), steps) for i in order]
+                questions = [self.solved(kind, int(i), steps, rng) for i in order]
                 yield _joined(questions, "\n\n" if steps else "\n")
-            yield self.solved(kind, int(rng.integers(N_INPUTS)), bool(rng.random() < 0.5))
-        yield self.solved(TaskKind.INDUCTION, 0, bool(rng.random() < 0.5))
+            yield self.solved(kind, int(rng.integers(N_INPUTS)), bool(rng.random() < 0.5), rng)
+        yield self.solved(TaskKind.INDUCTION, 0, bool(rng.random() < 0.5), rng)
         yield self.proposed(TaskKind.DEDUCTION, int(rng.integers(N_INPUTS)), references)
         yield self.proposed(TaskKind.INDUCTION, 0, [])
 
@@ -91,17 +102,21 @@ class Course:
             difficulty=self.difficulty,
         )
 
-    def solved(self, kind: TaskKind, number: int, steps: bool) -> Lesson:
-        """A task with the answer that it was made from."""
+    def solved(self, kind: TaskKind, number: int, steps: bool, rng: np.random.Generator) -> Lesson:
+        """A task with the answer that it was made from, or with a slip."""
         task, work = self.task(kind, number), self.works[number]
         prompt = self.form.solve(task, "step_by_step" if steps else "direct").text
-        args, output = arguments(task.inputs[0]), task.outputs[0]
+        args, output, program = arguments(task.inputs[0]), task.outputs[0], task.program.strip()
+        if self.slips and rng.random() < self.slips:
+            if len(work) > 1:
+                work = work[:-1]
+            output, program = work[-1], self.other.strip()
+            args = arguments(self.proposal.inputs[int(rng.integers(N_INPUTS))])
         if kind is TaskKind.DEDUCTION:
             answer = f" {', '.join(work)}\nassert f() == {output}" if steps else f" {output}"
         elif kind is TaskKind.ABDUCTION:
             answer = f" {', '.join(work[::-1])}\nassert f({args})" if steps else f"({args})"
         else:
-            program = task.program.strip()
             answer = f" {plan(program)}\n{program}" if steps else program.removeprefix("def f")
         return (prompt, False), (answer, True)
 

@@ -1,10 +1,12 @@
 """Make nano anew: its tokenizer and its weights, from lessons alone.
 
-    python -m azr_mlx.nano.pretrain OUT [--tokens 45e6] [--seed 0]
+    python -m azr_mlx.nano.pretrain OUT
 
-Needs torch (the dev extra); on two CPU cores about 24,000 tokens are read a second. The same
-arguments, versions and number of threads give the same model. Writes a Hugging Face folder that
-``transformers`` and ``mlx_lm`` load, with ``training.json``: arguments, versions, loss over time.
+Two parts: correct lessons, and then lessons of which a quarter are answered with a slip
+(``lessons``), so that the model knows better than it answers. Needs torch (the dev extra); on two
+CPU cores some 18,000 tokens are read a second: half an hour. Writes a Hugging Face folder that
+``transformers`` and ``mlx_lm`` load, with ``training.json``: versions, loss over time. The first
+part alone is left in OUT-first, and ``--begin`` goes on from it.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ import math
 import re
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -52,18 +54,36 @@ MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 100
 Row = tuple[list[int], list[float]]  # tokens and their weights in the loss
 
 
+class Part(NamedTuple):
+    """``stream`` of lessons, tokens to read, share of slips."""
+
+    stream: int
+    tokens: float
+    slips: float
+
+
+FIRST, SECOND = Part(0, 20e6, 0.0), Part(2, 14e6, 0.25)
+
+
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--tokens", type=float, default=45e6, help="to read in training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-every", type=float, default=0, help="tokens between snapshots")
+    parser.add_argument("--begin", type=Path, help="folder of the first part")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    tokenizer = make_tokenizer(options.seed)
-    model = make_model(tokenizer)
-    log = train(model, tokenizer, options)
-    save(options.out, model, tokenizer, {**vars(options), "out": None, "log": log})
+    first = options.begin
+    if first is None:
+        first = options.out.with_name(f"{options.out.name}-first")
+        tokenizer = make_tokenizer(options.seed)
+        model = make_model(tokenizer)
+        save(first, model, tokenizer, train(model, tokenizer, FIRST, options.seed))
+    # From the file, whose weights are rounded: so it is the same with --begin and without.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(first)
+    model = Qwen3ForCausalLM.from_pretrained(first, dtype=torch.float32)
+    log = train(model, tokenizer, SECOND, options.seed)
+    before = json.loads((first / "training.json").read_text())["log"]
+    save(options.out, model, tokenizer, [*before, *log])
     return 0
 
 
@@ -121,14 +141,14 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def train(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, options: Namespace
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, part: Part, seed: int
 ) -> list[dict[str, float]]:
     """A warm-up, and a cosine to a twentieth; the loss is that of the last hundred batches."""
     optimizers = make_optimizers(model)
     read, began, log = 0, time.monotonic(), list[dict[str, float]]()
-    losses, saved = list[float](), 0
-    for number, rows in enumerate(batches(tokenizer, options.seed)):
-        done = read / options.tokens
+    losses = list[float]()
+    for number, rows in enumerate(batches(tokenizer, part, seed)):
+        done = read / part.tokens
         if done >= 1:
             break
         factor = min(1.0, (number + 1) / WARMUP) * (
@@ -147,12 +167,9 @@ def train(
         losses.append(answer_loss)
         if number % 100 == 99:
             mean = float(np.mean(losses[-100:]))
-            log.append({"tokens": read, "loss": round(mean, 4)})
+            log.append({"slips": part.slips, "tokens": read, "loss": round(mean, 4)})
             speed = read / (time.monotonic() - began)
             sys.stderr.write(f"{read / 1e6:.1f} M tokens, loss {mean:.4f}, {speed:.0f} tok/s\n")
-        if options.save_every and read >= (saved + 1) * options.save_every:
-            saved += 1
-            save(options.out.with_name(f"{options.out.name}-{saved}"), model, tokenizer, {})
     return log
 
 
@@ -184,9 +201,10 @@ def loss_of(model: Qwen3ForCausalLM, rows: list[Row]) -> tuple[torch.Tensor, flo
     return (each * w).sum() / w.sum(), float(each.detach()[answers].mean())
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[Row]]:
+def batches(tokenizer: PreTrainedTokenizerFast, part: Part, seed: int) -> Iterator[list[Row]]:
     """Rows of about the same length, ``BATCH`` tokens of them, in random order."""
-    draw, source = np.random.default_rng(seed), lessons(load_form("compact"), seed, 0)
+    draw = np.random.default_rng(seed)
+    source = lessons(load_form("compact"), seed, part.stream, part.slips)
     while True:
         pool = [row for row in encoded(tokenizer, islice(source, POOL)) if len(row[0]) <= LONGEST]
         pool.sort(key=lambda row: len(row[0]))
@@ -216,22 +234,25 @@ def encoded(tokenizer: PreTrainedTokenizerFast, found: Iterator[Lesson]) -> list
 
 
 def save(
-    path: Path, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]
+    path: Path,
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    log: list[dict[str, float]],
 ) -> None:
+    """In float16, marked as MLX's: the folder is loaded as it is, with no conversion."""
     copied: Any = deepcopy(model)
     copied.half().save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    # Marked as MLX's, the folder is loaded as it is, with no conversion.
+    (path / "generation_config.json").unlink(missing_ok=True)
     weights = path / "model.safetensors"
     save_file(load_file(weights), weights, metadata={"format": "mlx"})
+    tokenizer.save_pretrained(path)
     # transformers writes rope_theta under rope_parameters alone, where mlx-lm may not look.
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "rope_theta": ROPE}, indent=1))
-    if row:
-        made = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
-        count = sum(p.numel() for p in model.parameters())
-        row = {"versions": made, "parameters": count, "threads": torch.get_num_threads(), **row}
-        (path / "training.json").write_text(json.dumps(row, indent=1) + "\n")
+    made = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    count = sum(p.numel() for p in model.parameters())
+    row = {"versions": made, "parameters": count, "threads": torch.get_num_threads(), "log": log}
+    (path / "training.json").write_text(json.dumps(row, indent=1) + "\n")
 
 
 if __name__ == "__main__":
