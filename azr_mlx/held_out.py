@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from azr_mlx import paired, parse, passk, rng, templates
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.buffer import TaskBuffer
 from azr_mlx.config import Config
+from azr_mlx.errors import UsageError
 from azr_mlx.prompts import PromptForm, render
 from azr_mlx.tasks import Draft, GateRules, Runner, check_answers, gate
 from azr_mlx.types import Task, TaskKind
@@ -28,7 +30,7 @@ FILE = "held_out.json"
 DISTRIBUTIONS = ("in_range", "harder")
 SEED = 20_000  # of the tasks: every run is measured on the same ones
 SAMPLES = 4  # drawn answers to a task, beside the greedy one
-ROUNDS = 60  # of drawing tasks, before giving up
+FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
 
 Scores = dict[str, dict[str, list[float]]]  # way of answering -> task id -> its verdicts
 
@@ -43,8 +45,9 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
     known, rules = TaskBuffer(max(wanted, 1)), replace(GateRules.from_config(config), reserve=False)
     source = rng.generator(SEED, "held_out", round(low * 1e6), round(high * 1e6))
 
-    for _ in range(ROUNDS):
-        short = [k for k in kinds if known.count(k) < wanted]
+    fruitless = 0
+    while fruitless < FRUITLESS:  # then the templates have no more shapes
+        short, before = [k for k in kinds if known.count(k) < wanted], len(known)
         if not short:
             break
         fresh: dict[tuple[TaskKind, str], Draft] = {}
@@ -56,6 +59,7 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
         for result in gate(list(fresh.values()), sandbox, rules, buffer=known):
             if result.task is not None and known.count(result.task.kind) < wanted:
                 known.add(result.task)
+        fruitless = fruitless + 1 if len(known) == before else 0
     return [task for kind in kinds for task in known.tasks(kind)]
 
 
@@ -84,10 +88,18 @@ class Line:
 class HeldOut:
     """The tasks of a run, and what the solver makes of them."""
 
-    def __init__(self, config: Config, backend: Backend, sandbox: Runner, form: PromptForm) -> None:
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        sandbox: Runner,
+        form: PromptForm,
+        tasks: Mapping[str, Sequence[Task]] | None = None,
+    ) -> None:
+        """``tasks`` by distribution; drawn where none are given."""
         self.config, self.backend, self.sandbox, self.form = config, backend, sandbox, form
         c = config.held_out
-        self.tasks = {
+        self.tasks = tasks or {
             "in_range": draw(config, 0.0, c.in_range, sandbox),
             "harder": draw(config, c.harder, c.harder, sandbox),
         }
@@ -95,14 +107,16 @@ class HeldOut:
     def measure(self) -> Scores:
         """Verdicts on every task: one greedy answer, and ``SAMPLES`` drawn as in training.
 
-        Answers are direct ones, and their keys are the same at every call: what differs from one
-        call to the next is the model.
+        The strategy is the first of ``solver.strategies``, and the keys are the same at every call:
+        what differs from one call to the next is the model.
         """
         tasks = [task for group in self.tasks.values() for task in group]
-        return {
+        found = {
             "greedy": self._scores(tasks, 1, 0.0),
             "sampled": self._scores(tasks, SAMPLES, self.config.rollout.temperature),
         }
+        self.backend.forget()  # the next step is the same, whether this was measured before it
+        return found
 
     def _scores(
         self, tasks: Sequence[Task], samples: int, temperature: float
@@ -165,13 +179,72 @@ def mean_line(lines: Sequence[Line]) -> Line:
     )
 
 
-def write(run_dir: Path, before: Scores, after: Scores | None) -> Path:
-    path = run_dir / FILE
-    path.write_text(json.dumps({"before": before, "after": after}) + "\n", encoding="utf-8")
-    return path
+# -- the file of a run -----------------------------------------------------------------------------
 
 
-def read_before(run_dir: Path) -> Scores | None:
-    """What a run that goes on measured at its start; None where it measured nothing."""
-    path = run_dir / FILE
-    return json.loads(path.read_text("utf-8"))["before"] if path.is_file() else None
+def settings(config: Config) -> dict[str, Any]:
+    """What a measurement depends on, besides the model: two are comparable where these agree."""
+    r, p = config.rollout, config.proposer
+    return {
+        **{f"held_out.{name}": value for name, value in asdict(config.held_out).items()},
+        "task_types": list(config.task_types),
+        "solver.strategies": config.solver.strategies[0],
+        "rollout.form": r.form,
+        "rollout.temperature": r.temperature,
+        "rollout.top_p": r.top_p,
+        "rollout.max_solve_tokens": r.max_solve_tokens,
+        "proposer.template_set": p.template_set,
+        "proposer.induction_inputs": p.induction_inputs,
+    }
+
+
+@dataclass(slots=True)
+class Record:
+    """``held_out.json``: the tasks and settings of a run, and what was measured; each of ``before``
+    and ``after`` empty until it is."""
+
+    settings: dict[str, Any]
+    tasks: Mapping[str, Sequence[Task]]
+    before: Scores = field(default_factory=dict)
+    after: Scores = field(default_factory=dict)
+
+    def write(self, run_dir: Path) -> None:
+        """Whole or not at all."""
+        tasks = {name: [t.to_json() for t in group] for name, group in self.tasks.items()}
+        row = {"settings": self.settings, "tasks": tasks, "before": self.before}
+        fresh = run_dir / f"{FILE}.tmp"
+        fresh.write_text(json.dumps({**row, "after": self.after}) + "\n", encoding="utf-8")
+        fresh.replace(run_dir / FILE)
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Record | None:
+        """That of a run; None where it has none."""
+        path = run_dir / FILE
+        if not path.is_file():
+            return None
+        row = json.loads(path.read_text("utf-8"))
+        tasks = {name: [Task.from_json(t) for t in group] for name, group in row["tasks"].items()}
+        return cls(row["settings"], tasks, row["before"], row["after"])
+
+
+def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
+    """The record of a run that goes on; None for a new one.
+
+    Raises UsageError where what was measured at its start cannot be compared with what would be at
+    its end.
+    """
+    record = Record.read(run_dir)
+    if record is None:
+        if resumed:
+            raise UsageError(
+                f"held_out.tasks: {config.held_out.tasks}: the run in {run_dir} solved none at its "
+                "start, so nothing can be compared; give held_out.tasks=0"
+            )
+        return None
+    for key, value in settings(config).items():
+        if record.settings.get(key) != value:
+            raise UsageError(
+                f"{key}: {value!r}: the run in {run_dir} solved its held-out tasks with "
+                f"{record.settings.get(key)!r}; keep that, or give held_out.tasks=0"
+            )
+    return record

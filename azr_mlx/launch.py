@@ -18,7 +18,7 @@ from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
-from azr_mlx.held_out import HeldOut
+from azr_mlx.held_out import HeldOut, recorded
 from azr_mlx.models import ResolvedModel, resolve
 from azr_mlx.outcome import Outcome
 from azr_mlx.plan import describe, fitting, kv_tokens_of
@@ -73,10 +73,12 @@ def train(
             evaluate=TrainingEvaluation(config, evaluated, backend, sandbox) if evaluated else None,
         )
         _begin(trainer, start, display)
+        outcome = _outcome(config, run_dir, trainer, sandbox, display)
         if trainer.step >= config.max_steps:
+            if outcome is not None and not outcome.record.after:  # cut off in its last measurement
+                display.note(f"report: {outcome.finish()}")
             display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
             return 0
-        outcome = _outcome(config, run_dir, trainer, sandbox, display)
         code = trainer.run()
         if code == 0:
             if outcome is not None:
@@ -94,8 +96,10 @@ def _outcome(
     """Held-out tasks, solved once before the first step."""
     if not config.held_out.tasks:
         return None
-    held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.form)
-    outcome = Outcome(run_dir, held, display)
+    record = recorded(run_dir, config, resumed=trainer.step > 0)
+    tasks = None if record is None else record.tasks
+    held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.form, tasks)
+    outcome = Outcome(run_dir, held, record, display)
     outcome.begin()
     return outcome
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from azr_mlx import held_out
 from azr_mlx.display import Display
-from azr_mlx.held_out import HeldOut, Line, Scores
+from azr_mlx.held_out import HeldOut, Line, Record
 from azr_mlx.passk import Estimate
 from azr_mlx.types import TaskKind
 
@@ -26,24 +26,34 @@ WAYS = {"sampled": "sampled as in training", "greedy": "greedy"}
 class Outcome:
     """The comparison of one run. A run that goes on keeps what it measured at its start."""
 
-    def __init__(self, run_dir: Path, held: HeldOut, display: Display) -> None:
+    def __init__(
+        self, run_dir: Path, held: HeldOut, record: Record | None, display: Display
+    ) -> None:
         self.run_dir, self.held, self.display = run_dir, held, display
-        self.before: Scores = {}
+        self.record = record or Record(held_out.settings(held.config), held.tasks)
 
     def begin(self) -> None:
-        known = held_out.read_before(self.run_dir)
-        if known is None:
+        """Solve the tasks, if that has not been done; says so where there are fewer than asked."""
+        c = self.held.config
+        for name, tasks in self.held.tasks.items():
+            wanted = c.held_out.tasks * len(c.task_types)
+            if len(tasks) < wanted:
+                self.display.warn(
+                    f"held_out.tasks: {NAMES[name]}: {len(tasks)} tasks instead of {wanted}, for "
+                    "the templates have no more reserved shapes of that difficulty"
+                )
+        if not self.record.before:
             self.display.note("held-out tasks before training")
-            known = self.held.measure()
-            held_out.write(self.run_dir, known, None)
-        self.before = known
+            self.record.before = self.held.measure()
+            self.record.write(self.run_dir)
 
     def finish(self) -> Path:
         """Measure again, say what changed, write the report; returns its path."""
         self.display.note("held-out tasks after training")
-        after = self.held.measure()
-        held_out.write(self.run_dir, self.before, after)
-        compared = {way: self.held.compare(self.before, after, way) for way in WAYS}
+        self.record.after = self.held.measure()
+        self.record.write(self.run_dir)
+        before, after = self.record.before, self.record.after
+        compared = {way: self.held.compare(before, after, way) for way in WAYS}
         for way, found in compared.items():
             self.display.table(table(f"held-out tasks solved, {WAYS[way]}", found))
         path = self.run_dir / REPORT

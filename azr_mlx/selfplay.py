@@ -192,7 +192,10 @@ class SelfPlay:
         difficulty = self.curriculum.difficulty(kind, step)
         draw = rng.generator(self.config.seed, "templates", step, number, index)
         p = self.config.proposer
-        proposal = templates.draw(kind, difficulty, draw, p.induction_inputs, p.template_set)
+        while True:
+            proposal = templates.draw(kind, difficulty, draw, p.induction_inputs, p.template_set)
+            if not (self.rules.reserve and parse.is_reserved(proposal.program)):
+                break
         return Draft(proposal, kind, difficulty, step, source="template")
 
     # -- solving -----------------------------------------------------------------------------------

@@ -56,13 +56,14 @@ class StepLog:
 
     def _proposals(self, experiences: Sequence[Experience]) -> Row:
         valid = [a for a in self.attempts if a.result is not None and a.result.task is not None]
+        counted = [a for a in self.attempts if not _reserved(a)]
         row: Row = {
-            "propose/count": len(self.attempts),
+            "propose/count": len(counted),
             "propose/valid": len(valid),
             "propose/templates": self.templates,
         }
         for kind in TaskKind:
-            own = [a for a in self.attempts if a.draft.kind is kind and not _reserved(a)]
+            own = [a for a in counted if a.draft.kind is kind]
             if own:
                 row[f"propose/valid_rate/{kind.value}"] = mean(a in valid for a in own)
             proposals = [e for e in experiences if e.role is Role.PROPOSE and e.kind is kind]
@@ -71,7 +72,7 @@ class StepLog:
                 row[f"propose/learnability/{kind.value}"] = mean(v for v in paid if v is not None)
         results = [a.result for a in self.attempts if a.result is not None]
         for reason, count in sorted(Counter(r.reason for r in results if r.reason).items()):
-            row[f"propose/reject/{reason}"] = count / len(self.attempts)
+            row[f"propose/reject/{reason}"] = count / max(len(counted), 1)
         return row
 
     def _programs(self) -> Row:

@@ -49,12 +49,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "trr++": ("ppo.advantage=trr++",),
     "ema": ("ppo.advantage=ema",),
     # features
-    "no_curriculum": ("difficulty_schedule=linear", "final_difficulty=0.1"),
+    "no_curriculum": ("difficulty_schedule=linear", "final_difficulty=0.2"),
     "linear": ("difficulty_schedule=linear",),
-    "no_bandit": ("solver.strategy_floor=0.5",),
-    "direct_only": ("solver.strategies=direct",),
+    "bandit": ("solver.strategies=direct,step_by_step",),
+    "no_bandit": ("solver.strategies=direct,step_by_step", "solver.strategy_floor=0.5"),
     "distill": ("distill.coef=0.05", "distill.batch_size=32"),
-    "no_reuse": ("rollout.reuse_rollouts=false",),
+    # groups of one have no baseline of their own: to be held against "ema"
+    "no_reuse": ("rollout.reuse_rollouts=false", "ppo.advantage=ema"),
     "frontier": ("proposer.reward=frontier",),
     "minus_half": ("proposer.extremes=minus_half",),
     "binary": ("solver.binary_reward=true",),
@@ -82,6 +83,10 @@ def main() -> int:
     if options.one:
         print(json.dumps(one(json.load(sys.stdin))))
         return 0
+    from azr_mlx.config import load
+
+    for name in options.variants:  # what cannot be run is told before anything is
+        load(options.config, [*options.set, *VARIANTS[name]])
     runs = every(options)
     rows = [summary(name, runs) for name in options.variants]
     for row in rows:
@@ -149,7 +154,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
     from azr_mlx.trainer import Trainer
     from azr_mlx.types import Task
 
-    given = [*VARIANTS[row["variant"]], *row["set"], f"seed={row['seed']}"]
+    given = [*row["set"], *VARIANTS[row["variant"]], f"seed={row['seed']}"]
     if row["seconds"]:
         given.append("max_steps=100000")
     quiet = ["sandbox.workers=1", "tracking.save_rollouts=false", "checkpoint_interval=1000000"]
@@ -162,12 +167,11 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
             held = HeldOut(config, backend, sandbox, trainer.selfplay.form)
             tasks = {name: [t.to_json() for t in group] for name, group in held.tasks.items()}
             return {"tasks": tasks, "before": held.measure()}
-        nothing = replace(config, held_out=replace(config.held_out, tasks=0))
-        held = HeldOut(nothing, backend, sandbox, trainer.selfplay.form)
-        held.tasks = {
+        tasks = {
             name: [Task.from_json(t) for t in group]
             for name, group in row["known"]["tasks"].items()
         }
+        held = HeldOut(config, backend, sandbox, trainer.selfplay.form, tasks)
         before = row["known"]["before"]
         trainer.start()
         changed(trainer, row["variant"])

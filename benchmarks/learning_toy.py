@@ -29,6 +29,7 @@ PROMPTS = ("ab:", "cde:", "f:", "gh:")
 ESTIMATORS = ("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")
 # Student's t at 97.5 %, by degrees of freedom.
 T_975 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+MANY = 2.26  # for more degrees of freedom: a little too wide
 
 
 def main() -> int:
@@ -133,7 +134,7 @@ def interval(values: list[float]) -> dict[str, float]:
     mean = statistics.mean(values)
     if len(values) < 2:
         return {"mean": round(mean, 4)}
-    t = T_975.get(len(values) - 1, 1.96)
+    t = T_975.get(len(values) - 1, MANY)
     half = t * statistics.stdev(values) / len(values) ** 0.5
     return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 

@@ -38,6 +38,9 @@ class FakeBackend:
         self.updates: list[tuple[Batch, Hyper, Batch | None]] = []
         self.weights = 0
 
+    def forget(self) -> None:
+        pass
+
     def generate(
         self,
         prompts: Sequence[Prompt],

@@ -96,6 +96,10 @@ class Backend(Protocol):
         tokens."""
         ...
 
+    def forget(self) -> None:
+        """Drop what generation keeps between calls: the next one is as if it were the first."""
+        ...
+
     def save(self, path: Path) -> None:
         """Write adapters, value head and optimizer state into an existing folder."""
         ...

@@ -33,9 +33,10 @@ Lesson = tuple[Part, ...]  # one question with its answer, or several about one 
 def lessons(form: PromptForm, seed: int, stream: int, slips: float = 0.0) -> Iterator[Lesson]:
     """Endless lessons of both roles and all three kinds; the arguments fix them all.
 
-    ``slips`` is the share of solvers' answers that are wrong, as in text that people wrote: an
-    operation forgotten, another input, the program of another lesson. A model that learned from
-    them knows better than it answers, and a reward has something to teach it.
+    ``slips`` is the share of solvers' answers that may be wrong, as in text that people wrote: an
+    operation forgotten, another input, the program of another lesson (now and then that is right,
+    too). A model that learned from them knows better than it answers, and a reward has something to
+    teach it.
     """
     rng = np.random.default_rng([seed, stream])
     shown: list[Task] = []

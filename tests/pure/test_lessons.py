@@ -122,3 +122,19 @@ def test_work_is_the_values_on_the_way():
     assert plan("def f(a):\n    return abs(a * 3)") == "abs *"
     long = "def f(xs):\n    t = 0\n    for x in xs:\n        t = t + x * 2\n    return t"
     assert len(traced(long, "([1, 2, 3, 4, 5, 6, 7, 8],)")[1]) == made.MOST_STEPS
+
+
+def test_slips_are_wrong_answers_and_only_where_they_are_asked_for(many):
+    def right(found):
+        checked = []
+        for one in found:
+            (prompt, _), (answer, _) = one[0], one[1]
+            program, _, last = prompt.rpartition("\n")
+            if last.startswith("assert f(") and last.endswith("=="):
+                said = ast.literal_eval(parse.parse_answer(answer, TaskKind.DEDUCTION, FORM))
+                args = "(" + last.removeprefix("assert f(").removesuffix(") ==") + ",)"
+                checked.append(repr(value_of(program, args)) == repr(said))
+        return sum(checked) / len(checked)
+
+    assert right(many) == 1.0
+    assert 0.5 < right(list(islice(lessons(FORM, 0, 5, slips=0.5), 1800))) < 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,8 @@ from azr_mlx import held_out, parse, tasks
 from azr_mlx.config import Config, Proposer, Rollout, Solver
 from azr_mlx.config import HeldOut as HeldOutConfig
 from azr_mlx.display import Display
-from azr_mlx.held_out import HeldOut, Line, mean_line
+from azr_mlx.errors import UsageError
+from azr_mlx.held_out import HeldOut, Line, Record, mean_line
 from azr_mlx.outcome import Outcome
 from azr_mlx.passk import Estimate
 from azr_mlx.prompts import load_form
@@ -126,20 +128,53 @@ def test_intervals_of_the_mean_add_in_quadrature():
     assert line.gain.low == pytest.approx(0.5 - 0.3 * 2**0.5 / 2)
 
 
+def outcome(run, held, resumed=False):
+    record = held_out.recorded(run, held.config, resumed=resumed)
+    return Outcome(run, held, record, Display(2))
+
+
 def test_the_outcome_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path, held, capsys):
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": i, "solve_rate/deduction": i / 10}) + "\n" for i in range(1, 8))
     )
-    first = Outcome(tmp_path, held, Display(2))
+    first = outcome(tmp_path, held)
     first.begin()
     held.backend.script = lambda prompt, n: " 'never'"
-    again = Outcome(tmp_path, held, Display(2))
+    again = outcome(tmp_path, held, resumed=True)
     again.begin()
-    assert again.before == first.before, "what was measured at the start was measured anew"
+    assert again.record.before == first.record.before, "the start was measured anew"
+    assert again.record.tasks == held.tasks and not again.record.after
     report = again.finish().read_text()
     assert "in range: deduction" in report and "one step harder: mean" in report
     assert "| solve_rate/deduction | 0.1 |" in report
-    both = json.loads((tmp_path / held_out.FILE).read_text())
-    assert both["before"] == first.before and both["after"] != both["before"]
+    both = Record.read(tmp_path)
+    assert both.before == first.record.before and both.after != both.before
     shown = capsys.readouterr().err
     assert "gain in points" in shown and "-100.0" in shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"held_out": HeldOutConfig(tasks=6, in_range=0.2, harder=0.3)}, "held_out.tasks: 6"),
+        ({"rollout": replace(CONFIG.rollout, temperature=0.5)}, "rollout.temperature: 0.5"),
+        ({"solver": Solver(strategies=("step_by_step",))}, "solver.strategies: 'step_by_step'"),
+    ],
+)
+def test_what_could_not_be_compared_is_refused_before_training(tmp_path, held, changed, key):
+    Record(held_out.settings(CONFIG), held.tasks, {"greedy": {}}, {}).write(tmp_path)
+    with pytest.raises(UsageError, match=key):
+        held_out.recorded(tmp_path, replace(CONFIG, **changed), resumed=True)
+
+
+def test_a_run_that_began_without_held_out_tasks_has_nothing_to_compare(tmp_path):
+    assert held_out.recorded(tmp_path, CONFIG, resumed=False) is None
+    with pytest.raises(UsageError, match=r"held_out\.tasks: 5: .* solved none at its start"):
+        held_out.recorded(tmp_path, CONFIG, resumed=True)
+
+
+def test_fewer_shapes_than_asked_are_told(tmp_path, held, capsys):
+    few = {name: group[:2] for name, group in held.tasks.items()}
+    made = HeldOut(CONFIG, held.backend, held.sandbox, held.form, few)
+    Outcome(tmp_path, made, None, Display(2)).begin()
+    assert "2 tasks instead of 15" in capsys.readouterr().err

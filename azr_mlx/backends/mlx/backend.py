@@ -144,6 +144,9 @@ class MlxBackend:
     def _micro_batches(self, batch: Batch, tokens: int) -> list[MicroBatch]:
         return split(batch, tokens, self.share_prompts)
 
+    def forget(self) -> None:
+        self.engine.forget()
+
     # -- update ------------------------------------------------------------------------------------
 
     def update(self, batch: Batch, hyper: Hyper, distill: Batch | None = None) -> UpdateStats:
@@ -167,7 +170,11 @@ class MlxBackend:
     def _accumulate(self, batch: Batch, hyper: Hyper) -> tuple[float, dict[str, Any], Any]:
         """Loss, statistics and gradients of the minibatch, summed over micro-batches."""
         tokens = int(batch.mask.sum())
-        scalars = {"total": mx.array(float(tokens)), "kl_coef": mx.array(hyper.kl_coef)}
+        scalars = {
+            "total": mx.array(float(tokens)),
+            "kl_coef": mx.array(hyper.kl_coef),
+            "entropy_coef": mx.array(hyper.entropy_coef),
+        }
         grads, losses, sums = None, [], []
         for number, micro in enumerate(self._micro_batches(batch, hyper.micro_batch_tokens)):
             self._key_dropout("dropout", number)
@@ -317,9 +324,10 @@ def _unsupported(model: nn.Module, why: str) -> AzrError:
 
 
 def _static(hyper: Hyper) -> Hyper:
-    """What the compiled loss depends on: the rates are applied outside it, the KL coefficient is an
-    input."""
-    return replace(hyper, lr=0.0, value_lr=0.0, weight_decay=0.0, kl_coef=float(hyper.kl_coef > 0))
+    """What the compiled loss depends on: the rates are applied outside it, and of two weights,
+    which are inputs, only whether they are there."""
+    there = {name: float(getattr(hyper, name) > 0) for name in ("kl_coef", "entropy_coef")}
+    return replace(hyper, lr=0.0, value_lr=0.0, weight_decay=0.0, **there)
 
 
 def _add(a: Any, b: Any) -> Any:

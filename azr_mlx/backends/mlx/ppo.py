@@ -98,8 +98,8 @@ def ppo_loss(
     Clipped surrogate (Schulman et al., arXiv 1707.06347, Eq. 7), dual clip (arXiv 1912.09729, Eq.
     5), clipped value loss, entropy bonus, k3 penalty towards the reference (Schulman 2020,
     "Approximating KL divergence"), and truncated importance weights between sampler and trainer.
-    ``scalars`` hold the minibatch's ``total`` of tokens and ``kl_coef``, which may change from step
-    to step without a new compilation.
+    ``scalars`` hold the minibatch's ``total`` of tokens, ``kl_coef`` and ``entropy_coef``, which
+    may change from step to step without a new compilation.
     """
     logp, entropy, values = policy.scores(
         a, hyper.temperature, gradient=True, entropy_gradient=hyper.entropy_coef != 0
@@ -117,7 +117,9 @@ def ppo_loss(
         _value_loss(values, a, hyper) / scalars["total"] if "returns" in a else mx.array(0.0)
     )
     loss = (
-        policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * (weights * entropy).sum()
+        policy_loss
+        + hyper.value_coef * value_loss
+        - scalars["entropy_coef"] * (weights * entropy).sum()
     )
     if hyper.kl_coef > 0 and "ref_logp" in a:
         gap = mx.where(mask > 0, a["ref_logp"] - logp, 0.0)  # exp overflows on padding, and 0 * inf
