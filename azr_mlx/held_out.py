@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
 from azr_mlx import paired, parse, passk, rng, templates
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.buffer import TaskBuffer
@@ -27,7 +25,6 @@ from azr_mlx.tasks import Draft, GateRules, Runner, check_answers, gate
 from azr_mlx.types import Task, TaskKind
 
 FILE = "held_out.json"
-DISTRIBUTIONS = ("in_range", "harder")
 SEED = 20_000  # of the tasks: every run is measured on the same ones
 SAMPLES = 4  # drawn answers to a task, beside the greedy one
 FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
@@ -53,25 +50,18 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
         fresh: dict[tuple[TaskKind, str], Draft] = {}
         for kind in short:
             for _ in range(4 * wanted):
-                draft = _draft(config, kind, float(source.uniform(low, high)), source)
-                if draft is not None and draft.proposal is not None:
-                    fresh.setdefault((kind, parse.skeleton(draft.proposal.program)), draft)
+                difficulty = float(source.uniform(low, high))
+                proposal = templates.draw(
+                    kind, difficulty, source, rules.n_inputs, config.proposer.template_set
+                )
+                if parse.is_reserved(proposal.program):
+                    draft = Draft(proposal, kind, difficulty, source="template")
+                    fresh.setdefault((kind, parse.skeleton(proposal.program)), draft)
         for result in gate(list(fresh.values()), sandbox, rules, buffer=known):
             if result.task is not None and known.count(result.task.kind) < wanted:
                 known.add(result.task)
         fruitless = fruitless + 1 if len(known) == before else 0
     return [task for kind in kinds for task in known.tasks(kind)]
-
-
-def _draft(
-    config: Config, kind: TaskKind, difficulty: float, source: np.random.Generator
-) -> Draft | None:
-    """A template's proposal, if its shape is reserved."""
-    p = config.proposer
-    proposal = templates.draw(kind, difficulty, source, p.induction_inputs, p.template_set)
-    if not parse.is_reserved(proposal.program):
-        return None
-    return Draft(proposal, kind, difficulty, source="template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +142,11 @@ class HeldOut:
 
 
 def _line(
-    name: str, tasks: Sequence[Task], before: Mapping[str, list[float]],
+    name: str,
+    tasks: Sequence[Task],
+    before: Mapping[str, list[float]],
     after: Mapping[str, list[float]],
-) -> Line:  # fmt: skip
+) -> Line:
     old, new = ([fmean(scores[t.id]) for t in tasks] for scores in (before, after))
     count = sum(len(before[t.id]) for t in tasks)
     gain = paired.difference(old, new, rng.generator(SEED, "bootstrap", 0))

@@ -18,7 +18,7 @@ from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
-from azr_mlx.held_out import HeldOut, recorded
+from azr_mlx.held_out import HeldOut, Record, recorded
 from azr_mlx.models import ResolvedModel, resolve
 from azr_mlx.outcome import Outcome
 from azr_mlx.plan import describe, fitting, kv_tokens_of
@@ -49,6 +49,7 @@ def train(
         return 0
     backend_name, why = choose_backend(config.backend)
     run_dir, start = _locate_run(config, resume)
+    record = _record(config, run_dir, start)
     config = fitting(config)
     model = _resolve(config)
     evaluated = _load_benchmarks(config)
@@ -73,7 +74,7 @@ def train(
             evaluate=TrainingEvaluation(config, evaluated, backend, sandbox) if evaluated else None,
         )
         _begin(trainer, start, display)
-        outcome = _outcome(config, run_dir, trainer, sandbox, display)
+        outcome = _outcome(config, run_dir, record, trainer, sandbox, display)
         if trainer.step >= config.max_steps:
             if outcome is not None and not outcome.record.after:  # cut off in its last measurement
                 display.note(f"report: {outcome.finish()}")
@@ -90,13 +91,25 @@ def train(
         return code
 
 
+def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:
+    """What a run that goes on measured at its start. Raises UsageError where it is no use now."""
+    if not config.held_out.tasks:
+        return None
+    trained = start is not None and start != checkpoint.folder(run_dir, 0)
+    return recorded(run_dir, config, resumed=trained)
+
+
 def _outcome(
-    config: Config, run_dir: Path, trainer: Trainer, sandbox: Sandbox, display: Display
+    config: Config,
+    run_dir: Path,
+    record: Record | None,
+    trainer: Trainer,
+    sandbox: Sandbox,
+    display: Display,
 ) -> Outcome | None:
     """Held-out tasks, solved once before the first step."""
     if not config.held_out.tasks:
         return None
-    record = recorded(run_dir, config, resumed=trainer.step > 0)
     tasks = None if record is None else record.tasks
     held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.form, tasks)
     outcome = Outcome(run_dir, held, record, display)

@@ -87,12 +87,13 @@ def main() -> int:
 
     for name in options.variants:  # what cannot be run is told before anything is
         load(options.config, [*options.set, *VARIANTS[name]])
-    runs = every(options)
-    rows = [summary(name, runs) for name in options.variants]
+    found = every(options)
+    runs = [run for run in found if "failed" not in run]
+    rows = [summary(n, runs) for n in options.variants if any(r["variant"] == n for r in runs)]
     for row in rows:
         print(shown(row), file=sys.stderr)
-    print(json.dumps({**sbs.machine(options), "rows": rows, "runs": runs}, indent=1))
-    return 0
+    print(json.dumps({**sbs.machine(options), "rows": rows, "runs": found}, indent=1))
+    return int(len(runs) < len(found))
 
 
 def every(options: Namespace) -> list[dict[str, Any]]:
@@ -113,6 +114,9 @@ def every(options: Namespace) -> list[dict[str, Any]]:
         core = cores.get()
         try:
             found = child(row, core)
+        except sbs.BenchmarkError as error:  # told, and the others go on
+            print(f"seed {row['seed']} {error}", file=sys.stderr, flush=True)
+            return {"variant": row["variant"], "seed": row["seed"], "failed": str(error)}
         finally:
             cores.put(core)
         gains = " ".join(f"{k} {v['mean']['gain']:+.3f}" for k, v in found["greedy"].items())

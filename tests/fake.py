@@ -37,9 +37,10 @@ class FakeBackend:
         self.scored: list[str] = []
         self.updates: list[tuple[Batch, Hyper, Batch | None]] = []
         self.weights = 0
+        self.forgotten = 0
 
     def forget(self) -> None:
-        pass
+        self.forgotten += 1
 
     def generate(
         self,

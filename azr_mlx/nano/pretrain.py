@@ -54,7 +54,7 @@ MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 100
 Row = tuple[list[int], list[float]]  # tokens and their weights in the loss
 
 
-class Part(NamedTuple):
+class Phase(NamedTuple):
     """``stream`` of lessons, tokens to read, share of slips."""
 
     stream: int
@@ -62,7 +62,7 @@ class Part(NamedTuple):
     slips: float
 
 
-FIRST, SECOND = Part(0, 20e6, 0.0), Part(2, 14e6, 0.25)
+FIRST, SECOND = Phase(0, 20e6, 0.0), Phase(2, 14e6, 0.25)
 
 
 def main() -> int:
@@ -141,14 +141,14 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def train(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, part: Part, seed: int
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int
 ) -> list[dict[str, float]]:
     """A warm-up, and a cosine to a twentieth; the loss is that of the last hundred batches."""
     optimizers = make_optimizers(model)
     read, began, log = 0, time.monotonic(), list[dict[str, float]]()
     losses = list[float]()
-    for number, rows in enumerate(batches(tokenizer, part, seed)):
-        done = read / part.tokens
+    for number, rows in enumerate(batches(tokenizer, phase, seed)):
+        done = read / phase.tokens
         if done >= 1:
             break
         factor = min(1.0, (number + 1) / WARMUP) * (
@@ -167,7 +167,7 @@ def train(
         losses.append(answer_loss)
         if number % 100 == 99:
             mean = float(np.mean(losses[-100:]))
-            log.append({"slips": part.slips, "tokens": read, "loss": round(mean, 4)})
+            log.append({"slips": phase.slips, "tokens": read, "loss": round(mean, 4)})
             speed = read / (time.monotonic() - began)
             sys.stderr.write(f"{read / 1e6:.1f} M tokens, loss {mean:.4f}, {speed:.0f} tok/s\n")
     return log
@@ -201,10 +201,10 @@ def loss_of(model: Qwen3ForCausalLM, rows: list[Row]) -> tuple[torch.Tensor, flo
     return (each * w).sum() / w.sum(), float(each.detach()[answers].mean())
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, part: Part, seed: int) -> Iterator[list[Row]]:
+def batches(tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> Iterator[list[Row]]:
     """Rows of about the same length, ``BATCH`` tokens of them, in random order."""
     draw = np.random.default_rng(seed)
-    source = lessons(load_form("compact"), seed, part.stream, part.slips)
+    source = lessons(load_form("compact"), seed, phase.stream, phase.slips)
     while True:
         pool = [row for row in encoded(tokenizer, islice(source, POOL)) if len(row[0]) <= LONGEST]
         pool.sort(key=lambda row: len(row[0]))

@@ -46,9 +46,6 @@ def _message(sketch: Sketch, source: str) -> str:
     return f"{sketch.about}, with {', '.join(used[:3])}" if used else sketch.about
 
 
-SETS = ("programs", "chains")
-
-
 def draw(
     kind: TaskKind,
     difficulty: float,
@@ -56,7 +53,7 @@ def draw(
     n_inputs: int = 10,
     which: str = "programs",
 ) -> Proposal:
-    """A proposal from a random template of one of the ``SETS``.
+    """A proposal from a random template; ``which`` set of them: "programs" or "chains".
 
     ``difficulty`` in [0, 1]; one input for deduction and abduction, ``n_inputs`` distinct ones
     and a message for induction. Inputs are literal tuples. The same generator state gives the

@@ -197,9 +197,15 @@ def test_compiled_equals_eager_after_five_updates():
         backend = make_backend(compile=compiled)
         batch = centred(make_batch(), backend, FULL)
         stats = [
-            backend.update(batch, replace(FULL, lr=1e-3 * (i + 1), kl_coef=0.05 + i / 100))
+            backend.update(
+                batch,
+                replace(
+                    FULL, lr=1e-3 * (i + 1), kl_coef=0.05 + i / 100, entropy_coef=0.02 + i / 50
+                ),
+            )
             for i in range(5)
         ]
+        assert len(backend._grad_functions) == 1, "a weight that changes was compiled anew"
         runs[compiled] = (stats, adapters.adapter_weights(backend.policy.lm))
         assert all(s.grad_norm > 0 for s in stats)
     for a, b in zip(runs[False][0], runs[True][0], strict=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,21 +72,39 @@ def test_a_prompt_and_its_answer_are_tokens_apart():
         assert tokenizer.decode(ids) == prompt + answer
 
 
+SHORT = (
+    *("max_steps=2", "batch_size=12", "held_out.tasks=6", "rollout.group_size=4"),
+    "checkpoint_interval=1",
+)
+
+
 def test_the_quickstart_ends_with_a_table_and_a_report(cli, tmp_path):
-    done = cli(
-        *("train", "-c", "quickstart", "max_steps=2", "batch_size=12", "held_out.tasks=6"),
-        *("rollout.group_size=4", "run_name=first"),
-        timeout=300,
-    )
+    done = cli("train", "-c", "quickstart", *SHORT, "run_name=first")
     assert done.returncode == 0, done.stderr
-    run = Path("runs/first") if Path("runs/first").is_dir() else tmp_path / "runs" / "first"
-    text = done.stderr
-    assert "gain in points" in text and "one step harder" in text
-    assert f"report: runs/first/{'report.md'}" in text
+    run = tmp_path / "runs" / "first"
+    assert "gain in points" in done.stderr and "one step harder" in done.stderr
+    assert "report: runs/first/report.md" in done.stderr
     report = (run / "report.md").read_text()
     assert "in range: mean" in report and "solve_rate/deduction" in report
     measured = json.loads((run / held_out.FILE).read_text())
     assert len(measured["before"]["greedy"]) == 36 == len(measured["after"]["sampled"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["grad_norm"] > 0 for row in rows)
-    assert not any("propose/reject/format" not in row and row["propose/valid"] == 0 for row in rows)
+    assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
+    assert all(row["propose/valid"] > 0 for row in rows)
+    _check_resumed(cli, run, measured)
+
+
+def _check_resumed(cli, run, measured):
+    """What was cut off in its last measurement is measured; what cannot be compared is refused."""
+    cut = {**measured, "after": {}}
+    (run / held_out.FILE).write_text(json.dumps(cut))
+    (run / "report.md").unlink()
+    done = cli("train", "--resume", "runs/first")
+    assert done.returncode == 0 and "report: runs/first/report.md" in done.stderr
+    assert json.loads((run / held_out.FILE).read_text()) == measured, "not the same figures"
+    config = (run / "config.yaml").read_text()
+    done = cli("train", "--resume", "runs/first", "max_steps=3", "rollout.temperature=0.5")
+    assert done.returncode == 2
+    (line,) = [one for one in done.stderr.splitlines() if "error:" in one]
+    assert "rollout.temperature: 0.5" in line and "held_out.tasks=0" in line
+    assert "loading" not in done.stderr and (run / "config.yaml").read_text() == config

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from azr_mlx.entropy import LEAST, MOST, EntropyFloor
-from azr_mlx.health import QUIET, WATCHED, WINDOW, Health
+from azr_mlx.health import QUIET, SIGNS, WINDOW, Health
 
 pytestmark = pytest.mark.pure
 
@@ -48,13 +48,13 @@ def fed(health, rows, start=1):
     return metrics, said
 
 
-@pytest.mark.parametrize("sign", WATCHED)
+@pytest.mark.parametrize("sign", SIGNS)
 def test_each_sign_trips_on_its_own_cause_and_names_a_key(sign):
     health = Health()
     metrics, said = fed(health, [WELL] * WINDOW)
     assert said == [] and not any(metrics.values())
     metrics, said = fed(health, [{**WELL, **ILL[sign]}] * WINDOW, WINDOW + 1)
-    assert metrics == {f"health/{name}": float(name == sign) for name in WATCHED}
+    assert metrics == {f"health/{name}": float(name == sign) for name in SIGNS}
     assert len(said) == 1 and MENDS[sign] in said[0]
 
 

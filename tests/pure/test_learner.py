@@ -1,6 +1,7 @@
 """The learner on a scripted backend: which passes are made, what reaches the loss, and when the
 epochs stop."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -85,6 +86,22 @@ def test_epochs_stop_early_on_kl():
     assert len(backend.updates) == 4 and row["ppo/early_stop"] == 1.0  # 0.4 > 1.5 x 0.2
     row, backend, _ = learn(replace(config, early_stopping=False), Drifts(lambda p, n: ""))
     assert len(backend.updates) == 10 and row["ppo/early_stop"] == 0.0
+
+
+def test_the_entropy_bonus_grows_while_the_policy_is_below_the_floor():
+    class Sure(FakeBackend):
+        def update(self, batch, hyper, distill=None):
+            return replace(super().update(batch, hyper, distill), entropy=0.1)
+
+    backend = Sure(lambda p, n: "")
+    learner = Learner(replace(CONFIG, ppo=Ppo(advantage="rloo", entropy_floor=0.5)), backend)
+    for step in range(1, 4):
+        learner.learn(step, experiences(), lambda name: nullcontext())
+    given = [hyper.entropy_coef for _, hyper, _ in backend.updates]
+    assert given[0] == 0.0 and 0 < given[1] < given[2]
+    again = Learner(learner.config, backend)
+    again.restore(json.loads(json.dumps(learner.to_json())))
+    assert again.entropy == learner.entropy
 
 
 def test_the_learning_rate_warms_up():

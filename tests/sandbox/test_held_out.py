@@ -98,6 +98,10 @@ def test_a_run_meets_no_reserved_shape_and_pays_nothing_for_one(tmp_path, held, 
     seen = [t.program for k in TaskKind for t in trainer.selfplay.buffer.tasks(k)]
     assert len(seen) > 20
     assert not any(map(parse.is_reserved, seen))
+    heads = {program.splitlines()[0] for program in seen}
+    assert heads <= {f"def f({p}):" for p in ("n", "a", "s", "n, m", "a, n", "s, n")}, (
+        "tasks are not of the configured set of templates"
+    )
 
 
 def phase(name):
@@ -107,7 +111,9 @@ def phase(name):
 
 
 def test_measuring_judges_every_answer_and_a_gain_is_paired(held):
+    before = held.backend.forgotten
     good = held.measure()
+    assert held.backend.forgotten == before + 1, "the next step would begin from what this read"
     assert set(good) == {"greedy", "sampled"}
     assert all(len(v) == held_out.SAMPLES for v in good["sampled"].values())
     kinds = {t.id: t.kind for group in held.tasks.values() for t in group}
