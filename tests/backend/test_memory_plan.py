@@ -100,6 +100,16 @@ def test_less_is_planned_where_less_is_asked():
     assert p.adapters(larger) == pytest.approx(4 * p.adapters(c), rel=0.01)
 
 
+def test_an_entropy_floor_is_planned_as_the_bonus_that_it_may_become():
+    p = planner(vocabulary=49152)  # the head is what takes the most, then
+    given = [*SHORT, "ppo.micro_batch_tokens=512"]
+    plain, floor, bonus = (
+        p.update(load(None, [*given, *more])).total
+        for more in ([], ["ppo.entropy_floor=0.3"], ["ppo.entropy_coef=0.1"])
+    )
+    assert floor == bonus > plain
+
+
 def test_a_gpu_is_planned_with_packed_weights():
     stored = planner(quantized=(4, 64))
     on_gpu = replace(stored, device="gpu")

@@ -94,6 +94,27 @@ def test_resuming_an_earlier_checkpoint_sets_the_later_ones_aside(tmp_path, sand
     assert again.run() == 0 and steps(tmp_path) == [1, 2, 3, 4, 5]
 
 
+def test_signs_of_a_collapse_are_told_whether_the_run_was_resumed_or_not(tmp_path, sandbox, capsys):
+    """Nothing that is proposed is valid: after a window of five steps, that is said."""
+
+    def last(run):
+        return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+    whole = trainer(tmp_path / "whole", sandbox)
+    whole.start()
+    whole.run()
+    assert "warning: step 5: only 0% of the proposals are valid" in capsys.readouterr().err
+    assert last(tmp_path / "whole")["health/valid"] == 1.0
+    first = trainer(tmp_path / "parts", sandbox, max_steps=3)
+    first.start()
+    first.run()
+    again = trainer(tmp_path / "parts", sandbox)
+    again.resume(checkpoint.steps(tmp_path / "parts")[-1])
+    again.run()
+    assert "warning: step 5: only 0% of the proposals are valid" in capsys.readouterr().err
+    assert again.health == whole.health
+
+
 @pytest.mark.parametrize("moment", ["rollouts", "update", "snapshot"])
 def test_an_interrupt_saves_weights_with_their_own_state(tmp_path, sandbox, moment):
     def interrupt(*_):
