@@ -1,6 +1,6 @@
 """Tasks that self-play cannot have seen: the solver before and after training, on the same ones.
 
-They are drawn from templates, apart: a sixteenth of all program shapes is reserved for them
+They are drawn from templates, apart: an eighth of all program shapes is reserved for them
 (``parse.is_reserved``). Nano's pre-training left those out, and the gate of a run that has held-out
 tasks keeps them from its buffer. Two distributions: ``in_range`` (difficulties up to
 ``held_out.in_range``) and ``harder`` (at ``held_out.harder``).
@@ -56,7 +56,7 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
                 )
                 if parse.is_reserved(proposal.program):
                     draft = Draft(proposal, kind, difficulty, source="template")
-                    fresh.setdefault((kind, parse.skeleton(proposal.program)), draft)
+                    fresh.setdefault((kind, parse.shape(proposal.program)), draft)
         for result in gate(list(fresh.values()), sandbox, rules, buffer=known):
             if result.task is not None and known.count(result.task.kind) < wanted:
                 known.add(result.task)

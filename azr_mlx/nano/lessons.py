@@ -24,6 +24,7 @@ from azr_mlx.types import Task, TaskKind
 DIFFICULTIES, SHARES = (0.1, 0.2), (0.3, 0.7)  # chains of one and of two operations
 MOST_STEPS = 8  # values that the work of a step-by-step answer shows
 N_INPUTS = 6
+STEPS = 0.5  # of the programs have lessons step by step
 MAX_VALUE = 120  # characters of an input or an output
 
 Part = tuple[str, bool]  # text, and whether it is an answer
@@ -33,14 +34,13 @@ Lesson = tuple[Part, ...]  # one question with its answer, or several about one 
 def lessons(form: PromptForm, seed: int, stream: int, slips: float = 0.0) -> Iterator[Lesson]:
     """Endless lessons of both roles and all three kinds; the arguments fix them all.
 
-    ``slips`` is the share of solvers' answers that may be wrong, as in text that people wrote: an
-    operation forgotten, another input, the program of another lesson (now and then that is right,
-    too). A model that learned from them knows better than it answers, and a reward has something to
-    teach it.
+    ``slips`` is the share of answers that are wrong, as in text that people wrote: an operation
+    forgotten, another input, another program, a call that does not fit the program. A model that
+    learned from them knows better than it answers, and a reward has something to teach it.
     """
     rng = np.random.default_rng([seed, stream])
     shown: list[Task] = []
-    others: dict[str, str] = {}  # the last program of each message
+    last: dict[tuple[str, str], Proposal] = {}  # by first line and message; "" is any message
     while True:
         difficulty = float(rng.choice(DIFFICULTIES, p=SHARES))
         proposal = templates.draw(TaskKind.INDUCTION, difficulty, rng, N_INPUTS, "chains")
@@ -53,15 +53,18 @@ def lessons(form: PromptForm, seed: int, stream: int, slips: float = 0.0) -> Ite
         outputs = tuple(output for output, _ in runs)
         if max(map(len, outputs)) > MAX_VALUE or len(set(outputs)) == 1:
             continue
-        other = others.get(proposal.message, proposal.program)
-        others[proposal.message] = proposal.program
+        head = proposal.program.splitlines()[0]
+        other = last.get((head, proposal.message), last.get((head, ""), proposal))
+        strays = [found for (line, any_), found in last.items() if line != head and not any_]
+        stray = strays[int(rng.integers(len(strays)))] if strays else proposal
         works = tuple(work for _, work in runs)
-        course = Course(form, proposal, outputs, works, difficulty, slips, other)
+        course = Course(form, proposal, outputs, works, difficulty, slips, other, stray)
         references = (
             [shown[i] for i in rng.integers(len(shown), size=rng.integers(3))] if shown else []
         )
         yield from course.lessons(references, rng)
-        shown.append(course.task(TaskKind.DEDUCTION, 0))
+        last[head, proposal.message] = last[head, ""] = proposal
+        shown.append(course.task(TaskKind.DEDUCTION, [0]))
         del shown[:-50]
 
 
@@ -75,44 +78,51 @@ class Course:
     works: tuple[list[str], ...]
     difficulty: float
     slips: float
-    other: str  # another program of the same types
+    other: Proposal  # of the same types
+    stray: Proposal  # of other types
 
     def lessons(self, references: list[Task], rng: np.random.Generator) -> Iterator[Lesson]:
         """Solving it in all ways, and proposing it. Several questions about a program make one
         lesson, so that it is read once; single ones show where an answer ends."""
         for kind in (TaskKind.DEDUCTION, TaskKind.ABDUCTION):
-            for steps in (False, True):
-                order = rng.permutation(N_INPUTS)[: 4 if steps else N_INPUTS]
-                questions = [self.solved(kind, int(i), steps, rng) for i in order]
-                yield _joined(questions, "\n\n" if steps else "\n")
-            yield self.solved(kind, int(rng.integers(N_INPUTS)), bool(rng.random() < 0.5), rng)
-        yield self.solved(TaskKind.INDUCTION, 0, bool(rng.random() < 0.5), rng)
-        yield self.proposed(TaskKind.DEDUCTION, int(rng.integers(N_INPUTS)), references)
-        yield self.proposed(TaskKind.INDUCTION, 0, [])
+            steps = bool(rng.random() < STEPS)
+            for many in (N_INPUTS, 4) if steps else (N_INPUTS,):
+                order = rng.permutation(N_INPUTS)[:many]
+                long = many < N_INPUTS
+                questions = [self.solved(kind, [int(i)], long, rng) for i in order]
+                yield _joined(questions, "\n\n" if long else "\n")
+            yield self.solved(kind, [int(rng.integers(N_INPUTS))], steps, rng)
+        for _ in range(2):
+            order = [int(i) for i in rng.permutation(N_INPUTS)]
+            yield self.solved(TaskKind.INDUCTION, order, bool(rng.random() < STEPS / 2), rng)
+        yield self.proposed(TaskKind.DEDUCTION, [int(rng.integers(N_INPUTS))], references, rng)
+        yield self.proposed(TaskKind.INDUCTION, list(range(N_INPUTS)), [], rng)
 
-    def task(self, kind: TaskKind, number: int) -> Task:
+    def task(self, kind: TaskKind, chosen: list[int]) -> Task:
+        """On the inputs that are ``chosen``; induction shows the first half of them."""
         induction = kind is TaskKind.INDUCTION
-        chosen = slice(None) if induction else slice(number, number + 1)
         return Task.create(
             kind,
             self.proposal.program,
-            self.proposal.inputs[chosen],
-            self.outputs[chosen],
+            tuple(self.proposal.inputs[i] for i in chosen),
+            tuple(self.outputs[i] for i in chosen),
             message=self.proposal.message if induction else "",
             hidden=tuple(range(N_INPUTS // 2, N_INPUTS)) if induction else (),
             difficulty=self.difficulty,
         )
 
-    def solved(self, kind: TaskKind, number: int, steps: bool, rng: np.random.Generator) -> Lesson:
+    def solved(
+        self, kind: TaskKind, chosen: list[int], steps: bool, rng: np.random.Generator
+    ) -> Lesson:
         """A task with the answer that it was made from, or with a slip."""
-        task, work = self.task(kind, number), self.works[number]
+        task = self.task(kind, chosen)
         prompt = self.form.solve(task, "step_by_step" if steps else "direct").text
-        args, output, program = arguments(task.inputs[0]), task.outputs[0], task.program.strip()
-        if self.slips and rng.random() < self.slips:
-            if len(work) > 1:
-                work = work[:-1]
-            output, program = work[-1], self.other.strip()
-            args = arguments(self.proposal.inputs[int(rng.integers(N_INPUTS))])
+        args, output, work, program = (
+            self._slip(task.outputs[0], self.works[chosen[0]], rng)
+            if rng.random() < self.slips
+            else (task.inputs[0], task.outputs[0], self.works[chosen[0]], task.program)
+        )
+        args, program = arguments(args), program.strip()
         if kind is TaskKind.DEDUCTION:
             answer = f" {', '.join(work)}\nassert f() == {output}" if steps else f" {output}"
         elif kind is TaskKind.ABDUCTION:
@@ -121,13 +131,34 @@ class Course:
             answer = f" {plan(program)}\n{program}" if steps else program.removeprefix("def f")
         return (prompt, False), (answer, True)
 
-    def proposed(self, kind: TaskKind, number: int, references: list[Task]) -> Lesson:
-        """A task as its proposer would write it."""
-        task = self.task(kind, number)
+    def _slip(
+        self, output: str, work: list[str], rng: np.random.Generator
+    ) -> tuple[str, str, list[str], str]:
+        """(input, output, work, program), each of them wrong: another input; the last operation
+        forgotten, or the output of that input; another program, unless it does the same."""
+        wrong = [i for i, own in enumerate(self.outputs) if own != output]
+        i = wrong[int(rng.integers(len(wrong)))]
+        forgotten = work[:-1] if work[:-1] and work[-2] != output else self.works[i]
+        try:
+            same = all(
+                traced(self.other.program, args)[0] == own
+                for args, own in zip(self.proposal.inputs, self.outputs, strict=True)
+            )
+        except (IndexError, ValueError):
+            same = False
+        program = self.proposal.program if same else self.other.program
+        return self.proposal.inputs[i], forgotten[-1], forgotten, program
+
+    def proposed(
+        self, kind: TaskKind, chosen: list[int], references: list[Task], rng: np.random.Generator
+    ) -> Lesson:
+        """A task as its proposer would write it, or with calls that do not fit the program."""
+        task = self.task(kind, chosen)
         request = self.form.propose(
             kind, references, self.difficulty, program=task.program, n_inputs=N_INPUTS
         ).text
-        calls = [f"f({arguments(text)})" for text in task.inputs]
+        inputs = self.stray.inputs if rng.random() < self.slips else task.inputs
+        calls = [f"f({arguments(text)})" for text in inputs]
         if kind is TaskKind.INDUCTION:
             return (request, False), (f" {task.message}\n" + "\n".join(calls), True)
         program = task.program.strip().removeprefix("def f")

@@ -25,6 +25,7 @@ from azr_mlx.parse.source import (
     features,
     is_reserved,
     parse_source,
+    shape,
     skeleton,
     unparse,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "is_reserved",
     "parse_answer",
     "parse_proposal",
+    "shape",
     "skeleton",
 ]
 

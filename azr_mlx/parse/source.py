@@ -9,8 +9,11 @@ import ast
 import hashlib
 import warnings
 from collections.abc import Collection
+from copy import deepcopy
 
 MAX_SOURCE = 20_000  # characters that are ever handed to the Python parser
+MOST_INLINED = 500  # nodes of a program whose temporary variables are written out
+RESERVED = 8  # one of so many shapes is kept for held-out tasks
 
 # SystemError: CPython 3.11's parser answers very deep input with it
 _PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
@@ -241,25 +244,73 @@ def skeleton(source: str) -> str:
     return hashlib.sha256(shape.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def is_reserved(source: str) -> bool:
-    """Whether a program's shape is kept for held-out tasks: one of 16 is.
+def shape(source: str) -> str:
+    """A hash of what is computed: coarser than ``skeleton``, temporary variables don't count.
 
-    Coarser than ``skeleton``, and the same on every Python version: node types in the order of
-    ``ast.walk``, with the names that the program does not bind.
+    ``t = n - 3; return t * 2`` and ``return (n - 3) * 2`` share it. The same on every Python
+    version: node types in the order of ``ast.walk``, with the names that the program does not bind.
+    A text that does not parse is its own shape.
     """
+    words = [source]
     tree = parse_source(clean_source(source))
-    if tree is None:
-        return False
-    nodes = list(ast.walk(tree))
-    bound = _bound_names(nodes)
-    words = list[str]()
-    for node in nodes:
-        words.append(type(node).__name__)
-        if isinstance(node, ast.Name) and node.id not in bound:
-            words.append(node.id)
-        elif isinstance(node, ast.Attribute):
-            words.append(node.attr)
-    return hashlib.sha256(" ".join(words).encode("utf-8", "surrogatepass")).digest()[0] % 16 == 0
+    if tree is not None:
+        nodes = list(ast.walk(tree if (inlined := _inlined(tree)) is None else inlined))
+        bound = _bound_names(nodes)
+        words = list[str]()
+        for node in nodes:
+            words.append(type(node).__name__)
+            if isinstance(node, ast.Name) and node.id not in bound:
+                words.append(node.id)
+            elif isinstance(node, ast.Attribute):
+                words.append(node.attr)
+    return hashlib.sha256(" ".join(words).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_reserved(source: str) -> bool:
+    """Whether a program's shape is kept for held-out tasks: one of ``RESERVED`` is."""
+    return int(shape(source), 16) % RESERVED == 0
+
+
+class _Values(ast.NodeTransformer):
+    """Replaces names by what they stand for."""
+
+    def __init__(self, values: dict[str, ast.expr]):
+        self.values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self.values.get(node.id, node)
+
+
+def _inlined(tree: ast.Module) -> ast.FunctionDef | None:
+    """The only function of a module as one return, if it is assignments to names and a return;
+    None if it is not, or would grow beyond ``MOST_INLINED`` nodes."""
+    match tree.body:
+        case [ast.FunctionDef(body=[*steps, ast.Return(value=ast.expr() as returned)]) as function]:
+            pass
+        case _:
+            return None
+    values: dict[str, ast.expr] = {}
+
+    def full(expression: ast.expr) -> ast.expr | None:
+        value = _Values(values).visit(deepcopy(expression))
+        return value if sum(1 for _ in ast.walk(value)) <= MOST_INLINED else None
+
+    try:
+        for step in steps:
+            match step:
+                case ast.Assign(targets=[ast.Name(id=name)], value=expression):
+                    value = full(expression)
+                case _:
+                    return None
+            if value is None:
+                return None
+            values[name] = value
+        value = full(returned)
+    except RecursionError:
+        return None
+    if value is None:
+        return None
+    return ast.FunctionDef(function.name, function.args, [ast.Return(value)], [])
 
 
 _BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert)

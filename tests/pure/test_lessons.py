@@ -4,6 +4,7 @@ held out."""
 from __future__ import annotations
 
 import ast
+import time
 from itertools import islice
 
 import pytest
@@ -47,26 +48,60 @@ def test_no_lesson_shows_a_reserved_shape(many):
         p.removeprefix("def f") + "\nassert f(1)", TaskKind.DEDUCTION, FORM))  # fmt: skip
 
 
-def test_about_one_in_sixteen_shapes_is_reserved():
+def test_about_one_in_eight_shapes_is_reserved():
     import numpy as np
 
     from azr_mlx import templates
 
     draw = np.random.default_rng(3)
     shapes = {
-        parse.skeleton(p): parse.is_reserved(p)
+        parse.shape(p): parse.is_reserved(p)
         for p in (
             templates.draw(TaskKind.DEDUCTION, 0.2, draw, 1, "chains").program for _ in range(6000)
         )
     }
-    assert 0.03 < sum(shapes.values()) / len(shapes) < 0.1
+    assert 0.1 < sum(shapes.values()) / len(shapes) < 0.15
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "def f(n):\n    t = n - 3\n    return t * t",
+        "def f(n):\n    n = n - 3\n    return n * n",
+        "def f(a):\n    b = a\n    c = b - 9\n    return c * (a - 1)",
+    ],
+)
+def test_a_temporary_variable_does_not_change_a_shape(other):
+    assert parse.shape(other) == parse.shape("def f(n):\n    return (n - 3) * (n - 3)")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "def f(n):\n    return (n - 3) * 3",
+        "def f(n):\n    t = n - 3\n    return n * n",
+        "def f(n):\n    n -= 3\n    return n * n",
+        "def f(n):\n    t = n - 3\n    return max(t, t)",
+        "g = 1\ndef f(n):\n    t = n - 3\n    return t * t",
+        "def (",
+    ],
+)
+def test_another_computation_is_another_shape(other):
+    assert parse.shape(other) != parse.shape("def f(n):\n    return (n - 3) * (n - 3)")
+
+
+def test_a_shape_is_told_of_hostile_programs_in_no_time():
+    doubled = "def f(n):\n" + "    n = n + n\n" * 60 + "    return n"
+    deep = "def f(n):\n    return " + " + ".join("n" * 6000)
+    began = time.perf_counter()
+    assert len({parse.shape(doubled), parse.shape(deep)}) == 2
+    assert time.perf_counter() - began < 5
 
 
 def test_reserved_is_told_by_shape_alone():
     pairs = [("def f(x):\n    return x + %d", "def f(yy):\n    # note\n    return yy + %d")]
     for a, b in pairs:
         assert parse.is_reserved(a % 1) == parse.is_reserved(b % 7)
-    assert parse.is_reserved("def (") is False
 
 
 def test_answers_are_what_programs_give(many):
@@ -103,6 +138,9 @@ def test_every_answer_can_be_read_as_self_play_reads_it(many):
         if kind is not None:
             assert parse.parse_answer(answer, kind, FORM) is not None, (prompt, answer)
             read += 1
+        elif prompt.endswith("\ndef f") and prompt.splitlines()[-2].startswith("# f("):
+            assert parse.parse_answer(answer, TaskKind.INDUCTION, FORM) is not None
+            read += 1
         elif prompt.endswith("# calls:"):
             found = parse.parse_proposal(
                 answer, TaskKind.INDUCTION, FORM, "def f(x):\n    return x"
@@ -137,4 +175,4 @@ def test_slips_are_wrong_answers_and_only_where_they_are_asked_for(many):
         return sum(checked) / len(checked)
 
     assert right(many) == 1.0
-    assert 0.5 < right(list(islice(lessons(FORM, 0, 5, slips=0.5), 1800))) < 0.9
+    assert 0.4 < right(list(islice(lessons(FORM, 0, 5, slips=0.5), 1800))) < 0.6
