@@ -217,6 +217,8 @@ class Config:
     kl_penalty: Annotated[str, OneOf("kl", "k3", "none")] = "kl"
     weight_decay: NonNegative = 0.0
     warmup_steps: Count = 10
+    # after the warm-up: constant, or falling towards 0 at max_steps
+    lr_scheduler_type: Annotated[str, OneOf("constant", "linear", "cosine")] = "constant"
     task_buffer_size: Natural = 1024
     task_types: Annotated[Names, OneOf("deduction", "abduction", "induction")] = (
         "deduction",

@@ -10,6 +10,7 @@ penalty's coefficient is not 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields
@@ -33,6 +34,17 @@ from azr_mlx.kl import AdaptiveKL
 from azr_mlx.types import Batch, Experience, Scores, UpdateStats
 
 Phase = Callable[[str], AbstractContextManager[Any]]
+
+
+def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
+    """What the learning rates of ``step`` (1 to ``last``) are multiplied with: a linear warm-up,
+    then constant, or a line or half a cosine to 0, which the step after ``last`` would reach."""
+    if step <= warmup:
+        return step / warmup
+    if how == "constant":
+        return 1.0
+    left = max(last + 1 - step, 0) / max(last - warmup, 1)
+    return left if how == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
 class Learner:
@@ -156,16 +168,16 @@ class Learner:
 
     def _hyper(self, step: int) -> Hyper:
         c, p = self.config, self.config.ppo
-        warm = min(1.0, step / c.warmup_steps) if c.warmup_steps else 1.0
+        factor = rate_factor(step, c.warmup_steps, c.max_steps, c.lr_scheduler_type)
         return Hyper(
-            lr=c.learning_rate * warm,
+            lr=c.learning_rate * factor,
             temperature=c.rollout.temperature,
             clip_low=p.clip_low,
             clip_high=p.clip_high,
             dual_clip=p.dual_clip,
             value_coef=p.value_coef,
             value_clip=p.value_clip,
-            value_lr=p.value_learning_rate * warm,
+            value_lr=p.value_learning_rate * factor,
             entropy_coef=self.entropy.coef,
             kl_coef=self.kl.coef if c.kl_penalty == "k3" else 0.0,
             max_grad_norm=p.max_grad_norm,

@@ -66,6 +66,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 CURVES = ("solve_rate/", "propose/valid_rate/", "difficulty/", "program/", "entropy", "health/")
 STRETCHES = 5  # of a run, in which curves are averaged
+PACE = 5  # steps after which it is known how many there will be in the seconds given
 
 
 def main() -> int:
@@ -182,7 +183,11 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
         while trainer.step < config.max_steps:
             trainer._train_step(Uninterrupted())
-            if row["seconds"] and time.perf_counter() - began >= row["seconds"]:
+            spent = time.perf_counter() - began
+            if row["seconds"] and trainer.step == PACE:  # then the learning rate falls in time
+                steps = round(PACE * row["seconds"] / spent)
+                trainer.learner.config = replace(config, max_steps=steps)
+            if row["seconds"] and spent >= row["seconds"]:
                 break
         seconds = time.perf_counter() - began
         after = held.measure()

@@ -62,7 +62,7 @@ class Phase(NamedTuple):
     slips: float
 
 
-FIRST, SECOND = Phase(0, 22e6, 0.0), Phase(2, 12e6, 0.3)
+FIRST, SECOND = Phase(0, 22e6, 0.0), Phase(2, 12e6, 0.36)
 
 
 def main() -> int:

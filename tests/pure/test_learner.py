@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from azr_mlx.config import Config, Distill, Ppo, Rollout
-from azr_mlx.learner import Learner
+from azr_mlx.learner import Learner, rate_factor
 from azr_mlx.metrics import unregistered
 from azr_mlx.types import (
     Batch,
@@ -109,6 +109,29 @@ def test_the_learning_rate_warms_up():
         learn(replace(CONFIG, ppo=Ppo(advantage="rloo")), step=s)[0]["lr"] for s in (1, 2, 4, 9)
     ]
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("how", "wanted"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_the_learning_rate_falls_to_nothing_after_the_last_step(how, wanted):
+    assert [rate_factor(s, 2, 6, how) for s in range(1, 7)] == pytest.approx(wanted, abs=1e-6)
+    assert rate_factor(7, 2, 6, how) == (1.0 if how == "constant" else 0.0)
+    assert rate_factor(1, 0, 1, how) == 1.0
+
+
+def test_the_schedule_reaches_both_rates():
+    config = replace(
+        CONFIG, ppo=Ppo(advantage="rloo"), lr_scheduler_type="linear", max_steps=8, warmup_steps=0
+    )
+    hyper = learn(config, step=8)[1].updates[0][1]
+    assert hyper.lr == pytest.approx(config.learning_rate / 8)
+    assert hyper.value_lr == pytest.approx(config.ppo.value_learning_rate / 8)
 
 
 def test_beta_follows_the_measured_kl():
