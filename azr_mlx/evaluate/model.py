@@ -25,7 +25,7 @@ def open_model(
     Raises:
         UsageError: there is no such model, or the adapters are missing or another model's.
     """
-    from azr_mlx.backends.mlx.adapters import WEIGHTS_FILE
+    from azr_mlx.backends.base import WEIGHTS_FILE
     from azr_mlx.backends.mlx.backend import MlxBackend
     from azr_mlx.models import read_config, resolve
 

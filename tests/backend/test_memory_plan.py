@@ -14,8 +14,8 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx import launch, plan  # noqa: E402
-from azr_mlx.backends import micro  # noqa: E402
-from azr_mlx.backends.mlx import head, ppo, rollout, slots  # noqa: E402
+from azr_mlx.backends import micro, rollout, slots  # noqa: E402
+from azr_mlx.backends.mlx import head, ppo  # noqa: E402
 from azr_mlx.config import Config, Lora, load  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.plan import limit, memory  # noqa: E402

@@ -21,18 +21,25 @@ from mlx_lm.utils import load as load_mlx
 
 from azr_mlx import rng
 from azr_mlx.backends import base
-from azr_mlx.backends.base import Hyper, Memory, Sampling, Tokenizer
-from azr_mlx.backends.micro import MicroBatch, split
+from azr_mlx.backends.base import (
+    OPTIMIZER_FILE,
+    VALUE_FILE,
+    WEIGHTS_FILE,
+    Hyper,
+    Memory,
+    Sampling,
+    Tokenizer,
+)
+from azr_mlx.backends.micro import MicroBatch, reduced, split
 from azr_mlx.backends.mlx import adapters, cpu, ppo, shared
+from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.head import Head, chunk_rows, head_of
-from azr_mlx.backends.mlx.rollout import RolloutEngine
+from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
 from azr_mlx.models import to_float32
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
-VALUE_FILE = "value_head.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
 LossAndGrads = Callable[..., tuple[Any, Any]]
 
 
@@ -85,7 +92,7 @@ class MlxBackend:
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
         self.optimizer.init(self._adapter_parameters())
         self.value_optimizer.init(self.policy.value_head.parameters())
-        self.engine = RolloutEngine(model, tokenizer, max_rows, kv_tokens)
+        self.engine = RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens)
         self._sampled: base.Policy = "current"  # whose beginnings of prompts the engine keeps
         self.compile = compile
         self._grad_functions: dict[Any, LossAndGrads] = {}
@@ -187,7 +194,7 @@ class MlxBackend:
             sums.append({k: v.item() for k, v in stats.items()})
         if grads is None:
             raise AzrError("nothing to learn from: no completion token in the batch")
-        return float(np.sum(losses)), {**_reduce(sums, tokens), "tokens": tokens}, grads
+        return float(np.sum(losses)), {**reduced(sums, tokens), "tokens": tokens}, grads
 
     def _accumulate_supervised(self, batch: Batch) -> tuple[float, Any]:
         scalars = {"total": mx.array(float(batch.mask.sum()))}
@@ -269,7 +276,7 @@ class MlxBackend:
     def load_adapters(self, path: Path) -> None:
         """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
         self.engine.forget()
-        file = path / adapters.WEIGHTS_FILE if path.is_dir() else path
+        file = path / WEIGHTS_FILE if path.is_dir() else path
         adapters.load_adapter_weights(self.policy.lm, file)
 
     def memory(self) -> Memory:
@@ -332,17 +339,3 @@ def _static(hyper: Hyper) -> Hyper:
 
 def _add(a: Any, b: Any) -> Any:
     return tree_map(lambda x, y: x + y, a, b)
-
-
-def _reduce(sums: list[dict[str, float]], tokens: int) -> dict[str, float]:
-    """Micro-batch sums to minibatch statistics."""
-    out = {}
-    for name in sums[0]:
-        values = [s[name] for s in sums]
-        if name.endswith("_max"):
-            out[name] = max(values)
-        elif name.endswith("_loss"):
-            out[name] = float(np.sum(values))
-        else:
-            out[name] = float(np.sum(values)) / tokens
-    return out
