@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx import benchmarks, blas, checkpoint
+from azr_mlx.backends.choice import choose, open_backend, resolve_model
 from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
 from azr_mlx.held_out import HeldOut, Record, recorded
-from azr_mlx.models import ResolvedModel, resolve
+from azr_mlx.models import ResolvedModel
 from azr_mlx.outcome import Outcome
 from azr_mlx.plan import describe, fitting, kv_tokens_of
 from azr_mlx.sandbox import Limits, Sandbox
@@ -28,7 +29,7 @@ from azr_mlx.trainer import Trainer
 
 MODEL_CACHE = Path("models")
 # Resuming with another of these would be another run under the same name.
-FIXED = ("model_id", "quantization", "lora", "seed", "backend")
+FIXED = ("model_id", "quantization", "lora", "seed")
 
 
 def train(
@@ -47,11 +48,11 @@ def train(
     if dry_run:
         sys.stdout.write(describe(config))
         return 0
-    backend_name, why = choose_backend(config.backend)
+    backend_name, why = choose(config.backend)
     run_dir, start = _locate_run(config, resume)
     record = _record(config, run_dir, start)
-    config = fitting(config)
-    model = _resolve(config)
+    config = fitting(config, backend_name)
+    model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
     evaluated = _load_benchmarks(config)
     display = Display(config.max_steps, quiet=quiet, log_level=config.log_level)
     with ExitStack() as stack:
@@ -62,7 +63,7 @@ def train(
         for tracker in logged:
             stack.callback(tracker.close)
         display.note(f"loading {config.model_id}")
-        backend = _load(config, model, init_adapters)
+        backend = _load(backend_name, config, model, init_adapters)
         _describe_run(run_dir, model, f"{backend_name} ({why})", sandbox.isolation, start)
         trainer = Trainer(
             config,
@@ -126,39 +127,26 @@ def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:
     display.note(f"resumed {start}{past}")
 
 
-def choose_backend(asked: str) -> tuple[str, str]:
-    """(name, why). Raises UsageError where the backend that was asked for is not to be had."""
-    if asked == "torch":
-        raise UsageError(
-            "backend: torch: not in this version; use backend=mlx (runs on macOS and Linux)"
-        )
-    try:
-        import mlx.core  # noqa: F401
-    except ImportError as e:
-        extra = "" if sys.platform == "darwin" else "[cpu]"
-        raise UsageError(
-            f"backend: {asked}: MLX does not import ({e}); pip install 'azr-mlx{extra}'"
-        ) from e
-    return "mlx", "asked for" if asked == "mlx" else "auto: MLX imports"
-
-
 def open_sandbox(config: Config) -> Sandbox:
     s = config.sandbox
     limits = Limits(wall_s=s.wall_s, cpu_s=s.cpu_s, memory_mb=s.memory_mb, output_kb=s.output_kb)
     return Sandbox(workers=s.workers, isolation=s.isolation, limits=limits)
 
 
-def _resolve(config: Config) -> ResolvedModel:
-    return resolve(config.model_id, quantization=config.quantization, cache_dir=MODEL_CACHE)
+def backend_for(config: Config) -> Any:
+    """The backend that a run of this configuration would begin with."""
+    name, _ = choose(config.backend)
+    model = resolve_model(name, config.model_id, config.quantization, MODEL_CACHE)
+    return _load(name, config, model, None)
 
 
-def _load(config: Config, model: ResolvedModel, init_adapters: Path | None) -> Any:
+def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path | None) -> Any:
     """The backend with its adapters; ``init_adapters`` are weights to start from."""
-    from azr_mlx.backends.mlx import MlxBackend
-
-    backend = MlxBackend.from_folder(
+    backend = open_backend(
+        name,
         model.path,
         config.lora,
+        config.quantization,
         seed=config.seed,
         max_rows=config.rollout.max_batch,
         kv_tokens=kv_tokens_of(config),
@@ -232,7 +220,7 @@ def _describe_run(
 
 
 def describe_process(
-    packages: Sequence[str] = ("mlx", "mlx-lm", "numpy", "transformers"),
+    packages: Sequence[str] = ("mlx", "mlx-lm", "torch", "peft", "numpy", "transformers"),
 ) -> dict[str, Any]:
     """The program and the machine: argv, versions, platform, cores."""
     from azr_mlx import __version__

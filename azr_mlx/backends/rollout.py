@@ -9,7 +9,7 @@ On a GPU the next step is queued before the last one's tokens are read, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -37,9 +37,11 @@ class Decoder(Protocol):
     """A model as the engine drives it. ``lookahead``: a step can be queued before the last one's
     tokens are read, so it should be."""
 
-    arrays: Arrays
     depth: int
     lookahead: bool
+
+    @property
+    def arrays(self) -> Arrays: ...
 
     def read(self, stage: Stage, before: Any) -> Read:
         """Keys and values of a stage behind another; they are computed when it returns."""
@@ -93,14 +95,22 @@ class RolloutEngine:
     """Decodes with one model.
 
     ``max_rows`` are decoded at once, as far as ``kv_tokens`` (places times tokens; 0: no bound)
-    hold their keys and values. ``model_calls`` counts forward passes as [prefill, decode], for the
-    metrics and the tests.
+    hold their keys and values. ``eos`` are the tokens that end a completion; without them, the
+    tokenizer's ``eos_token_ids``. ``model_calls`` counts forward passes as [prefill, decode], for
+    the metrics and the tests.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Any, max_rows: int, kv_tokens: int = 0):
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Any,
+        max_rows: int,
+        kv_tokens: int = 0,
+        eos: Collection[int] | None = None,
+    ):
         self.decoder, self.tokenizer = decoder, tokenizer
         self.max_rows, self.kv_tokens = max_rows, kv_tokens
-        self.eos = eos_ids(tokenizer)
+        self.eos = set(tokenizer.eos_token_ids if eos is None else eos)
         self.model_calls = [0, 0]
         self._prefixes: dict[str, tuple[Tokens, Read]] = {}
 
@@ -147,7 +157,10 @@ class RolloutEngine:
             elif not waiting and 0 < taken < SHRINK * len(at) and not _unread(queued, at):
                 keep = [place for place, row in enumerate(at) if row is not None]
                 places.keep(keep)
-                at, queued = [at[place] for place in keep], queued and queued.of(keep, decoder.arrays)
+                at, queued = (
+                    [at[place] for place in keep],
+                    queued and queued.of(keep, decoder.arrays),
+                )
             if not any(at) and queued is None:
                 return
             drawn = self._step(at, places, queued) if any(at) else None
@@ -283,18 +296,13 @@ class RolloutEngine:
         start, before = (0, None) if prefix is None else (len(prefix[0]), prefix[1])
         rows = [p[start:-1] for p in prompts]
         stage = right_padded(rows, [0] * len(rows))
-        read: Any = before
+        read = before
         for at in range(0, max(stage.tokens.shape[1], 1), PREFILL_TOKENS):
             self.model_calls[0] += 1
             part = _columns(stage, at, at + PREFILL_TOKENS, first=at == 0)
             read = self.decoder.read(part, read)
+        assert read is not None
         return read
-
-
-def eos_ids(tokenizer: Any) -> set[int]:
-    """Tokens that end a completion: mlx-lm's wrapper knows several, Hugging Face's one."""
-    several = getattr(tokenizer, "eos_token_ids", None)
-    return set(several) if several else {tokenizer.eos_token_id}
 
 
 def _longest_first(rows: Sequence[_Row]) -> list[_Row]:

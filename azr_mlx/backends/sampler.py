@@ -40,7 +40,8 @@ class Stream:
         if self._words is None:
             self._words = rng.words(self.key, self.sampling.max_tokens)
         self.used += 1
-        return self._words[min(self.used, len(self._words)) - 1]
+        row: NDArray[np.uint32] = self._words[min(self.used, len(self._words)) - 1]
+        return row
 
 
 def draw_on_host(z: Floats, streams: Sequence[Stream]) -> tuple[NDArray[np.int64], Floats]:
@@ -105,6 +106,6 @@ def _nucleus(mass: Floats, top_p: Floats) -> NDArray[np.bool_]:
     before = ordered.cumsum(axis=1) - ordered
     kept = before < top_p[:, None] * ordered.sum(axis=1, keepdims=True)
     kept |= (top_p >= 1)[:, None]
-    out = np.empty_like(kept)
+    out: NDArray[np.bool_] = np.empty_like(kept)
     np.put_along_axis(out, order, kept, axis=1)
     return out

@@ -95,7 +95,9 @@ class Places:
         starts = self.start - self.low
         width = self.end + 1 - self.low
         self.mask = (
-            self.arrays.of(np.arange(width) >= starts[:, None])[:, None, None] if starts.any() else None
+            self.arrays.of(np.arange(width) >= starts[:, None])[:, None, None]
+            if starts.any()
+            else None
         )
 
     def close_step(self) -> None:

@@ -126,8 +126,7 @@ def test_the_kv_budget_reaches_the_engine(folder):
     if mx.default_device() != mx.cpu:
         per_token //= 2
     assert plan.kv_tokens_of(c) == 10**6 // per_token
-    resolved = launch._resolve(c)
-    backend = launch._load(plan.fitting(c), resolved, None)
+    backend = launch.backend_for(plan.fitting(c))
     assert backend.engine.kv_tokens == 10**6 // per_token, "the budget is not handed on"
     assert plan.kv_tokens_of(load(None, given[:1])) == 0
 

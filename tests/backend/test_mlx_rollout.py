@@ -60,7 +60,9 @@ def test_greedy_equals_mlx_lm_token_for_token(model):
 
 def test_a_row_does_not_depend_on_its_batch(model):
     sampling = [Sampling(5 + 3 * i) for i in range(8)]  # uneven: places are freed and refilled
-    together = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=3).run(prompts(), sampling, keys(8))
+    together = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=3).run(
+        prompts(), sampling, keys(8)
+    )
     for i in range(8):
         alone = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=1).run(
             prompts()[i : i + 1], sampling[i : i + 1], keys(8)[i : i + 1]
@@ -230,7 +232,9 @@ class Waiting(MlxDecoder):
 def test_a_queued_step_changes_no_token(model, top_p):
     """On a GPU a step is queued before the last one's tokens are known: rows end one step late."""
     sampling = [Sampling(5 + 3 * i, top_p=top_p) for i in range(8)]
-    free = RolloutEngine(MlxDecoder(model, lookahead=True), TOKENIZER, 8).run(prompts(), sampling, keys(8))
+    free = RolloutEngine(MlxDecoder(model, lookahead=True), TOKENIZER, 8).run(
+        prompts(), sampling, keys(8)
+    )
     stop = free[0].text[2:4]
     runs = []
     for rows, decoder in ((3, MlxDecoder), (8, MlxDecoder), (1, Waiting)):
@@ -251,7 +255,9 @@ def test_places_are_filled_again_for_as_long_as_rows_wait(model):
     together = engine.run(many, sampling, keys(60))
     assert engine.model_calls[1] > 100, "the buffer never filled: this test proves nothing"
     for i in range(0, 60, 7):
-        alone = RolloutEngine(MlxDecoder(model), TOKENIZER, 1).run([many[i]], [sampling[i]], [keys(60)[i]])
+        alone = RolloutEngine(MlxDecoder(model), TOKENIZER, 1).run(
+            [many[i]], [sampling[i]], [keys(60)[i]]
+        )
         assert alone[0].token_ids == together[i].token_ids
         np.testing.assert_allclose(alone[0].logprobs, together[i].logprobs, atol=1e-5)
 

@@ -317,6 +317,8 @@ def test_the_vocabulary_is_larger_than_a_chunk():
     whole = pair()[1]
     batch = make_batch(rows=6)
     np.testing.assert_allclose(
-        backend.score(batch, "current", 1.0).logp, whole.score(batch, "current", 1.0).logp, atol=1e-6
+        backend.score(batch, "current", 1.0).logp,
+        whole.score(batch, "current", 1.0).logp,
+        atol=1e-6,
     )
     assert whole.policy.rows * VOCABULARY * 4 >= 6 << 20

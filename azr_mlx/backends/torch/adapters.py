@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
         model,
         LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.rank * lora.scale,
+            lora_alpha=cast(int, lora.rank * lora.scale),  # any number will do
             lora_dropout=lora.dropout,
             target_modules=names,
             task_type="CAUSAL_LM",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from azr_mlx import rng
-from azr_mlx.backends import base
 from azr_mlx.backends.base import (
     CONFIG_FILE,
     OPTIMIZER_FILE,
@@ -28,6 +27,8 @@ from azr_mlx.backends.base import (
     WEIGHTS_FILE,
     Hyper,
     Memory,
+    OnStep,
+    Policy,
     Sampling,
     Tokenizer,
 )
@@ -61,9 +62,10 @@ class TorchBackend:
         grad_checkpoint: bool = False,
         share_prompts: bool = True,
         base: str = "",
+        eos: Collection[int] | None = None,
     ):
         """Wrap a loaded model; ``base`` is what adapter_config.json names as the model the adapters
-        belong to."""
+        belong to, ``eos`` the tokens that end a completion (None: ``tokenizer.eos_token_ids``)."""
         self.tokenizer = tokenizer
         self.micro_batch_tokens = micro_batch_tokens
         # Layers that are computed again cannot hand on the keys and values of a stage.
@@ -88,10 +90,9 @@ class TorchBackend:
             self.head_parameters.values(), lr=0.0, betas=BETAS, eps=EPS
         )
         self.updates = 0
-        self.engine = RolloutEngine(
-            TorchDecoder(model, self.device), tokenizer, max_rows, kv_tokens
-        )
-        self._sampled: base.Policy = "current"  # whose beginnings of prompts the engine keeps
+        decoder = TorchDecoder(model, self.device)
+        self.engine = RolloutEngine(decoder, tokenizer, max_rows, kv_tokens, eos)
+        self._sampled: Policy = "current"  # whose beginnings of prompts the engine keeps
 
     @classmethod
     def from_folder(
@@ -103,8 +104,9 @@ class TorchBackend:
     ) -> TorchBackend:
         """Load a Hugging Face folder; see ``model.load``."""
         device = models.choose_device()
-        model, tokenizer = models.load(Path(path), quantization or Quantization(bits=0), device)
-        return cls(model, tokenizer, lora, **options)
+        kind = quantization or Quantization(bits=0)
+        model, tokenizer, eos = models.load(Path(path), kind, device)
+        return cls(model, tokenizer, lora, eos=eos, **options)
 
     # -- rollouts and scores -----------------------------------------------------------------------
 
@@ -113,8 +115,8 @@ class TorchBackend:
         prompts: Sequence[Prompt],
         sampling: Sequence[Sampling],
         keys: Sequence[int],
-        on_step: base.OnStep | None = None,
-        policy: base.Policy = "current",
+        on_step: OnStep | None = None,
+        policy: Policy = "current",
     ) -> list[Completion]:
         if policy != self._sampled:
             self.engine.forget()
@@ -133,10 +135,10 @@ class TorchBackend:
         finally:
             self.policy.train()
 
-    def _as(self, policy: base.Policy) -> Any:
+    def _as(self, policy: Policy) -> Any:
         return self.peft.disable_adapter() if policy == "reference" else nullcontext()
 
-    def score(self, batch: Batch, policy: base.Policy, temperature: float) -> Scores:
+    def score(self, batch: Batch, policy: Policy, temperature: float) -> Scores:
         self.engine.forget()
         out = [np.zeros(batch.tokens.shape, np.float32) for _ in range(3)]
         with self._inference(), self._as(policy):
@@ -183,7 +185,7 @@ class TorchBackend:
             self._key_dropout("dropout", number)
             arrays = ppo.arrays_of(batch, micro, self.device)
             loss, stats = ppo.ppo_loss(self.policy, arrays, float(tokens), hyper)
-            loss.backward()
+            torch.autograd.backward(loss)
             losses.append(float(loss.detach()))
             sums.append(stats)
         if not losses:
@@ -197,7 +199,7 @@ class TorchBackend:
             self._key_dropout("lesson dropout", number)
             arrays = ppo.arrays_of(batch, micro, self.device)
             loss = ppo.supervised_loss(self.policy, arrays, total)
-            (weight * loss).backward()
+            torch.autograd.backward(weight * loss)
             losses.append(float(loss.detach()))
         return float(np.sum(losses))
 

@@ -95,7 +95,8 @@ def _restricted(logits: Tensor, temperature: Floats, top_p: Floats) -> Tensor:
     """The logits with -inf outside of top-p."""
     device = logits.device
     scale = torch.from_numpy(np.where(temperature > 0, temperature, 1)).to(device)[:, None]
-    ordered, order = torch.softmax(logits.float() / scale, -1).sort(-1, descending=True, stable=True)
+    p = torch.softmax(logits.float() / scale, -1)
+    ordered, order = torch.sort(p, stable=True, dim=-1, descending=True)
     limit = torch.from_numpy(np.where(top_p < 1, top_p, 2)).to(device)[:, None]
     outside = ordered.cumsum(-1) - ordered >= limit
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)

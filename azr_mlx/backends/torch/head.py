@@ -40,7 +40,8 @@ def selected_logprob(
     left out of ``gradient`` and ``entropy_gradient`` has the gradient zero.
     """
     flags = gradient, entropy_gradient
-    logp, entropy = _Selected.apply(hidden, weight, targets, 1.0 / temperature, rows, *flags)
+    selected: Any = _Selected.apply  # untyped
+    logp, entropy = selected(hidden, weight, targets, 1.0 / temperature, rows, *flags)
     return logp, entropy
 
 
@@ -56,12 +57,11 @@ class _Selected(torch.autograd.Function):
         gradient: bool,
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        chunks = [
-            _chunk(weight, h, y, inverse, gradient, entropy_gradient)
-            for h, y in zip(hidden.split(rows), targets.split(rows), strict=True)
-        ]
-        logp, entropy = (torch.cat([chunk[i] for chunk in chunks]) for i in range(2))
-        kept = [torch.cat([chunk[2][i] for chunk in chunks]) for i in range(len(chunks[0][2]))]
+        starts = range(0, len(hidden), rows)
+        parts = [(hidden[i : i + rows], targets[i : i + rows]) for i in starts]
+        chunks = [_chunk(weight, h, y, inverse, gradient, entropy_gradient) for h, y in parts]
+        logp, entropy = torch.cat([c[0] for c in chunks]), torch.cat([c[1] for c in chunks])
+        kept = [torch.cat(part) for part in zip(*(c[2] for c in chunks), strict=True)]
         ctx.save_for_backward(*kept)
         ctx.options = inverse, gradient, entropy_gradient, hidden.dtype
         return logp, entropy
@@ -85,4 +85,5 @@ def _chunk(
     """logp and entropy [n]; if asked for, (p - onehot) W and -(p (log p + H)) W, each [n, D]."""
     z = h @ weight.T
     logp, entropy, *deltas = kernels.row_logprob(z, y, inverse, gradient, entropy_gradient)
-    return logp, entropy, [delta @ weight for delta in deltas if delta is not None]
+    pulled: list[Tensor] = [delta @ weight for delta in deltas if delta is not None]
+    return logp, entropy, pulled

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import AzrError, UsageError
@@ -22,8 +23,10 @@ def choose_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load(folder: Path, quantization: Quantization, device: torch.device) -> tuple[Any, Any]:
-    """(model, tokenizer) of a Hugging Face folder.
+def load(
+    folder: Path, quantization: Quantization, device: torch.device
+) -> tuple[Any, Any, set[int]]:
+    """(model, tokenizer, tokens that end a completion) of a Hugging Face folder.
 
     On CUDA ``quantization.bits`` 4 is bitsandbytes' NF4 and 8 its int8, over bfloat16; any other
     number there is bfloat16. Elsewhere weights are float32.
@@ -40,13 +43,13 @@ def load(folder: Path, quantization: Quantization, device: torch.device) -> tupl
     options: dict[str, Any] = {"dtype": torch.float32}
     if device.type == "cuda":
         options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
     if "quantization_config" not in options:
         model = model.to(device)
-    tokenizer.eos_token_ids = _eos_ids(model, tokenizer)
     check(model)
-    return model, tokenizer
+    return model, tokenizer, _eos_ids(model, tokenizer)
 
 
 def _quantized(bits: int) -> dict[str, Any]:
@@ -59,11 +62,10 @@ def _quantized(bits: int) -> dict[str, Any]:
             f"quantization.bits: {bits}: bitsandbytes does not import ({e}); "
             "pip install 'azr-mlx[torch]', or quantization.bits=0"
         ) from e
+    made: Any = BitsAndBytesConfig  # untyped
     if bits == 8:
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    four = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
+        return {"quantization_config": made(load_in_8bit=True)}
+    four = made(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     return {"quantization_config": four}
 
 

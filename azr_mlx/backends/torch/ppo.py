@@ -121,7 +121,8 @@ def _value_loss(values: Tensor, a: Arrays, hyper: Hyper) -> Tensor:
     if hyper.value_clip > 0 and "values" in a:
         moved = (values - a["values"]).clamp(-hyper.value_clip, hyper.value_clip)
         errors = torch.maximum(errors, (a["values"] + moved - a["returns"]).square())
-    return 0.5 * errors.sum()
+    loss: Tensor = 0.5 * errors.sum()
+    return loss
 
 
 def supervised_loss(policy: Policy, a: Arrays, total: float) -> Tensor:
