@@ -11,19 +11,24 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from os import cpu_count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from azr_mlx import benchmarks, blas, checkpoint
 from azr_mlx.backends.choice import choose, open_backend, resolve_model
+from azr_mlx.backends.world import World, gather
 from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
+from azr_mlx.held_out import FILE as HELD_OUT
 from azr_mlx.held_out import HeldOut, Record, recorded
 from azr_mlx.models import ResolvedModel
 from azr_mlx.outcome import Outcome
+from azr_mlx.parallel import SharedSandbox, open_world, share_files
 from azr_mlx.plan import describe, fitting, kv_tokens_of
 from azr_mlx.sandbox import Limits, Sandbox
+from azr_mlx.tasks import Runner
 from azr_mlx.tracking import trackers
 from azr_mlx.trainer import Trainer
 
@@ -49,22 +54,28 @@ def train(
         sys.stdout.write(describe(config))
         return 0
     backend_name, why = choose(config.backend)
-    run_dir, start = _locate_run(config, resume)
-    record = _record(config, run_dir, start)
-    config = fitting(config, backend_name)
-    model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
-    evaluated = _load_benchmarks(config)
-    display = Display(config.max_steps, quiet=quiet, log_level=config.log_level)
+    world = open_world(backend_name)
     with ExitStack() as stack:
+        run_dir, start = _place(world, config, resume, stack)
+        record = _record(config, run_dir, start)
+        config = fitting(config, backend_name)
+        model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
+        evaluated = _load_benchmarks(config)
+        leads = world.rank == 0
+        display = Display(config.max_steps, quiet=quiet or not leads, log_level=config.log_level)
         stack.callback(display.close)
-        sandbox = stack.enter_context(open_sandbox(config))
+        own = stack.enter_context(open_sandbox(config))
+        sandbox = own if world.size == 1 else SharedSandbox(own, world)
         _make_run_dir(run_dir, config)
-        logged = trackers(config, run_dir, display.warn)
+        logged = trackers(config, run_dir, display.warn) if leads else []
         for tracker in logged:
             stack.callback(tracker.close)
         display.note(f"loading {config.model_id}")
         backend = _load(backend_name, config, model, init_adapters)
-        _describe_run(run_dir, model, f"{backend_name} ({why})", sandbox.isolation, start)
+        backend.world = world
+        engine = f"{backend_name} ({why})" + (f", {world.size} ranks" if world.size > 1 else "")
+        _describe_run(run_dir, model, engine, own.isolation, start)
+        config = _of_all_ranks(config, world)
         trainer = Trainer(
             config,
             run_dir,
@@ -72,7 +83,7 @@ def train(
             sandbox,
             display=display,
             trackers=logged,
-            evaluate=TrainingEvaluation(config, evaluated, backend, sandbox) if evaluated else None,
+            evaluate=TrainingEvaluation(config, evaluated, backend, own) if evaluated else None,
         )
         _begin(trainer, start, display)
         outcome = _outcome(config, run_dir, record, trainer, sandbox, display)
@@ -105,7 +116,7 @@ def _outcome(
     run_dir: Path,
     record: Record | None,
     trainer: Trainer,
-    sandbox: Sandbox,
+    sandbox: Runner,
     display: Display,
 ) -> Outcome | None:
     """Held-out tasks, solved once before the first step."""
@@ -161,6 +172,50 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         except (ValueError, RuntimeError, OSError) as e:
             raise UsageError(f"--resume-adapter-file {init_adapters}: {e}") from e
     return backend
+
+
+def _place(
+    world: World, config: Config, resume: str | None, stack: ExitStack
+) -> tuple[Path, Path | None]:
+    """(run folder, checkpoint to start from). Only rank 0 writes there: every other rank has a
+    folder for the time of the run, with a copy of what rank 0 starts from.
+
+    Raises UsageError where the ranks were not given the same configuration.
+    """
+    if len(set(gather(world, to_yaml(config)))) > 1:
+        raise UsageError("config: the ranks have different ones; give all the same arguments")
+    if world.rank == 0:
+        run_dir, start = _locate_run(config, resume)
+    else:
+        run_dir, start = Path(stack.enter_context(TemporaryDirectory(prefix="azr-mlx-"))), None
+    name = gather(world, start and start.name)[0]
+    if world.size > 1 and name is not None:
+        start = start or run_dir / "checkpoints" / name
+        share_files(world, [f for f in start.glob("*") if f.is_file()], start)
+        share_files(world, list(run_dir.glob(HELD_OUT)), run_dir)
+    return run_dir, start
+
+
+def _of_all_ranks(config: Config, world: World) -> Config:
+    """What all ranks do together: as many times the tasks of a step as there are ranks. Ranks other
+    than the first keep nothing."""
+    n = world.size
+    if n == 1:
+        return config
+    config = replace(
+        config,
+        batch_size=n * config.batch_size,
+        proposer=replace(
+            config.proposer, templates_per_step=n * config.proposer.templates_per_step
+        ),
+        solver=replace(
+            config.solver, buffer_tasks_per_step=n * config.solver.buffer_tasks_per_step
+        ),
+    )
+    if world.rank == 0:
+        return config
+    tracking = replace(config.tracking, save_rollouts=False)
+    return replace(config, tracking=tracking, checkpoint_interval=config.max_steps)
 
 
 def _locate_run(config: Config, resume: str | None) -> tuple[Path, Path | None]:

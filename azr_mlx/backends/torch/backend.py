@@ -37,6 +37,7 @@ from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.backends.torch import adapters, ppo
 from azr_mlx.backends.torch import model as models
 from azr_mlx.backends.torch.decoder import TorchDecoder
+from azr_mlx.backends.world import Alone, World, gather, own_part, run_shared
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import AzrError
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
@@ -90,6 +91,7 @@ class TorchBackend:
             self.head_parameters.values(), lr=0.0, betas=BETAS, eps=EPS
         )
         self.updates = 0
+        self.world: World = Alone()
         decoder = TorchDecoder(model, self.device)
         self.engine = RolloutEngine(decoder, tokenizer, max_rows, kv_tokens, eos)
         self._sampled: Policy = "current"  # whose beginnings of prompts the engine keeps
@@ -123,7 +125,7 @@ class TorchBackend:
             self._sampled = policy
         weights = adapters.merged(self.policy.lm) if policy == "current" else self._as(policy)
         with self._inference(), weights:
-            return self.engine.run(prompts, sampling, keys, on_step)
+            return run_shared(self.world, self.engine.run, prompts, sampling, keys, on_step)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -149,10 +151,14 @@ class TorchBackend:
                 )
                 for array, values in zip(out, scores, strict=True):
                     array[micro.rows, micro.columns] = values.float().cpu().numpy()
+        if self.world.size > 1:
+            total = self.world.sum([torch.from_numpy(one) for one in out])
+            out = [array.numpy() for array in total]
         return Scores(out[0], out[1], None if policy == "reference" else out[2])
 
     def _micro_batches(self, batch: Batch, tokens: int) -> list[MicroBatch]:
-        return split(batch, tokens, self.share_prompts)
+        """This rank's."""
+        return split(own_part(self.world, batch), tokens, self.share_prompts)
 
     def forget(self) -> None:
         self.engine.forget()
@@ -180,17 +186,18 @@ class TorchBackend:
     def _accumulate(self, batch: Batch, hyper: Hyper) -> tuple[float, dict[str, Any]]:
         """Loss and statistics of the minibatch; its gradients are left in the parameters."""
         tokens = int(batch.mask.sum())
-        losses, sums = [], []
+        sums = list[dict[str, float]]()
         for number, micro in enumerate(self._micro_batches(batch, hyper.micro_batch_tokens)):
             self._key_dropout("dropout", number)
             arrays = ppo.arrays_of(batch, micro, self.device)
             loss, stats = ppo.ppo_loss(self.policy, arrays, float(tokens), hyper)
             torch.autograd.backward(loss)
-            losses.append(float(loss.detach()))
-            sums.append(stats)
-        if not losses:
+            sums.append({"loss": float(loss.detach())} | stats)
+        if not tokens:
             raise AzrError("nothing to learn from: no completion token in the batch")
-        return float(np.sum(losses)), {**reduced(sums, tokens), "tokens": tokens}
+        every = [one for part in gather(self.world, sums) for one in part]
+        total = float(np.sum([one.pop("loss") for one in every]))
+        return total, {**reduced(every, tokens), "tokens": tokens}
 
     def _accumulate_supervised(self, batch: Batch, weight: float) -> float:
         """The mean negative log-likelihood; ``weight`` times its gradient is added."""
@@ -201,12 +208,23 @@ class TorchBackend:
             loss = ppo.supervised_loss(self.policy, arrays, total)
             torch.autograd.backward(weight * loss)
             losses.append(float(loss.detach()))
-        return float(np.sum(losses))
+        every = [one for part in gather(self.world, losses) for one in part]
+        return float(np.sum(every))
 
     def _key_dropout(self, stream: str, micro: int) -> None:
         """Dropout layers draw from torch's global random state: name its key like every other's."""
         if self.lora.dropout > 0:
-            torch.manual_seed(rng.key(self.seed, stream, self.updates, micro) >> 1)
+            number = [micro, self.world.rank] if self.world.rank else [micro]
+            torch.manual_seed(rng.key(self.seed, stream, self.updates, *number) >> 1)
+
+    def _sum_gradients(self) -> None:
+        """Over all ranks; a parameter that no loss of this rank reached has none of its own."""
+        if self.world.size == 1:
+            return
+        own = [*self.parameters.values(), *self.head_parameters.values()]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in own]
+        for parameter, grad in zip(own, self.world.sum(grads), strict=True):
+            parameter.grad = grad
 
     def _clear_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -215,6 +233,7 @@ class TorchBackend:
     def _step(self, hyper: Hyper) -> float:
         """Clip and apply. The value head is clipped apart: its gradient must not scale the policy's
         down."""
+        self._sum_gradients()
         clip = torch.nn.utils.clip_grad_norm_
         norm = float(clip(self.parameters.values(), hyper.max_grad_norm))
         value_norm = float(clip(self.head_parameters.values(), hyper.max_grad_norm))

@@ -43,7 +43,8 @@ def load(
     options: dict[str, Any] = {"dtype": torch.float32}
     if device.type == "cuda":
         options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}
-    logging.disable_progress_bar()
+    quiet: Any = logging.disable_progress_bar  # untyped
+    quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
     if "quantization_config" not in options:
