@@ -40,6 +40,10 @@ def load(
             f"model_id: {folder}: its weights are quantised for MLX, which torch cannot read; "
             "name the model that it was made from"
         )
+    if device.type == "cpu":
+        # Gradients of rows that share a prompt are added up by several threads, in any order
+        # otherwise: a resumed run would not be the same.
+        torch.use_deterministic_algorithms(True)
     options: dict[str, Any] = {"dtype": torch.float32}
     if device.type == "cuda":
         options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}
