@@ -5,6 +5,7 @@ Exit codes: 0 ok; 1 the run failed; 2 usage or configuration; 3 a check failed; 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -52,6 +53,7 @@ Adapters = Annotated[
 MaxTokens = Annotated[int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")]
 Temp = Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")]
 TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")]
+BackendName = Annotated[str | None, typer.Option("--backend", help="auto, mlx or torch.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 # Options of eval alone: with them its signature would hide its body.
@@ -140,7 +142,7 @@ def train(
         ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None,
-    backend: Annotated[str | None, typer.Option("--backend", help="auto, mlx or torch.")] = None,
+    backend: BackendName = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every random draw.")] = None,
     resume: Annotated[
         str | None,
@@ -311,6 +313,7 @@ def evaluate(
     samples: Samples = None,
     data: Data = None,
     out: EvalOut = None,
+    backend: BackendName = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -345,6 +348,7 @@ def evaluate(
         samples=samples,
         compare=compare,
         out=out,
+        backend=backend or "auto",
     )
     report = run(request, reporter(quiet))
     if as_json:
@@ -443,6 +447,8 @@ def _start() -> None:
     """MLX binds its BLAS when it is first imported, so a fast one must be there before."""
     from azr_mlx import blas
 
+    if importlib.util.find_spec("mlx") is None:
+        return
     info = blas.enable()
     if not info.fast:
         typer.echo(

@@ -150,7 +150,8 @@ def _attach(model: Any, path: Path) -> None:
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
-    from azr_mlx.backends.mlx.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_weights
+    from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
+    from azr_mlx.backends.mlx.adapters import adapter_weights
 
     try:
         config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))

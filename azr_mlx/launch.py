@@ -11,24 +11,30 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from os import cpu_count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from azr_mlx import benchmarks, blas, checkpoint
+from azr_mlx.backends.choice import choose, open_backend, resolve_model
+from azr_mlx.backends.world import World, gather
 from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
+from azr_mlx.held_out import FILE as HELD_OUT
 from azr_mlx.held_out import HeldOut, Record, recorded
-from azr_mlx.models import ResolvedModel, resolve
+from azr_mlx.models import ResolvedModel
 from azr_mlx.outcome import Outcome
+from azr_mlx.parallel import SharedSandbox, open_world, share_files
 from azr_mlx.plan import describe, fitting, kv_tokens_of
 from azr_mlx.sandbox import Limits, Sandbox
+from azr_mlx.tasks import Runner
 from azr_mlx.tracking import trackers
 from azr_mlx.trainer import Trainer
 
 MODEL_CACHE = Path("models")
 # Resuming with another of these would be another run under the same name.
-FIXED = ("model_id", "quantization", "lora", "seed", "backend")
+FIXED = ("model_id", "quantization", "lora", "seed")
 
 
 def train(
@@ -47,23 +53,29 @@ def train(
     if dry_run:
         sys.stdout.write(describe(config))
         return 0
-    backend_name, why = choose_backend(config.backend)
-    run_dir, start = _locate_run(config, resume)
-    record = _record(config, run_dir, start)
-    config = fitting(config)
-    model = _resolve(config)
-    evaluated = _load_benchmarks(config)
-    display = Display(config.max_steps, quiet=quiet, log_level=config.log_level)
+    backend_name, why = choose(config.backend)
+    world = open_world(backend_name)
     with ExitStack() as stack:
+        run_dir, start = _place(world, config, resume, stack)
+        record = _record(config, run_dir, start)
+        config = fitting(config, backend_name)
+        model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
+        evaluated = _load_benchmarks(config)
+        leads = world.rank == 0
+        display = Display(config.max_steps, quiet=quiet or not leads, log_level=config.log_level)
         stack.callback(display.close)
-        sandbox = stack.enter_context(open_sandbox(config))
+        own = stack.enter_context(open_sandbox(config))
+        sandbox = own if world.size == 1 else SharedSandbox(own, world)
         _make_run_dir(run_dir, config)
-        logged = trackers(config, run_dir, display.warn)
+        logged = trackers(config, run_dir, display.warn) if leads else []
         for tracker in logged:
             stack.callback(tracker.close)
         display.note(f"loading {config.model_id}")
-        backend = _load(config, model, init_adapters)
-        _describe_run(run_dir, model, f"{backend_name} ({why})", sandbox.isolation, start)
+        backend = _load(backend_name, config, model, init_adapters)
+        backend.world = world
+        engine = f"{backend_name} ({why})" + (f", {world.size} ranks" if world.size > 1 else "")
+        _describe_run(run_dir, model, engine, own.isolation, start)
+        config = _of_all_ranks(config, world)
         trainer = Trainer(
             config,
             run_dir,
@@ -71,7 +83,7 @@ def train(
             sandbox,
             display=display,
             trackers=logged,
-            evaluate=TrainingEvaluation(config, evaluated, backend, sandbox) if evaluated else None,
+            evaluate=TrainingEvaluation(config, evaluated, backend, own) if evaluated else None,
         )
         _begin(trainer, start, display)
         outcome = _outcome(config, run_dir, record, trainer, sandbox, display)
@@ -104,7 +116,7 @@ def _outcome(
     run_dir: Path,
     record: Record | None,
     trainer: Trainer,
-    sandbox: Sandbox,
+    sandbox: Runner,
     display: Display,
 ) -> Outcome | None:
     """Held-out tasks, solved once before the first step."""
@@ -126,39 +138,26 @@ def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:
     display.note(f"resumed {start}{past}")
 
 
-def choose_backend(asked: str) -> tuple[str, str]:
-    """(name, why). Raises UsageError where the backend that was asked for is not to be had."""
-    if asked == "torch":
-        raise UsageError(
-            "backend: torch: not in this version; use backend=mlx (runs on macOS and Linux)"
-        )
-    try:
-        import mlx.core  # noqa: F401
-    except ImportError as e:
-        extra = "" if sys.platform == "darwin" else "[cpu]"
-        raise UsageError(
-            f"backend: {asked}: MLX does not import ({e}); pip install 'azr-mlx{extra}'"
-        ) from e
-    return "mlx", "asked for" if asked == "mlx" else "auto: MLX imports"
-
-
 def open_sandbox(config: Config) -> Sandbox:
     s = config.sandbox
     limits = Limits(wall_s=s.wall_s, cpu_s=s.cpu_s, memory_mb=s.memory_mb, output_kb=s.output_kb)
     return Sandbox(workers=s.workers, isolation=s.isolation, limits=limits)
 
 
-def _resolve(config: Config) -> ResolvedModel:
-    return resolve(config.model_id, quantization=config.quantization, cache_dir=MODEL_CACHE)
+def backend_for(config: Config) -> Any:
+    """The backend that a run of this configuration would begin with."""
+    name, _ = choose(config.backend)
+    model = resolve_model(name, config.model_id, config.quantization, MODEL_CACHE)
+    return _load(name, config, model, None)
 
 
-def _load(config: Config, model: ResolvedModel, init_adapters: Path | None) -> Any:
+def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path | None) -> Any:
     """The backend with its adapters; ``init_adapters`` are weights to start from."""
-    from azr_mlx.backends.mlx import MlxBackend
-
-    backend = MlxBackend.from_folder(
+    backend = open_backend(
+        name,
         model.path,
         config.lora,
+        config.quantization,
         seed=config.seed,
         max_rows=config.rollout.max_batch,
         kv_tokens=kv_tokens_of(config),
@@ -173,6 +172,50 @@ def _load(config: Config, model: ResolvedModel, init_adapters: Path | None) -> A
         except (ValueError, RuntimeError, OSError) as e:
             raise UsageError(f"--resume-adapter-file {init_adapters}: {e}") from e
     return backend
+
+
+def _place(
+    world: World, config: Config, resume: str | None, stack: ExitStack
+) -> tuple[Path, Path | None]:
+    """(run folder, checkpoint to start from). Only rank 0 writes there: every other rank has a
+    folder for the time of the run, with a copy of what rank 0 starts from.
+
+    Raises UsageError where the ranks were not given the same configuration.
+    """
+    if len(set(gather(world, to_yaml(config)))) > 1:
+        raise UsageError("config: the ranks have different ones; give all the same arguments")
+    if world.rank == 0:
+        run_dir, start = _locate_run(config, resume)
+    else:
+        run_dir, start = Path(stack.enter_context(TemporaryDirectory(prefix="azr-mlx-"))), None
+    name = gather(world, start and start.name)[0]
+    if world.size > 1 and name is not None:
+        start = start or run_dir / "checkpoints" / name
+        share_files(world, [f for f in start.glob("*") if f.is_file()], start)
+        share_files(world, list(run_dir.glob(HELD_OUT)), run_dir)
+    return run_dir, start
+
+
+def _of_all_ranks(config: Config, world: World) -> Config:
+    """What all ranks do together: as many times the tasks of a step as there are ranks. Ranks other
+    than the first keep nothing."""
+    n = world.size
+    if n == 1:
+        return config
+    config = replace(
+        config,
+        batch_size=n * config.batch_size,
+        proposer=replace(
+            config.proposer, templates_per_step=n * config.proposer.templates_per_step
+        ),
+        solver=replace(
+            config.solver, buffer_tasks_per_step=n * config.solver.buffer_tasks_per_step
+        ),
+    )
+    if world.rank == 0:
+        return config
+    tracking = replace(config.tracking, save_rollouts=False)
+    return replace(config, tracking=tracking, checkpoint_interval=config.max_steps)
 
 
 def _locate_run(config: Config, resume: str | None) -> tuple[Path, Path | None]:
@@ -232,7 +275,7 @@ def _describe_run(
 
 
 def describe_process(
-    packages: Sequence[str] = ("mlx", "mlx-lm", "numpy", "transformers"),
+    packages: Sequence[str] = ("mlx", "mlx-lm", "torch", "peft", "numpy", "transformers"),
 ) -> dict[str, Any]:
     """The program and the machine: argv, versions, platform, cores."""
     from azr_mlx import __version__

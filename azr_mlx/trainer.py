@@ -28,8 +28,8 @@ from azr_mlx.health import Health
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.learner import Learner
 from azr_mlx.metrics import MetricsFile
-from azr_mlx.sandbox import Sandbox
 from azr_mlx.selfplay import SelfPlay
+from azr_mlx.tasks import Runner
 from azr_mlx.tracking import Tracker
 from azr_mlx.types import Batch, Experience
 
@@ -84,7 +84,7 @@ class Trainer:
         config: Config,
         run_dir: Path,
         backend: Backend,
-        sandbox: Sandbox,
+        sandbox: Runner,
         *,
         display: Display,
         trackers: Sequence[Tracker] = (),

@@ -49,7 +49,7 @@ def measured(options: Namespace) -> list[dict[str, Any]]:
     for form in options.forms:
         config = load(options.config, [*given, f"rollout.form={form}"])
         if backend is None:
-            backend = launch._load(config, launch._resolve(config), None)
+            backend = launch.backend_for(config)
         with launch.open_sandbox(config) as sandbox:
             rows.append({"form": form, **rates(config, backend, sandbox, options.rounds)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)

@@ -164,7 +164,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         given.append("max_steps=100000")
     quiet = ["sandbox.workers=1", "tracking.save_rollouts=false", "checkpoint_interval=1000000"]
     config = load(row["config"], [*quiet, *given])
-    backend = launch._load(config, launch._resolve(config), None)
+    backend = launch.backend_for(config)
     with tempfile.TemporaryDirectory() as folder, launch.open_sandbox(config) as sandbox:
         display = Display(config.max_steps, quiet=True)
         trainer = Trainer(config, Path(folder), backend, sandbox, display=display)

@@ -12,6 +12,12 @@ from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 Policy = Literal["current", "reference"]
 
+# What ``Backend.save`` writes; the first two are mlx-lm's, and all are the same on every backend.
+WEIGHTS_FILE = "adapters.safetensors"
+CONFIG_FILE = "adapter_config.json"
+VALUE_FILE = "value_head.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+
 
 class Tokenizer(Protocol):
     """What the package needs of a tokenizer; Hugging Face's and mlx-lm's wrappers both have it."""

@@ -191,3 +191,18 @@ def right_padded(rows: Sequence[Tokens], parent: Sequence[int], multiple: int = 
 
 def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
+
+
+def reduced(sums: list[dict[str, float]], tokens: int) -> dict[str, float]:
+    """Sums of micro-batches' statistics to those of the minibatch: by name, sums, the highest, or
+    means over ``tokens``."""
+    out = {}
+    for name in sums[0]:
+        values = [s[name] for s in sums]
+        if name.endswith("_max"):
+            out[name] = max(values)
+        elif name.endswith("_loss"):
+            out[name] = float(np.sum(values))
+        else:
+            out[name] = float(np.sum(values)) / tokens
+    return out

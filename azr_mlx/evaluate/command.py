@@ -54,6 +54,7 @@ class Request:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     quantization: Quantization = field(default_factory=Quantization)
     cache_dir: Path = Path("models")
+    backend: str = "auto"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,7 +139,9 @@ def evaluate(request: Request, progress: Reporter | None = None) -> Report:
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that cannot be had is told before a model is loaded.
         with open_sandbox(request.sandbox) as sandbox:
-            backend, subject = open_model(model, adapters, request.quantization, request.cache_dir)
+            backend, subject = open_model(
+                model, adapters, request.quantization, request.cache_dir, request.backend
+            )
             session = _Session(request, backend, subject, sandbox, progress)
             return session.run(loaded, practised)
     finally:

@@ -12,26 +12,31 @@ from azr_mlx.errors import UsageError
 from azr_mlx.evaluate.protocol import Subject
 
 if TYPE_CHECKING:
-    from azr_mlx.backends.mlx.backend import MlxBackend
+    from azr_mlx.backends.base import Backend
 
 _BLOCKS, _BLOCK = 16, 1 << 16  # what is hashed of a weights file: so many blocks of so many bytes
 
 
 def open_model(
-    model: str, adapter_path: Path | None, quantization: Quantization, cache_dir: Path
-) -> tuple[MlxBackend, Subject]:
+    model: str,
+    adapter_path: Path | None,
+    quantization: Quantization,
+    cache_dir: Path,
+    backend_name: str = "auto",
+) -> tuple[Backend, Subject]:
     """The backend with the adapters loaded, and what it is: source, revision, quantisation, hashes.
 
     Raises:
         UsageError: there is no such model, or the adapters are missing or another model's.
     """
-    from azr_mlx.backends.mlx.adapters import WEIGHTS_FILE
-    from azr_mlx.backends.mlx.backend import MlxBackend
-    from azr_mlx.models import read_config, resolve
+    from azr_mlx.backends.base import WEIGHTS_FILE
+    from azr_mlx.backends.choice import choose, open_backend, resolve_model
+    from azr_mlx.models import read_config
 
     lora = None if adapter_path is None else read_lora(adapter_path)
-    found = resolve(model, quantization=quantization, cache_dir=cache_dir)
-    backend = MlxBackend.from_folder(found.path, lora or Lora(rank=1))
+    name, _ = choose(backend_name)
+    found = resolve_model(name, model, quantization, cache_dir)
+    backend = open_backend(name, found.path, lora or Lora(rank=1), quantization)
     adapter = adapter_sha256 = ""
     if adapter_path is not None:
         try:

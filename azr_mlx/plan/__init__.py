@@ -32,6 +32,8 @@ def describe(config: Config) -> str:
     on = device()
     limit = limit_of(config, on)
     try:
+        if config.backend == "torch":
+            raise UnknownModel("planned for MLX only")
         planner = planner_of(config, on)
     except (ModelError, UnknownModel) as e:
         lines.append(f"# memory: unknown: {e}")
@@ -41,14 +43,17 @@ def describe(config: Config) -> str:
     return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
 
 
-def fitting(config: Config) -> Config:
+def fitting(config: Config, backend: str = "mlx") -> Config:
     """The configuration with ``ppo.grad_checkpoint`` decided, if it fits this machine.
 
-    A model of unknown sizes is let through; one that is not there is left to ``models.resolve``.
+    A model of unknown sizes is let through, and so is every one on torch, whose memory is not
+    planned; one that is not there is left to ``models.resolve``.
 
     Raises:
         UsageError: it needs more memory than there is; names the nearest one that does not.
     """
+    if backend == "torch":
+        return resolve_checkpointing(config, None, 0)
     on = device()
     limit = limit_of(config, on)
     try:

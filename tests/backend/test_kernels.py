@@ -571,7 +571,7 @@ def place(torch: ModuleType) -> str:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_plain_torch_agrees_with_numpy(torch, dtype, monkeypatch):
-    from azr_mlx.backends import torch_kernels
+    from azr_mlx.backends.torch import kernels as torch_kernels
 
     monkeypatch.setenv("AZR_MLX_KERNELS", "off")
     monkeypatch.setattr(torch_kernels, "ENGAGED", type(torch_kernels.ENGAGED)())
@@ -599,7 +599,7 @@ def test_triton_agrees_with_numpy(torch, triton):
 @needs_shim
 def test_every_path_draws_the_same_tokens(shim, torch, request):
     """One key, one token, wherever it is drawn."""
-    from azr_mlx.backends import torch_kernels
+    from azr_mlx.backends.torch import kernels as torch_kernels
 
     x, temperature, keys = oracle.sample_rows(1000, 11, rows=40)
     x[3:5] = x[11:13]  # logits of 1e4 leave the noise 1e-3 of resolution: near ties, paths differ

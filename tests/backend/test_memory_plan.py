@@ -14,8 +14,8 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx import launch, plan  # noqa: E402
-from azr_mlx.backends import micro  # noqa: E402
-from azr_mlx.backends.mlx import head, ppo, rollout, slots  # noqa: E402
+from azr_mlx.backends import micro, rollout, slots  # noqa: E402
+from azr_mlx.backends.mlx import head, ppo  # noqa: E402
 from azr_mlx.config import Config, Lora, load  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.plan import limit, memory  # noqa: E402
@@ -126,8 +126,7 @@ def test_the_kv_budget_reaches_the_engine(folder):
     if mx.default_device() != mx.cpu:
         per_token //= 2
     assert plan.kv_tokens_of(c) == 10**6 // per_token
-    resolved = launch._resolve(c)
-    backend = launch._load(plan.fitting(c), resolved, None)
+    backend = launch.backend_for(plan.fitting(c))
     assert backend.engine.kv_tokens == 10**6 // per_token, "the budget is not handed on"
     assert plan.kv_tokens_of(load(None, given[:1])) == 0
 

@@ -11,8 +11,9 @@ from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx.adapters import adapter_layers  # noqa: E402
-from azr_mlx.backends.mlx.rollout import RolloutEngine  # noqa: E402
-from azr_mlx.backends.mlx.sampler import Stream, draw_on_device, draw_on_host  # noqa: E402
+from azr_mlx.backends.mlx.decoder import MlxDecoder, draw_on_device  # noqa: E402
+from azr_mlx.backends.rollout import RolloutEngine  # noqa: E402
+from azr_mlx.backends.sampler import Stream, draw_on_host  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.types import Batch, Prompt  # noqa: E402
 from tests.tiny import EOS, CharTokenizer, tiny_model  # noqa: E402
@@ -46,7 +47,7 @@ def model():
 
 
 def test_greedy_equals_mlx_lm_token_for_token(model):
-    engine = RolloutEngine(model, TOKENIZER, max_rows=4)
+    engine = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=4)
     done = engine.run(prompts(), [Sampling(20, temperature=0.0)] * 8, keys(8))
     for prompt, ours in zip(prompts(), done, strict=False):
         expected = []
@@ -59,9 +60,11 @@ def test_greedy_equals_mlx_lm_token_for_token(model):
 
 def test_a_row_does_not_depend_on_its_batch(model):
     sampling = [Sampling(5 + 3 * i) for i in range(8)]  # uneven: places are freed and refilled
-    together = RolloutEngine(model, TOKENIZER, max_rows=3).run(prompts(), sampling, keys(8))
+    together = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=3).run(
+        prompts(), sampling, keys(8)
+    )
     for i in range(8):
-        alone = RolloutEngine(model, TOKENIZER, max_rows=1).run(
+        alone = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=1).run(
             prompts()[i : i + 1], sampling[i : i + 1], keys(8)[i : i + 1]
         )
         assert alone[0].token_ids == together[i].token_ids
@@ -70,7 +73,7 @@ def test_a_row_does_not_depend_on_its_batch(model):
 
 def test_completions_are_told_in_the_step_that_ends_them(model):
     """The judge works on the first while the last are still being written."""
-    engine = RolloutEngine(model, TOKENIZER, max_rows=3)
+    engine = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=3)
     steps = []
     sampling = [Sampling(5 + 3 * i) for i in range(8)]
     done = engine.run(prompts(), sampling, keys(8), steps.append)
@@ -82,7 +85,7 @@ def test_completions_are_told_in_the_step_that_ends_them(model):
 
 
 def test_siblings_share_one_prefill(model):
-    engine = RolloutEngine(model, TOKENIZER, max_rows=16)
+    engine = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=16)
     done = engine.run(prompts(["def f(a):"] * 16), [Sampling(4)] * 16, keys(16))
     assert engine.model_calls[0] == 1, "one prompt, one prefill"
     assert engine.model_calls[1] == max(len(c.token_ids) for c in done), (
@@ -94,8 +97,8 @@ def test_siblings_share_one_prefill(model):
 def test_a_shared_prefix_is_prefilled_once_and_changes_no_token(model):
     prefix = "# a long preamble that every prompt has in common\n" * 4
     texts = [prefix + t for t in TEXTS]
-    plain = RolloutEngine(model, TOKENIZER, max_rows=8)
-    shared = RolloutEngine(model, TOKENIZER, max_rows=8)
+    plain = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=8)
+    shared = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=8)
     sampling = [Sampling(12)] * 8
     expected = plain.run(prompts(texts), sampling, keys(8))
     got = shared.run(prompts(texts, prefix=len(prefix)), sampling, keys(8))
@@ -120,7 +123,7 @@ def test_sampler_and_trainer_agree_on_log_probabilities(model):
 
 
 def test_stop_strings_end_a_row_and_leave_the_text(model):
-    engine = RolloutEngine(model, TOKENIZER, max_rows=8)
+    engine = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=8)
     free = engine.run(prompts(), [Sampling(30)] * 8, keys(8))
     stop = free[0].text[4:6]
     ended = engine.run(prompts(stop=(stop,)), [Sampling(30)] * 8, keys(8))[0]
@@ -141,7 +144,7 @@ def test_the_end_token_ends_a_row(model):
             trunk(tokens, cache=cache)
             return mx.broadcast_to(row[:, None], (*tokens.shape, 128))
 
-    engine = RolloutEngine(Ends(), TOKENIZER, max_rows=2)
+    engine = RolloutEngine(MlxDecoder(Ends()), TOKENIZER, max_rows=2)
     done = engine.run(prompts(["abc"]), [Sampling(9)], keys(1))[0]
     assert (done.token_ids, done.finish, done.text) == ((EOS,), "stop", "")
 
@@ -157,7 +160,11 @@ def drawn(draw, row, count: int, **options) -> tuple[np.ndarray, np.ndarray]:
     return np.array(tokens), np.array(logprobs)
 
 
-DRAWS = pytest.mark.parametrize("draw", [draw_on_host, draw_on_device])
+def on_host(logits, streams):
+    return draw_on_host(np.array(logits), streams)
+
+
+DRAWS = pytest.mark.parametrize("draw", [on_host, draw_on_device])
 
 
 @DRAWS
@@ -188,7 +195,7 @@ def test_a_token_without_mass_is_never_drawn(u):
     row[0, 17:400] = 0.0
     stream = Stream(0, Sampling(1))
     stream._uniforms = np.array([u], np.float32)
-    token, logprob = draw_on_host(mx.array(row), [stream])
+    token, logprob = draw_on_host(row, [stream])
     assert 17 <= token.item() < 400 and np.isfinite(logprob.item())
 
 
@@ -211,16 +218,27 @@ def test_greedy_rows_take_the_arg_max_beside_rows_that_are_sampled(draw):
     np.testing.assert_allclose(np.exp(logprobs[::2]), 0.5, rtol=1e-5)
 
 
+class Waiting(MlxDecoder):
+    """Draws on the device, and queues nothing."""
+
+    def __init__(self, model, lookahead):
+        super().__init__(model, lookahead=False)
+
+    def step(self, tokens, places, streams):
+        return draw_on_device(self.model(tokens, cache=places.caches)[:, -1], streams)
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_a_queued_step_changes_no_token(model, top_p):
     """On a GPU a step is queued before the last one's tokens are known: rows end one step late."""
     sampling = [Sampling(5 + 3 * i, top_p=top_p) for i in range(8)]
-    free = RolloutEngine(model, TOKENIZER, 8, lookahead=True).run(prompts(), sampling, keys(8))
+    free = RolloutEngine(MlxDecoder(model, lookahead=True), TOKENIZER, 8).run(
+        prompts(), sampling, keys(8)
+    )
     stop = free[0].text[2:4]
     runs = []
-    for rows, lookahead in ((3, True), (8, True), (1, False)):
-        engine = RolloutEngine(model, TOKENIZER, rows, lookahead=lookahead)
-        engine.draw = draw_on_device
+    for rows, decoder in ((3, MlxDecoder), (8, MlxDecoder), (1, Waiting)):
+        engine = RolloutEngine(decoder(model, lookahead=True), TOKENIZER, rows)
         steps = []
         runs.append(engine.run(prompts(stop=(stop,)), sampling, keys(8), steps.append))
         assert sorted(i for step in steps for i, _ in step) == list(range(8))
@@ -233,11 +251,13 @@ def test_places_are_filled_again_for_as_long_as_rows_wait(model):
     """Far more steps than a row is long: what is read moves to the front of the buffer."""
     many = prompts([f"def f{'x' * (i % 7)}({i}" for i in range(60)])
     sampling = [Sampling(4 + i % 9) for i in range(60)]
-    engine = RolloutEngine(model, TOKENIZER, max_rows=4)
+    engine = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=4)
     together = engine.run(many, sampling, keys(60))
     assert engine.model_calls[1] > 100, "the buffer never filled: this test proves nothing"
     for i in range(0, 60, 7):
-        alone = RolloutEngine(model, TOKENIZER, 1).run([many[i]], [sampling[i]], [keys(60)[i]])
+        alone = RolloutEngine(MlxDecoder(model), TOKENIZER, 1).run(
+            [many[i]], [sampling[i]], [keys(60)[i]]
+        )
         assert alone[0].token_ids == together[i].token_ids
         np.testing.assert_allclose(alone[0].logprobs, together[i].logprobs, atol=1e-5)
 
@@ -252,7 +272,7 @@ def test_rows_are_bounded_by_the_budget_of_keys_and_values(model):
             wide.append(cache[0].keys.shape)
             return whole(tokens, cache=cache)
 
-    engine = RolloutEngine(Watched(), TOKENIZER, max_rows=8, kv_tokens=300)
+    engine = RolloutEngine(MlxDecoder(Watched()), TOKENIZER, max_rows=8, kv_tokens=300)
     done = engine.run(prompts(), [Sampling(10)] * 8, keys(8))
     assert len(done) == 8 and max(b * s for b, _, s, _ in wide) <= 300
     assert max(b for b, *_ in wide) > 1

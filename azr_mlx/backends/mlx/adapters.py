@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from azr_mlx import rng
+from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
 from azr_mlx.backends.mlx.cpu import FusedLoRALinear
 from azr_mlx.config import Lora
 
@@ -35,8 +36,6 @@ WRAPPED = {
     LoRAEmbedding: "embedding",
     DoRAEmbedding: "embedding",
 }
-WEIGHTS_FILE = "adapters.safetensors"
-CONFIG_FILE = "adapter_config.json"
 
 
 def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:

@@ -21,18 +21,26 @@ from mlx_lm.utils import load as load_mlx
 
 from azr_mlx import rng
 from azr_mlx.backends import base
-from azr_mlx.backends.base import Hyper, Memory, Sampling, Tokenizer
-from azr_mlx.backends.micro import MicroBatch, split
+from azr_mlx.backends.base import (
+    OPTIMIZER_FILE,
+    VALUE_FILE,
+    WEIGHTS_FILE,
+    Hyper,
+    Memory,
+    Sampling,
+    Tokenizer,
+)
+from azr_mlx.backends.micro import MicroBatch, reduced, split
 from azr_mlx.backends.mlx import adapters, cpu, ppo, shared
+from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.head import Head, chunk_rows, head_of
-from azr_mlx.backends.mlx.rollout import RolloutEngine
+from azr_mlx.backends.rollout import RolloutEngine
+from azr_mlx.backends.world import Alone, World, gather, own_part, run_shared
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
 from azr_mlx.models import to_float32
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
-VALUE_FILE = "value_head.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
 LossAndGrads = Callable[..., tuple[Any, Any]]
 
 
@@ -85,10 +93,11 @@ class MlxBackend:
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
         self.optimizer.init(self._adapter_parameters())
         self.value_optimizer.init(self.policy.value_head.parameters())
-        self.engine = RolloutEngine(model, tokenizer, max_rows, kv_tokens)
+        self.engine = RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens)
         self._sampled: base.Policy = "current"  # whose beginnings of prompts the engine keeps
         self.compile = compile
         self._grad_functions: dict[Any, LossAndGrads] = {}
+        self.world: World = Alone()
 
     @classmethod
     def from_folder(cls, path: Path | str, lora: Lora | None = None, **options: Any) -> MlxBackend:
@@ -111,7 +120,7 @@ class MlxBackend:
             self._sampled = policy
         weights = adapters.merged if policy == "current" else adapters.bypassed
         with self._inference(), weights(self.policy.lm):
-            return self.engine.run(prompts, sampling, keys, on_step)
+            return run_shared(self.world, self.engine.run, prompts, sampling, keys, on_step)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -139,10 +148,13 @@ class MlxBackend:
                 mx.eval(scores)  # one micro-batch's activations at a time
                 for array, values in zip(out, scores, strict=True):
                     array[micro.rows, micro.columns] = np.array(values)[: len(micro.index)]
+        if self.world.size > 1:
+            out = [np.array(array) for array in self.world.sum([mx.array(one) for one in out])]
         return Scores(out[0], out[1], None if reference else out[2])
 
     def _micro_batches(self, batch: Batch, tokens: int) -> list[MicroBatch]:
-        return split(batch, tokens, self.share_prompts)
+        """This rank's."""
+        return split(own_part(self.world, batch), tokens, self.share_prompts)
 
     def forget(self) -> None:
         self.engine.forget()
@@ -175,7 +187,7 @@ class MlxBackend:
             "kl_coef": mx.array(hyper.kl_coef),
             "entropy_coef": mx.array(hyper.entropy_coef),
         }
-        grads, losses, sums = None, [], []
+        grads, sums = None, []
         for number, micro in enumerate(self._micro_batches(batch, hyper.micro_batch_tokens)):
             self._key_dropout("dropout", number)
             arrays = ppo.arrays_of(batch, micro)
@@ -183,11 +195,12 @@ class MlxBackend:
             (loss, stats), new = step(arrays, scalars)
             grads = new if grads is None else _add(grads, new)
             mx.eval(grads, loss, stats)  # one micro-batch's activations at a time
-            losses.append(loss.item())
-            sums.append({k: v.item() for k, v in stats.items()})
-        if grads is None:
+            sums.append({"loss": loss.item()} | {k: v.item() for k, v in stats.items()})
+        if not tokens:
             raise AzrError("nothing to learn from: no completion token in the batch")
-        return float(np.sum(losses)), {**_reduce(sums, tokens), "tokens": tokens}, grads
+        every = [one for part in gather(self.world, sums) for one in part]
+        loss = float(np.sum([one.pop("loss") for one in every]))
+        return loss, {**reduced(every, tokens), "tokens": tokens}, self._summed(grads)
 
     def _accumulate_supervised(self, batch: Batch) -> tuple[float, Any]:
         scalars = {"total": mx.array(float(batch.mask.sum()))}
@@ -200,13 +213,26 @@ class MlxBackend:
             grads = new if grads is None else _add(grads, new)
             mx.eval(grads, loss)
             losses.append(loss.item())
-        return float(np.sum(losses)), grads
+        every = [one for part in gather(self.world, losses) for one in part]
+        return float(np.sum(every)), self._summed(grads)
+
+    def _summed(self, grads: Any) -> Any:
+        """Gradients over all ranks; a rank without rows has none of its own."""
+        if self.world.size == 1:
+            return grads
+        if grads is None:
+            grads = tree_map(mx.zeros_like, self.policy.trainable_parameters())
+        names, arrays = zip(*tree_flatten(grads), strict=True)
+        return tree_unflatten(list(zip(names, self.world.sum(arrays), strict=True)))
 
     def _key_dropout(self, stream: str, micro: int) -> None:
         """Dropout layers draw from MLX's global random state: name its key like every other's."""
         if self.lora.dropout > 0:
             updates = int(self.optimizer.state["step"].item())
-            mx.random.seed(rng.key(self.seed, stream, updates, micro))
+            mx.random.seed(rng.key(self.seed, stream, updates, micro, *self._of_rank()))
+
+    def _of_rank(self) -> list[int]:
+        return [self.world.rank] if self.world.rank else []
 
     def _grad_function(
         self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any
@@ -269,7 +295,7 @@ class MlxBackend:
     def load_adapters(self, path: Path) -> None:
         """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
         self.engine.forget()
-        file = path / adapters.WEIGHTS_FILE if path.is_dir() else path
+        file = path / WEIGHTS_FILE if path.is_dir() else path
         adapters.load_adapter_weights(self.policy.lm, file)
 
     def memory(self) -> Memory:
@@ -332,17 +358,3 @@ def _static(hyper: Hyper) -> Hyper:
 
 def _add(a: Any, b: Any) -> Any:
     return tree_map(lambda x, y: x + y, a, b)
-
-
-def _reduce(sums: list[dict[str, float]], tokens: int) -> dict[str, float]:
-    """Micro-batch sums to minibatch statistics."""
-    out = {}
-    for name in sums[0]:
-        values = [s[name] for s in sums]
-        if name.endswith("_max"):
-            out[name] = max(values)
-        elif name.endswith("_loss"):
-            out[name] = float(np.sum(values))
-        else:
-            out[name] = float(np.sum(values)) / tokens
-    return out

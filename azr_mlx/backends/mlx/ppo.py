@@ -72,14 +72,7 @@ def arrays_of(batch: Batch, micro: MicroBatch) -> Arrays:
 
     where = micro.rows, micro.columns
     arrays: Arrays = {
-        "stages": [
-            {
-                "tokens": mx.array(s.tokens),
-                "lengths": mx.array(s.lengths),
-                "parent": mx.array(s.parent),
-            }
-            for s in micro.stages
-        ],
+        "stages": [shared.on_device(stage) for stage in micro.stages],
         "index": flat(micro.index, np.int32),
         "targets": flat(batch.tokens[where], np.int32),
         "mask": flat(np.ones(len(micro.index)), np.float32),

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from azr_mlx.backends.micro import Stage
+from azr_mlx.backends.slots import Past
+
 
 class Span:
     """Where the tokens of one stage are, and those before it: the same for all layers.
@@ -53,13 +56,6 @@ class Span:
         return mx.concatenate([past, own], axis=-1)[:, None]
 
 
-class Past(NamedTuple):
-    """A layer's keys and values [n, H, S, D] of the stages before."""
-
-    keys: mx.array
-    values: mx.array
-
-
 class Extended:
     """A layer's keys and values in one stage, behind those of the stage before: what the model
     takes for its cache."""
@@ -94,6 +90,11 @@ class Reading(NamedTuple):
         for layer in self.layers:
             layer.before = None
         return self._replace(hidden=None)
+
+
+def on_device(stage: Stage) -> dict[str, mx.array]:
+    """A stage's arrays for ``read``."""
+    return {name: mx.array(getattr(stage, name)) for name in ("tokens", "lengths", "parent")}
 
 
 def read(

@@ -9,24 +9,52 @@ On a GPU the next step is queued before the last one's tokens are read, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.micro import Stage, Tokens, common_length, right_padded
-from azr_mlx.backends.mlx.sampler import Stream, draw_on_device, draw_on_host
-from azr_mlx.backends.mlx.shared import Past, Reading, read
-from azr_mlx.backends.mlx.slots import SLACK, Places
+from azr_mlx.backends.sampler import Stream
+from azr_mlx.backends.slots import SLACK, Arrays, Past, Places
 from azr_mlx.types import Completion, Prompt
 
 PREFILL_TOKENS = 2048  # that are read in one forward pass
 SHRINK = 0.75  # of the places are taken: below it the others are given up, once nothing waits
 REFILL = 0.75  # below it waiting rows are let in
+
+
+class Read(Protocol):
+    """What reading some tokens leaves: each layer's keys and values, of what was before, too."""
+
+    @property
+    def layers(self) -> Sequence[Any]: ...
+
+
+class Decoder(Protocol):
+    """A model as the engine drives it. ``lookahead``: a step can be queued before the last one's
+    tokens are read, so it should be."""
+
+    depth: int
+    lookahead: bool
+
+    @property
+    def arrays(self) -> Arrays: ...
+
+    def read(self, stage: Stage, before: Any) -> Read:
+        """Keys and values of a stage behind another; they are computed when it returns."""
+        ...
+
+    def step(self, tokens: Any, places: Places, streams: Sequence[Stream]) -> tuple[Any, Any]:
+        """(tokens [B], log-probabilities [B]): the next of every place, after ``tokens`` [B, 1].
+        Where there is a lookahead, not computed yet."""
+        ...
+
+    def chosen(self, pending: Sequence[bool], queued: Any, known: Any) -> Any:
+        """``queued`` [B] where it is pending, else ``known`` [B]."""
+        ...
 
 
 @dataclass(slots=True)
@@ -58,8 +86,8 @@ class _Drawn(NamedTuple):
     tokens: Any
     logprobs: Any
 
-    def of(self, places: list[int]) -> _Drawn:
-        index = mx.array(places)
+    def of(self, places: list[int], arrays: Arrays) -> _Drawn:
+        index = arrays.of(np.array(places))
         return _Drawn([self.rows[i] for i in places], self.tokens[index], self.logprobs[index])
 
 
@@ -67,26 +95,24 @@ class RolloutEngine:
     """Decodes with one model.
 
     ``max_rows`` are decoded at once, as far as ``kv_tokens`` (places times tokens; 0: no bound)
-    hold their keys and values. ``model_calls`` counts forward passes as [prefill, decode], for the
-    metrics and the tests. ``lookahead`` queues a step before the last one's tokens are read.
+    hold their keys and values. ``eos`` are the tokens that end a completion; without them, the
+    tokenizer's ``eos_token_ids``. ``model_calls`` counts forward passes as [prefill, decode], for
+    the metrics and the tests.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        decoder: Decoder,
         tokenizer: Any,
         max_rows: int,
         kv_tokens: int = 0,
-        lookahead: bool | None = None,
+        eos: Collection[int] | None = None,
     ):
-        self.model, self.tokenizer = model, tokenizer
+        self.decoder, self.tokenizer = decoder, tokenizer
         self.max_rows, self.kv_tokens = max_rows, kv_tokens
-        self.lookahead = mx.default_device() != mx.cpu if lookahead is None else lookahead
-        self.draw = draw_on_device if self.lookahead else draw_on_host
-        self.eos = set(tokenizer.eos_token_ids)
-        self.depth = len(model.layers)
+        self.eos = set(tokenizer.eos_token_ids if eos is None else eos)
         self.model_calls = [0, 0]
-        self._prefixes: dict[str, tuple[Tokens, Reading]] = {}
+        self._prefixes: dict[str, tuple[Tokens, Read]] = {}
 
     def forget(self) -> None:
         """Drop the beginnings that were kept: they belong to weights that are about to change."""
@@ -120,7 +146,8 @@ class RolloutEngine:
         ended meanwhile: it gives them one token too many, which is dropped."""
         count = self._place_count(waiting)
         longest = max(len(r.prompt.token_ids) for r in waiting) + max(r.limit for r in waiting) - 1
-        places = Places(self.depth, count, longest, refilled=count < len(waiting))
+        decoder, refilled = self.decoder, count < len(waiting)
+        places = Places(decoder.arrays, decoder.depth, count, longest, refilled)
         at: list[_Row | None] = [None] * count
         queued: _Drawn | None = None
         while True:
@@ -130,11 +157,14 @@ class RolloutEngine:
             elif not waiting and 0 < taken < SHRINK * len(at) and not _unread(queued, at):
                 keep = [place for place, row in enumerate(at) if row is not None]
                 places.keep(keep)
-                at, queued = [at[place] for place in keep], queued and queued.of(keep)
+                at, queued = (
+                    [at[place] for place in keep],
+                    queued and queued.of(keep, decoder.arrays),
+                )
             if not any(at) and queued is None:
                 return
             drawn = self._step(at, places, queued) if any(at) else None
-            if not self.lookahead:
+            if not decoder.lookahead:
                 queued = drawn
             if queued is not None:
                 ended = self._collect(queued)
@@ -144,7 +174,7 @@ class RolloutEngine:
                 for place, row in enumerate(at):
                     if row is not None and row.finish:
                         _release(at, places, place)
-            queued = drawn if self.lookahead else None
+            queued = drawn if decoder.lookahead else None
 
     def _place_count(self, waiting: Sequence[_Row]) -> int:
         count = min(self.max_rows, len(waiting))
@@ -156,15 +186,11 @@ class RolloutEngine:
     def _step(self, at: list[_Row | None], places: Places, queued: _Drawn | None) -> _Drawn:
         """One more token for the row of every place."""
         self.model_calls[1] += 1
-        places.open_step()
-        logits = self.model(self._inputs(at, queued), cache=places.caches)[:, -1]
-        places.close_step()
         idle = Stream(0, Sampling(1, temperature=0.0))
-        if not self.lookahead:
-            mx.eval(logits)
-        tokens, logprobs = self.draw(logits, [idle if row is None else row.stream for row in at])
-        if self.lookahead:
-            mx.async_eval(tokens, logprobs)
+        streams = [idle if row is None else row.stream for row in at]
+        places.open_step()
+        tokens, logprobs = self.decoder.step(self._inputs(at, queued), places, streams)
+        places.close_step()
         drawn = _Drawn(list(at), tokens, logprobs)
         for place, row in enumerate(drawn.rows):
             if row is not None:
@@ -173,13 +199,13 @@ class RolloutEngine:
                     _release(at, places, place)
         return drawn
 
-    def _inputs(self, at: list[_Row | None], queued: _Drawn | None) -> mx.array:
+    def _inputs(self, at: list[_Row | None], queued: _Drawn | None) -> Any:
         """[B, 1]: each row's last token, from the queued step where that has not been read yet."""
         known = [0 if r is None else (r.tokens or r.prompt.token_ids)[-1] for r in at]
-        tokens = mx.array(known)
+        tokens = self.decoder.arrays.of(np.array(known, np.int32))
         if queued is not None:
             pending = [r is not None and r is q for r, q in zip(at, queued.rows, strict=True)]
-            tokens = mx.where(mx.array(pending), queued.tokens, tokens)
+            tokens = self.decoder.chosen(pending, queued.tokens, tokens)
         return tokens[:, None]
 
     def _collect(self, drawn: _Drawn) -> list[tuple[int, Completion]]:
@@ -236,7 +262,7 @@ class RolloutEngine:
 
     def _by_prefix(
         self, rows: Sequence[_Row]
-    ) -> list[tuple[tuple[Tokens, Reading] | None, list[Tokens]]]:
+    ) -> list[tuple[tuple[Tokens, Read] | None, list[Tokens]]]:
         """(the beginning that has been read, distinct prompts that continue it)."""
         groups: dict[str, dict[Tokens, None]] = {}
         for row in rows:
@@ -265,18 +291,18 @@ class RolloutEngine:
             if len(sequences) > 1 and common > 1 and not fits:
                 self._prefixes[text] = (tokens, self._read([(*tokens, 0)], None))
 
-    def _read(self, prompts: Sequence[Tokens], prefix: tuple[Tokens, Reading] | None) -> Reading:
+    def _read(self, prompts: Sequence[Tokens], prefix: tuple[Tokens, Read] | None) -> Read:
         """Keys and values of prompts (without their last tokens), behind their common beginning."""
         start, before = (0, None) if prefix is None else (len(prefix[0]), prefix[1])
         rows = [p[start:-1] for p in prompts]
         stage = right_padded(rows, [0] * len(rows))
+        read = before
         for at in range(0, max(stage.tokens.shape[1], 1), PREFILL_TOKENS):
             self.model_calls[0] += 1
             part = _columns(stage, at, at + PREFILL_TOKENS, first=at == 0)
-            before = read(self.model.model, self.depth, part, before)
-            mx.eval([(layer.keys, layer.values) for layer in before.layers])
-            before = before.kept()
-        return before
+            read = self.decoder.read(part, read)
+        assert read is not None
+        return read
 
 
 def _longest_first(rows: Sequence[_Row]) -> list[_Row]:
@@ -301,12 +327,12 @@ def _chunks(prompts: Sequence[Tokens], prefix: int) -> list[list[Tokens]]:
     return chunks
 
 
-def _columns(stage: Stage, start: int, end: int, first: bool) -> dict[str, mx.array]:
+def _columns(stage: Stage, start: int, end: int, first: bool) -> Stage:
     """A part of a long stage; parts after the first continue their own rows."""
     tokens = stage.tokens[:, start:end]
     parent = stage.parent if first else np.arange(len(stage.parent), dtype=np.int32)
     lengths = np.clip(stage.lengths - start, 0, tokens.shape[1])
-    return {"tokens": mx.array(tokens), "lengths": mx.array(lengths), "parent": mx.array(parent)}
+    return Stage(tokens, lengths, parent)
 
 
 def _unread(queued: _Drawn | None, at: Sequence[_Row | None]) -> bool:

@@ -10,14 +10,35 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-import mlx.core as mx
 import numpy as np
 
-from azr_mlx.backends.mlx.shared import Past
-
 SLACK = 64  # positions beyond the longest row, where places are filled again: steps between moves
+
+
+class Past(NamedTuple):
+    """A layer's keys and values [n, H, S, D] of what has been read."""
+
+    keys: Any
+    values: Any
+
+
+class Arrays(Protocol):
+    """What places need of an array library; indexing and assignment to slices are the same in
+    all."""
+
+    def of(self, values: np.ndarray) -> Any:
+        """On the device."""
+        ...
+
+    def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
+        """Of the type, and on the device, of ``like``."""
+        ...
+
+    def settle(self, arrays: Sequence[Any]) -> None:
+        """Compute them now, where that is done later otherwise."""
+        ...
 
 
 class Places:
@@ -26,13 +47,14 @@ class Places:
     A place that is free reads only what it has written itself.
     """
 
-    def __init__(self, depth: int, places: int, longest: int, refilled: bool):
+    def __init__(self, arrays: Arrays, depth: int, places: int, longest: int, refilled: bool):
         """``longest``: the most tokens that a row will ever hold here; ``refilled``: whether more
         rows will come than there are places."""
+        self.arrays = arrays
         self.size, self.end = longest + SLACK * refilled, 0
         self.start = np.zeros(places, np.int64)
         self.free = np.ones(places, bool)
-        self.caches = [_Layer(self) for _ in range(depth)]
+        self.caches = [Layer(self) for _ in range(depth)]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -51,14 +73,14 @@ class Places:
             self.start[place], self.free[place] = self.end - n, False
         for cache, kept in zip(self.caches, past, strict=True):
             cache.put(_runs(places, sources), kept)
-        mx.eval([(c.keys, c.values) for c in self.caches])
+        self.arrays.settle([array for c in self.caches for array in (c.keys, c.values)])
 
     def release(self, places: Sequence[int]) -> None:
         self.free[list(places)] = True
 
     def keep(self, places: Sequence[int]) -> None:
         """Only these places, in this order."""
-        index = mx.array(np.array(places))
+        index = self.arrays.of(np.array(places))
         self.start, self.free = self.start[list(places)], self.free[list(places)]
         for cache in self.caches:
             cache.keys, cache.values = cache.keys[index], cache.values[index]
@@ -69,11 +91,13 @@ class Places:
         if self.end >= self.size:
             self._move(self.end - int(self.start.min()))
         self.low = int(self.start.min())
-        self.offset = mx.array((self.end - self.start).astype(np.int32))
+        self.offset = self.arrays.of((self.end - self.start).astype(np.int32))
         starts = self.start - self.low
         width = self.end + 1 - self.low
         self.mask = (
-            mx.array(np.arange(width) >= starts[:, None])[:, None, None] if starts.any() else None
+            self.arrays.of(np.arange(width) >= starts[:, None])[:, None, None]
+            if starts.any()
+            else None
         )
 
     def close_step(self) -> None:
@@ -90,7 +114,7 @@ class Places:
         self.end = end
 
 
-class _Layer:
+class Layer:
     """mlx-lm's cache protocol over one layer's places."""
 
     def __init__(self, places: Places):
@@ -101,13 +125,13 @@ class _Layer:
         self.values: Any = None
 
     @property
-    def offset(self) -> mx.array:
+    def offset(self) -> Any:
         return self.places.offset
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
         return self.places.mask
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
         low, end = self.places.low, self.places.end
         self.keys[:, :, end : end + 1] = keys
         self.values[:, :, end : end + 1] = values
@@ -129,10 +153,10 @@ class _Layer:
             new[:, :, low + shift : end + shift] = old[:, :, low:end]
             setattr(self, name, new)
 
-    def _buffer(self, like: mx.array) -> mx.array:
+    def _buffer(self, like: Any) -> Any:
         places = self.places
         shape = (len(places), like.shape[1], places.size, like.shape[3])
-        return mx.zeros(shape, like.dtype)
+        return places.arrays.zeros(shape, like)
 
 
 def _runs(

@@ -2,22 +2,19 @@
 
 A row's randomness is its own 64-bit key, so its tokens do not depend on the batch that it shares.
 On a CPU numpy draws (its exponential is 25 times as fast as MLX's there): inverse CDF, one uniform
-a token. On a GPU the row kernel draws: Gumbel-max, in the graph, so that nothing waits for it.
+a token. On a GPU a backend's row kernel draws: Gumbel-max, so that nothing waits for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 from azr_mlx import rng
 from azr_mlx.backends.base import Sampling
-from azr_mlx.backends.mlx import kernels
 
 Floats = NDArray[np.float32]
 BLOCK = 256  # entries whose mass is summed before the token is looked for among them
@@ -43,18 +40,18 @@ class Stream:
         if self._words is None:
             self._words = rng.words(self.key, self.sampling.max_tokens)
         self.used += 1
-        return self._words[min(self.used, len(self._words)) - 1]
+        row: NDArray[np.uint32] = self._words[min(self.used, len(self._words)) - 1]
+        return row
 
 
-def draw_on_host(logits: mx.array, streams: Sequence[Stream]) -> tuple[Any, Any]:
-    """(tokens [B], log-probabilities [B]) under the distribution they were drawn from, as numpy
-    arrays: inverse CDF of softmax(``logits`` [B, V] / temperature).
+def draw_on_host(z: Floats, streams: Sequence[Stream]) -> tuple[NDArray[np.int64], Floats]:
+    """(tokens [B], log-probabilities [B]) under the distribution they were drawn from, by
+    inverse CDF of softmax(``z`` [B, V] / temperature).
 
     Temperature 0 takes the arg max, with its log-probability at temperature 1. Top-p keeps the
     smallest set of tokens whose mass reaches p.
     """
-    z: Floats = np.array(logits.astype(mx.float32), copy=False)
-    temperature, top_p = _settings(streams)
+    temperature, top_p = settings(streams)
     greedy = temperature <= 0
     scaled = z / np.where(greedy, 1, temperature)[:, None]
     scaled -= scaled.max(axis=1, keepdims=True)
@@ -96,16 +93,8 @@ def _invert(mass: Floats, u: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
     return start + np.minimum(offset, last), total
 
 
-def draw_on_device(logits: mx.array, streams: Sequence[Stream]) -> tuple[mx.array, mx.array]:
-    """As ``draw_on_host``, lazily, by Gumbel-max: other tokens of the same distribution."""
-    temperature, top_p = _settings(streams)
-    keys = mx.array(np.array([s.words() for s in streams], np.uint32))
-    if (top_p < 1).any():
-        logits = _restricted(logits, temperature, top_p)
-    return kernels.sample_rows(logits, mx.array(temperature), keys)
-
-
-def _settings(streams: Sequence[Stream]) -> tuple[Floats, Floats]:
+def settings(streams: Sequence[Stream]) -> tuple[Floats, Floats]:
+    """Each row's temperature and top-p."""
     temperature = np.array([s.sampling.temperature for s in streams], np.float32)
     return temperature, np.array([s.sampling.top_p for s in streams], np.float32)
 
@@ -117,18 +106,6 @@ def _nucleus(mass: Floats, top_p: Floats) -> NDArray[np.bool_]:
     before = ordered.cumsum(axis=1) - ordered
     kept = before < top_p[:, None] * ordered.sum(axis=1, keepdims=True)
     kept |= (top_p >= 1)[:, None]
-    out = np.empty_like(kept)
+    out: NDArray[np.bool_] = np.empty_like(kept)
     np.put_along_axis(out, order, kept, axis=1)
     return out
-
-
-def _restricted(logits: mx.array, temperature: Floats, top_p: Floats) -> mx.array:
-    """The logits with -inf outside of top-p."""
-    scale = mx.array(np.where(temperature > 0, temperature, 1))[:, None]
-    p = mx.softmax(logits.astype(mx.float32) / scale, axis=-1, precise=True)
-    order = mx.argsort(-p, axis=-1)
-    ordered = mx.take_along_axis(p, order, axis=-1)
-    limit = mx.array(np.where(top_p < 1, top_p, 2))[:, None]
-    kept = mx.where(mx.cumsum(ordered, axis=-1) - ordered < limit, 0.0, -mx.inf)
-    mask = mx.put_along_axis(mx.zeros_like(p), order, kept, axis=-1)
-    return logits + mask.astype(logits.dtype)

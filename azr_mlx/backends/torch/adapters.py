@@ -1,0 +1,153 @@
+"""LoRA adapters by peft on a transformers model, read and written in mlx-lm's layout: a run that
+was trained on one backend goes on on the other.
+
+mlx-lm: ``NAME.lora_a`` [in, r], ``NAME.lora_b`` [r, out], added with ``scale``. peft:
+``lora_A.weight`` [r, in], ``lora_B.weight`` [out, r], added with alpha / r.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+
+from azr_mlx import rng
+from azr_mlx.backends.torch import kernels
+from azr_mlx.config import Lora
+from azr_mlx.errors import UsageError
+
+ADAPTER = "default"  # peft's name for the only one
+
+
+def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
+    """(peft's model, the adapter_config.json that describes it). A seed gives the adapters that
+    it gives on MLX.
+
+    Raises UsageError where ``lora.keys`` names what is no linear layer.
+    """
+    depth = model.config.num_hidden_layers
+    count = depth if lora.num_layers < 0 else min(lora.num_layers, depth)
+    names = _linear_names(model, depth - count, lora.keys)
+    adapted = get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.rank,
+            lora_alpha=cast(int, lora.rank * lora.scale),  # any number will do
+            lora_dropout=lora.dropout,
+            target_modules=names,
+            task_type="CAUSAL_LM",
+        ),
+    )
+    for index, (_, layer) in enumerate(adapter_layers(model)):
+        a = layer.lora_A[ADAPTER].weight
+        key = rng.key(seed, "lora", 0, index)
+        with torch.no_grad():
+            a.copy_(uniform(key, (a.shape[1], a.shape[0]), a.shape[1] ** -0.5).T)
+    parameters: dict[str, Any] = {"rank": lora.rank, "scale": lora.scale, "dropout": lora.dropout}
+    if lora.keys:
+        parameters["keys"] = list(lora.keys)
+    return adapted, {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters}
+
+
+def uniform(key: int, shape: tuple[int, int], bound: float) -> torch.Tensor:
+    """float32 ``shape`` in [-bound, bound): what ``mx.random.uniform`` draws with this key."""
+    words = np.array([[key >> 32, key & 0xFFFFFFFF]], np.uint32)
+    bits = kernels.random_bits(torch.from_numpy(words.view(np.int32)), shape[0] * shape[1])
+    below_one = float(np.nextafter(np.float32(1), np.float32(0)))
+    u = (bits[0].float() / 2.0**32).clamp(max=below_one)
+    return (u * (2 * bound) - bound).reshape(shape)
+
+
+def _linear_names(model: Any, first: int, keys: tuple[str, ...]) -> list[str]:
+    """The linear layers of the blocks from ``first`` on: all of them, or those that ``keys``
+    names within a block."""
+    blocks = model.get_decoder().layers
+    path = next(name for name, module in model.named_modules() if module is blocks)
+    found = [
+        (i, name)
+        for i, block in enumerate(blocks)
+        for name, module in block.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    unknown = [key for key in keys if key not in {name for _, name in found}]
+    if unknown:
+        raise UsageError(
+            f"lora.keys: {unknown[0]!r}: no linear layer of this model's blocks; there are "
+            + ", ".join(sorted({name for _, name in found}))
+        )
+    return [f"{path}.{i}.{name}" for i, name in found if i >= first and (not keys or name in keys)]
+
+
+def adapter_layers(model: Any) -> list[tuple[str, Any]]:
+    """(path in the language model, layer) of every adapter layer, sorted by path."""
+    found = ((name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer))
+    return sorted(found, key=lambda nm: nm[0])
+
+
+@contextlib.contextmanager
+def merged(model: Any) -> Iterator[None]:
+    """The policy with its adapters added to the weights, where those are dense float32: fewer
+    operations in a decode step, for a second copy of the weights meanwhile. The base is not
+    touched: adding and subtracting would round it."""
+    layers = [layer for _, layer in adapter_layers(model)]
+    dense = all(
+        type(m.base_layer) is torch.nn.Linear and m.base_layer.weight.dtype == torch.float32
+        for m in layers
+    )
+    if not dense:
+        yield
+        return
+    kept = [m.base_layer.weight.data for m in layers]
+    for layer, weight in zip(layers, kept, strict=True):
+        layer.base_layer.weight.data = weight + layer.get_delta_weight(ADAPTER)
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.base_layer.weight.data = weight
+            layer.enable_adapters(True)
+
+
+def named_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The adapters' parameters under mlx-lm's names. They are transposed there: see
+    ``transposed``."""
+    return {
+        f"{name}.{ours}": getattr(layer, theirs)[ADAPTER].weight
+        for name, layer in adapter_layers(model)
+        for ours, theirs in (("lora_a", "lora_A"), ("lora_b", "lora_B"))
+    }
+
+
+def transposed(array: torch.Tensor) -> torch.Tensor:
+    """From peft's layout of a matrix to mlx-lm's, or back."""
+    return array.detach().T.contiguous().cpu()
+
+
+def load_weights(model: Any, file: Path) -> None:
+    """Fill the adapter layers from mlx-lm's file.
+
+    Raises:
+        ValueError: a tensor is missing, unexpected, or of another shape; all are named.
+    """
+    new, own = load_file(file), named_parameters(model)
+    wrong = [f"{k}: missing" for k in own if k not in new]
+    wrong += [f"{k}: unexpected" for k in new if k not in own]
+    wrong += [
+        f"{k}: shape {tuple(new[k].shape)}, expected {tuple(own[k].T.shape)}"
+        for k in own
+        if k in new and new[k].shape != own[k].T.shape
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        raise ValueError(f"{file}: adapters of another model or LoRA configuration: {shown}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(new[name].T)

@@ -1,0 +1,103 @@
+"""Loading a transformers model for training: where it runs, and in which numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging
+
+from azr_mlx.config import Quantization
+from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.models import read_config
+
+PROBE = [[1, 2, 3]]
+
+
+def choose_device() -> torch.device:
+    """CUDA, else Apple's GPU, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load(
+    folder: Path, quantization: Quantization, device: torch.device
+) -> tuple[Any, Any, set[int]]:
+    """(model, tokenizer, tokens that end a completion) of a Hugging Face folder.
+
+    On CUDA ``quantization.bits`` 4 is bitsandbytes' NF4 and 8 its int8, over bfloat16; any other
+    number there is bfloat16. Elsewhere weights are float32.
+
+    Raises:
+        UsageError: the folder is quantised for MLX, or bitsandbytes is not installed.
+        AzrError: the model cannot be trained here.
+    """
+    if "quantization" in read_config(folder):
+        raise UsageError(
+            f"model_id: {folder}: its weights are quantised for MLX, which torch cannot read; "
+            "name the model that it was made from"
+        )
+    if device.type == "cpu":
+        # Gradients of rows that share a prompt are added up by several threads, in any order
+        # otherwise: a resumed run would not be the same.
+        torch.use_deterministic_algorithms(True)
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if device.type == "cuda":
+        options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}
+    quiet: Any = logging.disable_progress_bar  # untyped
+    quiet()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+    if "quantization_config" not in options:
+        model = model.to(device)
+    check(model)
+    return model, tokenizer, _eos_ids(model, tokenizer)
+
+
+def _quantized(bits: int) -> dict[str, Any]:
+    if bits not in (4, 8):
+        return {}
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as e:
+        raise UsageError(
+            f"quantization.bits: {bits}: bitsandbytes does not import ({e}); "
+            "pip install 'azr-mlx[torch]', or quantization.bits=0"
+        ) from e
+    made: Any = BitsAndBytesConfig  # untyped
+    if bits == 8:
+        return {"quantization_config": made(load_in_8bit=True)}
+    four = made(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"quantization_config": four}
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """As mlx-lm: the generation configuration's, else the model's, else the tokenizer's."""
+    found = model.generation_config.eos_token_id or model.config.eos_token_id
+    found = tokenizer.eos_token_id if found is None else found
+    return set(found) if isinstance(found, list) else {found}
+
+
+def check(model: Any) -> None:
+    """Raises AzrError where the head is not all that follows the trunk, or a layer keeps more than
+    plain keys and values of what it has read."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise _unsupported(model, f"has layers of the kind {', '.join(sorted(kinds))}")
+    probe = torch.tensor(PROBE, device=model.device)
+    with torch.no_grad():
+        whole = model(input_ids=probe).logits
+        hidden = model.get_decoder()(input_ids=probe).last_hidden_state
+        parts = model.get_output_embeddings()(hidden)
+    if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3):
+        raise _unsupported(model, "changes its logits after the head")
+
+
+def _unsupported(model: Any, why: str) -> AzrError:
+    return AzrError(
+        f"model type {model.config.model_type!r} {why}; training it is not supported: choose a "
+        "llama, qwen2, qwen3 or similar model"
+    )

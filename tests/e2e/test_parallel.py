@@ -1,0 +1,160 @@
+"""Two ranks on one machine make the steps of one rank with twice the batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from safetensors.numpy import load_file
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.e2e
+
+COMMON = (
+    *("rollout.group_size=4", "sandbox.workers=1", "warmup_steps=0", "held_out.tasks=0"),
+    *("checkpoint_interval=1", "keep_checkpoints=0", "ppo.advantage=gae", "distill.coef=0.1"),
+    *("kl_penalty=kl", "distill.batch_size=8"),
+)
+SHORT = ("batch_size=6", "proposer.templates_per_step=3", *COMMON)
+TWICE = ("batch_size=12", "proposer.templates_per_step=6", *COMMON)
+
+
+def environment() -> dict[str, str]:
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS")}
+    return {**os.environ, **threads, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def command(engine: str, *arguments: str) -> list[str]:
+    """Two ranks of ``azr-mlx train``."""
+    azr = ["-m", "azr_mlx.cli", "train", "-c", "quickstart", "--backend", engine, *arguments]
+    port = str(free_port())
+    beside = Path(sys.executable).parent
+    if engine == "torch":
+        start = [str(beside / "torchrun"), "--nproc-per-node", "2", "--master-port", port]
+        return [*start, *azr]
+    env = [f"{k}={v}" for k, v in environment().items() if k in ("PYTHONPATH", "NO_COLOR")]
+    given = [part for one in env for part in ("--env", one)]
+    start = [str(beside / "mlx.launch"), "-n", "2", "--backend", "ring", "-p", port, *given]
+    return [*start, "--", sys.executable, *azr]
+
+
+def needs(engine: str) -> None:
+    if engine == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+        pytest.importorskip("peft", reason="peft is not installed")
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("engine", ["mlx", "torch"])
+def test_two_ranks_make_the_steps_of_one_with_twice_the_batch(engine, cli, tmp_path):
+    needs(engine)
+    runs = tmp_path / "runs"
+    done = subprocess.run(
+        command(engine, *SHORT, "max_steps=2", "run_name=two"),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+    one = ("train", "-c", "quickstart", "--backend", engine, *TWICE, "max_steps=2", "run_name=one")
+    done = cli(*one, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    for two, alone in zip(rows_of(runs / "two"), rows_of(runs / "one"), strict=True):
+        for key in alone:
+            if not key.startswith(("time/", "tok_s/", "mem/")):
+                assert two[key] == pytest.approx(alone[key], rel=1e-3, abs=1e-5), key
+    for file in ("adapters", "value_head"):
+        a, b = (load_file(runs / r / "adapters" / f"{file}.safetensors") for r in ("two", "one"))
+        for key in a:
+            np.testing.assert_allclose(a[key], b[key], atol=1e-5, err_msg=key)
+    assert max(np.abs(v).max() for k, v in a.items()) > 1e-4, "the value head did not learn"
+    starts = json.loads((runs / "two" / "run.json").read_text())["starts"]
+    assert len(starts) == 1 and starts[0]["backend"].endswith("2 ranks")
+    assert "batch_size: 6" in (runs / "two" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("engine", ["mlx", "torch"])
+def test_a_rank_that_is_killed_ends_the_run_which_can_be_resumed(engine, tmp_path):
+    needs(engine)
+    run = tmp_path / "runs" / "two"
+    steps = (*SHORT, "max_steps=40", "run_name=two")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command(engine, *steps), cwd=tmp_path, env=environment(), stdout=log, stderr=log
+        )
+        try:
+            wait_for(lambda: (run / "metrics.jsonl").is_file() and len(rows_of(run)) >= 1, process)
+            os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+            process.wait(timeout=90)
+        finally:
+            process.kill()
+    said = (tmp_path / "log").read_text(errors="replace")
+    wait_for(lambda: not ranks_of(process.pid), None)
+    kept = len(rows_of(run))
+    assert 1 <= kept < 40, said[-2000:]
+    done = subprocess.run(
+        command(engine, "--resume", "runs/two", f"max_steps={kept + 1}"),
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [row["step"] for row in rows_of(run)] == list(range(1, kept + 2))
+
+
+def wait_for(condition, process, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "took too long"
+        assert process is None or process.poll() is None, "ended by itself"
+        time.sleep(0.2)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """The ranks' processes: the descendants of the launcher that train, but for their sandboxes."""
+    out = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    table = [line.split(None, 2) for line in out.splitlines()[1:]]
+    parents = {int(pid): int(ppid) for pid, ppid, *_ in table}
+
+    def below(pid: int) -> bool:
+        while pid in parents and pid > 1:
+            if pid == launcher:
+                return True
+            pid = parents[pid]
+        return False
+
+    return sorted(
+        int(pid)
+        for pid, _, *args in table
+        if args
+        and "azr_mlx.cli train" in args[0]
+        and args[0].split()[0].rsplit("/", 1)[-1].startswith("python")
+        and "torchrun" not in args[0]
+        and "mlx.launch" not in args[0]
+        and below(int(pid))
+    )
