@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -217,6 +218,26 @@ def convert(
         revision=revision,
     )
     _result(report.to_json(), as_json)
+    return 0
+
+
+@app.command()
+def export(
+    adapter_path: Annotated[
+        Path, typer.Option("--adapter-path", help="A run, or a folder of adapters.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    to: Annotated[str, typer.Option("--to", help="peft.")] = "peft",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Write adapters in the layout of other programs (PEFT: transformers, TRL, vLLM)."""
+    if to != "peft":
+        raise UsageError(f"--to {to}: unknown; take peft")
+    from azr_mlx.export import to_peft
+
+    done = to_peft(adapter_path, out)
+    _result({**asdict(done), "path": str(done.path)}, as_json)
     return 0
 
 
