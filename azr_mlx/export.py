@@ -33,7 +33,8 @@ class Exported:
 def to_peft(adapters: Path, out: Path) -> Exported:
     """A run's adapters (or a folder that mlx-lm wrote) as a PEFT adapter in the folder ``out``.
 
-    mlx-lm adds ``scale`` x A B with A [in, r] and B [r, out]; PEFT alpha / r x B A, both transposed.
+    mlx-lm adds ``scale`` x A B, with A [in, r] and B [r, out]; PEFT alpha / r x B A, each
+    transposed.
 
     Raises:
         UsageError: there are no such adapters, ``out`` exists, or they are not LoRA's.

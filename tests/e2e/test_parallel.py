@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -96,6 +97,7 @@ def test_two_ranks_make_the_steps_of_one_with_twice_the_batch(engine, cli, tmp_p
     assert "batch_size: 6" in (runs / "two" / "config.yaml").read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @pytest.mark.parametrize("engine", ["mlx", "torch"])
 def test_a_rank_that_is_killed_ends_the_run_which_can_be_resumed(engine, tmp_path):
     needs(engine)
@@ -107,12 +109,12 @@ def test_a_rank_that_is_killed_ends_the_run_which_can_be_resumed(engine, tmp_pat
         )
         try:
             wait_for(lambda: (run / "metrics.jsonl").is_file() and len(rows_of(run)) >= 1, process)
-            os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+            os.kill(ranks_of(tmp_path)[1], signal.SIGKILL)
             process.wait(timeout=90)
         finally:
             process.kill()
     said = (tmp_path / "log").read_text(errors="replace")
-    wait_for(lambda: not ranks_of(process.pid), None)
+    wait_for(lambda: not ranks_of(tmp_path), None, 30)
     kept = len(rows_of(run))
     assert 1 <= kept < 40, said[-2000:]
     done = subprocess.run(
@@ -135,26 +137,15 @@ def wait_for(condition, process, seconds: float = 120) -> None:
         time.sleep(0.2)
 
 
-def ranks_of(launcher: int) -> list[int]:
-    """The ranks' processes: the descendants of the launcher that train, but for their sandboxes."""
-    out = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
-    table = [line.split(None, 2) for line in out.splitlines()[1:]]
-    parents = {int(pid): int(ppid) for pid, ppid, *_ in table}
-
-    def below(pid: int) -> bool:
-        while pid in parents and pid > 1:
-            if pid == launcher:
-                return True
-            pid = parents[pid]
-        return False
-
-    return sorted(
-        int(pid)
-        for pid, _, *args in table
-        if args
-        and "azr_mlx.cli train" in args[0]
-        and args[0].split()[0].rsplit("/", 1)[-1].startswith("python")
-        and "torchrun" not in args[0]
-        and "mlx.launch" not in args[0]
-        and below(int(pid))
-    )
+def ranks_of(folder: Path) -> list[int]:
+    """The ranks' processes, by their working directory: also those that have lost their parent."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            named = command[1:4] == ["-m", "azr_mlx.cli", "train"] or command[1:5] == [
+                "-u", "-m", "azr_mlx.cli", "train"
+            ]  # fmt: skip
+            if named and (process / "cwd").resolve() == folder.resolve():
+                found.append(int(process.name))
+    return sorted(found)
