@@ -8,6 +8,7 @@ mlx-lm: ``NAME.lora_a`` [in, r], ``NAME.lora_b`` [r, out], added with ``scale``.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -35,16 +36,16 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
     depth = model.config.num_hidden_layers
     count = depth if lora.num_layers < 0 else min(lora.num_layers, depth)
     names = _linear_names(model, depth - count, lora.keys)
-    adapted = get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.rank,
-            lora_alpha=cast(int, lora.rank * lora.scale),  # any number will do
-            lora_dropout=lora.dropout,
-            target_modules=names,
-            task_type="CAUSAL_LM",
-        ),
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.rank * lora.scale),  # any number will do
+        lora_dropout=lora.dropout,
+        target_modules=names,
+        task_type="CAUSAL_LM",
     )
+    with warnings.catch_warnings():  # peft asks transformers by a name that it is about to drop
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, config)
     for index, (_, layer) in enumerate(adapter_layers(model)):
         a = layer.lora_A[ADAPTER].weight
         key = rng.key(seed, "lora", 0, index)
