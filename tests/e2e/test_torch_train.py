@@ -20,6 +20,7 @@ pytestmark = pytest.mark.e2e
 SHORT = (
     *("batch_size=6", "proposer.templates_per_step=3", "rollout.group_size=4", "sandbox.workers=1"),
     *("checkpoint_interval=1", "keep_checkpoints=0", "held_out.tasks=0", "warmup_steps=0"),
+    "lr_scheduler_type=constant",  # another would follow max_steps
 )
 CLOCK = ("time/", "tok_s/", "mem/", "exec/")
 
