@@ -48,6 +48,7 @@ class Display:
     def __init__(self, max_steps: int, *, quiet: bool = False, log_level: str = "info"):
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.max_steps = max_steps
+        self.muted = False  # warnings, too: another rank gives them
         self.silent = quiet or LEVELS.index(log_level) > LEVELS.index("info")
         self.spinner: Spinner | None = None
 
@@ -88,7 +89,8 @@ class Display:
 
     def warn(self, text: str) -> None:
         self.close()
-        self._say(f"warning: {text}", "yellow")
+        if not self.muted:
+            self._say(f"warning: {text}", "yellow")
 
     def close(self) -> None:
         if self.spinner is not None:

@@ -50,7 +50,7 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         rank, scale, dropout = int(lora["rank"]), float(lora["scale"]), float(lora["dropout"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         raise UsageError(f"--adapter-path {adapters}: no LoRA adapters there ({e})") from e
-    odd = [k for k in arrays if k.rpartition(".")[2] not in _NAMES]
+    odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
     if kind != "lora" or odd:
         raise UsageError(f"--adapter-path {adapters}: {odd[0] if odd else kind}: not LoRA's")
     made = {_peft_name(k): np.ascontiguousarray(a.T) for k, a in arrays.items()}

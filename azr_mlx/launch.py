@@ -63,6 +63,7 @@ def train(
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0
         display = Display(config.max_steps, quiet=quiet or not leads, log_level=config.log_level)
+        display.muted = not leads
         stack.callback(display.close)
         own = stack.enter_context(open_sandbox(config))
         sandbox = own if world.size == 1 else SharedSandbox(own, world)
@@ -182,6 +183,10 @@ def _place(
 
     Raises UsageError where the ranks were not given the same configuration.
     """
+    from azr_mlx import __version__
+
+    if len(set(gather(world, __version__))) > 1:
+        raise UsageError("azr-mlx: the ranks have different versions; install the same on all")
     if len(set(gather(world, to_yaml(config)))) > 1:
         raise UsageError("config: the ranks have different ones; give all the same arguments")
     if world.rank == 0:
@@ -189,10 +194,12 @@ def _place(
     else:
         run_dir, start = Path(stack.enter_context(TemporaryDirectory(prefix="azr-mlx-"))), None
     name = gather(world, start and start.name)[0]
-    if world.size > 1 and name is not None:
+    if world.size == 1:
+        return run_dir, start
+    if name is not None:
         start = start or run_dir / "checkpoints" / name
         share_files(world, [f for f in start.glob("*") if f.is_file()], start)
-        share_files(world, list(run_dir.glob(HELD_OUT)), run_dir)
+    share_files(world, list(run_dir.glob(HELD_OUT)), run_dir)
     return run_dir, start
 
 

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from azr_mlx.backends.choice import launcher
 from azr_mlx.backends.world import Alone, World, gather, share
+from azr_mlx.errors import UsageError
 from azr_mlx.sandbox import Job, Result
 from azr_mlx.tasks import Runner
 from azr_mlx.types import Status
 
-# Set by mlx.launch, for one engine or the other.
-_MLX = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
+SILENCE = timedelta(minutes=30)  # of another rank, that is not taken for its end
 
 
 def open_world(backend: str) -> World:
-    """The ranks that ``mlx.launch`` or ``torchrun`` has started; one where neither has."""
-    if backend == "mlx" and any(os.environ.get(name) for name in _MLX):
+    """The ranks that ``mlx.launch`` or ``torchrun`` has started; one where neither has.
+
+    Raises UsageError where there are fewer GPUs than ranks.
+    """
+    if launcher()[0] != backend:
+        return Alone()
+    if backend == "mlx":
         import mlx.core as mx
 
         from azr_mlx.backends.mlx.world import MlxWorld
 
         group = mx.distributed.init(strict=True)
         return MlxWorld(group) if group.size() > 1 else Alone()
-    if backend == "torch" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        import torch
-        import torch.distributed as dist
+    import torch
+    import torch.distributed as dist
 
-        from azr_mlx.backends.torch.world import TorchWorld
+    from azr_mlx.backends.torch.world import TorchWorld
 
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        return TorchWorld(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return Alone()
+    on_gpu, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
+    if on_gpu:
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"torchrun --nproc-per-node: there are {torch.cuda.device_count()} GPUs, and a "
+                f"rank {local} on this machine; start as many as there are GPUs"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=SILENCE)
+    return TorchWorld(torch.device("cuda" if on_gpu else "cpu"))
 
 
 class SharedSandbox:
@@ -98,9 +108,9 @@ def share_files(world: World, files: Sequence[Path], into: Path) -> None:
     others."""
     if world.size == 1:
         return
-    sent = {f.name: base64.b64encode(f.read_bytes()).decode() for f in files}
-    received = gather(world, sent if world.rank == 0 else None)[0]
-    if world.rank > 0:
-        into.mkdir(parents=True, exist_ok=True)
-        for name, data in received.items():
-            (into / name).write_bytes(base64.b64decode(data))
+    for name in gather(world, [file.name for file in files])[0]:  # one at a time: they are large
+        data = (files[0].parent / name).read_bytes() if world.rank == 0 else b""
+        received = world.gather_bytes(data)[0]
+        if world.rank > 0:
+            into.mkdir(parents=True, exist_ok=True)
+            (into / name).write_bytes(received)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,61 @@ from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import UsageError
 from azr_mlx.models import ResolvedModel, resolve
 
+# What mlx.launch sets for one engine or the other.
+_MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
+
+
+def launcher() -> tuple[str, str]:
+    """(backend, program) of what has started this process as one of several ranks; empty where
+    nothing has."""
+    if any(os.environ.get(name) for name in _MLX_LAUNCH):
+        return "mlx", "mlx.launch"
+    if _number("OMPI_COMM_WORLD_SIZE") > 1 or _number("PMI_SIZE") > 1:
+        return "mlx", "mpirun"
+    return ("torch", "torchrun") if _number("WORLD_SIZE") > 1 else ("", "")
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else 1
+
 
 def choose(asked: str) -> tuple[str, str]:
     """(name, why). Raises UsageError where the backend that was asked for is not to be had."""
     if asked not in ("auto", "mlx", "torch"):
         raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
-    missing = {"mlx": _missing("mlx.core"), "torch": _missing("torch") or _missing("peft")}
-    if asked == "auto":
-        name = "torch" if missing["mlx"] and not missing["torch"] else "mlx"
-        why = "auto: MLX imports" if name == "mlx" else f"auto: {missing['mlx']}"
-    else:
-        name, why = asked, "asked for"
-    if missing[name]:
+    name, why = _chosen(asked)
+    if missing := _missing(name):
         extra = "[torch]" if name == "torch" else "" if sys.platform == "darwin" else "[cpu]"
-        raise UsageError(f"backend: {asked}: {missing[name]}; pip install 'azr-mlx{extra}'")
+        raise UsageError(f"backend: {asked}: {missing}; pip install 'azr-mlx{extra}'")
     return name, why
 
 
-def _missing(module: str) -> str:
-    """Why it cannot be imported; empty if it can."""
-    try:
-        importlib.import_module(module)
-    except ImportError as e:
-        return f"{'MLX' if module == 'mlx.core' else module} does not import ({e})"
+def _chosen(asked: str) -> tuple[str, str]:
+    ranks_of, program = launcher()
+    if asked != "auto":
+        if ranks_of not in ("", asked):
+            raise UsageError(
+                f"backend: {asked}: {program} has started this as a rank of {ranks_of}; "
+                f"give --backend {ranks_of}, or start it by the launcher of {asked}"
+            )
+        return asked, "asked for"
+    if ranks_of:
+        return ranks_of, f"auto: started by {program}"
+    missing = _missing("mlx")
+    if missing and not _missing("torch"):
+        return "torch", f"auto: {missing}"
+    return "mlx", "auto: MLX imports"
+
+
+def _missing(name: str) -> str:
+    """Why a backend's packages cannot be imported; empty if they can."""
+    for module in ("mlx.core",) if name == "mlx" else ("torch", "peft"):
+        try:
+            importlib.import_module(module)
+        except Exception as e:  # whatever a package raises when its libraries do not fit
+            called = "MLX" if name == "mlx" else module
+            return f"{called} does not import ({str(e).splitlines()[0] if str(e) else e!r})"
     return ""
 
 

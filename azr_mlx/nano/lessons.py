@@ -2,7 +2,7 @@
 answers.
 
 Every program comes from ``azr_mlx.templates`` and every answer from running it, so no outside data
-is in the model. Programs whose shape falls into one of 16 buckets never become lessons: held-out
+is in the model. Programs whose shape falls into one of eight buckets never become lessons: held-out
 tasks are drawn from those alone (``parse.is_reserved``).
 """
 
@@ -87,9 +87,9 @@ class Course:
         for kind in (TaskKind.DEDUCTION, TaskKind.ABDUCTION):
             steps = bool(rng.random() < STEPS)
             for many in (N_INPUTS, 4) if steps else (N_INPUTS,):
-                order = rng.permutation(N_INPUTS)[:many]
+                asked = rng.permutation(N_INPUTS)[:many]
                 long = many < N_INPUTS
-                questions = [self.solved(kind, [int(i)], long, rng) for i in order]
+                questions = [self.solved(kind, [int(i)], long, rng) for i in asked]
                 yield _joined(questions, "\n\n" if long else "\n")
             yield self.solved(kind, [int(rng.integers(N_INPUTS))], steps, rng)
         for _ in range(2):

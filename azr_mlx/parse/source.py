@@ -245,7 +245,8 @@ def skeleton(source: str) -> str:
 
 
 def shape(source: str) -> str:
-    """A hash of what is computed: coarser than ``skeleton``, temporary variables don't count.
+    """A hash of what is computed: coarser than ``skeleton``, temporary variables and annotations
+    don't count.
 
     ``t = n - 3; return t * 2`` and ``return (n - 3) * 2`` share it. The same on every Python
     version: node types in the order of ``ast.walk``, with the names that the program does not bind.
@@ -254,6 +255,7 @@ def shape(source: str) -> str:
     words = [source]
     tree = parse_source(clean_source(source))
     if tree is not None:
+        tree = _Bare().visit(tree)
         nodes = list(ast.walk(tree if (inlined := _inlined(tree)) is None else inlined))
         bound = _bound_names(nodes)
         words = list[str]()
@@ -269,6 +271,23 @@ def shape(source: str) -> str:
 def is_reserved(source: str) -> bool:
     """Whether a program's shape is kept for held-out tasks: one of ``RESERVED`` is."""
     return int(shape(source), 16) % RESERVED == 0
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes annotations away."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if node.value is None:
+            return ast.Pass()  # a block of nothing else would not be one
+        return self.generic_visit(ast.Assign([node.target], node.value))
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
 
 
 class _Values(ast.NodeTransformer):
@@ -300,6 +319,10 @@ def _inlined(tree: ast.Module) -> ast.FunctionDef | None:
             match step:
                 case ast.Assign(targets=[ast.Name(id=name)], value=expression):
                     value = full(expression)
+                case ast.AugAssign(target=ast.Name(id=name), op=op, value=expression):
+                    value = full(ast.BinOp(ast.Name(name, ast.Load()), op, expression))
+                case ast.Pass():
+                    continue
                 case _:
                     return None
             if value is None:

@@ -18,6 +18,7 @@ from azr_mlx.backends.base import WEIGHTS_FILE, Hyper, Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx import adapters as mlx_adapters  # noqa: E402
 from azr_mlx.backends.torch import TorchBackend, adapters  # noqa: E402
+from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
 from azr_mlx.errors import AzrError, UsageError  # noqa: E402
 from azr_mlx.models import to_float32  # noqa: E402
@@ -255,12 +256,23 @@ def test_recomputed_layers_and_repeated_prompts_change_no_gradient(option):
     plain, other = pair(micro_batch_tokens=4096)[1], pair(micro_batch_tokens=4096, **option)[1]
     batch = grouped_batch()
     batch = centred(batch, plain, FULL) if batch.old_logp is not None else batch
+    seen = []
     for backend in (plain, other):
+        calls = counted(backend.policy.trunk.layers[0].mlp)
         backend._accumulate(batch, FULL)
+        seen.append(sum(calls))
+    assert seen[0] != seen[1], "the option did nothing"
     for key, parameter in plain.parameters.items():
         np.testing.assert_allclose(
             other.parameters[key].grad, parameter.grad, atol=1e-6, err_msg=key
         )
+
+
+def counted(module) -> list[int]:
+    """The tokens that a layer reads, call by call."""
+    calls = []
+    module.register_forward_hook(lambda _, args, out: calls.append(args[0][..., 0].numel()))
+    return calls
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
@@ -279,13 +291,41 @@ def test_dropout_is_keyed():
     batch = make_batch()
     hyper = Hyper(lr=1e-2)
     made = []
-    for _ in range(2):
-        backend = TorchBackend(torch_model(tiny_model(scale=2.0)), TOKENIZER, lora)
+    for used in (lora, lora, LORA):
+        backend = TorchBackend(torch_model(tiny_model(scale=2.0)), TOKENIZER, used)
         torch.manual_seed(np.random.default_rng().integers(1 << 30))
         for _ in range(2):
             backend.update(batch, hyper)
         made.append(weights_of(backend))
     assert all(np.array_equal(made[0][k], made[1][k]) for k in made[0])
+    assert not all(np.allclose(made[0][k], made[2][k], atol=1e-4) for k in made[0])
+
+
+def test_a_model_s_own_dropout_is_off_and_a_head_with_a_bias_refused():
+    model = torch_model(tiny_model())
+    model.model.layers[0].self_attn.attention_dropout = 0.5
+    models.without_dropout(model)
+    assert model.model.layers[0].self_attn.attention_dropout == 0
+    models.check(model)
+    model.lm_head.bias = torch.nn.Parameter(torch.ones(VOCABULARY))
+    with pytest.raises(AzrError, match="has a head that is more than a matrix"):
+        models.check(model)
+
+
+def test_a_sliding_window_is_refused():
+    model = torch_model(tiny_model())
+    model.config.sliding_window = 64
+    with pytest.raises(AzrError, match="has a sliding window of 64 tokens"):
+        models.check(model)
+    model.config.use_sliding_window = False
+    models.check(model)
+
+
+def test_a_damaged_adapter_file_is_told(tmp_path):
+    file = tmp_path / WEIGHTS_FILE
+    file.write_bytes(b"\0" * 40)
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        pair()[1].load_adapters(file)
 
 
 def test_adapters_on_some_layers_only():

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azr_mlx.backends.base import Sampling
+from azr_mlx.backends.choice import choose, launcher
 from azr_mlx.backends.world import Alone, gather, own_part, run_shared, share
+from azr_mlx.errors import UsageError
 from azr_mlx.types import Batch, Completion, Prompt
 
 pytestmark = pytest.mark.pure
@@ -82,3 +84,45 @@ def test_floats_are_gathered_as_they_are():
     values = [0.1, 1 / 3, -1e-300, 3.0]
     assert gather(Replayed(b"[]"), values)[0] == values
     assert gather(Alone(), values) == [values]
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, ("", "")),
+        ({"WORLD_SIZE": "1"}, ("", "")),
+        ({"WORLD_SIZE": "2"}, ("torch", "torchrun")),
+        ({"MLX_HOSTFILE": "/tmp/hosts"}, ("mlx", "mlx.launch")),
+        ({"NCCL_HOST_IP": "10.0.0.1", "MLX_WORLD_SIZE": "2"}, ("mlx", "mlx.launch")),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, ("mlx", "mpirun")),
+        ({"PMI_SIZE": "no number"}, ("", "")),
+    ],
+)
+def test_what_started_the_ranks_is_known_by_its_variables(variables, found, monkeypatch):
+    started_by(variables, monkeypatch)
+    assert launcher() == found
+
+
+def started_by(variables, monkeypatch):
+    ours = ("WORLD_SIZE", "MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR")
+    for name in (*ours, "NCCL_HOST_IP", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_ranks_of_the_other_backend_are_refused(monkeypatch):
+    """They would be as many runs that know nothing of one another."""
+    started_by({"WORLD_SIZE": "2"}, monkeypatch)
+    with pytest.raises(UsageError, match=r"backend: mlx: torchrun has started .* --backend torch"):
+        choose("mlx")
+    started_by({"MLX_HOSTFILE": "/tmp/hosts"}, monkeypatch)
+    with pytest.raises(UsageError, match=r"backend: torch: mlx.launch has started"):
+        choose("torch")
+
+
+def test_auto_follows_the_launcher(monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    started_by({"WORLD_SIZE": "2"}, monkeypatch)
+    assert choose("auto") == ("torch", "auto: started by torchrun")

@@ -11,7 +11,8 @@ from azr_mlx.backends.world import RankError
 
 
 class MlxWorld:
-    """``world.World``. All exchange is on the CPU's stream: rings of sockets have no other."""
+    """``world.World``. Which stream an exchange is on is the engine's affair: a ring's is the
+    CPU's, NCCL's the GPU's."""
 
     def __init__(self, group: mx.distributed.Group):
         self.group, self.rank, self.size = group, group.rank(), group.size()
@@ -24,7 +25,7 @@ class MlxWorld:
         return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]
 
     def _gather(self, array: mx.array) -> mx.array:
-        return self._done(mx.distributed.all_gather(array, group=self.group, stream=mx.cpu))
+        return self._done(mx.distributed.all_gather(array, group=self.group))
 
     def _done(self, array: mx.array) -> mx.array:
         try:
@@ -38,7 +39,7 @@ class MlxWorld:
         if not arrays:
             return []
         flat = mx.concatenate([a.astype(mx.float32).reshape(-1) for a in arrays])
-        total = self._done(mx.distributed.all_sum(flat, group=self.group, stream=mx.cpu))
+        total = self._done(mx.distributed.all_sum(flat, group=self.group))
         ends = np.cumsum([a.size for a in arrays])
         parts = mx.split(total, ends[:-1].tolist())
         return [p.reshape(a.shape).astype(a.dtype) for p, a in zip(parts, arrays, strict=True)]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from azr_mlx import rng
@@ -138,7 +139,10 @@ def load_weights(model: Any, file: Path) -> None:
     Raises:
         ValueError: a tensor is missing, unexpected, or of another shape; all are named.
     """
-    new, own = load_file(file), named_parameters(model)
+    try:
+        new, own = load_file(file), named_parameters(model)
+    except SafetensorError as e:
+        raise ValueError(f"{file}: not a safetensors file ({e})") from e
     wrong = [f"{k}: missing" for k in own if k not in new]
     wrong += [f"{k}: unexpected" for k in new if k not in own]
     wrong += [

@@ -44,6 +44,8 @@ def load(
         # Gradients of rows that share a prompt are added up by several threads, in any order
         # otherwise: a resumed run would not be the same.
         torch.use_deterministic_algorithms(True)
+        deterministic: Any = torch.utils.deterministic
+        deterministic.fill_uninitialized_memory = False  # time, for nothing here
     options: dict[str, Any] = {"dtype": torch.float32}
     if device.type == "cuda":
         options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}
@@ -54,6 +56,7 @@ def load(
     if "quantization_config" not in options:
         model = model.to(device)
     check(model)
+    without_dropout(model)
     return model, tokenizer, _eos_ids(model, tokenizer)
 
 
@@ -76,14 +79,28 @@ def _quantized(bits: int) -> dict[str, Any]:
 
 def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
     """As mlx-lm: the generation configuration's, else the model's, else the tokenizer's."""
-    found = model.generation_config.eos_token_id or model.config.eos_token_id
+    found = model.generation_config.eos_token_id
+    found = model.config.eos_token_id if found is None else found
     found = tokenizer.eos_token_id if found is None else found
     return set(found) if isinstance(found, list) else {found}
 
 
+def without_dropout(model: Any) -> None:
+    """What a model drops in its own pre-training has no place in an update: old and new
+    log-probabilities would be of different models."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
 def check(model: Any) -> None:
-    """Raises AzrError where the head is not all that follows the trunk, or a layer keeps more than
-    plain keys and values of what it has read."""
+    """Raises AzrError where more than a matrix follows the trunk, or a layer keeps more than plain
+    keys and values of what it has read, or less."""
+    window = getattr(model.config, "sliding_window", None)
+    if window and getattr(model.config, "use_sliding_window", True):
+        raise _unsupported(model, f"has a sliding window of {window} tokens")
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         raise _unsupported(model, f"has layers of the kind {', '.join(sorted(kinds))}")
@@ -91,9 +108,9 @@ def check(model: Any) -> None:
     with torch.no_grad():
         whole = model(input_ids=probe).logits
         hidden = model.get_decoder()(input_ids=probe).last_hidden_state
-        parts = model.get_output_embeddings()(hidden)
+        parts = hidden @ model.get_output_embeddings().weight.T
     if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3):
-        raise _unsupported(model, "changes its logits after the head")
+        raise _unsupported(model, "has a head that is more than a matrix")
 
 
 def _unsupported(model: Any, why: str) -> AzrError:

@@ -33,7 +33,7 @@ class TorchWorld:
         out = [torch.zeros_like(array) for _ in range(self.size)]
         with self._told():
             dist.all_gather(out, array)
-        return [one.cpu() for one in out]
+            return [one.cpu() for one in out]  # NCCL's failures come when it is waited for
 
     @contextmanager
     def _told(self) -> Iterator[None]:
