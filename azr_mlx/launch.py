@@ -74,6 +74,7 @@ def train(
         display.note(f"loading {config.model_id}")
         backend = _load(backend_name, config, model, init_adapters)
         backend.world = world
+        _warn_of_other_weights(config, run_dir, backend_name, display)
         engine = f"{backend_name} ({why})" + (f", {world.size} ranks" if world.size > 1 else "")
         _describe_run(run_dir, model, engine, own.isolation, start)
         config = _of_all_ranks(config, world)
@@ -261,6 +262,17 @@ def _refuse_another_run(config: Config, run_dir: Path) -> None:
                 f"{key}: {new!r}: the run in {run_dir} has {old!r}, which cannot change on --resume"
                 for key, (old, new) in changed.items()
             )
+        )
+
+
+def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display: Display) -> None:
+    """Backends quantise differently, or not at all: adapters make up for one base's errors."""
+    starts = checkpoint.recorded(run_dir, "starts") or []
+    last = starts[-1].get("backend", backend).split()[0] if starts else backend
+    if last != backend and config.quantization.bits:
+        display.warn(
+            f"backend: {backend}: the run was on {last}, whose {config.quantization.bits}-bit "
+            "weights are not this one's; expect other rewards at first"
         )
 
 

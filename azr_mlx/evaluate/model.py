@@ -34,9 +34,9 @@ def open_model(
     from azr_mlx.models import read_config
 
     lora = None if adapter_path is None else read_lora(adapter_path)
-    name, _ = choose(backend_name)
-    found = resolve_model(name, model, quantization, cache_dir)
-    backend = open_backend(name, found.path, lora or Lora(rank=1), quantization)
+    engine, _ = choose(backend_name)
+    found = resolve_model(engine, model, quantization, cache_dir)
+    backend = open_backend(engine, found.path, lora or Lora(rank=1), quantization)
     adapter = adapter_sha256 = ""
     if adapter_path is not None:
         try:
@@ -46,6 +46,8 @@ def open_model(
             raise UsageError(f"--adapter-path {adapter_path}: {e}") from e
     stored = read_config(found.path).get("quantization") or {}
     bits = f", {stored['bits']}-bit in groups of {stored['group_size']}" if "bits" in stored else ""
+    if engine == "torch":
+        bits = f", {backend.numbers} in torch"
     name = found.source + (f"@{found.revision}" if found.revision else "") + bits
     weights = fingerprint(*sorted(found.path.glob("*.safetensors")))
     return backend, Subject(name, weights, adapter, adapter_sha256)

@@ -49,6 +49,7 @@ class TorchBackend:
     """The Backend protocol on PyTorch."""
 
     name = "torch"
+    numbers = "float32"  # of the base weights
 
     def __init__(
         self,
@@ -108,7 +109,9 @@ class TorchBackend:
         device = models.choose_device()
         kind = quantization or Quantization(bits=0)
         model, tokenizer, eos = models.load(Path(path), kind, device)
-        return cls(model, tokenizer, lora, eos=eos, **options)
+        backend = cls(model, tokenizer, lora, eos=eos, **options)
+        backend.numbers = models.numbers(kind, device)
+        return backend
 
     # -- rollouts and scores -----------------------------------------------------------------------
 

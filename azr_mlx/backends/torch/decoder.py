@@ -12,7 +12,7 @@ from azr_mlx.backends.micro import Stage
 from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 from azr_mlx.backends.slots import Places
 from azr_mlx.backends.torch import kernels
-from azr_mlx.backends.torch.shared import Reading, on_device, read
+from azr_mlx.backends.torch.shared import Reading, on_device, read, run
 
 Tensor = torch.Tensor
 
@@ -52,13 +52,7 @@ class TorchDecoder:
         if mask is None:
             width = places.end + 1 - places.low
             mask = tokens.new_ones((len(places), 1, 1, width), dtype=torch.bool)
-        hidden = self.trunk(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=places.offset[:, None],
-            past_key_values=_Slots(places),
-            use_cache=True,
-        ).last_hidden_state
+        hidden = run(self.trunk, _Slots(places), tokens, mask, places.offset[:, None])
         logits = self.lm.get_output_embeddings()(hidden[:, -1])
         if not self.lookahead:
             return draw_on_host(logits.float().cpu().numpy(), streams)

@@ -23,6 +23,13 @@ def choose_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def numbers(quantization: Quantization, device: torch.device) -> str:
+    """What the base weights are in."""
+    if device.type != "cuda":
+        return "float32"
+    return {4: "NF4", 8: "int8"}.get(quantization.bits, "bfloat16")
+
+
 def load(
     folder: Path, quantization: Quantization, device: torch.device
 ) -> tuple[Any, Any, set[int]]:

@@ -7,7 +7,9 @@ keys and values of the stage before, one row of them to several rows of this one
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -100,14 +102,28 @@ def read(trunk: Any, stage: dict[str, Tensor], before: Reading | None = None) ->
     """One stage behind another. It has ``tokens`` [n, T], ``lengths`` [n] and ``parent`` [n]."""
     span = Span(stage, before and before.span)
     cache = Extended(span, before)
-    hidden = trunk(
-        input_ids=stage["tokens"],
-        attention_mask=span.mask(),
-        position_ids=span.positions,
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
+    hidden = run(trunk, cache, stage["tokens"], span.mask(), span.positions)
     return Reading(span, [cache.layers[i] for i in range(len(cache.layers))], hidden)
+
+
+def run(trunk: Any, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """The trunk's final hidden states, with ``cache`` in the place of its own."""
+    kind: Any = type(trunk)
+    hidden: Tensor = trunk(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=True,
+        **{_cache_argument(kind): cache},
+    ).last_hidden_state
+    return hidden
+
+
+@lru_cache
+def _cache_argument(kind: type[Any]) -> str:
+    """transformers 5.24 renamed it."""
+    names = inspect.signature(kind.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def hidden_states(trunk: Any, stages: Sequence[dict[str, Tensor]]) -> Tensor:
