@@ -91,7 +91,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Ppo:
-    advantage: Annotated[str, OneOf("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")] = "gae"
+    advantage: Annotated[str, OneOf("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")] = "rloo"
     epochs: Natural = 1
     minibatches: Natural = 1
     clip_low: Annotated[float, Between(above=0, high=1)] = 0.2

@@ -163,7 +163,7 @@ def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(
         (["lora.num_layers=0"], "lora.num_layers"),
         (["initial_difficulty=0.8", "final_difficulty=0.3"], "final_difficulty"),
         (["ppo.minibatches=65"], "ppo.minibatches"),
-        (["ppo.value_coef=0"], "ppo.value_coef"),
+        (["ppo.advantage=gae", "ppo.value_coef=0"], "ppo.value_coef"),
         (["solver.strategy_floor=0.26"], "solver.strategy_floor"),
         (["rollout.overlong_buffer=513"], "rollout.overlong_buffer"),
     ],
