@@ -100,7 +100,7 @@ def case(name: str, prompt: int, *overrides: str, **changed: Any) -> Case:
     common = ("batch_size=2", "proposer.templates_per_step=2", "rollout.group_size=4")
     small = ("rollout.max_propose_tokens=32", "rollout.max_solve_tokens=32", "rollout.max_batch=8")
     few = ("task_types=deduction", "solver.strategies=direct", "lora.rank=8")
-    budget = ("ppo.micro_batch_tokens=768", "ppo.grad_checkpoint=false")
+    budget = ("ppo.advantage=gae", "ppo.micro_batch_tokens=768", "ppo.grad_checkpoint=false")
     return Case(name, sizes(**changed), prompt, (*common, *small, *few, *budget, *overrides))
 
 

@@ -36,6 +36,7 @@ OVERRIDES = [
     "proposer.induction_inputs=4",
     "proposer.templates_per_step=2",
     "solver.strategies=direct,step_by_step",
+    "ppo.advantage=gae",
     "ppo.epochs=2",
     "ppo.minibatches=2",
     "ppo.micro_batch_tokens=512",
