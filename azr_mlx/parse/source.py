@@ -255,7 +255,7 @@ def shape(source: str) -> str:
     words = [source]
     tree = parse_source(clean_source(source))
     if tree is not None:
-        tree = _Bare().visit(tree)
+        tree = _bare(tree)
         nodes = list(ast.walk(tree if (inlined := _inlined(tree)) is None else inlined))
         bound = _bound_names(nodes)
         words = list[str]()
@@ -273,21 +273,26 @@ def is_reserved(source: str) -> bool:
     return int(shape(source), 16) % RESERVED == 0
 
 
-class _Bare(ast.NodeTransformer):
-    """Takes annotations away."""
+def _bare(tree: ast.Module) -> ast.Module:
+    """The tree, its annotations taken away. A loop, for hostile trees are deep."""
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        for _, block in ast.iter_fields(node):
+            if isinstance(block, list):
+                block[:] = [_unannotated(part) for part in block]
+    return tree
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if node.value is None:
+
+def _unannotated(statement: object) -> object:
+    match statement:
+        case ast.AnnAssign(value=None):
             return ast.Pass()  # a block of nothing else would not be one
-        return self.generic_visit(ast.Assign([node.target], node.value))
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
+        case ast.AnnAssign(target=target, value=ast.expr() as value):
+            return ast.Assign([target], value)
+    return statement
 
 
 class _Values(ast.NodeTransformer):

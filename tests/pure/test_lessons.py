@@ -96,6 +96,9 @@ def test_a_shape_is_told_of_hostile_programs_in_no_time():
     deep = "def f(n):\n    return " + " + ".join("n" * 6000)
     began = time.perf_counter()
     assert len({parse.shape(doubled), parse.shape(deep)}) == 2
+    for depth in (600, 900):  # the parser takes these; what walks the tree must, too
+        for text in (" + ".join("n" * depth), "-" * depth + "n", "n" + ".a" * depth):
+            parse.shape(f"def f(n: int):\n    t: int = {text}\n    return t")
     assert time.perf_counter() - began < 5
 
 

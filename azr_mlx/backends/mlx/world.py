@@ -19,7 +19,7 @@ class MlxWorld:
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
         lengths = self._gather(mx.array([len(data)], mx.int32)).tolist()
-        padded = np.zeros((1, max(lengths)), np.uint8)
+        padded = np.zeros((1, max(1, *lengths)), np.uint8)  # never nothing
         padded[0, : len(data)] = np.frombuffer(data, np.uint8)
         rows = np.array(self._gather(mx.array(padded)))
         return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]

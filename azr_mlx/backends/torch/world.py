@@ -23,7 +23,7 @@ class TorchWorld:
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
         lengths = self._gather(torch.tensor([len(data)]))
-        padded = np.zeros(max(int(n) for n in lengths), np.uint8)
+        padded = np.zeros(max(1, *(int(n) for n in lengths)), np.uint8)
         padded[: len(data)] = np.frombuffer(data, np.uint8)
         rows = self._gather(torch.from_numpy(padded))
         return [row.numpy()[: int(n)].tobytes() for row, n in zip(rows, lengths, strict=True)]
