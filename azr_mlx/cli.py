@@ -416,6 +416,30 @@ def _set_beside(report: Report) -> None:
     typer.echo("\n".join(drawn[1]))
 
 
+@app.command("report")
+def show_run(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="runs/NAME, or latest.")] = "latest",
+    compare: Annotated[
+        str | None, typer.Option("--compare", metavar="RUN2", help="Draw this run's curves, too.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write; RUN/report.html if none.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Write one HTML file that shows a run: curves, held-out tasks, samples."""
+    from azr_mlx import report
+
+    runs = [report.read(report.locate(where)) for where in (run, compare) if where is not None]
+    path = str(report.write(runs[0], *runs[1:], out=out))
+    if as_json:
+        _result({"path": path, "runs": [report.to_json(one) for one in runs]}, True)
+    else:
+        typer.echo(path)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one line on stderr."""
     arguments = _bare_resume(sys.argv[1:] if argv is None else argv)

@@ -29,6 +29,9 @@ SEED = 20_000  # of the tasks: every run is measured on the same ones
 SAMPLES = 4  # drawn answers to a task, beside the greedy one
 FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
 
+NAMES = {"in_range": "in range", "harder": "one step harder"}
+WAYS = {"sampled": "sampled as in training", "greedy": "greedy"}
+
 Scores = dict[str, dict[str, list[float]]]  # way of answering -> task id -> its verdicts
 
 
@@ -128,17 +131,18 @@ class HeldOut:
             found[task.id].append(float(verdict.passed))
         return found
 
-    def compare(self, before: Scores, after: Scores, way: str) -> dict[str, list[Line]]:
-        """Lines by distribution, the last one the mean of the kinds."""
-        out: dict[str, list[Line]] = {}
-        for name, tasks in self.tasks.items():
-            by_kind = {k: [t for t in tasks if t.kind is k] for k in TaskKind}
-            lines = [
-                _line(k.value, own, before[way], after[way]) for k, own in by_kind.items() if own
-            ]
-            if lines:
-                out[name] = [*lines, mean_line(lines)]
-        return out
+
+def compare(
+    groups: Mapping[str, Sequence[Task]], before: Scores, after: Scores, way: str
+) -> dict[str, list[Line]]:
+    """Lines by distribution, the last one the mean of the kinds."""
+    out: dict[str, list[Line]] = {}
+    for name, tasks in groups.items():
+        by_kind = {k: [t for t in tasks if t.kind is k] for k in TaskKind}
+        lines = [_line(k.value, own, before[way], after[way]) for k, own in by_kind.items() if own]
+        if lines:
+            out[name] = [*lines, mean_line(lines)]
+    return out
 
 
 def _line(

@@ -14,12 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from azr_mlx import benchmarks, blas, checkpoint
+from azr_mlx import benchmarks, blas, checkpoint, report
 from azr_mlx.backends.choice import choose, open_backend, resolve_model
 from azr_mlx.backends.world import World, gather
 from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.display import Display
-from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluate.training import TrainingEvaluation
 from azr_mlx.held_out import FILE as HELD_OUT
 from azr_mlx.held_out import HeldOut, Record, recorded
@@ -91,13 +91,15 @@ def train(
         outcome = _outcome(config, run_dir, record, trainer, sandbox, display)
         if trainer.step >= config.max_steps:
             if outcome is not None and not outcome.record.after:  # cut off in its last measurement
-                display.note(f"report: {outcome.finish()}")
+                outcome.finish()
+                _report(run_dir, display, leads)
             display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
             return 0
         code = trainer.run()
+        if code == 0 and outcome is not None:
+            outcome.finish()
+        _report(run_dir, display, leads)
         if code == 0:
-            if outcome is not None:
-                display.note(f"report: {outcome.finish()}")
             newest = run_dir / checkpoint.NEWEST
             display.note(f"done: {config.max_steps} steps; adapters in {newest}")
             if trainer.best is not None:
@@ -129,6 +131,19 @@ def _outcome(
     outcome = Outcome(run_dir, held, record, display)
     outcome.begin()
     return outcome
+
+
+def _report(run_dir: Path, display: Display, leads: bool) -> None:
+    """The report of a run that ended or was interrupted. One that fails is no failure of the
+    run."""
+    if not leads:
+        return
+    try:
+        path = report.write(report.read(run_dir))
+    except Exception as e:
+        display.warn(f"no report: {type(e).__name__}: {e}; {PROGRAM} report {run_dir} tries again")
+    else:
+        display.note(f"report: {path}")
 
 
 def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:

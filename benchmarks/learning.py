@@ -197,7 +197,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         "seed": row["seed"],
         "steps": trainer.step,
         "seconds": round(seconds, 1),
-        **{way: gains(held.compare(before, after, way)) for way in ("greedy", "sampled")},
+        **{way: gains(held_out.compare(held.tasks, before, after, way)) for way in ("greedy", "sampled")},
         "curves": curves(rows),
     }
 

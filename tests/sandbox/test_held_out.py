@@ -120,7 +120,7 @@ def test_measuring_judges_every_answer_and_a_gain_is_paired(held):
     passed = {kinds[i] for i, v in good["greedy"].items() if v == [1.0]}
     assert TaskKind.DEDUCTION in passed
     bad = {way: {i: [0.0] * len(v) for i, v in found.items()} for way, found in good.items()}
-    lines = held.compare(bad, good, "greedy")["in_range"]
+    lines = held_out.compare(held.tasks, bad, good, "greedy")["in_range"]
     assert [line.name for line in lines] == ["deduction", "abduction", "induction", "mean"]
     assert lines[0].gain.value == 1.0 and lines[0].before.value == 0.0
     assert lines[0].tasks == 5 and lines[3].tasks == 15

@@ -1,0 +1,56 @@
+"""Curves with as many points as can be seen: smoothed, and put into buckets."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+POINTS = 240  # of a curve, at most: about two for each pixel of a phone
+NOISY = 4.0  # times its range that a curve goes up and down
+SHORT = 12  # values that are shown as they are
+
+
+def is_noisy(values: Array) -> bool:
+    if len(values) < SHORT:
+        return False
+    spread = float(values.max() - values.min())
+    return spread > 0 and float(np.abs(np.diff(values)).sum()) > NOISY * spread
+
+
+def window(count: int) -> int:
+    """The odd number of values that are averaged: a twentieth of them, 5 at least."""
+    return max(5, count // 20) | 1
+
+
+def smooth(values: Array) -> Array:
+    """Centred moving mean, over fewer values at both ends."""
+    half = window(len(values)) // 2
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
+
+
+def _starts(count: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, count, min(count, POINTS), endpoint=False).astype(np.int64))
+
+
+def thinned(values: Array) -> Array:
+    """The mean of each bucket; the values themselves where they are few."""
+    starts = _starts(len(values))
+    sizes = np.diff(np.append(starts, len(values)))
+    return np.add.reduceat(values, starts) / sizes
+
+
+def envelope(values: Array) -> tuple[Array, Array]:
+    """The lowest and the highest value of each bucket."""
+    starts = _starts(len(values))
+    return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+
+
+def ends(values: Array) -> tuple[float, float]:
+    """Means of the first and of the last tenth."""
+    part = max(1, len(values) // 10)
+    return float(values[:part].mean()), float(values[-part:].mean())

@@ -1,0 +1,72 @@
+"""Axes: where values lie on the drawing, and at which of them there are ticks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from azr_mlx.report.text import number
+
+WIDTH, HEIGHT = 440, 230
+LEFT, RIGHT, TOP, BOTTOM = 54, 428, 24, 194
+DECADES = 3.0  # a range of values above this is drawn on a logarithmic axis
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From ``low`` to ``high`` in data onto ``start`` to ``end`` in the drawing."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self._flat(self.low), self._flat(self.high)
+        return self.start + (self._flat(value) - low) / (high - low) * (self.end - self.start)
+
+    def _flat(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+
+def x_scale(first: float, last: float) -> Scale:
+    half = 0.5 if first == last else 0.0
+    return Scale(first - half, last + half, LEFT, RIGHT)
+
+
+def y_scale(low: float, high: float, unit: str) -> Scale:
+    """With 0 where that costs little room, and never above 100 %."""
+    if low > 0 and high / low > 10**DECADES:
+        return Scale(10 ** math.floor(math.log10(low)), _decade_above(high), BOTTOM, TOP, log=True)
+    if low >= 0 and (low < 0.6 * high or unit == "%"):
+        low = 0.0
+    if low == high:
+        low, high = (low - 1, high + 1) if low else (0.0, 1.0)
+    room = 0.05 * (high - low)
+    top = min(high + room, 1.0) if unit == "%" and high <= 1.0 else high + room
+    return Scale(low - room if low else 0.0, top, BOTTOM, TOP)
+
+
+def _decade_above(high: float) -> float:
+    return float(10 ** math.ceil(math.log10(high * 1.0001)))
+
+
+def ticks(scale: Scale, unit: str, wanted: int = 5) -> list[tuple[float, str]]:
+    """(value, label) at round numbers."""
+    if scale.log:
+        first, last = round(math.log10(scale.low)), round(math.log10(scale.high))
+        stride = max(1, math.ceil((last - first) / wanted))
+        return [(10.0**e, number(10.0**e, unit)) for e in range(first, last + 1, stride)]
+    spacing = _round_spacing((scale.high - scale.low) / wanted)
+    if unit == "steps":
+        spacing = max(1.0, spacing)
+    first, last = math.ceil(scale.low / spacing - 1e-9), math.floor(scale.high / spacing + 1e-9)
+    values = [i * spacing for i in range(first, last + 1)]
+    return [(value, number(value, unit, spacing)) for value in values]
+
+
+def _round_spacing(raw: float) -> float:
+    """The next of 1, 2, 5 times a power of 10."""
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(float(f"{m * power:.6g}") for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
