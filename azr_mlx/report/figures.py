@@ -110,19 +110,35 @@ def _series(figure: Figure, run: Run) -> Iterator[Series]:
             yield Series(label, steps, values, style % charts.STYLES, broken=broken)
 
 
-def html(figures: Sequence[Figure], runs: Sequence[Run]) -> str:
-    """A section: its charts, then what was constant; "" where nothing has data."""
+def html(found: dict[str, list[Figure]], runs: Sequence[Run]) -> dict[str, str]:
+    """Sections: their charts, then what need not be drawn."""
+    seen: dict[tuple[bytes, ...], str] = {}
+    return {title: _section(figures, runs, seen) for title, figures in found.items()}
+
+
+def _section(
+    figures: Sequence[Figure], runs: Sequence[Run], seen: dict[tuple[bytes, ...], str]
+) -> str:
     drawn, still = [], []
     for figure in figures:
-        value = constant(figure, runs)
-        if value is not None:
-            still.append((figure, value))
+        values = {key: _bytes(key, runs) for key in figure.labels}
+        known = [seen.get(value) for value in values.values()]
+        text = constant(figure, runs)
+        if text is not None:
+            still.append((figure, f"always {text}"))
+        elif all(known):
+            still.append((figure, f"the same as {', '.join(map(str, known))}"))
         elif (chart := draw(figure, runs)) is not None:
             drawn.append(_figure(figure, chart))
+            seen |= {value: key for key, value in values.items() if value not in seen}
         else:
             still.append((figure, "no finite value"))
-    grid = f'<div class="charts">{"".join(drawn)}</div>' if drawn else ""
-    return grid + _still(still)
+    return (f'<div class="charts">{"".join(drawn)}</div>' if drawn else "") + _still(still)
+
+
+def _bytes(key: str, runs: Sequence[Run]) -> tuple[bytes, ...]:
+    """What two metrics have in common that are the same."""
+    return tuple(run.columns[key].tobytes() if key in run.columns else b"" for run in runs)
 
 
 def _figure(figure: Figure, chart: Drawn) -> str:
@@ -138,12 +154,12 @@ def _still(still: Sequence[tuple[Figure, str]]) -> str:
     if not still:
         return ""
     rows = "".join(
-        f"<tr><th scope=row>{escape(f.title)}<br><code>{escape(f.name)}</code></th>"
+        f"<tr><th scope=row>{escape(f.title)} <code>{escape(f.name)}</code></th>"
         f"<td>{escape(value)}</td><td>{escape(f.metric.healthy)}</td></tr>"
         for f, value in still
     )
     return (
-        '<div class="scroll" tabindex="0"><table class="still"><caption>The same in every step'
+        '<div class="scroll" tabindex="0"><table class="still"><caption>Not drawn'
         "</caption><thead><tr><th scope=col>metric<th scope=col>value<th scope=col>healthy</tr>"
         f"</thead><tbody>{rows}</tbody></table></div>"
     )

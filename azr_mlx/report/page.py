@@ -21,7 +21,7 @@ from azr_mlx.report.samples import (
     Sample,
 )
 from azr_mlx.report.summary import facts, headline
-from azr_mlx.report.text import clip, escape, number
+from azr_mlx.report.text import clip, escape
 
 SAMPLE_COLUMNS = ("step", "role", "kind", "verdict", "reward", "prompt and completion")
 
@@ -31,8 +31,8 @@ def compose(runs: Sequence[Run], samples: Sequence[Sample]) -> str:
     style, script = _asset("style.css"), _asset("filter.js")
     title = " and ".join(run.name for run in runs)
     parts = {"Held-out tasks": _held_out(runs)}
-    parts |= {name: figures.html(own, runs) for name, own in figures.sections(runs).items()}
-    parts |= {"Samples": _samples(samples), "Run": _starts(runs), "Configuration": _config(runs)}
+    parts |= figures.html(figures.sections(runs), runs)
+    parts |= {"Samples": _samples(runs, samples), "Run": _starts(runs), "Configuration": _config(runs)}
     shown = {name: html for name, html in parts.items() if html}
     links = "".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in shown)
     body = "".join(
@@ -121,52 +121,58 @@ def _held_out(runs: Sequence[Run]) -> str:
         for way, found in run.held_out.items():
             of = f"{run.name}: " if len(runs) > 1 else ""
             caption = f"{of}solved, {held_out.WAYS.get(way, way)}; 95 % intervals, paired by task"
+            gains = [line.gain for lines in found.values() for line in lines]
+            extent = max(max(-gain.low, gain.high, 0.01) for gain in gains)
             rows = [
                 row
                 for name, lines in found.items()
-                for row in _held_out_rows(held_out.NAMES.get(name, name), lines)
+                for row in _held_out_rows(held_out.NAMES.get(name, name), lines, extent)
             ]
-            made.append(_table(("", "tasks", "before", "after", "gain in points"), rows, caption))
+            head = ("", "tasks", "before", "after", "gain in points", "")
+            made.append(_table(head, rows, caption))
     return f'<div class="pairs">{"".join(made)}</div>' if made else ""
 
 
-def _held_out_rows(name: str, lines: Sequence[Line]) -> list[str]:
-    rows = [f'<tr class="group"><th scope=rowgroup colspan=5>{escape(name)}</th></tr>']
+def _held_out_rows(name: str, lines: Sequence[Line], extent: float) -> list[str]:
+    rows = [f'<tr class="group"><th scope=rowgroup colspan=6>{escape(name)}</th></tr>']
     for line in lines:
         mean = ' class="mean"' if line is lines[-1] else ""
         rows.append(
             f"<tr{mean}><th scope=row>{escape(line.name)}</th><td>{line.tasks}</td>"
             f"<td>{_share(line.before)}</td><td>{_share(line.after)}</td>"
-            f"<td>{_gain(line.gain)}</td></tr>"
+            f"<td>{_points(line.gain)}</td><td>{_interval(line.gain, extent)}</td></tr>"
         )
     return rows
 
 
 def _share(one: Estimate) -> str:
-    return f"{one.value:.1%}<small>{one.low:.0%} to {one.high:.0%}</small>"
+    return f"{one.value:.1%}<small>{100 * one.low:.0f} to {100 * one.high:.0f}</small>"
 
 
-def _gain(one: Estimate) -> str:
-    """With its interval as a line beside 0."""
-    low, value, high = (50 + max(-48.0, min(48.0, 96 * v)) for v in (one.low, one.value, one.high))
-    drawn = (
-        '<svg class="gain" aria-hidden="true" width="100" height="12"><path class="axis" d="M50 0V12"/>'
-        f'<path class="line s0" d="M{low:.1f} 6H{high:.1f}"/>'
-        f'<circle class="dot f0" cx="{value:.1f}" cy="6" r="3"/></svg>'
+def _points(one: Estimate) -> str:
+    return f"{100 * one.value:+.1f}<small>{100 * one.low:+.1f} to {100 * one.high:+.1f}</small>"
+
+
+def _interval(one: Estimate, extent: float) -> str:
+    """A gain and its interval as a line beside 0; the drawing is ``extent`` wide to both sides."""
+    low, value, high = (50 + 46 * v / extent for v in (one.low, one.value, one.high))
+    return (
+        '<svg class="gain" aria-hidden="true" width="100" height="20">'
+        '<path class="axis" d="M50 0V20"/>'
+        f'<path class="line s0" d="M{low:.1f} 10H{high:.1f}"/>'
+        f'<circle class="dot f0" cx="{value:.1f}" cy="10" r="3.5"/></svg>'
     )
-    numbers = f"<small>{100 * one.low:+.1f} to {100 * one.high:+.1f}</small>"
-    return f"{100 * one.value:+.1f}{numbers}{drawn}"
 
 
 # -- samples ---------------------------------------------------------------------------------------
 
 
-def _samples(samples: Sequence[Sample]) -> str:
+def _samples(runs: Sequence[Run], samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
     said = (
-        f"{len(samples)} rollouts, spread over the run: of each role and kind, some that the judge "
-        "passed and some that it did not."
+        f"{len(samples)} rollouts of {escape(runs[0].name)}, spread over the run: of each role and "
+        "kind, some that the judge passed and some that it did not. The prompt is grey."
     )
     rows = [_sample(one) for one in samples]
     return f"<p>{said}</p>{_filter(samples)}{_table(SAMPLE_COLUMNS, rows, classes='samples')}"

@@ -44,7 +44,7 @@ def headline(run: Run) -> dict[str, str]:
         ]
         if both:
             first, last = (sum(v) / len(both) for v in zip(*both, strict=True))
-            found[name] = f"{number(round(first, 2), '%')} → {number(round(last, 2), '%')}"
+            found[name] = f"{100 * first:.0f} → {100 * last:.0f} %"
     _, speed = run.column("tok_s/rollout")
     if len(speed):
         found["tokens/s"] = number(float(speed.mean()))

@@ -34,20 +34,22 @@ def clip(text: str, most: int, *, keep_end: bool = False) -> str:
 
 
 def number(value: float, unit: str = "", spacing: float | None = None) -> str:
-    """As short as it can be read; ``spacing`` is that of an axis's ticks, which must differ."""
+    """With three digits, or as many as tell the ticks of an axis apart, ``spacing`` from each
+    other."""
     if unit == "%":
-        value, spacing = 100 * value, None if spacing is None else 100 * spacing
+        shown = 100 * value
+        digits = 1 if spacing is None and 0 < abs(shown) < 99.95 else _digits(100 * (spacing or 1))
+        return f"{shown:.{digits}f} %"
     size = abs(value)
-    if value == 0:
-        text = "0"
-    elif size >= 1e15 or size < (1e-3 if spacing is None else 1e-4):
-        text = f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
-    elif size >= 1e4:
-        text = _thousands(value, spacing)
-    else:
-        digits = _digits(spacing if spacing else size / (10 if size >= 100 else 100))
-        text = f"{value:.{digits}f}"
-    return f"{text} %" if unit == "%" else text
+    if size < 1e-12:  # what rounding leaves of 0
+        return "0"
+    if size >= 1e15 or size < (1e-3 if spacing is None else 1e-4):
+        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+", "e")
+    if size >= 1e4:
+        return _thousands(value, spacing)
+    if spacing is not None:
+        return f"{value:.{_digits(spacing)}f}"
+    return f"{value:.0f}" if size >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -60,19 +62,18 @@ def duration(seconds: float) -> str:
 
 
 def _thousands(value: float, spacing: float | None) -> str:
-    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            digits = _digits((spacing or abs(value) / 100) / factor)
-            return f"{value / factor:.{digits}f}{letter}"
-    raise AssertionError(value)
+    factor, letter = next(
+        pair
+        for pair in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+        if abs(value) >= pair[0]
+    )
+    shown = value / factor
+    return f"{shown:.{_digits(spacing / factor)}f}{letter}" if spacing else f"{shown:.3g}{letter}"
 
 
 def _digits(spacing: float) -> int:
-    """Decimals that tell multiples of ``spacing`` apart."""
-    for digits in range(6):
-        if math.isclose(round(spacing, digits), spacing, rel_tol=0.05) and round(spacing, digits):
-            return digits
-    return min(6, max(0, -math.floor(math.log10(spacing))))
+    """Decimals that tell multiples of ``spacing``, which has one digit, apart."""
+    return max(0, -math.floor(math.log10(spacing) + 1e-9))
 
 
 def _is_visible(c: str) -> bool:
