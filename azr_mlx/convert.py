@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from azr_mlx.config import Quantization
+from azr_mlx.errors import ModelUsageError
 from azr_mlx.models import (
     MODE_DEFAULTS,
-    ModelError,
     Source,
     check_quantization,
     convert_folder,
@@ -39,7 +39,7 @@ The café's naïve rule failed twice: “never” is not “rarely”.
 """
 
 
-class ConvertError(ModelError):
+class ConvertError(ModelUsageError):
     """A conversion that cannot be done as asked."""
 
 

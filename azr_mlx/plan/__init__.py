@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from azr_mlx.config import Config, to_yaml
 from azr_mlx.models import ModelError, hub_snapshot, locate
 from azr_mlx.plan.limit import (
@@ -23,6 +25,7 @@ from azr_mlx.plan.limit import (
 )
 from azr_mlx.plan.memory import Planner, kv_tokens, round_rollouts
 from azr_mlx.plan.shape import Shape, UnknownModel
+from azr_mlx.resources import config_dir
 
 
 def describe(config: Config) -> str:
@@ -83,9 +86,25 @@ def kv_tokens_of(config: Config) -> int:
     return kv_tokens(config, planner.shape, planner.device)
 
 
+def needs(config: Config, on: str, limit: int) -> int:
+    """Bytes of the largest phase, layers recomputed where that makes it fit. Raises ModelError,
+    UnknownModel."""
+    planner = planner_of(config, on)
+    peaks = planner.peaks(resolve_checkpointing(config, planner, limit))
+    return max(peak.total for _, peak in peaks.items())
+
+
+def shipped_shapes() -> dict[str, dict[str, Any]]:
+    """By model, what the shipped configurations' models have in config.json."""
+    text = (config_dir() / "shapes.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
 def model_config(model_id: str) -> dict[str, Any]:
     """The model's config.json, or a GGUF file's header as one; no weights are read. Raises
     ModelError."""
+    if known := shipped_shapes().get(model_id):
+        return known
     local = model_id.startswith("package:") or Path(model_id).expanduser().exists()
     # Of a hub repository only the one file: a dry run downloads no weights.
     path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
