@@ -37,8 +37,7 @@ def chip() -> Finding:
 
 def memory() -> Finding:
     """What the machine has, and what a run may take of it: the figure that ``plan`` works with."""
-    from azr_mlx.plan import device
-    from azr_mlx.plan.limit import machine_memory
+    from azr_mlx.plan.limit import device, machine_memory
 
     on = device()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

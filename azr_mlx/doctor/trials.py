@@ -79,7 +79,7 @@ def sample_error() -> float:
     keys = mx.array(draw.integers(0, 1 << 32, (ROWS, 2), dtype=np.uint32))
     tokens, logp = sample_rows(logits, temperature, keys)
     wanted, wanted_logp = sample_rows_mlx(logits, temperature, keys)
-    others = float((tokens != wanted).sum().item()) / ROWS
+    others = float((np.array(tokens) != np.array(wanted)).mean())
     return max(others, _distance((logp,), (np.array(wanted_logp),)))
 
 
@@ -94,11 +94,12 @@ def _cpu_errors(path: str) -> dict[str, float]:
     draw = np.random.default_rng(2)
     q = mx.array(draw.standard_normal((2, 4, 9, 16)).astype(np.float32))
     k, v = (mx.array(draw.standard_normal((2, 2, 9, 16)).astype(np.float32)) for _ in range(2))
-    theirs = cpu._LIBRARY["scaled_dot_product_attention"](q, k, v, None, scale=0.25, mask="causal")
+    library: dict[str, Any] = cpu._LIBRARY
+    theirs = library["scaled_dot_product_attention"](q, k, v, None, scale=0.25, mask="causal")
     gate, x = q[0, 0], q[1, 1]
     return {
         "attention": _distance((cpu.attention(q, k, v, None, 0.25, "causal"),), (theirs,)),
-        "swiglu": _distance((cpu.swiglu(gate, x),), (cpu._LIBRARY["swiglu"](gate, x),)),
+        "swiglu": _distance((cpu.swiglu(gate, x),), (library["swiglu"](gate, x),)),
     }
 
 
@@ -217,13 +218,12 @@ def model() -> Finding:
 def plan() -> Finding:
     """The largest shipped configuration that this machine's memory takes."""
     from azr_mlx.config import load
-    from azr_mlx.plan import device, needs
-    from azr_mlx.plan.limit import limit_of, show
-    from azr_mlx.resources import shipped_configs
+    from azr_mlx.plan import shipped_needs
+    from azr_mlx.plan.limit import device, limit_of, show
 
     on = device()
     limit = limit_of(load(None), on)
-    needed = {name: needs(load(name), on, limit) for name in shipped_configs()}
+    needed = shipped_needs(on, limit)
     facts = {"limit": limit, "needs": needed}
     if not limit:
         return Finding(WARN, "how much memory there is cannot be found out", "give memory_limit_gb")
