@@ -226,17 +226,37 @@ def export(
     adapter_path: Annotated[
         Path, typer.Option("--adapter-path", help="A run, or a folder of adapters.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
-    to: Annotated[str, typer.Option("--to", help="peft.")] = "peft",
+    out: Annotated[Path, typer.Option("--out", "--save-path", help="The folder to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="hf: a whole model for transformers, the adapters fused into its dequantised "
+            "weights. mlx: for mlx-lm, quantised as the base is (lossy). peft: the adapters alone.",
+        ),
+    ] = "hf",
+    model: Annotated[
+        str | None, typer.Option("--model", help="The base, where the adapters do not name it.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="float16, bfloat16 or float32, which hf takes if none."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Write adapters in the layout of other programs (PEFT: transformers, TRL, vLLM)."""
-    if to != "peft":
-        raise UsageError(f"--to {to}: unknown; take peft")
-    from azr_mlx.export import to_peft
+    """Write what was learned for other programs: transformers, vLLM, mlx-lm, TRL."""
+    if to not in ("hf", "mlx", "peft"):
+        raise UsageError(f"--to {to}: unknown; take hf, mlx or peft")
+    if to == "peft" and (model or dtype):
+        raise UsageError("--to peft: writes adapters alone; leave --model and --dtype out")
+    _start()
+    from azr_mlx.export import to_model, to_peft
 
-    done = to_peft(adapter_path, out)
+    if to == "peft":
+        done: Any = to_peft(adapter_path, out)
+    else:
+        done = to_model(adapter_path, out, to=to, model=model, dtype=dtype)
     _result({**asdict(done), "path": str(done.path)}, as_json)
     return 0
 

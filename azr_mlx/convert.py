@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ assert count_vowels("Reasoning about code") == 9
 The train leaves at 14:35 and takes 1 hour 40 minutes, so it arrives at 16:15.
 The café's naïve rule failed twice: “never” is not “rarely”.
 """
+
+
+Text = tuple[Sequence[int], Sequence[int]]
 
 
 class ConvertError(ModelUsageError):
@@ -148,7 +152,7 @@ def _report(
         revision=source.revision,
         path=str(target),
         model_type=str(config["model_type"]),
-        dtype=_float_dtype(model),
+        dtype=float_dtype(model),
         quantization=config.get("quantization"),
         bits_per_weight=round(_bits_per_weight(model), 3),
         bytes=sum(path.stat().st_size for path in work.iterdir()),
@@ -167,7 +171,7 @@ def _bits_per_weight(model: Any) -> float:
     return float(compute(model))
 
 
-def _float_dtype(model: Any) -> str:
+def float_dtype(model: Any) -> str:
     """The commonest type of the floating-point arrays: scales, and what is not quantised."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
@@ -193,30 +197,46 @@ def _measure(source: Source, work: Path, dtype: str | None) -> np.ndarray:
             from azr_mlx.gguf_import import import_gguf
 
             import_gguf(source.path, full, Quantization(bits=0), dtype)
-        before = _logprobs(full)
-    changes: np.ndarray = np.abs(_logprobs(work) - before)
+        before = logprobs(full)
+    changes: np.ndarray = np.abs(logprobs(work) - before)
     return changes
 
 
-def _logprobs(folder: Path) -> np.ndarray:
-    """log p of every token of the text given those before it, float64 [tokens].
+def logprobs(
+    folder: Path, texts: Sequence[Text] | None = None, adapters: Path | None = None
+) -> np.ndarray:
+    """log p of every token that follows given those before it, float64 [tokens], of each of
+    ``texts``: (token ids that are given, token ids that follow); if none, of a fixed text.
 
     On a CPU the weights are dequantised to float32 first, the only type that its products are fast
-    in.
+    in. Raises ConvertError where one is not finite.
     """
     import mlx.core as mx
     from mlx_lm.utils import load
+
+    from azr_mlx.generate import attach
 
     with redirect_stdout(sys.stderr):
         model, tokenizer = load(str(folder))[:2]
     if mx.default_device() == mx.cpu:
         to_float32(model)
-    ids = mx.array(tokenizer.encode(MEASURED_TEXT))
-    logits = model(ids[None, :-1])[0].astype(mx.float32)
-    logp = mx.take_along_axis(logits, ids[1:, None], axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
-    values = np.asarray(logp, dtype=np.float64)
+    if adapters is not None:
+        attach(model, adapters)
+    if texts is None:
+        ids = tokenizer.encode(MEASURED_TEXT)
+        texts = [(ids[:1], ids[1:])]
+    values = np.concatenate([_following(model, *text) for text in texts])
     if not all(map(math.isfinite, values)):
         raise ConvertError(
             f"{folder.name}: the model's log-probabilities are not finite", "try --dtype float32"
         )
     return values
+
+
+def _following(model: Any, given: Sequence[int], following: Sequence[int]) -> np.ndarray:
+    import mlx.core as mx
+
+    ids = mx.array([*given, *following])
+    logits = model(ids[None, :-1])[0, len(given) - 1 :].astype(mx.float32)
+    chosen = mx.take_along_axis(logits, ids[len(given) :, None], axis=-1)[:, 0]
+    return np.asarray(chosen - mx.logsumexp(logits, axis=-1), dtype=np.float64)

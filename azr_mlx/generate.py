@@ -115,7 +115,7 @@ def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
     if not on_gpu:
         model = to_float32(model)
     if adapter_path is not None:
-        _attach(model, adapter_path)
+        attach(model, adapter_path)
     model.eval()
     return model, tokenizer
 
@@ -146,7 +146,7 @@ def _folder(model_id: str) -> Path:
     return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path
 
 
-def _attach(model: Any, path: Path) -> None:
+def attach(model: Any, path: Path) -> None:
     """mlx-lm's ``load_adapters``, which before 0.32 passes over what does not fit the model."""
     import mlx.core as mx
     from mlx.utils import tree_flatten

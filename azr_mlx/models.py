@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.config import Quantization
+from azr_mlx.config import Quantization, load
 from azr_mlx.errors import AzrError, ModelUsageError
 from azr_mlx.errors import ModelError as ModelError
 from azr_mlx.hub import hub_snapshot as hub_snapshot
@@ -324,6 +324,20 @@ def base_of(path: Path) -> str | None:
             "take another checkpoint's, or save it again",
         ) from error
     return name if isinstance(name, str) else None
+
+
+def run_of(adapters: Path) -> Path | None:
+    """The run whose adapters these are: its folder, its newest adapters or one of its
+    checkpoints."""
+    above = adapters.resolve()
+    places = (above, *list(above.parents)[:2])
+    return next((place for place in places if (place / "config.yaml").is_file()), None)
+
+
+def quantization_of(adapters: Path) -> Quantization | None:
+    """How the run of these adapters quantises its base; None where they are of no run."""
+    run = run_of(adapters)
+    return None if run is None else load(run / "config.yaml").quantization
 
 
 def to_float32(model: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
@@ -19,7 +19,9 @@ from typing import Any, Protocol
 
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
+from azr_mlx.samples import Sample
 
+TABLE = "samples"
 PROJECT = "azr-mlx"  # where wandb_project names none
 Warn = Callable[[str], None]
 
@@ -29,6 +31,10 @@ class Tracker(Protocol):
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Record the numbers of one step."""
+        ...
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        """Show a few of the step's rollouts."""
         ...
 
     def close(self) -> None: ...
@@ -85,6 +91,10 @@ class _Guarded:
         if self._inner is not None:
             self._attempt("log", partial(self._inner.log, row, step))
 
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        if self._inner is not None:
+            self._attempt("table", partial(self._inner.table, rows, step))
+
     def close(self) -> None:
         inner, self._inner = self._inner, None
         if inner is not None:
@@ -110,24 +120,28 @@ class _Wandb:
     ID_FILE = "wandb_id.txt"
 
     def __init__(self, config: Config, run_dir: Path):
-        wandb: Any = importlib.import_module("wandb")
+        self.wandb: Any = importlib.import_module("wandb")
         kept = run_dir / self.ID_FILE
         options: dict[str, Any] = {}
         if kept.exists():
             options = {"id": kept.read_text(encoding="utf-8").strip(), "resume": "allow"}
-        self.run = wandb.init(
+        self.run = self.wandb.init(
             project=config.wandb_project or PROJECT,
             entity=config.wandb_entity or None,
             name=run_dir.name,
             dir=str(run_dir),
             config=asdict(config),
-            settings=wandb.Settings(console="off"),  # it would wrap the live view's stream
+            settings=self.wandb.Settings(console="off"),  # it would wrap the live view's stream
             **options,
         )
         kept.write_text(f"{self.run.id}\n", encoding="utf-8")
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         self.run.log(dict(row), step=step)
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        made = self.wandb.Table(columns=list(Sample._fields), data=[list(row) for row in rows])
+        self.run.log({TABLE: made}, step=step)
 
     def close(self) -> None:
         self.run.finish()
@@ -143,7 +157,23 @@ class _TensorBoard:
         self.writer: Any = writer.EventFileWriter(str(run_dir / "tensorboard"))
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        values = [self.summary.Value(tag=k, simple_value=v) for k, v in row.items()]
+        self._write([self.summary.Value(tag=k, simple_value=v) for k, v in row.items()], step)
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        """As TensorBoard has no tables of text, as text: its own format of a summary of it."""
+        made: Any = importlib.import_module("tensorboard.plugins.text.metadata")
+        tensors: Any = importlib.import_module("tensorboard.util.tensor_util")
+        texts = [f"{r.role} {r.kind}: {r.verdict}, reward {r.reward:+.2f}" for r in rows]
+        bodies = [indented(f"{r.prompt}{r.completion}") for r in rows]
+        shown = [f"{head}\n\n{body}" for head, body in zip(texts, bodies, strict=True)]
+        value = self.summary.Value(
+            tag=TABLE,
+            tensor=tensors.make_tensor_proto(shown),
+            metadata=made.create_summary_metadata(TABLE, ""),
+        )
+        self._write([value], step)
+
+    def _write(self, values: Sequence[Any], step: int) -> None:
         summary = self.summary(value=values)
         self.writer.add_event(self.event(wall_time=time.time(), step=step, summary=summary))
         self.writer.flush()  # a step is rare, and a kill must not lose it
@@ -166,10 +196,20 @@ class _Trackio:
         )
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        self.trackio.log(dict(row), step=step)
+        # Its rows have a step already, and it takes no other of that name.
+        self.trackio.log({k: v for k, v in row.items() if k != "step"}, step=step)
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        made = self.trackio.Table(columns=list(Sample._fields), data=[list(row) for row in rows])
+        self.trackio.log({TABLE: made}, step=step)
 
     def close(self) -> None:
         self.trackio.finish()
+
+
+def indented(text: str) -> str:
+    """As a block of code in Markdown: nothing in it is markup."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 KINDS: dict[str, Callable[[Config, Path], Tracker]] = {

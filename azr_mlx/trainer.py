@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from azr_mlx import checkpoint, rng
+from azr_mlx import checkpoint, rng, samples
 from azr_mlx.backends.base import Backend
 from azr_mlx.batch import collate_supervised
 from azr_mlx.config import Config
@@ -164,11 +164,15 @@ class Trainer:
         with clock.phase("save"):
             self._write_rollouts(step, experiences)
             improved = self.best is not None and self.best.step == step
-            if improved or step % c.checkpoint_interval == 0 or step == c.max_steps:
+            saved = improved or step % c.checkpoint_interval == 0 or step == c.max_steps
+            if saved:
                 self._save(self._snapshot())
             if improved:
                 self._mark_best()
         self._report(row | clock.metrics(), experiences)
+        if saved:
+            for tracker in self.trackers:
+                tracker.table(samples.chosen(experiences), step)
         for text in warnings:
             self.display.warn(f"step {step}: {text}")
 

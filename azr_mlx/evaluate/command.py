@@ -25,7 +25,7 @@ from azr_mlx.evaluate.result import BenchmarkResult
 from azr_mlx.evaluate.sampling import Evaluation
 from azr_mlx.evaluate.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
-from azr_mlx.models import adapter_folder, base_of
+from azr_mlx.models import adapter_folder, base_of, quantization_of
 from azr_mlx.sandbox import Sandbox, SandboxError
 from azr_mlx.types import Task
 
@@ -52,7 +52,7 @@ class Request:
     compare: str | None = None
     out: Path | None = None
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    quantization: Quantization = field(default_factory=Quantization)
+    quantization: Quantization | None = None  # the run's, where adapters are of one
     cache_dir: Path = Path("models")
     backend: str = "auto"
 
@@ -139,13 +139,19 @@ def evaluate(request: Request, progress: Reporter | None = None) -> Report:
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that cannot be had is told before a model is loaded.
         with open_sandbox(request.sandbox) as sandbox:
+            quantization = request.quantization or _quantization(adapters)
             backend, subject = open_model(
-                model, adapters, request.quantization, request.cache_dir, request.backend
+                model, adapters, quantization, request.cache_dir, request.backend
             )
             session = _Session(request, backend, subject, sandbox, progress)
             return session.run(loaded, practised)
     finally:
         progress.close()
+
+
+def _quantization(adapters: Path | None) -> Quantization:
+    of_run = None if adapters is None else quantization_of(adapters)
+    return of_run or Quantization()
 
 
 def _score(

@@ -245,7 +245,7 @@ def test_an_existing_target_is_refused(tmp_path: Path, llama_folder: Path) -> No
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
-@pytest.mark.parametrize("stage", ["save", "_logprobs"])
+@pytest.mark.parametrize("stage", ["save", "logprobs"])
 def test_nothing_is_left_of_a_conversion_that_fails(
     tmp_path: Path,
     llama_folder: Path,

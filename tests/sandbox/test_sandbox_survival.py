@@ -714,6 +714,8 @@ def running(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Where the tests run under nohup, it would be ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         started.append(process)
         watched.settle(1 + 3 + 3 + 1)  # itself, zygotes, jobs, the daemon

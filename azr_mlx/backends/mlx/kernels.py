@@ -112,7 +112,8 @@ def row_logprob_mlx(
     # 0 * -inf would be NaN, and numbers that underflow are slow: e^-80 is as good as 0.
     z = mx.maximum(z, -80.0)
     p = mx.power(math.e, z)  # on a CPU twice as fast as MLX's exp
-    total = p.sum(axis=-1, keepdims=True)
+    # A product sums in blocks: MLX's own sum of 50,000 numbers is off by 5e-5 of them.
+    total = p[:, None, :] @ mx.ones((p.shape[-1],))
     lse = mx.log(total)[:, 0]
     entropy = lse - (p[:, None, :] @ z[:, :, None])[:, 0, 0] / total[:, 0]
     delta = entropy_delta = None
