@@ -279,6 +279,8 @@ def generate(
 ) -> int:
     """Complete a prompt. The text goes to stdout, everything else to stderr."""
     text = sys.stdin.read() if prompt == "-" else prompt
+    if not text:
+        raise UsageError("--prompt: empty; give some text")
     from azr_mlx import solve
 
     checked = None if tests is None else solve.read_tests(tests)
@@ -398,6 +400,14 @@ def evaluate(
     typer.echo("\n".join(report.lines()))
     _set_beside(report)
     return 0
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> int:
+    """Say what this machine can do, and the mend of what it cannot (exit code 3 if any)."""
+    from azr_mlx.doctor import doctor as run
+
+    return 0 if run(as_json=as_json, debug=debug) else CHECK_FAILED
 
 
 def _set_beside(report: Report) -> None:

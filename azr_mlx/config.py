@@ -392,7 +392,8 @@ def _locate(source: str | Path, errors: list[str]) -> Path | None:
     near = get_close_matches(str(source), shipped, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     names = ", ".join(shipped)
-    errors.append(f"config: {source}: no such file; {hint}the shipped ones are {names}")
+    why = "a folder; name a .yaml file" if Path(source).is_dir() else "no such file"
+    errors.append(f"config: {source}: {why}; {hint}the shipped ones are {names}")
     return None
 
 

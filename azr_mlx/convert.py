@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from azr_mlx.config import Quantization
+from azr_mlx.errors import ModelUsageError
 from azr_mlx.models import (
     MODE_DEFAULTS,
-    ModelError,
     Source,
     check_quantization,
     convert_folder,
@@ -43,7 +43,7 @@ The café's naïve rule failed twice: “never” is not “rarely”.
 Text = tuple[Sequence[int], Sequence[int]]
 
 
-class ConvertError(ModelError):
+class ConvertError(ModelUsageError):
     """A conversion that cannot be done as asked."""
 
 

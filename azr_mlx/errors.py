@@ -20,6 +20,20 @@ class UsageError(AzrError):
     exit_code = 2
 
 
+class ModelError(AzrError, ValueError):
+    """A model cannot be found, read or converted: one line; ``mend`` says what to do."""
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(f"{what}; {mend}" if mend else what)
+        self.mend = mend
+
+
+class ModelUsageError(ModelError):
+    """What was typed names no model, or asks of one what cannot be."""
+
+    exit_code = UsageError.exit_code
+
+
 class Interrupted(AzrError):
     """Ctrl-C, after what was complete has been kept; the message says where."""
 

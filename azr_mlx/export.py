@@ -193,7 +193,11 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         kind, lora = config.get("fine_tune_type", "lora"), config["lora_parameters"]
         rank, scale, dropout = int(lora["rank"]), float(lora["scale"]), float(lora["dropout"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
-        raise UsageError(f"--adapter-path {adapters}: no LoRA adapters there ({e})") from e
+        why = "no such file" if isinstance(e, FileNotFoundError) else e
+        raise UsageError(
+            f"--adapter-path {adapters}: no LoRA adapters there ({CONFIG_FILE}, {WEIGHTS_FILE}: "
+            f"{why}); give a run, for example runs/NAME"
+        ) from e
     odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
     if kind != "lora" or odd:
         raise UsageError(f"--adapter-path {adapters}: {odd[0] if odd else kind}: not LoRA's")

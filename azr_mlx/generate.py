@@ -11,7 +11,7 @@ from typing import Any
 from azr_mlx.backends.base import Sampling
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models import adapter_folder, base_of, resolve, to_float32
+from azr_mlx.models import adapter_folder, base_of, loading, resolve, to_float32
 
 CACHE_DIR = Path("models")
 
@@ -105,11 +105,13 @@ def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
 
     A CPU decodes quantised and half-precision weights several times slower than float32 ones.
     """
+    folder = _folder(model_id)  # before the imports, so that a wrong name is told at once
     import mlx.core as mx
     import mlx_lm
 
     on_gpu = mx.default_device() == mx.gpu
-    model, tokenizer = mlx_lm.load(str(_folder(model_id)), lazy=not on_gpu)[:2]
+    with loading(model_id):
+        model, tokenizer = mlx_lm.load(str(folder), lazy=not on_gpu)[:2]
     if not on_gpu:
         model = to_float32(model)
     if adapter_path is not None:

@@ -187,7 +187,11 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         try:
             backend.load_adapters(init_adapters)
         except (ValueError, RuntimeError, OSError) as e:
-            raise UsageError(f"--resume-adapter-file {init_adapters}: {e}") from e
+            why = str(e).removeprefix(f"{init_adapters}: ")
+            raise UsageError(
+                f"--resume-adapter-file {init_adapters}: {why}; give adapters of this model, and "
+                "the lora settings that they were made with"
+            ) from e
     return backend
 
 

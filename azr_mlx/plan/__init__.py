@@ -11,7 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.config import Config, to_yaml
+import yaml
+
+from azr_mlx.config import Config, load, to_yaml
 from azr_mlx.models import ModelError, hub_snapshot, locate
 from azr_mlx.plan.limit import (
     device,
@@ -20,9 +22,11 @@ from azr_mlx.plan.limit import (
     refuse_what_does_not_fit,
     resolve_checkpointing,
     show,
+    what_fits,
 )
 from azr_mlx.plan.memory import Planner, kv_tokens, round_rollouts
 from azr_mlx.plan.shape import Shape, UnknownModel
+from azr_mlx.resources import config_dir, shipped_configs
 
 
 def describe(config: Config) -> str:
@@ -32,14 +36,16 @@ def describe(config: Config) -> str:
     on = device()
     limit = limit_of(config, on)
     try:
-        if config.backend == "torch":
-            raise UnknownModel("planned for MLX only")
         planner = planner_of(config, on)
     except (ModelError, UnknownModel) as e:
         lines.append(f"# memory: unknown: {e}")
     else:
-        config = resolve_checkpointing(config, planner, limit)
-        lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
+        lines += [f"# {line}" for line in size_lines(config, planner)]
+        if config.backend == "torch":
+            lines.append("# memory: unknown: planned for MLX only")
+        else:
+            config = resolve_checkpointing(config, planner, limit)
+            lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
     return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
 
 
@@ -62,7 +68,7 @@ def fitting(config: Config, backend: str = "mlx") -> Config:
         return resolve_checkpointing(config, None, limit)
     config = resolve_checkpointing(config, planner, limit)
     if limit:
-        refuse_what_does_not_fit(config, planner, limit)
+        refuse_what_does_not_fit(config, planner, limit, largest_shipped)
     return config
 
 
@@ -83,9 +89,36 @@ def kv_tokens_of(config: Config) -> int:
     return kv_tokens(config, planner.shape, planner.device)
 
 
+def needs(config: Config, on: str, limit: int) -> int:
+    """Bytes of the largest phase, layers recomputed where that makes it fit. Raises ModelError,
+    UnknownModel."""
+    planner = planner_of(config, on)
+    peaks = planner.peaks(resolve_checkpointing(config, planner, limit))
+    return max(peak.total for _, peak in peaks.items())
+
+
+def shipped_needs(on: str, limit: int) -> dict[str, int]:
+    """Bytes that each shipped configuration needs, by its name."""
+    return {name: needs(load(name), on, limit) for name in shipped_configs()}
+
+
+def largest_shipped(on: str, limit: int) -> str:
+    """The shipped configuration that needs most and fits; empty if none does."""
+    fitting = {name: n for name, n in shipped_needs(on, limit).items() if n <= limit}
+    return max(fitting, key=lambda name: fitting[name], default="")
+
+
+def shipped_shapes() -> dict[str, dict[str, Any]]:
+    """By model, what the shipped configurations' models have in config.json."""
+    text = (config_dir() / "shapes.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
 def model_config(model_id: str) -> dict[str, Any]:
     """The model's config.json, or a GGUF file's header as one; no weights are read. Raises
     ModelError."""
+    if known := shipped_shapes().get(model_id):
+        return known
     local = model_id.startswith("package:") or Path(model_id).expanduser().exists()
     # Of a hub repository only the one file: a dry run downloads no weights.
     path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
@@ -110,19 +143,23 @@ def rollout_lines(c: Config) -> list[str]:
     ]
 
 
-def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
-    """Disk of a checkpoint, each phase's peak and its parts, and what the machine has."""
+def size_lines(c: Config, planner: Planner) -> list[str]:
+    """The model, and the disk of a checkpoint."""
     shape, dtype = planner.shape, ""
     if planner.device == "cpu":
         dtype = " (float32: a CPU is far slower on 4 bits)"
     lora = shape.lora_parameters(c.lora)
     parameters = shape.matrices() + shape.vectors()
-    lines = [
+    return [
         f"model:           {parameters / 1e6:.1f} M parameters, {show(planner.weights(c))}{dtype}",
         f"adapters:        {lora / 1e6:.2f} M parameters; a checkpoint takes "
         f"{show(planner.adapters(c))}",
     ]
-    peaks = planner.peaks(c)
+
+
+def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
+    """Each phase's peak and its parts; the machine's memory; what would fit if this does not."""
+    lines, peaks = [], planner.peaks(c)
     for phase, peak in peaks.items():
         parts = sorted(peak.parts.items(), key=lambda part: -part[1])
         made = ", ".join(f"{name} {show(n)}" for name, n in parts if n >= 0.01 * peak.total)
@@ -132,4 +169,6 @@ def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
     lines.append(f"recomputing:     ppo.grad_checkpoint is {again}")
     verdict = "" if not limit else "; this fits" if fits(peaks, limit) else "; THIS DOES NOT FIT"
     lines.append(f"machine:         {show(limit) if limit else 'unknown'}{verdict}")
+    if limit and not fits(peaks, limit):
+        lines.append(f"instead:         {what_fits(c, planner, limit, largest_shipped)}")
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,23 +123,30 @@ def resolve_checkpointing(c: Config, planner: Planner | None, limit: int) -> Con
     return again if planner.update(again).total <= limit else without
 
 
-def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int) -> None:
+Largest = Callable[[str, int], str]  # (device, bytes): a shipped configuration's name, or none
+
+
+def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: Largest) -> None:
     """Raises UsageError, with the nearest configuration that fits, where a phase needs more than
     ``limit`` bytes."""
     peaks = planner.peaks(c)
     phase, worst = max(peaks.items(), key=lambda item: item[1].total)
     if worst.total <= limit:
         return
-    other = nearest(c, planner, limit)
-    mend = (
-        f"this fits: {' '.join(overrides(c, other))}"
-        if other is not None
-        else f"the model alone takes {show(planner.weights(c))}: take a smaller one"
-    )
     raise UsageError(
-        f"memory: the {phase} phase needs {show(worst.total)}, and there is {show(limit)}; {mend} "
+        f"memory: the {phase} phase needs {show(worst.total)}, and there is {show(limit)}; "
+        f"{what_fits(c, planner, limit, largest)} "
         f"(or memory_limit_gb={worst.total / GB + 0.05:.1f} goes on anyway)"
     )
+
+
+def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
+    """The overrides that make ``c`` fit; where there are none, a configuration that does."""
+    if (other := nearest(c, planner, limit)) is not None:
+        return f"this fits: {' '.join(overrides(c, other))}"
+    name = largest(planner.device, limit)
+    mend = f"-c {name} fits" if name else "take a smaller one, or end other programs"
+    return f"the model alone takes {show(planner.weights(c))}: {mend}"
 
 
 def nearest(c: Config, planner: Planner, limit: int) -> Config | None:

@@ -11,7 +11,7 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx import generate, models  # noqa: E402
+from azr_mlx import generate, hub  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.models import ModelError  # noqa: E402
@@ -122,7 +122,7 @@ def test_a_snapshot_holds_what_mlx_lm_downloads() -> None:
     theirs = getattr(utils, "DEFAULT_ALLOW_PATTERNS", None)
     if theirs is None:
         pytest.skip("mlx-lm before 0.32 does not name its patterns")
-    assert sorted(models._DOWNLOADED) == sorted(theirs)
+    assert sorted(hub.DOWNLOADED) == sorted(theirs)
 
 
 class Chat:

@@ -199,8 +199,8 @@ def test_a_key_given_twice_in_a_section_is_named_with_its_section(tmp_path: Path
     ("text", "fragment"),
     [
         ("- a\n", "not a mapping"),
-        ("a: [\n", "cannot be read as YAML"),
-        ("a: 1\n---\nb: 2\n", "cannot be read as YAML"),
+        ("a: [\n", "line 2, column 1: not YAML"),
+        ("a: 1\n---\nb: 2\n", "line 2, column 1: not YAML: but found another"),
         ("lora: 3\n", "lora: 3: a section; indent its keys below it"),
         ("seed: [1, 2]\n", "several values; give one"),
         ("seed: {a: 1}\n", "several values; give one"),
@@ -216,7 +216,7 @@ def test_yaml_of_the_wrong_shape_is_refused(tmp_path: Path, text: str, fragment:
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
     path.write_bytes(b"run_name: \xff\n")
-    assert "cannot be read as YAML" in errors(path)[0]
+    assert "not UTF-8 text (invalid start byte at byte 10)" in errors(path)[0]
 
 
 def test_a_missing_config_names_the_nearest_shipped_one() -> None:

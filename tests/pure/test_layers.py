@@ -16,7 +16,7 @@ LAYERS = (
     "types config schema rng resources errors blas interrupts",
     "prompts parse reward advantage batch curriculum buffer sandbox kl templates entropy passk "
     "paired strategies",
-    "tasks backends models gguf_import benchmarks parallel",
+    "tasks backends models hub gguf_import benchmarks parallel",
     "selfplay steplog checkpoint metrics learner tracking display contamination held_out health "
     "samples",
     "trainer evaluate generate solve baselines convert export report doctor launch plan nano "

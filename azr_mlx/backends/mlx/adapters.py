@@ -130,6 +130,6 @@ def load_adapter_weights(model: nn.Module, file: Path) -> None:
         if k in new and new[k].shape != own[k].shape
     ]
     if wrong:
-        shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        shown = "; ".join(wrong[:2]) + (f"; and {len(wrong) - 2} more" if len(wrong) > 2 else "")
         raise ValueError(f"{file}: adapters of another model or LoRA configuration: {shown}")
     model.load_weights(list(new.items()), strict=False)

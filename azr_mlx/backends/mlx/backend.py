@@ -38,7 +38,7 @@ from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.backends.world import Alone, World, gather, own_part, run_shared
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
-from azr_mlx.models import to_float32
+from azr_mlx.models import loading, to_float32
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 LossAndGrads = Callable[..., tuple[Any, Any]]
@@ -102,7 +102,8 @@ class MlxBackend:
     @classmethod
     def from_folder(cls, path: Path | str, lora: Lora | None = None, **options: Any) -> MlxBackend:
         """Load an MLX model folder; on a machine without a GPU, dequantised to float32."""
-        model, tokenizer = load_mlx(str(path))
+        with loading(path):
+            model, tokenizer = load_mlx(str(path))
         return cls(on_device(model), tokenizer, lora, **options)
 
     # -- rollouts and scores -----------------------------------------------------------------------

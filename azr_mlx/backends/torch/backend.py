@@ -40,6 +40,7 @@ from azr_mlx.backends.torch.decoder import TorchDecoder
 from azr_mlx.backends.world import Alone, World, gather, own_part, run_shared
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import AzrError
+from azr_mlx.models import loading
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam, as MLX has them
@@ -108,7 +109,8 @@ class TorchBackend:
         """Load a Hugging Face folder; see ``model.load``."""
         device = models.choose_device()
         kind = quantization or Quantization(bits=0)
-        model, tokenizer, eos = models.load(Path(path), kind, device)
+        with loading(path):
+            model, tokenizer, eos = models.load(Path(path), kind, device)
         backend = cls(model, tokenizer, lora, eos=eos, **options)
         backend.numbers = models.numbers(kind, device)
         return backend

@@ -1,0 +1,60 @@
+"""What a check found: a line with its mend. A check that breaks is a finding, too."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any
+
+from azr_mlx.errors import AzrError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``status`` is ok, warn or fail; ``facts`` are for programs that read ``--json``."""
+
+    status: str
+    what: str
+    mend: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A finding under the name of its check, and the seconds that it took."""
+
+    name: str
+    finding: Finding
+    seconds: float
+
+    def __str__(self) -> str:
+        mend = f"; {self.finding.mend}" if self.finding.mend else ""
+        return " ".join(f"{self.finding.what}{mend}".split())
+
+    def to_json(self) -> dict[str, Any]:
+        found = self.finding
+        row = {"name": self.name, "status": found.status, "what": found.what, "mend": found.mend}
+        return {**row, "facts": found.facts, "seconds": round(self.seconds, 3)}
+
+
+def examine(name: str, check: Callable[[], Finding], *, debug: bool = False) -> Line:
+    """Run a check. What it raises is a ``fail``; what it prints goes to stderr."""
+    start = time.perf_counter()
+    try:
+        with redirect_stdout(sys.stderr):
+            found = check()
+    except AzrError as error:
+        found = Finding(FAIL, str(error))
+    except Exception as error:  # a broken piece of any kind: the other checks go on
+        if debug:
+            traceback.print_exc()
+        first = next(filter(None, map(str.strip, str(error).splitlines())), "")
+        mend = "install azr-mlx again, or see where with azr-mlx doctor --debug"
+        found = Finding(FAIL, f"{type(error).__name__}: {first}".rstrip(": "), mend)
+    return Line(name, found, time.perf_counter() - start)

@@ -1,0 +1,70 @@
+"""Models of the Hugging Face hub: from its cache or downloaded, and in one line why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from azr_mlx.errors import ModelError, ModelUsageError
+
+# mlx-lm's own choice (its name for it came with 0.32): a snapshot serves both.
+DOWNLOADED = (
+    *("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "tiktoken.model"),
+    *("*.txt", "*.jsonl", "*.jinja"),
+)
+LOCAL = "name a local folder or .gguf file"
+
+
+def hub_snapshot(
+    repo: str, revision: str | None = None, patterns: tuple[str, ...] = DOWNLOADED
+) -> Path:
+    """The local snapshot of a hub repository, downloaded as mlx-lm does. Raises ModelError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    asked = repo if revision is None else f"{repo}@{revision}"
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
+    except (OSError, HFValidationError) as error:  # the hub's own errors are OSErrors
+        raise _explained(asked, repo, error) from error
+
+
+def _explained(asked: str, repo: str, error: Exception) -> ModelError:
+    """What the hub's error means to who asked for the model."""
+    from huggingface_hub import constants, errors
+
+    where = f"{constants.ENDPOINT}/{repo}"
+    if isinstance(error, errors.GatedRepoError):
+        return ModelError(
+            f"model {asked!r} is gated on the hub",
+            f"ask for access at {where}, then `hf auth login` (or set HF_TOKEN)",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return ModelUsageError(
+            f"model {asked!r}: neither a local path nor a model of the hub",
+            "check the name; a private one needs `hf auth login` (or HF_TOKEN)",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return ModelUsageError(
+            f"model {asked!r}: it has no such revision", f"take one that {where} lists"
+        )
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return _not_cached(asked, error)
+    why = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+    return ModelError(
+        f"model {asked!r} cannot be had from the hub: {why}", f"try again, or {LOCAL}"
+    )
+
+
+def _not_cached(asked: str, error: Exception) -> ModelError:
+    from huggingface_hub import constants, errors
+
+    what = f"model {asked!r} is no local path, not whole in the hub's cache, and"
+    if constants.HF_HUB_OFFLINE:
+        return ModelError(f"{what} HF_HUB_OFFLINE is set", f"unset it once, or {LOCAL}")
+    cause = error.__cause__
+    if isinstance(cause, errors.HfHubHTTPError) and cause.response is not None:
+        status = cause.response.status_code
+        return ModelError(
+            f"{what} {constants.ENDPOINT} answers with {status}", f"try again later, or {LOCAL}"
+        )
+    return ModelError(f"{what} the hub is unreachable", f"go online once, or {LOCAL}")
