@@ -402,14 +402,6 @@ def evaluate(
     return 0
 
 
-@app.command()
-def doctor(as_json: Json = False, debug: Debug = False) -> int:
-    """Say what this machine can do, and the mend of what it cannot (exit code 3 if any)."""
-    from azr_mlx.doctor import doctor as run
-
-    return 0 if run(as_json=as_json, debug=debug) else CHECK_FAILED
-
-
 def _set_beside(report: Report) -> None:
     """Ours beside the figures that others have published for the same benchmarks."""
     from rich.console import Console
@@ -424,6 +416,14 @@ def _set_beside(report: Report) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     console.print(drawn[0])
     typer.echo("\n".join(drawn[1]))
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> int:
+    """Say what this machine can do, and the mend of what it cannot (exit code 3 if any)."""
+    from azr_mlx.doctor import doctor as run
+
+    return 0 if run(as_json=as_json, debug=debug) else CHECK_FAILED
 
 
 @app.command("report")
@@ -441,10 +441,12 @@ def show_run(
     """Write one HTML file that shows a run: curves, held-out tasks, samples."""
     from azr_mlx import report
 
-    runs = [report.read(report.locate(where)) for where in (run, compare) if where is not None]
-    path = str(report.write(runs[0], *runs[1:], out=out))
+    shown = report.read(report.locate(run))
+    beside = None if compare is None else report.read(report.locate(compare))
+    path = str(report.write(shown, beside, out))
     if as_json:
-        _result({"path": path, "runs": [report.to_json(one) for one in runs]}, True)
+        runs = [report.to_json(one) for one in (shown, beside) if one is not None]
+        _result({"path": path, "runs": runs}, True)
     else:
         typer.echo(path)
     return 0

@@ -1,67 +1,53 @@
-"""What a training run says on the terminal: a line a step, one sample of what was proposed, the
-phase it is in.
+"""What a training run says on the terminal: the live view where there is a terminal, else a line a
+step and one sample of what was proposed.
 
-Everything goes to stderr. On a terminal the running phase is shown in place; elsewhere only whole
-lines are written.
+Everything goes to stderr. Where it is no terminal, only whole lines are written.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status as Spinner
 from rich.table import Table
 
-from azr_mlx.types import Experience, Reward, TaskKind, Verdict
+from azr_mlx.live import LiveView, View, program_lines, verdict_line
+from azr_mlx.steplog import Proposed
+from azr_mlx.text import plain
+from azr_mlx.types import Experience, TaskKind
 
-LABELS = {
-    "propose": "proposing tasks",
-    "solve": "solving them",
-    "verify": "judging",
-    "update": "updating the policy",
-    "evaluate": "evaluating",
-}
+LONGEST_LINE, MOST_LINES = 200, 13  # of a program
 LEVELS = ("debug", "info", "warning", "error")
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """A proposal as the log shows it: what was written, by whom, and what came of it."""
-
-    kind: TaskKind
-    source: str
-    program: str
-    example: str
-    verdict: Verdict
-    reason: str
-    reward: Reward | None
-    solve_rate: float | None = None
 
 
 class Display:
     """Progress on stderr. ``quiet`` leaves only warnings; ``log_level`` "warning" does the same."""
 
-    def __init__(self, max_steps: int, *, quiet: bool = False, log_level: str = "info"):
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self.max_steps = max_steps
+    def __init__(
+        self, max_steps: int, *, quiet: bool = False, log_level: str = "info", name: str = ""
+    ):
+        self.console = Console(file=sys.stderr, highlight=False)
         self.muted = False  # warnings, too: another rank gives them
         self.silent = quiet or LEVELS.index(log_level) > LEVELS.index("info")
-        self.spinner: Spinner | None = None
+        self.view = View(max_steps, plain(name))
+        self.live: LiveView | None = None
 
-    def phase(self, name: str, step: int) -> None:
-        """Show the running phase, in place, on a terminal."""
-        if self.silent or not self.console.is_terminal:
+    @property
+    def draws(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        c = self.console
+        return not self.silent and c.is_terminal and not c.is_dumb_terminal
+
+    def phase(self, name: str, step: int, done: int = 0, total: int = 0) -> None:
+        """Show the running phase on a terminal, in place, and how many of its rollouts are done."""
+        if not self.draws:
             return
-        text = f"step {step}/{self.max_steps}: {LABELS.get(name, name)}"
-        if self.spinner is None:
-            self.spinner = self.console.status(text)
-            self.spinner.start()
-        else:
-            self.spinner.update(text)
+        self.view.enter(name, step, done, total)
+        if self.live is None:
+            self.live = LiveView(self.console, self.view)
+            self.live.start()
 
     def step(
         self,
@@ -69,13 +55,14 @@ class Display:
         experiences: Sequence[Experience],
         proposed: Sequence[Proposed],
     ) -> None:
-        """The step's line, and the most telling of its proposals."""
-        self.close()
-        if self.silent:
+        """A step is over: its figures, and the most telling of its proposals."""
+        told = telling(proposed)
+        self.view.finish(row, experiences, told)
+        if self.silent or self.live is not None:
             return
-        self._say(step_line(row, experiences, self.max_steps))
-        for one in telling(proposed):
-            self._say(describe(one))
+        self._say(step_line(row, experiences, self.view.max_steps))
+        if told is not None:
+            self._say(describe(told))
 
     def note(self, text: str) -> None:
         self.close()
@@ -88,17 +75,18 @@ class Display:
             self.console.print(made)
 
     def warn(self, text: str) -> None:
-        self.close()
+        """Above the live view, where it stays."""
         if not self.muted:
             self._say(f"warning: {text}", "yellow")
 
     def close(self) -> None:
-        if self.spinner is not None:
-            self.spinner.stop()
-            self.spinner = None
+        """The live view's last picture stays on the screen."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(escape(text), style=style)
+        self.console.print(escape(text), style=style, soft_wrap=True)
 
 
 def step_line(row: Mapping[str, float], experiences: Sequence[Experience], max_steps: int) -> str:
@@ -124,21 +112,17 @@ def _by_kind(row: Mapping[str, float], name: str) -> str:
     return " ".join(f"{kind[0]} -" if v is None else f"{kind[0]} {v:.2f}" for kind, v in shown)
 
 
-def telling(proposed: Sequence[Proposed]) -> list[Proposed]:
+def telling(proposed: Sequence[Proposed]) -> Proposed | None:
     """The best-paid proposal of the model that passed the gate; failing that, the last that did
     not."""
     own = [p for p in proposed if p.source == "model" and p.program]
     valid = [p for p in own if p.reason == "" and p.reward is not None]
     if valid:
-        return [max(valid, key=lambda p: p.reward.total if p.reward else 0.0)]
-    return own[-1:]
+        return max(valid, key=lambda p: p.reward.total if p.reward else 0.0)
+    return own[-1] if own else None
 
 
 def describe(one: Proposed) -> str:
     """A proposal with its verdict and reward, program indented below."""
-    verdict = "valid" if one.reason == "" else f"rejected ({one.reason})"
-    reward = "" if one.reward is None else f", reward {one.reward.total:+.2f}"
-    rate = "" if one.solve_rate is None else f", solved by {one.solve_rate:.0%} of its rollouts"
-    lines = one.program.strip().splitlines()[:12] + one.example.strip().splitlines()[:1]
-    body = "\n".join(f"      {line}" for line in lines)
-    return f"  {one.kind.value} proposed by the {one.source}: {verdict}{rate}{reward}\n{body}"
+    body = "".join(f"\n      {line[:LONGEST_LINE]}" for line in program_lines(one, MOST_LINES))
+    return f"  {one.kind.value} proposed by the {one.source}: {verdict_line(one)}{body}"

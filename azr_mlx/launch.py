@@ -62,7 +62,12 @@ def train(
         model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0
-        display = Display(config.max_steps, quiet=quiet or not leads, log_level=config.log_level)
+        display = Display(
+            config.max_steps,
+            quiet=quiet or not leads,
+            log_level=config.log_level,
+            name=str(run_dir),
+        )
         display.muted = not leads
         stack.callback(display.close)
         own = stack.enter_context(open_sandbox(config))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,11 +22,10 @@ from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.buffer import SolutionBuffer, TaskBuffer, VerifiedSolution
 from azr_mlx.config import Config
 from azr_mlx.curriculum import Curriculum, StrategyBandit
-from azr_mlx.display import Proposed
 from azr_mlx.errors import UsageError
 from azr_mlx.prompts import arguments, load_form, render
 from azr_mlx.reward import proposer_reward, solver_reward, with_overlong
-from azr_mlx.steplog import Attempt, StepLog, mean, passed
+from azr_mlx.steplog import Attempt, Proposed, StepLog, mean, passed
 from azr_mlx.tasks import Answers, Draft, GateResult, GateRules, Runner, gate
 from azr_mlx.types import (
     Completion,
@@ -40,10 +39,15 @@ from azr_mlx.types import (
 )
 
 Phase = Callable[[str], AbstractContextManager[Any]]
-Announce = Callable[[str, int], None]
 SEED_ROUNDS = 40  # of template tasks at the start, before giving up on filling the buffers
 IDENTITY = parse.Proposal("def f(a):\n    return a", ("('Hello World',)",))
 ROUND_GROUPS = 1_000_000  # group ids of one round lie below; the next round's follow
+
+
+class Announce(Protocol):
+    """Told of the phase that begins, and of how many of its rollouts are done."""
+
+    def __call__(self, name: str, step: int, done: int = 0, total: int = 0) -> None: ...
 
 
 class SelfPlay:
@@ -286,6 +290,8 @@ class SelfPlay:
                     task = rows[index][1]
                     answers.submit(task, parse.parse_answer(completion.text, task.kind, self.form))
                     order.append(index)
+                if ended:
+                    announce("solve", step, len(order), len(rows))
 
             with phase("solve"):
                 done = self.backend.generate(prompts, [sampling] * len(rows), keys, judge)

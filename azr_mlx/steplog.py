@@ -14,6 +14,7 @@ from azr_mlx.types import (
     Completion,
     Experience,
     Prompt,
+    Reward,
     Role,
     Status,
     Task,
@@ -33,6 +34,20 @@ class Attempt:
     completion: Completion
     group: int
     result: GateResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A proposal as it is shown: what was written, by whom, and what came of it."""
+
+    kind: TaskKind
+    source: str
+    program: str
+    example: str
+    verdict: Verdict
+    reason: str
+    reward: Reward | None
+    solve_rate: float | None = None
 
 
 @dataclass(slots=True)

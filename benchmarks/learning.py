@@ -155,7 +155,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
     from azr_mlx import launch
     from azr_mlx.config import load
     from azr_mlx.display import Display
-    from azr_mlx.held_out import HeldOut
+    from azr_mlx.held_out import HeldOut, compare
     from azr_mlx.trainer import Trainer
     from azr_mlx.types import Task
 
@@ -197,7 +197,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         "seed": row["seed"],
         "steps": trainer.step,
         "seconds": round(seconds, 1),
-        **{way: gains(held_out.compare(held.tasks, before, after, way)) for way in ("greedy", "sampled")},
+        **{way: gains(compare(held.tasks, before, after, way)) for way in ("greedy", "sampled")},
         "curves": curves(rows),
     }
 

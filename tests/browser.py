@@ -41,7 +41,8 @@ class Browser:
                 break
         else:
             raise RuntimeError("the browser ended before it listened")
-        self.socket = connect(found[0], max_size=None)
+        self.connection = connect(found[0], max_size=None)
+        self.socket = self.connection.__enter__()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self.session = attached["sessionId"]
@@ -50,7 +51,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.socket.close()
+        self.connection.__exit__(None, None, None)
         self.process.terminate()
         self.process.wait(20)
 

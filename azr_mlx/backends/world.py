@@ -10,6 +10,7 @@ batch, up to the order of sums.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -82,12 +83,23 @@ def own_part(world: World, batch: Batch) -> Batch:
     """The batch with this rank's rows in the mask alone; all of them where there is one rank."""
     if world.size == 1:
         return batch
-    trained = batch.mask > 0
-    lengths = (batch.tokens.shape[1] - trained[:, ::-1].argmax(axis=1)) * trained.any(axis=1)
     mask = np.zeros_like(batch.mask)
-    own = share(world, lengths.tolist())
+    own = share(world, _costs(batch))
     mask[own] = batch.mask[own]
     return batch.with_(mask=mask)
+
+
+def _costs(batch: Batch) -> list[float]:
+    """Tokens that go through the layers for a row; a prompt is read once for all that have it."""
+    trained = batch.mask > 0
+    first = trained.argmax(axis=1)
+    end = (batch.tokens.shape[1] - trained[:, ::-1].argmax(axis=1)) * trained.any(axis=1)
+    prompts = [row[:n].tobytes() for row, n in zip(batch.tokens, first, strict=True)]
+    alike = Counter(prompts)
+    return [
+        float(e - f + f / alike[p]) if e else 0.0
+        for f, e, p in zip(first, end, prompts, strict=True)
+    ]
 
 
 def run_shared(

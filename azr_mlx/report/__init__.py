@@ -33,5 +33,6 @@ def write(run: Run, compared: Run | None = None, out: Path | None = None) -> Pat
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, path)
     except OSError as e:
+        fresh.unlink(missing_ok=True)
         raise AzrError(f"--out {path}: {e.strerror or e}; choose a file that can be written") from e
     return path

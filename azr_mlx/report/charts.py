@@ -23,7 +23,7 @@ from azr_mlx.report.scale import (
     x_scale,
     y_scale,
 )
-from azr_mlx.report.text import escape, number
+from azr_mlx.text import escape, number
 
 STYLES = 8  # that style.css and ``patterns`` have
 FEW = 24  # points that are drawn as dots, too
@@ -65,12 +65,12 @@ def lines(title: str, series: Sequence[Series], unit: str, compared: bool = Fals
     parts = [] if compared else [_pale(one, x, y) for one in smoothed]
     parts += [_line(one, final, x, y) for one, final in zip(series, finals, strict=True)]
     note = _note(series, smoothed, compared, y)
-    return Drawn([_svg(title, _described(series, unit), x, y, unit, parts)], _legend(series, unit), note)
+    return Drawn(
+        [_svg(title, _described(series, unit), x, y, unit, parts)], _legend(series, unit), note
+    )
 
 
-def _note(
-    series: Sequence[Series], smoothed: Sequence[Series], compared: bool, y: Scale
-) -> str:
+def _note(series: Sequence[Series], smoothed: Sequence[Series], compared: bool, y: Scale) -> str:
     notes = []
     if smoothed:
         count = max(len(one.values) for one in smoothed)
@@ -264,7 +264,9 @@ def _x_axis(x: Scale) -> str:
         at = x(value)
         drawn.append(f'<path class="axis" d="M{at:.1f} {BOTTOM}v4"/>')
         drawn.append(f'<text x="{at:.1f}" y="{BOTTOM + 16}" text-anchor="middle">{label}</text>')
-    drawn.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>')
+    drawn.append(
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
+    )
     return "".join(drawn)
 
 

@@ -30,7 +30,8 @@ def smooth(values: Array) -> Array:
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    means: Array = (total[high] - total[low]) / (high - low)
+    return means
 
 
 def _starts(count: int) -> NDArray[np.int64]:

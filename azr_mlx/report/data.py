@@ -90,7 +90,7 @@ def _metrics(path: Path) -> tuple[Array, dict[str, Array], dict[str, int]]:
     """(steps, columns, broken values by metric); the last row of a step counts."""
     rows: dict[float, Mapping[str, Any]] = {}
     for row in MetricsFile(path / METRICS).rows():
-        step = row.get("step") if isinstance(row, dict) else None
+        step: Any = row.get("step") if isinstance(row, dict) else None
         if _is_number(step) and np.isfinite(step):
             rows[float(step)] = row
     if not rows:

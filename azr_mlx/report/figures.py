@@ -10,7 +10,7 @@ from azr_mlx.metrics import SECTIONS, Metric, find
 from azr_mlx.report import charts
 from azr_mlx.report.charts import Drawn, Series
 from azr_mlx.report.data import Run
-from azr_mlx.report.text import escape, number
+from azr_mlx.text import escape, number
 
 OTHER = "Other"
 UNKNOWN = "not known, for this version has no such metric"

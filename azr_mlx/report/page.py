@@ -21,7 +21,7 @@ from azr_mlx.report.samples import (
     Sample,
 )
 from azr_mlx.report.summary import facts, headline
-from azr_mlx.report.text import clip, escape
+from azr_mlx.text import clip, escape
 
 SAMPLE_COLUMNS = ("step", "role", "kind", "verdict", "reward", "prompt and completion")
 
@@ -32,7 +32,11 @@ def compose(runs: Sequence[Run], samples: Sequence[Sample]) -> str:
     title = " and ".join(run.name for run in runs)
     parts = {"Held-out tasks": _held_out(runs)}
     parts |= figures.html(figures.sections(runs), runs)
-    parts |= {"Samples": _samples(runs, samples), "Run": _starts(runs), "Configuration": _config(runs)}
+    parts |= {
+        "Samples": _samples(runs, samples),
+        "Run": _starts(runs),
+        "Configuration": _config(runs),
+    }
     shown = {name: html for name, html in parts.items() if html}
     links = "".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in shown)
     body = "".join(

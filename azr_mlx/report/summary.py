@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from azr_mlx.config import Config
 from azr_mlx.health import SIGNS
 from azr_mlx.report import curves
 from azr_mlx.report.data import Run, flat
-from azr_mlx.report.text import duration, number
+from azr_mlx.text import duration, number
 from azr_mlx.types import TaskKind
 
 HIGHLIGHTS = (
@@ -78,9 +77,7 @@ def facts(run: Run) -> dict[str, str]:
             + ([f"{last['cores']} cores"] if "cores" in last else [])
         ),
         "isolation": str(last.get("isolation", "")),
-        "versions": ", ".join(
-            f"{k} {v}" for k, v in (named or {}).items() if v != "not installed"
-        ),
+        "versions": ", ".join(f"{k} {v}" for k, v in (named or {}).items() if v != "not installed"),
         "started": str(run.starts[0].get("time", "")) if run.starts else "",
         "resumed": ", ".join(str(start.get("time", "")) for start in run.starts[1:]),
     }

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.pure
 LAYERS = (
     "types config schema rng resources errors blas interrupts",
     "prompts parse reward advantage batch curriculum buffer sandbox kl templates entropy passk "
-    "paired strategies",
+    "paired strategies text",
     "tasks backends models hub gguf_import benchmarks parallel",
     "selfplay steplog checkpoint metrics learner tracking display contamination held_out health "
-    "samples",
+    "samples live",
     "trainer evaluate generate solve baselines convert export report doctor launch plan nano "
     "outcome",
     "cli",

@@ -48,6 +48,16 @@ def test_a_rank_trains_on_its_own_rows_and_sees_them_where_they_are():
     assert own_part(Alone(), batch) is batch
 
 
+def test_a_prompt_that_rows_share_is_paid_once():
+    """Eight rows of one long prompt cost what two rows of as long prompts of their own do."""
+    tokens = np.arange(10 * 64, dtype=np.int32).reshape(10, 64)
+    tokens[:8, :56] = 7
+    mask = np.zeros((10, 64), np.float32)
+    mask[:, 56:] = 1
+    own = own_part(rank(0, 2), Batch(tokens=tokens, mask=mask)).mask
+    assert own.any(axis=1).tolist() == [True] * 8 + [False] * 2
+
+
 class Replayed:
     """Rank 0 of two; the other one's messages are known."""
 

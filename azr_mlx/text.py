@@ -58,14 +58,14 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(whole // 60, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{seconds:.1f} s"
+    if minutes:
+        return f"{minutes} min {whole % 60} s"
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
 
 
 def _thousands(value: float, spacing: float | None) -> str:
     factor, letter = next(
-        pair
-        for pair in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-        if abs(value) >= pair[0]
+        pair for pair in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= pair[0]
     )
     shown = value / factor
     return f"{shown:.{_digits(spacing / factor)}f}{letter}" if spacing else f"{shown:.3g}{letter}"

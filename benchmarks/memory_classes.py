@@ -1,0 +1,57 @@
+"""What fits a Mac of each memory class: the planner's figures, nothing measured.
+
+    python benchmarks/memory_classes.py
+
+For every shipped configuration and every class: the peak of the largest phase as it is shipped, and
+where that is more than Metal's working set (three quarters of the memory), the overrides with which
+it fits. No model is downloaded. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from azr_mlx.config import load
+from azr_mlx.plan import planner_of
+from azr_mlx.plan.limit import (
+    MAC_SHARE,
+    fits,
+    nearest,
+    overrides,
+    resolve_checkpointing,
+    show,
+)
+
+CLASSES = (8, 16, 24, 36, 48, 64)  # GiB of unified memory
+CONFIGS = ("quickstart", "smollm2", "qwen2.5-coder-0.5b", "azr_paper", "azr_config")
+
+
+def main() -> int:
+    limits = {size: int(MAC_SHARE * size * 2**30) for size in CLASSES}
+    rows = [f"| configuration | {' | '.join(f'{s} GB' for s in limits)} |"]
+    rows.append("|---" * (len(limits) + 1) + "|")
+    for name in CONFIGS:
+        cells = [cell(name, limit) for limit in limits.values()]
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    sys.stdout.write("\n".join(rows) + "\n")
+    return 0
+
+
+def cell(name: str, limit: int) -> str:
+    """The peak as shipped; else what has to change, and the peak then; else a dash."""
+    given = load(name)
+    planner = planner_of(given, "gpu")
+    config = resolve_checkpointing(given, planner, limit)
+    changed = "" if config == given or config.ppo.grad_checkpoint != "true" else " (recomputing)"
+    if not fits(planner.peaks(config), limit):
+        found = nearest(config, planner, limit)
+        if found is None:
+            return "-"
+        changed = " with `" + " ".join(overrides(given, found)) + "`"
+        config = found
+    peak = max(peak.total for _, peak in planner.peaks(config).items())
+    return f"{show(peak)}{changed}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""What a run says: the live view on terminals of any size, lines elsewhere, nothing hostile."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr
+
+import pytest
+from rich.console import Console
+
+from azr_mlx import display, live
+from azr_mlx.display import Display
+from azr_mlx.live import LiveView, View, program_lines, sparkline
+from azr_mlx.steplog import Proposed
+from azr_mlx.types import Reward, Status, TaskKind, Verdict
+
+pytestmark = pytest.mark.pure
+
+ROW = {
+    "step": 3,
+    "solve_rate/deduction": 0.25,
+    "solve_rate/abduction": 0.5,
+    "propose/valid_rate/deduction": 0.75,
+    "difficulty/deduction": 0.31,
+    "ppo/approx_kl": 0.0042,
+    "entropy": 0.61,
+    "grad_norm": 0.18,
+    "tok_s/rollout": 3593.4,
+    "mem/peak_gb": 0.2,
+    "time/step": 4.0,
+    "health/valid": 0.0,
+    "health/flat_groups": 1.0,
+}
+PROGRAM = "def f(a):\n    t = a[::-1]\n    return [x for x in t if x > 6]"
+
+
+def proposed(program: str = PROGRAM, example: str = "f([7, 8]) == [8, 7]", **other) -> Proposed:
+    given = {"reason": "", "reward": Reward(0.88, {}), "solve_rate": 0.12, **other}
+    verdict = Verdict(Status.OK, "", None, 0.1)
+    return Proposed(TaskKind.DEDUCTION, "model", program, example, verdict, **given)
+
+
+def view(one: Proposed | None = None) -> View:
+    made = View(max_steps=10, name="runs/first")
+    for step in (1, 2, 3):
+        made.enter("solve", step, 0, 0)
+        made.finish({**ROW, "step": step}, [], proposed() if one is None else one)
+    made.enter("solve", 4, 30, 96)
+    return made
+
+
+def drawn(what: View, width: int, height: int, **options) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, force_terminal=True, **options)
+    with console.capture() as captured:
+        console.print(what)
+    return captured.get()
+
+
+def plain_lines(what: View, width: int, height: int) -> list[str]:
+    return drawn(what, width, height, color_system=None).splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 119, 120, 160, 250])
+@pytest.mark.parametrize("height", [8, 16, 24, 50])
+def test_the_view_fits_its_terminal(width, height):
+    lines = plain_lines(view(), width, height)
+    assert max(map(len, lines)) <= width
+    assert len(lines) < height or len(lines) <= 13  # what must be said; the rest is cut off
+    assert "step 4/10" in lines[0] and "28.0 s left" not in lines[0] and "s left" in lines[0]
+
+
+def test_the_view_says_where_the_run_is_and_how_it_does():
+    text = drawn(view(), 80, 40, color_system=None)
+    for part in (
+        *("solving them, 30 of 96", "runs/first", "deduction  0.25", "0.75", "0.31"),
+        *("KL 0.0042", "entropy 0.61", "3,593 tokens/s", "0.2 GB", "4.0 s a step"),
+        *("collapse? flat_groups", "deduction by the model: valid, solved in 12% of tries, reward"),
+        *("return [x for x in t if x > 6]", "f([7, 8]) == [8, 7]"),
+    ):
+        assert part in text, part
+    assert "valid: see" not in text  # a sign that has not tripped
+
+
+def test_before_the_first_step_only_the_phase_is_known():
+    made = View(max_steps=10)
+    made.enter("propose", 1, 0, 0)
+    lines = plain_lines(made, 80, 24)
+    assert [line.split("  ")[0].strip() for line in lines] == ["step 1/10", "proposing tasks"]
+
+
+def test_the_time_left_is_told_from_the_last_steps(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    made = View(max_steps=10)
+    assert made.time_left() is None
+    made.enter("solve", 1, 0, 0)
+    for step, seconds in ((1, 400.0), (2, 4.0), (3, 6.0)):
+        made.finish({"step": step, "time/step": seconds}, [], None)
+    assert made.time_left() == 7 * 6.0  # the median: one slow step says nothing
+    made.enter("solve", 4, 0, 0)
+    now[0] += 2.0
+    assert made.time_left() == 7 * 6.0 - 2.0
+    now[0] += 1000.0
+    assert made.time_left() == 6 * 6.0  # a step that takes long does not eat the others' time
+
+
+HOSTILE = 'def f(a):\n    return "\x1b[2J\x1b]0;owned\x07\u202e\x00\r\x9b31m [red]b[/red]"'
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_what_a_model_wrote_moves_no_cursor(width):
+    text = drawn(view(proposed(HOSTILE)), width, 40, color_system=None)
+    assert not set(text) & {"\x1b", "\x07", "\u202e", "\x00", "\r", "\x9b"}
+    assert "␛[2J" in text and "[red]b[/red]" in text
+    said = display.describe(proposed(HOSTILE))
+    assert not set(said) & {"\x1b", "\x07", "\u202e", "\x00", "\r", "\x9b"}
+
+
+def test_a_long_program_is_cut_to_the_room_and_keeps_its_example():
+    one = proposed("\n".join(f"line_{i} = 1" for i in range(100)))
+    assert program_lines(one, 4) == ["line_0 = 1", "line_1 = 1", "...", "f([7, 8]) == [8, 7]"]
+    assert program_lines(one, 0) == []
+    assert len(plain_lines(view(one), 80, 24)) < 24
+    assert max(map(len, display.describe(proposed("x" * 9999)).splitlines())) < 220
+
+
+def test_no_color_draws_without_colour(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    colours = ("\x1b[3", "\x1b[9", ";3", ";9")
+    assert not any(code in drawn(view(), 80, 40, color_system="standard") for code in colours)
+    monkeypatch.delenv("NO_COLOR")
+    assert "\x1b[3" in drawn(view(), 80, 40, color_system="standard")
+
+
+def test_a_sparkline_is_of_the_last_values_between_its_bounds():
+    assert sparkline([0.0, 0.5, 1.0], 8, 0.0, 1.0) == "▁▅█"
+    assert sparkline([9, 1, 2, 3], 3) == "▁▅█"
+    assert sparkline([2, 2], 5) == "▁▁"
+    assert sparkline([-5, 7], 5, 0.0, 1.0) == "▁█"
+    assert sparkline([], 5) == sparkline([1], 0) == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def err(monkeypatch, request) -> io.StringIO:
+    """Standard error: a terminal of 80 columns, or a file."""
+    made = Terminal() if request.param == "terminal" else io.StringIO()
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return made
+
+
+def steps(err: io.StringIO, **options) -> None:
+    with redirect_stderr(err):
+        shown = Display(2, **options)
+    for step in (1, 2):
+        shown.phase("propose", step)
+        shown.phase("solve", step, 3, 9)
+        shown.step({**ROW, "step": step}, [], [proposed()])
+    shown.warn("step 2: something trips")
+    shown.note("done")
+
+
+@pytest.mark.parametrize("err", ["file"], indirect=True)
+def test_where_there_is_no_terminal_it_is_a_line_a_step(err):
+    steps(err)
+    lines = err.getvalue().splitlines()
+    assert lines[0].startswith("step 1/2 | reward +0.00 | solve d 0.25 a 0.50 i - | valid d 0.75")
+    assert lines[1] == "  deduction proposed by the model: valid, solved in 12% of tries, " \
+        "reward +0.88"  # fmt: skip
+    assert lines[2] == "      def f(a):"
+    assert [line for line in lines if line.startswith(("step", "done"))][2:] == ["done"]
+    assert "warning: step 2: something trips" in lines
+    assert "\x1b" not in err.getvalue()
+
+
+@pytest.mark.parametrize("err", ["terminal"], indirect=True)
+def test_on_a_terminal_it_is_drawn_in_place_and_warnings_stay_above(err):
+    steps(err, name="runs/first")
+    text = err.getvalue()
+    assert "\x1b[?25l" in text and text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    assert "step 1/2 |" not in text, "the line of a step, beside the view"
+    assert "step 2: something trips" in text and text.rstrip().endswith("done")
+
+
+@pytest.mark.parametrize("err", ["terminal"], indirect=True)
+@pytest.mark.parametrize("how", [{"quiet": True}, {"log_level": "warning"}])
+def test_quiet_leaves_only_warnings(err, how):
+    steps(err, **how)
+    assert "something trips" in err.getvalue() and "done" not in err.getvalue()
+    assert "step 1/2" not in err.getvalue()
+
+
+@pytest.mark.parametrize("err", ["terminal"], indirect=True)
+def test_a_dumb_terminal_gets_lines(err, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    steps(err)
+    assert "step 1/2 |" in err.getvalue() and "\x1b[?25l" not in err.getvalue()
+
+
+@pytest.mark.parametrize("err", ["terminal"], indirect=True)
+def test_the_last_picture_stays(err):
+    console = Console(file=err, width=80, height=24)
+    shown = LiveView(console, view())
+    shown.start()
+    shown.stop()
+    assert "deduction by the model" in err.getvalue()
