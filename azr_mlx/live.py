@@ -135,10 +135,10 @@ class View:
 
     def _kinds(self, width: int, bars: bool) -> Table:
         """By kind: share solved, share valid, each with its curve, and difficulty."""
-        points = min(24, (width - 48) // 2) if bars and width >= 60 else 0
+        points = min(KEPT, (width - 44) // 2) if bars and width >= 60 else 0
         grid = Table.grid(padding=(0, 2, 0, 0))
-        for _ in range(6):
-            grid.add_column(no_wrap=True)
+        for least in (0, 0, points, 0, points, 0):
+            grid.add_column(no_wrap=True, min_width=least)
         grid.add_row("", *(Text(t, "dim") for t in ("solved", "", "valid", "", "difficulty")))
         row = self.rows[-1]
         for kind, color in zip(TaskKind, COLORS, strict=True):
