@@ -428,7 +428,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> int:
 
 @app.command("report")
 def show_run(
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help="runs/NAME, or latest.")] = "latest",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="runs/NAME, or latest.")] = "latest",
     compare: Annotated[
         str | None, typer.Option("--compare", metavar="RUN2", help="Draw this run's curves, too.")
     ] = None,

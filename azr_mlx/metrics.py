@@ -55,7 +55,12 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Reward and solving": (
         Metric("step", "step of training, counted from 1", "", "steps", "axis"),
         Metric(f"solve_rate/{{{KINDS}}}", "solver rollouts that are correct", "30 to 70 %", "%"),
-        Metric(f"reward/{{{ROLES}}}/{{{KINDS}}}", "mean reward by role and kind", "rises unevenly"),
+        Metric(
+            f"reward/{{{ROLES}}}/{{{KINDS}}}",
+            "mean reward by role and kind",
+            "rises unevenly",
+            "reward",
+        ),
         Metric(
             "frac_reward_zero_std",
             "groups whose rewards are all equal, and teach nothing",
@@ -93,6 +98,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             f"propose/learnability/{{{KINDS}}}",
             "mean proposer reward of valid proposals",
             "0.2 to 0.6: tasks that are sometimes solved",
+            "reward",
         ),
         Metric(
             "propose/{count|valid|templates}",
@@ -104,6 +110,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             f"difficulty/{{{KINDS}}}",
             "difficulty the proposer was asked for, 0 to 1",
             "follows the schedule, or rises while the solve rate holds",
+            "d",
         ),
     ),
     "Programs": (
@@ -144,6 +151,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "kl_coef",
             "coefficient of the KL penalty (beta)",
             "constant, or settles where it adapts",
+            "weight",
         ),
         Metric(
             "entropy",
@@ -155,37 +163,38 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "entropy_coef",
             "weight of the entropy bonus; it grows below ppo.entropy_floor",
             "constant, or comes back after it has grown",
+            "weight",
         ),
         Metric("ppo/clip_frac", "tokens outside the clip range", "0 to 30 %", "%"),
-        Metric("ppo/ratio_max", "largest probability ratio of the step", "below 10"),
+        Metric("ppo/ratio_max", "largest probability ratio of the step", "below 10", "ratio"),
         Metric(
             "ppo/loss",
             "whole loss, mean over the step's updates",
             "noise around a level; its size says little",
+            "loss",
         ),
-        Metric(
-            "ppo/policy_loss",
-            "clipped surrogate loss",
-            "near 0; its size says little",
-        ),
-        Metric("ppo/value_loss", "clipped value loss", "falls, then stays flat"),
+        Metric("ppo/policy_loss", "clipped surrogate loss", "near 0; its size says little", "loss"),
+        Metric("ppo/value_loss", "clipped value loss", "falls, then stays flat", "loss"),
         Metric(
             "ppo/explained_variance",
             "variance of the returns that the value head explains",
             "above 0 after warm-up, at most 1",
+            "share",
         ),
         Metric("ppo/updates", "optimizer steps taken in this step", "constant", "updates"),
         Metric(
             "ppo/early_stop",
             "1 where the epochs ended early on KL",
             "rare; often says that learning_rate is high",
+            "0 or 1",
         ),
         Metric(
             "grad_norm",
             "norm of the adapters' gradient before clipping, mean",
             "steady; 0 is a fault",
+            "L2 norm",
         ),
-        Metric("lr", "learning rate", "follows warmup_steps and lr_scheduler_type"),
+        Metric("lr", "learning rate", "follows warmup_steps and lr_scheduler_type", "per update"),
         Metric(
             "distill_loss",
             "negative log-likelihood of replayed own solutions",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from azr_mlx.config import load
+from azr_mlx.config import Config, load
 from azr_mlx.plan import planner_of
 from azr_mlx.plan.limit import (
     MAC_SHARE,
@@ -28,13 +28,21 @@ CONFIGS = ("quickstart", "smollm2", "qwen2.5-coder-0.5b", "azr_paper", "azr_conf
 
 def main() -> int:
     limits = {size: int(MAC_SHARE * size * 2**30) for size in CLASSES}
-    rows = [f"| configuration | {' | '.join(f'{s} GB' for s in limits)} |"]
-    rows.append("|---" * (len(limits) + 1) + "|")
+    head = ("configuration", "model", "tokens, group", *(f"{size} GB" for size in limits))
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in CONFIGS:
         cells = [cell(name, limit) for limit in limits.values()]
-        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+        rows.append(f"| `{name}` | {' | '.join([*described(load(name)), *cells])} |")
     sys.stdout.write("\n".join(rows) + "\n")
     return 0
+
+
+def described(c: Config) -> tuple[str, str]:
+    """The model and its bits; longest proposal and answer, rollouts a task."""
+    bits = f", {c.quantization.bits} bits" if c.quantization.bits else ""
+    model = {"package:azr_mlx/nano/model": "nano"}.get(c.model_id, c.model_id.rpartition("/")[2])
+    r = c.rollout
+    return f"{model}{bits}", f"{r.max_propose_tokens} + {r.max_solve_tokens}, {r.group_size}"
 
 
 def cell(name: str, limit: int) -> str:

@@ -228,3 +228,8 @@ def test_the_command_writes_the_latest_run_and_its_figures_as_json(tmp_path, mon
     assert said["path"] == "both.html" and [r["steps"] for r in said["runs"]] == [3, 4]
     assert said["runs"][0]["metrics"]["entropy"]["steps"] == 3
     assert cli.main(["report", "runs/none"]) == 2
+
+
+def test_every_metric_that_is_drawn_has_a_unit_and_a_healthy_range():
+    lacking = [m.name for m in REGISTRY[1:] if m.chart != "flags" and not (m.unit and m.healthy)]
+    assert lacking == []
