@@ -5,6 +5,7 @@ Exit codes: 0 ok; 1 the run failed; 2 usage or configuration; 3 a check failed; 
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -473,9 +474,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(str(error), arguments)
         return error.exit_code
     except Exception as error:
-        hint = "" if "--debug" in arguments else " (--debug shows the traceback)"
-        _report(f"{type(error).__name__}: {error}{hint}", arguments)
+        _report(_unexpected(error, arguments), arguments)
         return FAILED
+
+
+def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
+    """A line for what no command has a word for; a full disk may fail any write."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room; a training run goes on with train --resume"
+    hint = "" if "--debug" in arguments else " (--debug shows the traceback)"
+    return f"{type(error).__name__}: {error}{hint}"
 
 
 def _run(arguments: list[str]) -> int:

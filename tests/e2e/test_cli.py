@@ -143,9 +143,11 @@ def test_a_run_whose_name_has_an_equals_sign_can_be_resumed(
     [
         (AzrError("disk: full; free some"), 1, "azr-mlx: error: disk: full; free some"),
         (ZeroDivisionError("x"), 1, "azr-mlx: error: ZeroDivisionError: x (--debug shows the "),
+        (OSError(28, "No space left on device", "runs/a/metrics.jsonl"), 1,
+         "azr-mlx: error: runs/a/metrics.jsonl: No space left on device; make room;"),
         (KeyboardInterrupt(), 130, "azr-mlx: interrupted"),
     ],
-)
+)  # fmt: skip
 def test_errors_become_exit_codes(
     error: BaseException,
     code: int,

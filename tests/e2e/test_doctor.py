@@ -1,0 +1,155 @@
+"""The doctor on this machine, and on machines where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from azr_mlx import cli, doctor
+from azr_mlx.doctor import machine, software, trials
+from azr_mlx.doctor.finding import FAIL, OK, WARN, Finding, examine
+from azr_mlx.errors import AzrError
+from azr_mlx.sandbox import Sandbox
+
+pytestmark = pytest.mark.e2e
+
+
+def test_this_machine_is_described_a_line_a_check(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = cli.main(["doctor"])
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert [line.split()[1] for line in lines] == list(doctor.CHECKS)
+    assert {line.split()[0] for line in lines} <= {OK, WARN, FAIL}
+    assert code == (3 if any(line.startswith(FAIL) for line in lines) else 0)
+    assert f"{len(lines)} checks" in shown.err
+    found = {line.split()[1]: line for line in lines}
+    assert found["model"].startswith(OK) and "tokens/s" in found["model"]
+    assert found["kernels"].startswith(OK) and "off the reference by" in found["kernels"]
+    assert list(tmp_path.iterdir()) == [], "it leaves something behind"
+
+
+def test_json_is_one_object_with_the_mends(capsys, monkeypatch):
+    broken = Finding(FAIL, "it is out", "plug it in", {"volts": 0})
+    monkeypatch.setattr(doctor, "CHECKS", {"plug": lambda: broken, "chip": machine.chip})
+    assert cli.main(["doctor", "--json"]) == 3
+    said = json.loads(capsys.readouterr().out)
+    assert said["ok"] is False
+    assert said["checks"][0] | {"seconds": 0} == {
+        "name": "plug",
+        "status": "fail",
+        "what": "it is out",
+        "mend": "plug it in",
+        "facts": {"volts": 0},
+        "seconds": 0,
+    }
+    assert said["checks"][1]["status"] == "ok"
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch, capsys):
+    def breaks() -> Finding:
+        sys.stdout.write("a library talks\n")
+        raise RuntimeError("no such thing\nand a long story")
+
+    def refuses() -> Finding:
+        raise AzrError("too small; take a larger one")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"a": breaks, "b": refuses, "c": machine.chip})
+    assert cli.main(["doctor"]) == 3
+    shown = capsys.readouterr()
+    first, second, third = shown.out.splitlines()
+    assert first.startswith("fail a         RuntimeError: no such thing; install azr-mlx again")
+    assert second == "fail b         too small; take a larger one"
+    assert third.startswith("ok") and "a library talks" in shown.err
+
+
+def test_a_kernel_that_computes_wrongly_is_found(monkeypatch):
+    from azr_mlx.backends.mlx import kernels
+
+    right = kernels.row_logprob
+
+    def wrong(*given):
+        logp, *rest = right(*given)
+        return logp + 0.01, *rest
+
+    monkeypatch.setattr(kernels, "row_logprob", wrong)
+    found = trials.kernels()
+    assert found.status == FAIL and "logprob is off by 0.01" in found.what
+    assert np.isclose(found.facts["errors"]["logprob"], 0.01, rtol=0.1)
+
+
+def test_a_sandbox_that_lets_something_through_is_found(monkeypatch):
+    with Sandbox(1, "auto") as box:
+        if box.isolation != "strong":
+            pytest.skip("needs strong isolation")
+        assert trials.try_sandbox(box) == []
+    monkeypatch.setattr(trials, "try_sandbox", lambda box: ["the network is open"])
+    found = trials.sandbox()
+    assert (
+        found.status == FAIL and "the network is open" in found.what and "do not run" in found.mend
+    )
+
+
+def test_weak_isolation_is_a_warning_with_its_reason(monkeypatch):
+    real = Sandbox
+
+    def weak(workers, isolation, limits):
+        if isolation == "strong":
+            from azr_mlx.sandbox import SandboxError
+
+            raise SandboxError("strong cannot be had here: no namespaces (isolation)")
+        return real(workers, isolation, limits)
+
+    monkeypatch.setattr("azr_mlx.sandbox.Sandbox", weak)
+    found = trials.sandbox()
+    assert found.status == WARN and "limits-only" in found.what and "no namespaces" in found.what
+    assert found.mend
+
+
+def test_a_model_that_answers_wrongly_is_found(monkeypatch):
+    monkeypatch.setattr(trials, "ANSWER", "[9, 9]")
+    found = trials.model()
+    assert found.status == FAIL and "but answers '[2, 1, 3]' for '[9, 9]'" in found.what
+
+
+@pytest.mark.parametrize(("free", "status"), [(5e9, WARN), (1e8, FAIL), (5e10, OK)])
+def test_little_disk_is_told(monkeypatch, free, status):
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=int(free)))
+    assert machine.disk().status == status
+
+
+def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    def refuse(dir: Path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(machine.tempfile, "TemporaryFile", refuse)
+    found = machine.disk()
+    assert found.status == FAIL and "Permission denied" in found.what and "output_dir" in found.mend
+
+
+def test_versions_out_of_range_are_told_with_the_command(monkeypatch):
+    monkeypatch.setattr(software, "requires", lambda name: ["mlx-lm<0.1", "numpy>=1"])
+    found = software.versions()
+    assert found.status == WARN and found.mend == "pip install --upgrade 'mlx-lm<0.1'"
+
+
+def test_the_hub_is_no_failure_without_a_network(monkeypatch):
+    monkeypatch.setattr(software, "_answers", lambda endpoint: False)
+    found = software.hub()
+    assert found.status == WARN and "does not answer" in found.what and "HTTPS_PROXY" in found.mend
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert software.hub().status == OK
+
+
+def test_too_little_memory_is_a_failure_with_what_is_needed(monkeypatch):
+    monkeypatch.setattr("azr_mlx.plan.limit.machine_memory", lambda on: int(1e8))
+    found = trials.plan()
+    assert found.status == FAIL and "no shipped configuration fits 100 MB: quickstart" in found.what
+    assert examine("memory", machine.memory).finding.status == WARN
