@@ -63,7 +63,7 @@ def rates(config: Any, backend: Any, sandbox: Any, rounds: int) -> dict[str, Any
     selfplay.seed()
     experiences, attempts, began = [], [], time.perf_counter()
     for step in range(1, rounds + 1):
-        experiences += selfplay.round(step, 0, lambda name: nullcontext(), lambda name, at: None)
+        experiences += selfplay.round(step, 0, lambda name: nullcontext(), lambda *told: None)
         attempts += selfplay.log.attempts
     seconds = time.perf_counter() - began
     tokens = sum(len(e.completion.token_ids) for e in experiences)

@@ -41,7 +41,7 @@ def play(sandbox, script, config=CONFIG) -> tuple[SelfPlay, FakeBackend]:
 
 
 def one_round(game, step=1, number=0):
-    return game.round(step, number, lambda name: nullcontext(), lambda name, step: None)
+    return game.round(step, number, lambda name: nullcontext(), lambda *told: None)
 
 
 def is_proposal(prompt) -> bool:
