@@ -83,9 +83,9 @@ def test_the_quickstart_ends_with_a_table_and_a_report(cli, tmp_path):
     assert done.returncode == 0, done.stderr
     run = tmp_path / "runs" / "first"
     assert "gain in points" in done.stderr and "one step harder" in done.stderr
-    assert "report: runs/first/report.md" in done.stderr
-    report = (run / "report.md").read_text()
-    assert "in range: mean" in report and "solve_rate/deduction" in report
+    assert "report: runs/first/report.html" in done.stderr
+    report = (run / "report.html").read_text()
+    assert "one step harder" in report and "solve_rate/{deduction" in report
     measured = json.loads((run / held_out.FILE).read_text())
     assert len(measured["before"]["greedy"]) == 36 == len(measured["after"]["sampled"])
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -98,9 +98,9 @@ def _check_resumed(cli, run, measured):
     """What was cut off in its last measurement is measured; what cannot be compared is refused."""
     cut = {**measured, "after": {}}
     (run / held_out.FILE).write_text(json.dumps(cut))
-    (run / "report.md").unlink()
+    (run / "report.html").unlink()
     done = cli("train", "--resume", "runs/first")
-    assert done.returncode == 0 and "report: runs/first/report.md" in done.stderr
+    assert done.returncode == 0 and "report: runs/first/report.html" in done.stderr
     assert json.loads((run / held_out.FILE).read_text()) == measured, "not the same figures"
     config = (run / "config.yaml").read_text()
     done = cli("train", "--resume", "runs/first", "max_steps=3", "rollout.temperature=0.5")
