@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from azr_mlx.evaluate import Report
     from azr_mlx.solve import Try
 
+LARGE_CHANGE = 0.3  # nats a token, mean: another model than it was
 FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
 
 app = typer.Typer(
@@ -219,6 +220,12 @@ def convert(
         revision=revision,
     )
     _result(report.to_json(), as_json)
+    if (report.logp_change_mean or 0.0) > LARGE_CHANGE:
+        typer.echo(
+            "azr-mlx: warning: quantising changed what the model says; take more bits, or a "
+            "smaller --q-group-size",
+            err=True,
+        )
     return 0
 
 
@@ -490,7 +497,11 @@ def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=arguments, prog_name="azr-mlx", standalone_mode=False)
+        # Not by command.main, which makes an exit code of Ctrl-C and says nothing.
+        with command.make_context("azr-mlx", list(arguments)) as context:
+            code = command.invoke(context)
+    except typer.Exit as end:
+        return int(end.exit_code)
     except typer.Abort:
         raise KeyboardInterrupt from None
     except Exception as error:
@@ -499,8 +510,24 @@ def _run(arguments: list[str]) -> int:
             raise
         # One of typer's usage errors; it exports no class of its own to catch them by.
         where = getattr(getattr(error, "ctx", None), "command_path", "azr-mlx")
-        raise UsageError(f"{message().rstrip('.')}; see {where} --help") from error
+        mend = _meant(error, arguments) or f"see {where} --help"
+        raise UsageError(f"{message().rstrip('.')}; {mend}") from error
     return int(code or 0)
+
+
+def _meant(error: Exception, arguments: Sequence[str]) -> str:
+    """What somebody meant who gave a key as an option, or a configuration as a command."""
+    from dataclasses import fields
+
+    from azr_mlx.config import Config
+    from azr_mlx.resources import shipped_configs
+
+    key = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    if key in {f.name for f in fields(Config)}:
+        return f"it is a key of the configuration: write {key}=VALUE"
+    if arguments and arguments[0] in shipped_configs():
+        return f"did you mean train -c {arguments[0]}?"
+    return ""
 
 
 def _bare_resume(argv: Sequence[str]) -> list[str]:
@@ -556,7 +583,8 @@ def _result(row: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(row))
         return
     for key, value in row.items():
-        typer.echo(f"{key}: {value}")
+        shown = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else value
+        typer.echo(f"{key}: {shown}")
 
 
 def _report(message: str, arguments: Sequence[str]) -> None:

@@ -265,7 +265,10 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
     path = None if source is None else _locate(source, errors)
     tree = {} if path is None else schema.read(path, errors)
     for text in overrides:
-        schema.override(Config, tree, text, errors)
+        if text in resources.shipped_configs():
+            errors.append(f"{text}: a configuration, and not KEY=VALUE; give -c {text}")
+        else:
+            schema.override(Config, tree, text, errors)
     return _checked(tree, errors)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from azr_mlx.live import LiveView, View, program_lines, verdict_line
+from azr_mlx.live import KEPT, LiveView, View, kl_parts, program_lines, verdict_line
 from azr_mlx.steplog import Proposed
 from azr_mlx.text import plain
 from azr_mlx.types import Experience, TaskKind
@@ -39,6 +39,10 @@ class Display:
         """Whether there is a terminal to draw on."""
         c = self.console
         return not self.silent and c.is_terminal and not c.is_dumb_terminal
+
+    def recall(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """The steps that a run which goes on has behind it, for the curves."""
+        self.view.rows = tuple(rows)[-KEPT:]
 
     def phase(self, name: str, step: int, done: int = 0, total: int = 0) -> None:
         """Show the running phase on a terminal, in place, and how many of its rollouts are done."""
@@ -97,7 +101,8 @@ def step_line(row: Mapping[str, float], experiences: Sequence[Experience], max_s
         f"reward {reward:+.2f}",
         f"solve {_by_kind(row, 'solve_rate')}",
         f"valid {_by_kind(row, 'propose/valid_rate')}",
-        f"kl {row.get('ppo/approx_kl', 0.0):.4f}",
+        *kl_parts(row),
+        f"entropy {row.get('entropy', 0.0):.2f}",
         f"grad {row.get('grad_norm', 0.0):.2g}",
         f"{row.get('tok_s/rollout', 0.0):.0f} tok/s",
         f"{row.get('mem/peak_gb', 0.0):.1f} GB",

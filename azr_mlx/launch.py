@@ -141,7 +141,7 @@ def _outcome(
 def _report(run_dir: Path, display: Display, leads: bool) -> None:
     """The report of a run that ended or was interrupted. One that fails is no failure of the
     run."""
-    if not leads:
+    if not leads or not (run_dir / "metrics.jsonl").exists():
         return
     try:
         path = report.write(report.read(run_dir))
@@ -156,6 +156,7 @@ def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:
         trainer.start()
         return
     aside = trainer.resume(start)
+    display.recall(list(trainer.metrics.rows()))
     past = f"; {aside} later rows of metrics set aside" if aside else ""
     display.note(f"resumed {start}{past}")
 

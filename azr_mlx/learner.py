@@ -80,7 +80,9 @@ class Learner:
         with phase("update"):
             stats, stopped = self._updates(step, batch, distill)
         metrics |= self._summary(stats, stopped)
-        if stats and reference is not None and c.ppo.adaptive_kl:
+        if reference is None:  # not measured, which is not 0
+            metrics.pop("kl_ref", None)
+        elif stats and c.ppo.adaptive_kl:
             self.kl.update(metrics["kl_ref"])
         if stats:
             self.entropy.update(metrics["entropy"])
@@ -190,7 +192,7 @@ class Learner:
     def _summary(self, stats: list[UpdateStats], stopped: bool) -> dict[str, float]:
         """Means over the step's updates; the last value or the largest where the name says so."""
         if not stats:
-            return {"ppo/updates": 0, "kl_coef": self.kl.coef, "kl_ref": 0.0}
+            return {"ppo/updates": 0, "kl_coef": self.kl.coef}
         mean = {
             f.name: float(np.mean([getattr(s, f.name) for s in stats])) for f in fields(UpdateStats)
         }

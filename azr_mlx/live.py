@@ -158,10 +158,15 @@ class View:
         signs = [key.removeprefix("health/") for key in row if key.startswith("health/")]
         tripped = [name for name in signs if row[f"health/{name}"]]
         lines = [
-            Text.assemble("reward ", (f"{self.rewards[-1]:+.2f} ", "bold"), (curve, "yellow")),
+            Text.assemble("reward ", (f"{self._reward()} ", "bold"), (curve, "yellow")),
             Text(
-                f"KL {row.get('ppo/approx_kl', 0.0):.4f}   entropy {row.get('entropy', 0.0):.2f}   "
-                f"gradient {row.get('grad_norm', 0.0):.2g}"
+                "   ".join(
+                    [
+                        *kl_parts(row),
+                        f"entropy {row.get('entropy', 0.0):.2f}",
+                        f"gradient {row.get('grad_norm', 0.0):.2g}",
+                    ]
+                )
             ),
             Text(
                 f"{row.get('tok_s/rollout', 0.0):,.0f} tokens/s   "
@@ -174,6 +179,9 @@ class View:
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         return lines
+
+    def _reward(self) -> str:
+        return f"{self.rewards[-1]:+.2f}" if self.rewards else "-"
 
     def _last(self, room: int) -> list[Text]:
         """The last proposal worth telling, in at most ``room`` lines."""
@@ -207,6 +215,15 @@ class LiveView:
     def stop(self) -> None:
         """The last picture stays on the screen."""
         self._live.stop()
+
+
+def kl_parts(row: Row) -> list[str]:
+    """The KL divergences that the step measured: from the policy that sampled, which one update
+    leaves at 0, and from the reference, where there is a penalty."""
+    named = {"KL": "ppo/approx_kl", "KL to base": "kl_ref"}
+    if row.get("ppo/updates", 0) <= 1:
+        del named["KL"]
+    return [f"{name} {row[key]:.4f}" for name, key in named.items() if key in row]
 
 
 def verdict_line(one: Proposed) -> str:

@@ -102,16 +102,22 @@ def locate(model_id: str, revision: str | None = None) -> Source:
                 f"model {model_id!r} is a file but not a .gguf one", "name its folder instead"
             )
         return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
+    check_hub_name(model_id)
+    path = hub_snapshot(model_id, revision)
+    check_folder(path)
+    commit = path.name if path.parent.name == "snapshots" else revision
+    return Source(path, model_id.rsplit("/", 1)[-1], f"hub:{model_id}", commit)
+
+
+def check_hub_name(model_id: str) -> None:
+    """Raises ModelUsageError where ``model_id``, which is not there, looks like a path."""
+    path = Path(model_id).expanduser()
     if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
         raise ModelUsageError(f"model {model_id!r}: no such file or folder", _nearest(path))
     if path.parent.is_dir() and path.parent != Path():
         raise ModelUsageError(
             f"model {model_id!r}: no such folder in {path.parent}/", _nearest(path)
         )
-    path = hub_snapshot(model_id, revision)
-    check_folder(path)
-    commit = path.name if path.parent.name == "snapshots" else revision
-    return Source(path, model_id.rsplit("/", 1)[-1], f"hub:{model_id}", commit)
 
 
 def package_file(model_id: str) -> Path:

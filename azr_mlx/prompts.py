@@ -204,8 +204,8 @@ def render(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
 def _render_chat(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
-            f"rollout.form = {output.form!r}: the model's tokenizer has no chat template; "
-            "use rollout.form=few_shot"
+            f"prompt form {output.form!r}: the model's tokenizer has no chat template; take the "
+            "form few_shot"
         )
     text = tokenizer.apply_chat_template(
         output.messages, tokenize=False, add_generation_prompt=True

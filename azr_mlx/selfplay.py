@@ -59,7 +59,7 @@ class SelfPlay:
         c = self.config = config
         self.backend, self.sandbox = backend, sandbox
         self.kinds = tuple(TaskKind(k) for k in c.task_types)
-        self.form = _load_form(c, self.kinds)
+        self.form = _load_form(c, self.kinds, backend.tokenizer)
         self.rules = GateRules.from_config(c)
         self.buffer = TaskBuffer(c.task_buffer_size)
         self.solutions = SolutionBuffer(c.distill.buffer_size, c.distill.max_age)
@@ -421,11 +421,16 @@ class SelfPlay:
         self.bandit.from_json(row["bandit"])
 
 
-def _load_form(config: Config, kinds: Sequence[TaskKind]) -> Any:
+def _load_form(config: Config, kinds: Sequence[TaskKind], tokenizer: Any) -> Any:
     try:
         form = load_form(config.rollout.form)
     except ValueError as e:
         raise UsageError(str(e)) from e
+    if form.style == "chat" and not getattr(tokenizer, "chat_template", None):
+        raise UsageError(
+            f"rollout.form: {form.name}: this model has no chat template; give "
+            "rollout.form=few_shot solver.strategies=[direct]"
+        )
     for kind in kinds:
         lacking = [s for s in config.solver.strategies if s not in form.strategies(kind)]
         if lacking:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from azr_mlx import strategies
@@ -65,7 +66,9 @@ def load(name: str, data: Path | None = None) -> Benchmark:
         UsageError: the name is unknown, or its data is not to be had, or is not what it should be.
     """
     if name not in SPECS:
-        raise UsageError(f"--benchmark {name}: unknown; take any of {', '.join(SPECS)}")
+        near = get_close_matches(name, SPECS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"--benchmark {name}: unknown; {hint}there are {', '.join(SPECS)}")
     spec = SPECS[name]
     rows, where = source.rows(spec, data)
     graded, excluded = source.problems(spec, rows, where)

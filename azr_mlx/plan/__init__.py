@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from azr_mlx.config import Config, load, to_yaml
-from azr_mlx.models import ModelError, hub_snapshot, locate
+from azr_mlx.errors import ModelUsageError
+from azr_mlx.models import ModelError, check_hub_name, hub_snapshot, locate
 from azr_mlx.plan.limit import (
     device,
     fits,
@@ -30,13 +31,16 @@ from azr_mlx.resources import config_dir, shipped_configs
 
 
 def describe(config: Config) -> str:
-    """What the configuration will cost, as comments, and below it the resolved configuration."""
-    lines = ["# what this will cost"]
+    """What the configuration will cost, as comments, and below it the resolved configuration.
+    Raises ModelUsageError where its model cannot be one."""
+    lines = ["# what this will take"]
     lines += [f"# {line}" for line in rollout_lines(config)]
     on = device()
     limit = limit_of(config, on)
     try:
         planner = planner_of(config, on)
+    except ModelUsageError:
+        raise
     except (ModelError, UnknownModel) as e:
         lines.append(f"# memory: unknown: {e}")
     else:
@@ -120,6 +124,8 @@ def model_config(model_id: str) -> dict[str, Any]:
     if known := shipped_shapes().get(model_id):
         return known
     local = model_id.startswith("package:") or Path(model_id).expanduser().exists()
+    if not local:
+        check_hub_name(model_id)
     # Of a hub repository only the one file: a dry run downloads no weights.
     path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
     if path.is_file():

@@ -35,7 +35,10 @@ def headline(run: Run) -> dict[str, str]:
         if "in_range" in groups:
             gain = groups["in_range"][-1].gain
             found[f"held-out gain, {way}"] = f"{100 * gain.value:+.1f} points"
-    for name, prefix in (("solve rate", "solve_rate"), ("valid rate", "propose/valid_rate")):
+    for name, prefix in (
+        ("solved, of its own tasks", "solve_rate"),
+        ("valid, of its proposals", "propose/valid_rate"),
+    ):
         both = [
             curves.ends(values)
             for kind in TaskKind

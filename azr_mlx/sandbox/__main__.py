@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
             _say(f"sandbox: {sandbox.workers} workers, isolation {sandbox.isolation}")
             _run(sandbox, lines, out)
     except (SandboxError, OSError) as error:
-        _say(f"error: {error}")
+        name = getattr(error, "filename", None)
+        why = getattr(error, "strerror", None)
+        _say(f"error: {name}: {why}; check it" if name else f"error: {error}")
         return 1
     except KeyboardInterrupt:
         _say("interrupted")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -217,17 +218,49 @@ def test_bad_yaml(tmp_path, text, what):
     [
         (["frobnicate"], 2, "No such command 'frobnicate'; see azr-mlx --help"),
         (["train", "-c", "quickstrat"], 2, "did you mean quickstart?"),
+        (["quickstart"], 2, "did you mean train -c quickstart?"),
+        (["train", "quickstart"], 2, "a configuration, and not KEY=VALUE; give -c quickstart"),
+        (["train", "--max-steps", "5"], 2, "write max_steps=VALUE"),
+        (["train", "--model", "./none", "--dry-run"], 2, "no such file or folder"),
         (["train", "--resume"], 2, "no run with a checkpoint in runs/; train first"),
         (["report"], 2, "no run with metrics in runs/"),
         (["export", "--adapter-path", "x", "--out", "y"], 2, "no adapters there; give runs/NAME"),
         (["generate", "-p", "x"], 2, "--model: missing"),
-        (["eval", "--benchmark", "humanevil", "--model", "m"], 2, "humanevil"),
+        (["eval", "--benchmark", "humanevil", "--model", "m"], 2, "did you mean humaneval?"),
     ],
 )
 def test_what_was_mistyped(tmp_path, given, code, what):
     got, lines = azr(*given, cwd=tmp_path)
     assert got == code and what in the_error(lines)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_form_that_the_model_does_not_know_leaves_nothing_to_resume(tmp_path):
+    given = ["train", "--model", "package:azr_mlx/nano/model", "output_dir=runs"]
+    got, lines = azr(*given, cwd=tmp_path)
+    said = the_error(lines)
+    assert got == 2 and "rollout.form: chat: this model has no chat template" in said
+    got, lines = azr("train", "--resume", cwd=tmp_path)
+    assert got == 2 and "no run with a checkpoint" in the_error(lines)
+
+
+def test_ctrl_c_before_the_first_step_is_one_word(tmp_path):
+    command = [sys.executable, "-m", "azr_mlx.cli", *QUICK, "held_out.tasks=100"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # In the background of a script it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("held-out tasks before"):
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert process.stderr.read() == "azr-mlx: interrupted\n"
 
 
 def test_a_missing_extra_names_the_command(tmp_path):

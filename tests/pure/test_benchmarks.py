@@ -193,7 +193,7 @@ def test_a_hub_that_says_anything_answers(status, monkeypatch):
 
 
 def test_an_unknown_benchmark_is_told_with_the_known_ones():
-    with pytest.raises(UsageError, match="gsm8k: unknown; take any of humaneval, "):
+    with pytest.raises(UsageError, match="gsm8k: unknown; there are humaneval, "):
         load("gsm8k")
 
 

@@ -23,6 +23,7 @@ ROW = {
     "propose/valid_rate/deduction": 0.75,
     "difficulty/deduction": 0.31,
     "ppo/approx_kl": 0.0042,
+    "ppo/updates": 2,
     "entropy": 0.61,
     "grad_norm": 0.18,
     "tok_s/rollout": 3593.4,
@@ -80,6 +81,21 @@ def test_the_view_says_where_the_run_is_and_how_it_does():
     ):
         assert part in text, part
     assert "valid: see" not in text  # a sign that has not tripped
+
+
+def test_a_divergence_that_was_not_measured_is_not_shown():
+    assert live.kl_parts(ROW) == ["KL 0.0042"]
+    assert live.kl_parts({**ROW, "kl_ref": 0.01}) == ["KL 0.0042", "KL to base 0.0100"]
+    assert live.kl_parts({**ROW, "ppo/updates": 1}) == []
+
+
+def test_a_run_that_goes_on_has_its_curves_behind_it():
+    shown = Display(10)
+    shown.recall([{**ROW, "step": step} for step in range(1, 200)])
+    assert len(shown.view.rows) == live.KEPT
+    shown.view.enter("solve", 200, 0, 0)
+    text = drawn(shown.view, 100, 40, color_system=None)
+    assert "reward -" in text and "▃" * 10 in text
 
 
 def test_before_the_first_step_only_the_phase_is_known():

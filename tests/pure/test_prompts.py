@@ -126,7 +126,7 @@ def test_chat_goes_through_the_chat_template() -> None:
     assert (prompt.form, prompt.strategy, prompt.stop) == ("chat", "direct", ("</answer>",))
     bare = Characters()
     bare.chat_template = None
-    with pytest.raises(ValueError, match=r"no chat template; use rollout\.form=few_shot"):
+    with pytest.raises(ValueError, match=r"no chat template; take the form few_shot"):
         render(load_form("chat").solve(_task(TaskKind.DEDUCTION)), bare)
 
 

@@ -697,6 +697,12 @@ RUNNING = {
 }
 
 
+def _hear_signals() -> None:
+    """Under nohup, or in the background of a script, they would be ignored."""
+    for one in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(one, signal.SIG_DFL)
+
+
 @pytest.fixture
 def running(
     level: str, temporary: Path, watched: Watched
@@ -714,8 +720,7 @@ def running(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Where the tests run under nohup, it would be ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+            preexec_fn=_hear_signals,
         )
         started.append(process)
         watched.settle(1 + 3 + 3 + 1)  # itself, zygotes, jobs, the daemon
