@@ -1,7 +1,7 @@
 """How far a learning rate moves a policy: updates on one batch of rollouts, from the same start.
 
     python benchmarks/rates.py --config qwen2.5-coder-0.5b --model FILE.gguf \
-        --rates 2e-5 1e-4 5e-4 --updates 3 --set batch_size=3 proposer.templates_per_step=1
+        --rates 2e-5 1e-4 5e-4 --updates 3 --set batch_size=6 proposer.templates_per_step=1
 
 One round of self-play; then, for each rate and from the same adapters, ``--updates`` optimizer
 steps on its rollouts. After each: KL(pi_old || pi) and the share of tokens outside the clip range.
