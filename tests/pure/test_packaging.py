@@ -54,6 +54,14 @@ def data_files(root: Path, folder: str) -> set[str]:
     return {p.relative_to(root / folder).as_posix() for p in found if "__pycache__" not in p.parts}
 
 
+def test_the_wheel_has_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
+    """The style and the script of the report, and nano, are no Python."""
+    root = Path(azr_mlx.__file__).parent
+    assert data_files(root.parent, root.name) <= {
+        name.removeprefix("azr_mlx/") for name in wheel.namelist()
+    }
+
+
 def test_the_wheel_has_one_top_level_package(wheel: zipfile.ZipFile) -> None:
     """A `kernels`, `config` or `convert` beside it would shadow other projects' modules."""
     tops = {name.partition("/")[0] for name in wheel.namelist()}
