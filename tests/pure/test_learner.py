@@ -60,8 +60,9 @@ def learn(config, backend=None, step=1, distill=None):
     ],
 )
 def test_no_forward_pass_is_made_for_nothing(changes, passes):
-    _, backend, _ = learn(replace(CONFIG, **changes))
+    row, backend, _ = learn(replace(CONFIG, **changes))
     assert backend.scored == passes
+    assert ("kl_ref" in row) == ("reference" in passes), "what was not measured is not 0"
 
 
 def test_the_old_policy_is_given_only_where_several_updates_follow():

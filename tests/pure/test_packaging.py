@@ -62,6 +62,14 @@ def test_the_wheel_has_every_file_of_the_package(wheel: zipfile.ZipFile) -> None
     }
 
 
+def test_nothing_is_large_but_the_model_in_the_package(built: Path) -> None:
+    """A converted model that was left in the checkout would be in the source distribution."""
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        large = [m.name.partition("/")[2] for m in archive.getmembers() if m.size > 1 << 20]
+    assert large == ["azr_mlx/nano/model/model.safetensors"]
+
+
 def test_the_wheel_has_one_top_level_package(wheel: zipfile.ZipFile) -> None:
     """A `kernels`, `config` or `convert` beside it would shadow other projects' modules."""
     tops = {name.partition("/")[0] for name in wheel.namelist()}
