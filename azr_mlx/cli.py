@@ -22,9 +22,9 @@ from azr_mlx import __version__
 from azr_mlx.errors import AzrError, Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from azr_mlx.commands.evaluate import Report
+    from azr_mlx.commands.generate_tested import Try
     from azr_mlx.config import Config
-    from azr_mlx.evaluate import Report
-    from azr_mlx.solve import Try
 
 LARGE_CHANGE = 0.3  # nats a token, mean: another model than it was
 FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
@@ -175,9 +175,9 @@ def train(
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     resolved = _config(config, resume, [*given, *(overrides or [])])
     _start()
-    from azr_mlx import launch
+    from azr_mlx.commands.train import train as run
 
-    return launch.train(
+    return run(
         resolved,
         resume=resume,
         init_adapters=resume_adapter_file,
@@ -207,7 +207,7 @@ def convert(
 ) -> int:
     """Convert a Hugging Face model or a .gguf file to MLX's format."""
     _start()
-    from azr_mlx.convert import convert as run
+    from azr_mlx.commands.convert import convert as run
 
     report = run(
         hf_path,
@@ -259,7 +259,7 @@ def export(
     if to == "peft" and (model or dtype):
         raise UsageError("--to peft: writes adapters alone; leave --model and --dtype out")
     _start()
-    from azr_mlx.export import to_model, to_peft
+    from azr_mlx.commands.export import to_model, to_peft
 
     if to == "peft":
         done: Any = to_peft(adapter_path, out)
@@ -289,24 +289,26 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
         raise UsageError("--prompt: empty; give some text")
-    from azr_mlx import solve
+    from azr_mlx.commands import generate_tested
 
-    checked = None if tests is None else solve.read_tests(tests)
+    checked = None if tests is None else generate_tested.read_tests(tests)
     if checked is None and strategy == "auto":
         raise UsageError("--strategy auto: needs --tests to choose by; or name a strategy")
     _start()
     from azr_mlx.backends.base import Sampling
-    from azr_mlx.generate import Generator, seed_sampler
+    from azr_mlx.commands.generate import Generator, seed_sampler
 
     generator = Generator(model, adapter_path)
     wanted = strategy or ("direct" if checked is None else "auto")
-    strategies = solve.strategies_for(generator, wanted, raw=raw)
+    strategies = generate_tested.strategies_for(generator, wanted, raw=raw)
     seed_sampler(seed)
-    question = solve.Question(text, Sampling(max_tokens, temp, top_p), raw, system)
+    question = generate_tested.Question(text, Sampling(max_tokens, temp, top_p), raw, system)
     if checked is not None:
-        tries = solve.solve(generator, question, checked, strategies, on_try=_say_try)
+        tries = generate_tested.solve(generator, question, checked, strategies, on_try=_say_try)
         return _solved(tries, as_json)
-    done = solve.answer(generator, question, wanted, on_text=_ignore if as_json else _stream)
+    done = generate_tested.answer(
+        generator, question, wanted, on_text=_ignore if as_json else _stream
+    )
     if as_json:
         _result(done.to_json(), True)
         return 0
@@ -374,9 +376,10 @@ def evaluate(
     if not all(part.strip().isdecimal() for part in k.split(",")):
         raise UsageError(f"--k {k}: must be whole numbers with commas between, for example 1,5,10")
     _start()
-    from azr_mlx.evaluate import Request, Settings
-    from azr_mlx.evaluate import evaluate as run
-    from azr_mlx.evaluate.progress import reporter
+    from azr_mlx.commands.evaluate import Request
+    from azr_mlx.commands.evaluate import evaluate as run
+    from azr_mlx.evaluation.progress import reporter
+    from azr_mlx.evaluation.protocol import Settings
 
     settings = Settings(
         num_samples=num_samples,
@@ -414,7 +417,7 @@ def _set_beside(report: Report) -> None:
     """Ours beside the figures that others have published for the same benchmarks."""
     from rich.console import Console
 
-    from azr_mlx.baselines import Comparable, table
+    from azr_mlx.evaluation.published_scores import Comparable, table
 
     ours = [Comparable("this model", report.results)]
     if report.comparisons:
@@ -429,7 +432,7 @@ def _set_beside(report: Report) -> None:
 @app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> int:
     """Say what this machine can do, and the mend of what it cannot (exit code 3 if any)."""
-    from azr_mlx.doctor import doctor as run
+    from azr_mlx.commands.doctor import doctor as run
 
     return 0 if run(as_json=as_json, debug=debug) else CHECK_FAILED
 
@@ -447,7 +450,7 @@ def show_run(
     debug: Debug = False,
 ) -> int:
     """Write one HTML file that shows a run: curves, held-out tasks, samples."""
-    from azr_mlx import report
+    from azr_mlx.monitoring import report
 
     shown = report.read(report.locate(run))
     beside = None if compare is None else report.read(report.locate(compare))
@@ -520,7 +523,7 @@ def _meant(error: Exception, arguments: Sequence[str]) -> str:
     from dataclasses import fields
 
     from azr_mlx.config import Config
-    from azr_mlx.resources import shipped_configs
+    from azr_mlx.config.shipped import shipped_configs
 
     key = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
     if key in {f.name for f in fields(Config)}:
@@ -546,8 +549,8 @@ def _bare_resume(argv: Sequence[str]) -> list[str]:
 
 def _config(name: str | None, resume: str | None, overrides: list[str]) -> Config:
     """The named configuration; without a name the resumed run's own, or the product's default."""
-    from azr_mlx import checkpoint
     from azr_mlx.config import load
+    from azr_mlx.training import checkpoint
 
     if name is not None or resume is None:
         return load(name or "azr_config", overrides)
@@ -558,7 +561,7 @@ def _config(name: str | None, resume: str | None, overrides: list[str]) -> Confi
 
 def _start() -> None:
     """MLX binds its BLAS when it is first imported, so a fast one must be there before."""
-    from azr_mlx import blas
+    from azr_mlx.backends import blas
 
     if importlib.util.find_spec("mlx") is None:
         return

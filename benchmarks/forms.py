@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    from azr_mlx import blas
+    from azr_mlx.backends import blas
 
     blas.enable()
     rows = measured(options)
@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def measured(options: Namespace) -> list[dict[str, Any]]:
-    from azr_mlx import launch
+    from azr_mlx.commands import train
     from azr_mlx.config import load
 
     given = [*options.set, *([f"model_id={options.model}"] if options.model else [])]
@@ -49,15 +49,15 @@ def measured(options: Namespace) -> list[dict[str, Any]]:
     for form in options.forms:
         config = load(options.config, [*given, f"rollout.form={form}"])
         if backend is None:
-            backend = launch.backend_for(config)
-        with launch.open_sandbox(config) as sandbox:
+            backend = train.backend_for(config)
+        with train.open_sandbox(config) as sandbox:
             rows.append({"form": form, **rates(config, backend, sandbox, options.rounds)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
 
 def rates(config: Any, backend: Any, sandbox: Any, rounds: int) -> dict[str, Any]:
-    from azr_mlx.selfplay import SelfPlay
+    from azr_mlx.selfplay.round import SelfPlay
 
     selfplay = SelfPlay(config, backend, sandbox)
     selfplay.seed()

@@ -123,11 +123,11 @@ def ours(options: Namespace) -> dict[str, Any]:
     import torch
 
     from azr_mlx import rng
-    from azr_mlx.advantage import estimate
     from azr_mlx.backends.base import Hyper, Sampling
     from azr_mlx.backends.torch import TorchBackend, model
-    from azr_mlx.batch import collate_supervised, token_weights
     from azr_mlx.config import Lora, Quantization
+    from azr_mlx.training.advantage import estimate
+    from azr_mlx.training.batch import collate_supervised, token_weights
     from azr_mlx.types import Prompt
 
     device = model.choose_device()

@@ -149,14 +149,14 @@ def child(row: dict[str, Any], core: int) -> dict[str, Any]:
 
 
 def one(row: dict[str, Any]) -> dict[str, Any]:
-    from azr_mlx import blas
+    from azr_mlx.backends import blas
 
     blas.enable()
-    from azr_mlx import launch
+    from azr_mlx.commands import train
     from azr_mlx.config import load
-    from azr_mlx.display import Display
-    from azr_mlx.held_out import HeldOut, compare
-    from azr_mlx.trainer import Trainer
+    from azr_mlx.evaluation.held_out import HeldOut, compare
+    from azr_mlx.monitoring.terminal import Display
+    from azr_mlx.training.run import Trainer
     from azr_mlx.types import Task
 
     given = [*row["set"], *VARIANTS[row["variant"]], f"seed={row['seed']}"]
@@ -164,8 +164,8 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         given.append("max_steps=100000")
     quiet = ["sandbox.workers=1", "tracking.save_rollouts=false", "checkpoint_interval=1000000"]
     config = load(row["config"], [*quiet, *given])
-    backend = launch.backend_for(config)
-    with tempfile.TemporaryDirectory() as folder, launch.open_sandbox(config) as sandbox:
+    backend = train.backend_for(config)
+    with tempfile.TemporaryDirectory() as folder, train.open_sandbox(config) as sandbox:
         display = Display(config.max_steps, quiet=True)
         trainer = Trainer(config, Path(folder), backend, sandbox, display=display)
         if row["known"] is None:

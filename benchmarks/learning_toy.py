@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--lr", type=float, default=1e-2)
     options = parser.parse_args()
-    from azr_mlx import blas
+    from azr_mlx.backends import blas
 
     blas.enable()
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.estimators}
@@ -55,7 +55,7 @@ def main() -> int:
 def learn(estimator: str, seed: int, steps: int, lr: float) -> dict[str, Any]:
     """One run. Its clock covers rollouts and updates, not the first step, which compiles."""
     from azr_mlx.config import Config, Ppo
-    from azr_mlx.learner import Learner
+    from azr_mlx.training.learner import Learner
 
     ppo = Ppo(advantage=estimator, epochs=2, minibatches=2, kl_stop=1.0, value_learning_rate=lr)
     config = Config(learning_rate=lr, warmup_steps=0, kl_penalty="none", seed=seed, ppo=ppo)
@@ -97,7 +97,15 @@ def random_backend(seed: int) -> Any:
 def rollouts(backend: Any, seed: int, step: int) -> list[Any]:
     from azr_mlx import rng
     from azr_mlx.backends.base import Sampling
-    from azr_mlx.types import Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
+    from azr_mlx.types import (
+        Experience,
+        Prompt,
+        Reward,
+        Role,
+        Status,
+        TaskKind,
+        Verdict,
+    )
 
     prompts = [Prompt(t, tuple(map(ord, t))) for t in PROMPTS]
     chosen = [prompts[i % len(prompts)] for i in range(ROWS)]

@@ -38,7 +38,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.peers:
         sys.path.insert(0, options.peers)
-    from azr_mlx import blas
+    from azr_mlx.backends import blas
 
     library = blas.enable()
     rows = []
@@ -120,7 +120,7 @@ def formulas(
     """hidden [N, D] -> log-probabilities [N]."""
     import mlx.core as mx
 
-    from azr_mlx.backends.mlx.head import chunk_rows, head_of, selected_logprob
+    from azr_mlx.backends.mlx.logprobs import chunk_rows, head_of, selected_logprob
 
     head = head_of(model)
     rows = chunk_rows(vocabulary)

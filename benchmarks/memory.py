@@ -4,11 +4,11 @@
     python benchmarks/memory.py --only qkv --smollm2 MODEL
     python benchmarks/memory.py --derive 60        # measure the coefficients anew: seconds a phase
 
-Every configuration is run as ``azr_mlx.plan`` plans it: prompts of the planned length, completions
-that end only at their limit, micro-batches filled to the budget; the measured peak is the highest
-over the layouts that the plan allows (prompts with and without a common beginning; rows with their
-prompts to themselves, and of one prompt). Exits with 1 where a prediction is more than 15 % off, or
-more than 5 % below.
+Every configuration is run as ``azr_mlx.training.memory`` plans it: prompts of the planned length,
+completions that end only at their limit, micro-batches filled to the budget; the measured peak is
+the highest over the layouts that the plan allows (prompts with and without a common beginning; rows
+with their prompts to themselves, and of one prompt). Exits with 1 where a prediction is more than
+15 % off, or more than 5 % below.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from azr_mlx import blas
+from azr_mlx.backends import blas
 
 blas.enable()
 
@@ -38,7 +38,7 @@ from mlx_lm.models import llama, qwen3  # noqa: E402
 from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.config import Config, Quantization, load  # noqa: E402
-from azr_mlx.plan.memory import (  # noqa: E402
+from azr_mlx.training.memory.estimate import (  # noqa: E402
     MIN_PREFIX,
     Planner,
     Stage,
@@ -48,7 +48,7 @@ from azr_mlx.plan.memory import (  # noqa: E402
     kv_tokens,
     rollouts,
 )
-from azr_mlx.plan.shape import Shape  # noqa: E402
+from azr_mlx.training.memory.shape import Shape  # noqa: E402
 from azr_mlx.types import Batch, Prompt  # noqa: E402
 
 OVER, UNDER = 0.15, 0.05
@@ -273,7 +273,7 @@ def smollm2(path: str, cache: Path) -> Iterator[tuple[Case, nn.Module]]:
     from mlx_lm.utils import load as load_mlx
 
     from azr_mlx.backends.mlx.backend import on_device
-    from azr_mlx.models import resolve
+    from azr_mlx.models.locate import resolve
 
     found = resolve(path, quantization=Quantization(group_size=32), cache_dir=cache)
     row = json.loads((found.path / "config.json").read_text())

@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 
 from azr_mlx.config import Config, load
-from azr_mlx.plan import planner_of
-from azr_mlx.plan.limit import (
+from azr_mlx.training.memory import planner_of
+from azr_mlx.training.memory.limit import (
     MAC_SHARE,
     fits,
     nearest,

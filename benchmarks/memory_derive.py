@@ -17,8 +17,8 @@ from memory_fit import FIXED, START, Fit, Table
 
 from azr_mlx.backends.base import Hyper, Sampling
 from azr_mlx.config import load
-from azr_mlx.plan import coefficients
-from azr_mlx.plan.memory import (
+from azr_mlx.training.memory import coefficients
+from azr_mlx.training.memory.estimate import (
     FLOAT32,
     Planner,
     Situation,
@@ -30,7 +30,7 @@ from azr_mlx.plan.memory import (
     shared_tokens,
     sharing,
 )
-from azr_mlx.plan.shape import Shape
+from azr_mlx.training.memory.shape import Shape
 
 Record = tuple[list[Situation], float]
 VOCABULARIES = (256, 512, 1024, 2048, 2048, 8192, 32768)
@@ -39,7 +39,7 @@ OPTIMIZER = 6.0  # gradients, clipped gradients, moments and weights, old and ne
 
 
 def derive(seconds: float) -> None:
-    """Measure, fit, report the errors, and write ``azr_mlx/plan/coefficients.py``."""
+    """Measure, fit, report the errors, and write ``azr_mlx/training/memory/coefficients.py``."""
     draw, table = random.Random(0), {}
     for phase, records in (
         ("score, update", _learning(draw, "false")),

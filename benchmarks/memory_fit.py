@@ -1,4 +1,5 @@
-"""The coefficients of ``azr_mlx.plan``: how many arrays of each kind are alive when most is needed.
+"""The coefficients of ``azr_mlx.training.memory``: how many arrays of each kind are alive when most
+is needed.
 
     python benchmarks/memory.py --derive 60      # seconds for each phase; writes coefficients.py
 
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from azr_mlx.plan.memory import Situation
+from azr_mlx.training.memory.estimate import Situation
 
 SOFT = 16  # the p of the p-norm that stands for the maximum
 PRIOR = 0.02  # pull towards the coefficients at the start, which settles what the data leave open

@@ -132,7 +132,7 @@ class Azr(Adapter):
         return [list(one.token_ids) for one in self._generate(seed, temperature)]
 
     def train(self, clock: Clock) -> None:
-        from azr_mlx.advantage import grpo
+        from azr_mlx.training.advantage import grpo
 
         groups = [i // self.work.group for i in range(self.work.rows)]
         for _ in range(clock.total):
@@ -151,7 +151,7 @@ class Azr(Adapter):
     def _batch(self, done: Completions, advantages: Any, how: str, beta: float) -> Any:
         import numpy as np
 
-        from azr_mlx.batch import collate_supervised, token_weights
+        from azr_mlx.training.batch import collate_supervised, token_weights
 
         pairs = [(self.ids[i // self.work.group], one) for i, one in enumerate(done)]
         batch = collate_supervised(pairs)

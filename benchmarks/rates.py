@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    from azr_mlx import blas
+    from azr_mlx.backends import blas
 
     blas.enable()
     print(json.dumps({**sbs.machine(options), **measured(options)}, indent=1))
@@ -41,14 +41,14 @@ def main() -> int:
 
 
 def measured(options: Namespace) -> dict[str, Any]:
-    from azr_mlx import launch
+    from azr_mlx.commands import train
     from azr_mlx.config import load
-    from azr_mlx.selfplay import SelfPlay
+    from azr_mlx.selfplay.round import SelfPlay
 
     given = [*options.set, *([f"model_id={options.model}"] if options.model else []), *FIXED]
     config = load(options.config, [*given, f"ppo.epochs={options.updates + 1}"])
-    backend = launch.backend_for(config)
-    with launch.open_sandbox(config) as sandbox, tempfile.TemporaryDirectory() as start:
+    backend = train.backend_for(config)
+    with train.open_sandbox(config) as sandbox, tempfile.TemporaryDirectory() as start:
         selfplay = SelfPlay(config, backend, sandbox)
         selfplay.seed()
         experiences = selfplay.round(1, 0, lambda name: nullcontext(), lambda *told: None)
@@ -65,7 +65,7 @@ def moved(config: Any, backend: Any, experiences: Sequence[Any], rate: float) ->
     """After 1, 2, ... updates; what an update reports is of the policy before its own step."""
     from dataclasses import replace
 
-    from azr_mlx.learner import Learner
+    from azr_mlx.training.learner import Learner
 
     stats: list[Any] = []
     update = backend.update

@@ -119,7 +119,7 @@ class WrongVerdict(Exception):
 
 
 def measure_humaneval(level: str, workers: int, data: Path) -> dict[str, object]:
-    from azr_mlx.benchmarks import grade, load
+    from azr_mlx.evaluation.benchmarks import grade, load
     from azr_mlx.sandbox import Sandbox
     from azr_mlx.types import Status
 
@@ -212,8 +212,8 @@ def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
     """
     from azr_mlx import rng as keys
     from azr_mlx.sandbox import Job, JobBatch, Sandbox
-    from azr_mlx.tasks import Draft, check_answers, gate
-    from azr_mlx.templates import draw
+    from azr_mlx.tasks.gate import Draft, check_answers, gate
+    from azr_mlx.tasks.templates import draw
     from azr_mlx.types import TaskKind
 
     made: list[Job] = []

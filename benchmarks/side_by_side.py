@@ -159,9 +159,9 @@ def _random_llama(
 def _smollm2(work: Work) -> tuple[Any, Any]:
     from mlx_lm.utils import load
 
-    from azr_mlx.blas import cache_dir
+    from azr_mlx.backends.blas import cache_dir
     from azr_mlx.config import Quantization
-    from azr_mlx.models import ModelError, resolve, to_float32
+    from azr_mlx.models.locate import ModelError, resolve, to_float32
 
     cache = Path(work.cache) if work.cache else cache_dir()
     try:
@@ -412,7 +412,7 @@ def _search_path() -> str:
 def child_work() -> Iterator[tuple[Work, Any]]:
     """(work, answer): for the child. The fast BLAS is loaded before MLX, for every library alike;
     whatever a library prints goes to stderr."""
-    from azr_mlx import blas
+    from azr_mlx.backends import blas
 
     blas.enable()
     row = json.loads(sys.stdin.read())

@@ -9,9 +9,9 @@ loss and gradient, for each normalisation that it has, against the first library
 not equal, nothing is timed. Then seconds a step, for beta 0 and 0.04 (the k3 penalty towards the
 model without adapters), with the share of each phase. Prints one JSON object.
 
-Normalisations are named as in azr_mlx.batch.token_weights: token_mean (mlx-lm-lora's bnpo, mlxrl's
-DAPO), sequence_mean (mlx-lm-lora's grpo; mlxrl has none), constant (dr_grpo of both). Steps are
-timed with token_mean, which all three have.
+Normalisations are named as in azr_mlx.training.batch.token_weights: token_mean (mlx-lm-lora's bnpo,
+mlxrl's DAPO), sequence_mean (mlx-lm-lora's grpo; mlxrl has none), constant (dr_grpo of both). Steps
+are timed with token_mean, which all three have.
 
 Phases: rollout, reward (advantages too), score (log-probabilities of the old and the reference
 policy, where a library takes them apart from the update), update. mlx-lm-lora's loop is one

@@ -167,8 +167,8 @@ def child() -> int:
 
 def judged(text: str, work: Work) -> float:
     """The reward of the next completion in order: prompt by prompt, as every library asks."""
-    from azr_mlx.parse import parse_answer
     from azr_mlx.sandbox import equal, parse_literal
+    from azr_mlx.tasks.parse import parse_answer
     from azr_mlx.types import TaskKind
 
     _, wanted = problems(work.prompts)[len(JUDGED) // work.group % work.prompts]
@@ -187,8 +187,8 @@ def problems(count: int) -> list[tuple[str, str]]:
     """(prompt, output) of deduction tasks of distinct shapes: lessons of a stream that nano's
     training did not read."""
     from azr_mlx.nano.lessons import lessons
-    from azr_mlx.parse import skeleton
-    from azr_mlx.prompts import load_form
+    from azr_mlx.tasks.parse import skeleton
+    from azr_mlx.tasks.prompts import load_form
 
     found: dict[str, tuple[str, str]] = {}
     for lesson in islice(lessons(load_form("compact"), 77, 7), 100_000):
@@ -204,7 +204,7 @@ def problems(count: int) -> list[tuple[str, str]]:
 def nano() -> tuple[Any, Any]:
     from mlx_lm.utils import load
 
-    from azr_mlx.models import locate, to_float32
+    from azr_mlx.models.locate import locate, to_float32
 
     model, tokenizer = load(str(locate("package:azr_mlx/nano/model").path))
     return to_float32(model), tokenizer

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from azr_mlx.metrics import metrics_page
+from azr_mlx.monitoring.metrics import metrics_page
 
 DOCS = Path(__file__).parent
 HELP = re.compile(r"(```text\n\$ azr-mlx ([a-z]+) --help\n)(.*?)(```)", re.DOTALL)

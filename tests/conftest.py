@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx import blas
+from azr_mlx.backends import blas
 
 blas.enable()  # before any test module imports mlx
 

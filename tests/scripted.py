@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from azr_mlx import rng
-from azr_mlx.strategies import INSTRUCTIONS
+from azr_mlx.evaluation.strategies import INSTRUCTIONS
 from azr_mlx.types import Completion
 
 TASKS = 6

@@ -16,9 +16,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
-from azr_mlx.backends.micro import Stage, Tokens, common_length, right_padded
+from azr_mlx.backends.kv_places import (
+    SLACK,
+    Arrays,
+    Past,
+    Places,
+)
+from azr_mlx.backends.microbatch import (
+    Stage,
+    Tokens,
+    common_length,
+    right_padded,
+)
 from azr_mlx.backends.sampler import Stream
-from azr_mlx.backends.slots import SLACK, Arrays, Past, Places
 from azr_mlx.types import Completion, Prompt
 
 PREFILL_TOKENS = 2048  # that are read in one forward pass

@@ -1,9 +1,9 @@
 """What nano learned from before any self-play: questions in the ``compact`` form, with their
 answers.
 
-Every program comes from ``azr_mlx.templates`` and every answer from running it, so no outside data
-is in the model. Programs whose shape falls into one of eight buckets never become lessons: held-out
-tasks are drawn from those alone (``parse.is_reserved``).
+Every program comes from ``azr_mlx.tasks.templates`` and every answer from running it, so no outside
+data is in the model. Programs whose shape falls into one of eight buckets never become lessons:
+held-out tasks are drawn from those alone (``parse.is_reserved``).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from azr_mlx import templates
-from azr_mlx.parse import Proposal, is_reserved
-from azr_mlx.prompts import PromptForm, arguments
+from azr_mlx.tasks import templates
+from azr_mlx.tasks.parse import Proposal, is_reserved
+from azr_mlx.tasks.prompts import PromptForm, arguments
 from azr_mlx.types import Task, TaskKind
 
 DIFFICULTIES, SHARES = (0.1, 0.2), (0.3, 0.7)  # chains of one and of two operations

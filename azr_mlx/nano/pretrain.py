@@ -32,7 +32,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from azr_mlx.nano.lessons import Lesson, lessons
-from azr_mlx.prompts import load_form
+from azr_mlx.tasks.prompts import load_form
 
 EOS = "<eos>"
 SIZES: dict[str, Any] = dict(

@@ -15,14 +15,17 @@ that of the code (``examiner``).
 
 What is promised on which platform, what is not, and how it is tested: docs/security.md.
 
-The modules of the trusted side import each other as ``azr_mlx.sandbox``; ``supervisor``, ``watch``,
-``zygote``, ``child``, ``examiner``, ``peer``, ``scratch``, ``processes``, ``clock``, ``linux``,
-``namespaces`` and ``darwin`` run in the workers, import nothing but each other and the standard
-library, and share ``codec`` and ``wire`` with the trusted side.
+The modules here are the trusted side. Those of ``jail`` run in the workers, import nothing but each
+other and the standard library, and share ``codec`` and ``wire`` with the trusted side.
 """
 
-from azr_mlx.sandbox.codec import is_opaque
-from azr_mlx.sandbox.job import Job, Limits, Result, job_from_json
+from azr_mlx.sandbox.jail.codec import is_opaque
+from azr_mlx.sandbox.job import (
+    Job,
+    Limits,
+    Result,
+    job_from_json,
+)
 from azr_mlx.sandbox.literals import equal, literal, parse_literal
 from azr_mlx.sandbox.pool import JobBatch, Sandbox
 from azr_mlx.sandbox.worker import SandboxError

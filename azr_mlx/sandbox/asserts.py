@@ -27,7 +27,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from azr_mlx.sandbox.wire import MAX_CALLS
+from azr_mlx.sandbox.jail.wire import MAX_CALLS
 
 REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes

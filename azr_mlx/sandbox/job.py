@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from azr_mlx.sandbox.jail.wire import MAX_CALLS
 from azr_mlx.sandbox.literals import literal, parse_literal
-from azr_mlx.sandbox.wire import MAX_CALLS
 from azr_mlx.types import Status
 
 MAX_TEXT = 4 << 20  # characters of one job, all its texts together

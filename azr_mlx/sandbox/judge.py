@@ -10,12 +10,17 @@ import signal
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from azr_mlx.sandbox import wire
 from azr_mlx.sandbox.asserts import Suite
-from azr_mlx.sandbox.codec import MAX_BYTES, CodecError, decode, decode_loose
+from azr_mlx.sandbox.jail import wire
+from azr_mlx.sandbox.jail.codec import (
+    MAX_BYTES,
+    CodecError,
+    decode,
+    decode_loose,
+)
+from azr_mlx.sandbox.jail.wire import MAX_STEPS
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.literals import equal, literal
-from azr_mlx.sandbox.wire import MAX_STEPS
 from azr_mlx.types import Status
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Hashable
 from typing import Any
 
-from azr_mlx.sandbox.codec import CodecError, encode
+from azr_mlx.sandbox.jail.codec import CodecError, encode
 
 MAX_CHARS = 1 << 18
 

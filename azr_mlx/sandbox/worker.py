@@ -17,15 +17,16 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from azr_mlx.sandbox import judge, wire
+from azr_mlx.sandbox import judge
 from azr_mlx.sandbox.case import Case
+from azr_mlx.sandbox.jail import wire
 
 # Two classes of workers, which a deterministic job must agree in: other hash seeds, another clock.
 HASH_SEEDS = ("0", "4061983")
 START_S = 30.0
 GRACE_S = 10.0  # past a job's wall limit, for a supervisor that has work to do after it
 STOP_S = 10.0
-_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+_SUPERVISOR = Path(__file__).with_name("jail") / "supervisor.py"
 _U32 = struct.Struct("<I")
 _MAX_HELLO = 1 << 16
 

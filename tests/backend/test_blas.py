@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx import blas
+from azr_mlx.backends import blas
 
 pytestmark = pytest.mark.backend
 
@@ -139,6 +139,6 @@ def test_macos_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_it_needs_the_standard_library_only() -> None:
-    script = "import sys, json; import azr_mlx.blas\n"
+    script = "import sys, json; import azr_mlx.backends.blas\n"
     script += "print(json.dumps([m for m in ('numpy', 'mlx.core', 'yaml') if m in sys.modules]))"
     assert run(script) == []

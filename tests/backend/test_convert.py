@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from azr_mlx import blas
+from azr_mlx.backends import blas
 
 blas.enable()
 mx = pytest.importorskip("mlx.core")
@@ -38,11 +38,11 @@ from tokenizers import (  # noqa: E402
     trainers,
 )
 
+from azr_mlx.commands.convert import ConvertError, convert  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
-from azr_mlx.convert import ConvertError, convert  # noqa: E402
-from azr_mlx.gguf_import import import_gguf  # noqa: E402
-from azr_mlx.gguf_import.reader import read_native, read_with_package  # noqa: E402
-from azr_mlx.models import ModelError, resolve, to_float32, whole_folder  # noqa: E402
+from azr_mlx.models.gguf import import_gguf  # noqa: E402
+from azr_mlx.models.gguf.reader import read_native, read_with_package  # noqa: E402
+from azr_mlx.models.locate import ModelError, resolve, to_float32, whole_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
 
@@ -259,7 +259,7 @@ def test_nothing_is_left_of_a_conversion_that_fails(
             (Path(folder) / "model.safetensors").write_text("half")
         raise error
 
-    module = "mlx_lm.convert" if stage == "save" else "azr_mlx.convert"
+    module = "mlx_lm.convert" if stage == "save" else "azr_mlx.commands.convert"
     monkeypatch.setattr(importlib.import_module(module), stage, fail)
     with pytest.raises((KeyboardInterrupt, OSError, ModelError)):
         convert(str(llama_folder), tmp_path / "out" / "mlx", quantize=True, q_group_size=32)

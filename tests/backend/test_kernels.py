@@ -15,8 +15,8 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx import resources  # noqa: E402
 from azr_mlx.backends.mlx import kernels  # noqa: E402
+from azr_mlx.config import shipped  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
 from tests.shim import build, oracle  # noqa: E402
 from tests.shim.mutants import mutants  # noqa: E402
@@ -144,7 +144,7 @@ def shim(request: pytest.FixtureRequest, folder: Path) -> SimpleNamespace:
     """The shipped sources of one language, compiled for every dtype."""
     instances = []
     for kernel in ("logprob", "sample"):
-        header, body = resources.kernel_source(kernel + SUFFIX[request.param])
+        header, body = shipped.kernel_source(kernel + SUFFIX[request.param])
         for dtype in DTYPES:
             variants = FLAGS if kernel == "logprob" else {"full": (True, True)}
             for name, flags in variants.items():
@@ -183,7 +183,7 @@ def test_sample_source_picks_the_tokens_of_numpy(shim, threads):
 @pytest.mark.parametrize("kernel", ["logprob", "sample"])
 @pytest.mark.parametrize("language", SUFFIX)
 def test_planted_mistakes_show(language, kernel, folder):
-    header, body = resources.kernel_source(kernel + SUFFIX[language])
+    header, body = shipped.kernel_source(kernel + SUFFIX[language])
     planted = mutants(language, kernel)
     assert len(planted) >= 8, "too few mistakes to say that the checks can fail"
     instances = []
@@ -218,7 +218,7 @@ def passes(kernel: str, library: build.Library, number: str) -> bool:
 
 @needs_shim
 def test_threads_that_part_ways_are_found(folder):
-    header, body = resources.kernel_source("logprob.metal")
+    header, body = shipped.kernel_source("logprob.metal")
     early = "  if (index < 32) return;\n  threadgroup_barrier(mem_flags::mem_device);\n"
     body = body.replace("  const float h =", early + "  const float h =")
     library = build.Library(
@@ -254,7 +254,7 @@ using Shape = cuda::std::array<int32_t, 10>;
 def test_cuda_sources_compile_with_nvcc(folder):
     text = NVCC_PRELUDE
     for kernel in ("logprob", "sample"):
-        header, body = resources.kernel_source(f"{kernel}.cu")
+        header, body = shipped.kernel_source(f"{kernel}.cu")
         for dtype in DTYPES:
             k = instance(f"{kernel}_{dtype}", kernel, dtype, header, body)
             text += f"namespace {k.label} {{\n{build.function('cuda', k)}}}\n"
@@ -538,7 +538,7 @@ def triton(torch) -> Iterator[SimpleNamespace]:
             patch.setenv("TRITON_INTERPRET", "1")  # before triton and the kernels are imported
         pytest.importorskip("triton", reason="triton is not installed")
         names = ("logprob", "sample")
-        yield SimpleNamespace(**{name: resources.triton_kernel(name) for name in names})
+        yield SimpleNamespace(**{name: shipped.triton_kernel(name) for name in names})
 
 
 def torch_logprob(torch: ModuleType, function: Callable, **options) -> Logprob:

@@ -12,8 +12,16 @@ from azr_mlx import rng
 from azr_mlx.backends.base import Sampling
 from azr_mlx.backends.mlx import MlxBackend
 from azr_mlx.config import Config, Lora, Ppo
-from azr_mlx.learner import Learner
-from azr_mlx.types import Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
+from azr_mlx.training.learner import Learner
+from azr_mlx.types import (
+    Experience,
+    Prompt,
+    Reward,
+    Role,
+    Status,
+    TaskKind,
+    Verdict,
+)
 from tests.tiny import CharTokenizer, tiny_model
 
 pytestmark = pytest.mark.backend

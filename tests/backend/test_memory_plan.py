@@ -13,13 +13,14 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx import launch, plan  # noqa: E402
-from azr_mlx.backends import micro, rollout, slots  # noqa: E402
-from azr_mlx.backends.mlx import head, ppo  # noqa: E402
+from azr_mlx.backends import kv_places, microbatch, rollout  # noqa: E402
+from azr_mlx.backends.mlx import logprobs, ppo  # noqa: E402
+from azr_mlx.commands import train  # noqa: E402
 from azr_mlx.config import Config, Lora, load  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
-from azr_mlx.plan import limit, memory  # noqa: E402
-from azr_mlx.plan.shape import Shape, UnknownModel  # noqa: E402
+from azr_mlx.training import memory  # noqa: E402
+from azr_mlx.training.memory import estimate, limit  # noqa: E402
+from azr_mlx.training.memory.shape import Shape, UnknownModel  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -44,7 +45,7 @@ def folder(tmp_path):
 
 
 def planner(**changed):
-    return memory.Planner(replace(SHAPE, **changed))
+    return estimate.Planner(replace(SHAPE, **changed))
 
 
 # -- the figures -----------------------------------------------------------------------------------
@@ -62,11 +63,11 @@ def test_predicted_peaks_are_near_the_measured_ones(bench, number):
 
 
 def test_the_plan_counts_with_the_backends_own_constants():
-    own = (memory.CHUNK_BYTES, memory.MIN_CHUNK, memory.PREFILL_TOKENS, memory.SLACK)
-    assert own == (head.CHUNK_BYTES, head.MIN_CHUNK, rollout.PREFILL_TOKENS, slots.SLACK), (
-        "a constant of the backend changed, and the plan goes on with the old one"
-    )
-    assert (memory.TOKEN_MULTIPLE, memory.MIN_PREFIX) == (ppo.TOKEN_MULTIPLE, micro.MIN_PREFIX)
+    own = (logprobs.CHUNK_BYTES, logprobs.MIN_CHUNK, rollout.PREFILL_TOKENS, kv_places.SLACK)
+    plan = (estimate.CHUNK_BYTES, estimate.MIN_CHUNK, estimate.PREFILL_TOKENS, estimate.SLACK)
+    assert plan == own, "a constant of the backend changed, and the plan goes on with the old one"
+    own = (ppo.TOKEN_MULTIPLE, microbatch.MIN_PREFIX)
+    assert own == (estimate.TOKEN_MULTIPLE, estimate.MIN_PREFIX)
 
 
 def test_parts_add_up_and_every_feature_is_shown():
@@ -77,12 +78,12 @@ def test_parts_add_up_and_every_feature_is_shown():
 
 
 def test_a_layout_is_what_micro_batches_come_to(bench):
-    """The planned stages are those that ``micro.split`` makes of such a batch."""
+    """The planned stages are those that ``microbatch.split`` makes of such a batch."""
     c = load(None, ["ppo.micro_batch_tokens=512", *bench.long(32), "rollout.group_size=4"])
-    p = memory.Planner(SHAPE, "cpu", 64)
+    p = estimate.Planner(SHAPE, "cpu", 64)
     for stages in p.layouts(c, 40):
         batch = bench.batch_of(stages, c, p, stages[-1].rows)
-        (made,) = micro.split(batch, 512)
+        (made,) = microbatch.split(batch, 512)
         assert [s.tokens.shape for s in made.stages] == [s[:2] for s in stages]
         assert made.cost <= 512
 
@@ -125,16 +126,16 @@ def test_the_kv_budget_reaches_the_engine(folder):
     per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, their size, bytes
     if mx.default_device() != mx.cpu:
         per_token //= 2
-    assert plan.kv_tokens_of(c) == 10**6 // per_token
-    backend = launch.backend_for(plan.fitting(c))
+    assert memory.kv_tokens_of(c) == 10**6 // per_token
+    backend = train.backend_for(memory.fitting(c))
     assert backend.engine.kv_tokens == 10**6 // per_token, "the budget is not handed on"
-    assert plan.kv_tokens_of(load(None, given[:1])) == 0
+    assert memory.kv_tokens_of(load(None, given[:1])) == 0
 
 
 def test_the_kv_budget_bounds_the_plan():
     c = load(None, ["rollout.kv_budget_mb=20"])
     p = planner()
-    rows, answer = memory.calls(c)[1]
+    rows, answer = estimate.calls(c)[1]
     places, buffer = p.buffer(c, rows, answer)
     assert places * buffer * 2 * 4 * 128 * 4 <= 20e6 and places < c.rollout.max_batch
     assert p.rollout(c).total < p.rollout(Config()).total
@@ -210,15 +211,15 @@ def test_train_refuses_in_one_line_before_the_weights(folder, tmp_path, monkeypa
     assert not (tmp_path / "runs").exists(), "something was made before it was refused"
     named = line.partition("this fits: ")[2].partition(" (or")[0].split()
     c = load(None, [f"model_id={folder}", "memory_limit_gb=0.03", *named])
-    assert plan.fitting(c), "what is suggested is refused, too"
+    assert memory.fitting(c), "what is suggested is refused, too"
 
 
 def test_the_limit_is_read_and_a_higher_one_goes_on(folder):
     low = load(None, [f"model_id={folder}", "memory_limit_gb=0.001"])
     with pytest.raises(UsageError, match=r"memory: the \w+ phase needs .* model alone|this fits"):
-        plan.fitting(low)
+        memory.fitting(low)
     high = load(None, [f"model_id={folder}", "memory_limit_gb=1000"])
-    assert plan.fitting(high).ppo.grad_checkpoint == "false"
+    assert memory.fitting(high).ppo.grad_checkpoint == "false"
 
 
 @pytest.mark.parametrize(
@@ -233,11 +234,11 @@ def test_the_limit_is_read_and_a_higher_one_goes_on(folder):
 def test_a_model_of_unknown_sizes_is_not_refused(row, monkeypatch):
     with pytest.raises(UnknownModel):
         Shape.from_config(row)
-    monkeypatch.setattr(plan, "model_config", lambda model_id: row)
+    monkeypatch.setattr(memory, "model_config", lambda model_id: row)
     c = load(None, ["memory_limit_gb=0.001", "rollout.kv_budget_mb=1"])
-    assert plan.fitting(c).ppo.grad_checkpoint == "false"
-    assert plan.kv_tokens_of(c) == 0
-    assert "# memory: unknown: " in plan.describe(c)
+    assert memory.fitting(c).ppo.grad_checkpoint == "false"
+    assert memory.kv_tokens_of(c) == 0
+    assert "# memory: unknown: " in memory.describe(c)
 
 
 # -- the machine -----------------------------------------------------------------------------------
@@ -260,7 +261,7 @@ def test_the_least_of_free_memory_and_cgroup_limits_holds(tmp_path):
 
 
 def test_a_dry_run_names_each_phase_its_parts_and_the_machine(folder):
-    text = plan.describe(Config(model_id=folder))
+    text = memory.describe(Config(model_id=folder))
     for phase in ("rollout", "score", "update"):
         assert f"# memory, {phase}:" in text
     assert "keys and values" in text and "activations kept" in text
@@ -272,7 +273,7 @@ def test_a_rollouts_keys_and_values_are_freed_at_its_end(bench):
     """Not only when Python's cyclic collector comes by: the peak would be that of two rollouts."""
     one = bench.case("freed", 40, vocab_size=256)
     c = load(None, one.overrides)
-    p = memory.Planner(Shape.from_config(one.sizes), "cpu", one.prompt)
+    p = estimate.Planner(Shape.from_config(one.sizes), "cpu", one.prompt)
     backend = bench.backend_of(bench.model_of(one.sizes), c, p)
     prompts = bench.prompts_of(8, one.prompt, 0, 256)
     sampling = [bench.Sampling(8)] * len(prompts)

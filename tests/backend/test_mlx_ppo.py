@@ -11,11 +11,11 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 from mlx.utils import tree_flatten  # noqa: E402
 
 from azr_mlx.backends.base import Hyper  # noqa: E402
-from azr_mlx.backends.micro import split  # noqa: E402
+from azr_mlx.backends.microbatch import split  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
-from azr_mlx.batch import collate_supervised, token_weights  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.errors import AzrError  # noqa: E402
+from azr_mlx.training.batch import collate_supervised, token_weights  # noqa: E402
 from azr_mlx.types import Batch  # noqa: E402
 from tests import reference  # noqa: E402
 from tests.numpy_llama import NumpyLlama  # noqa: E402

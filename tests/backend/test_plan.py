@@ -8,9 +8,10 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from mlx.utils import tree_flatten  # noqa: E402
 
-from azr_mlx import models, plan  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.config import Config, Lora  # noqa: E402
+from azr_mlx.models import locate  # noqa: E402
+from azr_mlx.training import memory  # noqa: E402
 from tests.tiny import CharTokenizer, tiny_folder, tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.backend
 
 def test_parameters_are_counted_as_the_model_has_them(tmp_path):
     tiny_folder(tmp_path / "tiny")
-    shape = plan.Shape.from_config(plan.model_config(str(tmp_path / "tiny")))
+    shape = memory.Shape.from_config(memory.model_config(str(tmp_path / "tiny")))
     assert (shape.vocabulary, shape.tied) == (257, False)
-    shape = plan.Shape.from_config({**vars(tiny_model().args)})
+    shape = memory.Shape.from_config({**vars(tiny_model().args)})
     model = tiny_model(quantized=False)
     matrices = sum(v.size for _, v in tree_flatten(model.parameters()) if v.ndim == 2)
     assert shape.matrices() == matrices
@@ -31,7 +32,7 @@ def test_parameters_are_counted_as_the_model_has_them(tmp_path):
 
 def test_a_dry_run_says_what_a_run_will_cost(tmp_path):
     tiny_folder(tmp_path / "tiny")
-    text = plan.describe(Config(model_id=str(tmp_path / "tiny")))
+    text = memory.describe(Config(model_id=str(tmp_path / "tiny")))
     assert "rollouts a step: at most 104 (8 proposals, 96 solutions)" in text
     assert "memory, update:" in text and "a checkpoint takes" in text
 
@@ -44,15 +45,15 @@ def test_a_dry_run_downloads_no_weights(tmp_path, monkeypatch):
         (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
         return tmp_path
 
-    monkeypatch.setattr(plan, "hub_snapshot", snapshot)
-    assert plan.model_config("somebody/model") == {"hidden_size": 8}
+    monkeypatch.setattr(memory, "hub_snapshot", snapshot)
+    assert memory.model_config("somebody/model") == {"hidden_size": 8}
     assert asked == [("somebody/model", ("config.json",))]
 
 
 def test_a_model_that_is_not_there_is_said_in_a_line(monkeypatch):
     def refuse(*_, **__):
-        raise models.ModelError("model 'a/b' is not in the hub's cache", "go online once")
+        raise locate.ModelError("model 'a/b' is not in the hub's cache", "go online once")
 
-    monkeypatch.setattr(plan, "hub_snapshot", refuse)
-    text = plan.describe(Config(model_id="a/b"))
+    monkeypatch.setattr(memory, "hub_snapshot", refuse)
+    text = memory.describe(Config(model_id="a/b"))
     assert "# memory: unknown: model 'a/b' is not in the hub's cache; go online once" in text

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.models import ModelError, package_file
-from azr_mlx.prompts import FormOutput, load_form, render
+from azr_mlx.models.locate import ModelError, package_file
+from azr_mlx.tasks.prompts import FormOutput, load_form, render
 from azr_mlx.types import Task, TaskKind
 
 pytestmark = pytest.mark.backend

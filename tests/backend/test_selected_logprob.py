@@ -8,7 +8,7 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 import mlx.nn as nn  # noqa: E402
 
 from azr_mlx.backends.mlx import kernels  # noqa: E402
-from azr_mlx.backends.mlx.head import chunk_rows, head_of, selected_logprob  # noqa: E402
+from azr_mlx.backends.mlx.logprobs import chunk_rows, head_of, selected_logprob  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.backend

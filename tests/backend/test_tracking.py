@@ -13,7 +13,7 @@ import pytest
 
 from azr_mlx.config import Config, Tracking
 from azr_mlx.errors import UsageError
-from azr_mlx.tracking import trackers
+from azr_mlx.monitoring.trackers import trackers
 
 pytestmark = pytest.mark.backend
 
@@ -165,7 +165,7 @@ def test_tensorboard_needs_no_torch(tmp_path):
         "import sys; sys.modules['torch'] = sys.modules['tensorflow'] = None\n"
         "from pathlib import Path\n"
         "from azr_mlx.config import Config, Tracking\n"
-        "from azr_mlx.tracking import trackers\n"
+        "from azr_mlx.monitoring.trackers import trackers\n"
         "config = Config(tracking=Tracking(report_to=('tensorboard',)))\n"
         "[t] = trackers(config, Path(sys.argv[1]), sys.exit)\n"
         "t.log({'lr': 1.0}, 1); t.close()\n"

@@ -12,9 +12,16 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx import cli, doctor
-from azr_mlx.doctor import machine, software, trials
-from azr_mlx.doctor.finding import FAIL, OK, WARN, Finding, examine
+from azr_mlx import cli
+from azr_mlx.commands import doctor
+from azr_mlx.commands.doctor import machine, software, trials
+from azr_mlx.commands.doctor.finding import (
+    FAIL,
+    OK,
+    WARN,
+    Finding,
+    examine,
+)
 from azr_mlx.errors import AzrError
 from azr_mlx.sandbox import Sandbox
 
@@ -149,7 +156,7 @@ def test_the_hub_is_no_failure_without_a_network(monkeypatch):
 
 
 def test_too_little_memory_is_a_failure_with_what_is_needed(monkeypatch):
-    monkeypatch.setattr("azr_mlx.plan.limit.machine_memory", lambda on: int(1e8))
+    monkeypatch.setattr("azr_mlx.training.memory.limit.machine_memory", lambda on: int(1e8))
     found = trials.plan()
     assert found.status == FAIL and "no shipped configuration fits 100 MB: quickstart" in found.what
     assert examine("memory", machine.memory).finding.status == WARN

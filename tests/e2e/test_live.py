@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 pyte = pytest.importorskip("pyte", reason="pyte is not installed")
 
-from azr_mlx.live import LABELS  # noqa: E402
+from azr_mlx.monitoring.live import LABELS  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 

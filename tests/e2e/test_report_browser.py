@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("websockets", reason="websockets is not installed")
 
-from azr_mlx import report
+from azr_mlx.monitoring import report
 from tests import browser
 from tests.pure.test_report import write_run
 

@@ -123,7 +123,7 @@ def test_phases_sum_to_the_wall_time(uninterrupted):
 
 
 def test_every_metric_is_registered(uninterrupted):
-    from azr_mlx.metrics import unregistered
+    from azr_mlx.monitoring.metrics import unregistered
 
     run, _, _ = uninterrupted
     for line in (run / "metrics.jsonl").read_text().splitlines():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from azr_mlx import blas
+from azr_mlx.backends import blas
 
 blas.enable()
 mx = pytest.importorskip("mlx.core")
@@ -24,9 +24,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate", reason="transformers reads GGUF files with accelerate")
 
+from azr_mlx.commands.convert import convert  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
-from azr_mlx.convert import convert  # noqa: E402
-from azr_mlx.models import resolve, to_float32  # noqa: E402
+from azr_mlx.models.locate import resolve, to_float32  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx.metrics import unregistered
+from azr_mlx.monitoring.metrics import unregistered
 from tests.e2e.test_resume import STEPS, command, environment, outcome, train
 from tests.scripted import write_rows
 from tests.tiny import tiny_folder

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from azr_mlx.advantage import (
+from azr_mlx.training.advantage import (
     ESTIMATORS,
     EmaBaselines,
     dr_grpo,

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from azr_mlx import baselines
-from azr_mlx.baselines import Comparable, load, table
-from azr_mlx.benchmarks import Grade
-from azr_mlx.evaluate import BenchmarkResult, Protocol, Sample, TaskResult
+from azr_mlx.evaluation import published_scores
+from azr_mlx.evaluation.benchmarks import Grade
+from azr_mlx.evaluation.protocol import Protocol
+from azr_mlx.evaluation.published_scores import Comparable, load, table
+from azr_mlx.evaluation.result import BenchmarkResult, Sample, TaskResult
 from azr_mlx.types import Status
 
 pytestmark = pytest.mark.pure
@@ -110,8 +111,8 @@ def shown(*ours: Comparable) -> str:
 def test_ours_stand_beside_the_published_ones_with_both_protocols():
     text = shown(Comparable("mine", [result()]), Comparable("its base", [result(passed=0)]))
     lines = [line.split() for line in text.splitlines()]
-    assert ["mine", "25.0", *baselines.OURS.split()] in lines
-    assert ["its", "base", "0.0", *baselines.OURS.split()] in lines
+    assert ["mine", "25.0", *published_scores.OURS.split()] in lines
+    assert ["its", "base", "0.0", *published_scores.OURS.split()] in lines
     assert ["Claude", "2", "chat", "69.5", "evalplus"] in lines
     assert "1 a task at temperature 0.2" in text and "greedy, zero-shot" in text
     assert "Figures of different protocols are no comparison" in text

@@ -5,8 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.batch import collate, collate_supervised, minibatches, token_rewards, token_weights
-from azr_mlx.types import Batch, Completion, Experience, Prompt, Reward, Role, Status, TaskKind
+from azr_mlx.training.batch import (
+    collate,
+    collate_supervised,
+    minibatches,
+    token_rewards,
+    token_weights,
+)
+from azr_mlx.types import (
+    Batch,
+    Completion,
+    Experience,
+    Prompt,
+    Reward,
+    Role,
+    Status,
+    TaskKind,
+)
 from azr_mlx.types import Verdict as V
 
 pytestmark = pytest.mark.pure

@@ -11,10 +11,16 @@ from threading import Thread
 
 import pytest
 
-from azr_mlx import benchmarks
-from azr_mlx.benchmarks import SPECS, completion, content_sha256, load, prompt
-from azr_mlx.benchmarks.source import hub_answers
 from azr_mlx.errors import UsageError
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.benchmarks import (
+    SPECS,
+    completion,
+    content_sha256,
+    load,
+    prompt,
+)
+from azr_mlx.evaluation.benchmarks.source import hub_answers
 
 pytestmark = pytest.mark.pure
 
@@ -159,7 +165,7 @@ def test_apps_comes_from_the_hub_s_file(monkeypatch, tmp_path):
     }  # fmt: skip
     path = write(tmp_path / "test.jsonl", [row])
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("azr_mlx.benchmarks.source.hub_answers", lambda endpoint: False)
+    monkeypatch.setattr("azr_mlx.evaluation.benchmarks.source.hub_answers", lambda endpoint: False)
     monkeypatch.setitem(SPECS, "apps", replace(spec, hub_file=str(path)))
     assert load("apps").problems == load("apps", path).problems
 

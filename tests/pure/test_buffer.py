@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from azr_mlx.buffer import SolutionBuffer, TaskBuffer, VerifiedSolution
+from azr_mlx.tasks.buffer import SolutionBuffer, TaskBuffer, VerifiedSolution
 from azr_mlx.types import Task, TaskKind
 
 pytestmark = pytest.mark.pure

@@ -11,8 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx import resources, schema
-from azr_mlx.config import Config, ConfigError, check, diff, from_dict, load, to_dict, to_yaml
+from azr_mlx.config import (
+    Config,
+    ConfigError,
+    check,
+    diff,
+    from_dict,
+    load,
+    schema,
+    shipped,
+    to_dict,
+    to_yaml,
+)
 
 pytestmark = pytest.mark.pure
 
@@ -260,18 +270,18 @@ def test_any_configuration_survives_its_own_yaml(
 # The shipped files
 
 
-@pytest.mark.parametrize("name", sorted(resources.shipped_configs()))
+@pytest.mark.parametrize("name", sorted(shipped.shipped_configs()))
 def test_every_shipped_config_loads(name: str) -> None:
     assert check(load(name)) == []
 
 
 def test_the_shipped_configs_are_the_ones_that_the_docs_name() -> None:
     wanted = {"azr_config", "quickstart", "smollm2", "qwen2.5-coder-0.5b", "azr_paper"}
-    assert wanted <= resources.shipped_configs().keys()
+    assert wanted <= shipped.shipped_configs().keys()
 
 
 def test_azr_config_is_every_key_at_its_default_under_a_comment() -> None:
-    path = resources.shipped_configs()["azr_config"]
+    path = shipped.shipped_configs()["azr_config"]
     assert diff(Config(), load(path)) == {}
     lines = path.read_text("utf-8").splitlines()
     commented, section = set(), ""

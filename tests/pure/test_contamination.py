@@ -8,8 +8,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from azr_mlx.contamination import GRAM, check, ngrams, shapes, tasks_of_run
 from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.contamination import (
+    GRAM,
+    check,
+    ngrams,
+    shapes,
+    tasks_of_run,
+)
 from azr_mlx.types import Task, TaskKind
 
 pytestmark = pytest.mark.pure

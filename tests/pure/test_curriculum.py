@@ -11,7 +11,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from azr_mlx.curriculum import HIGHEST, LOWEST, SCHEDULES, Curriculum, StrategyBandit
+from azr_mlx.selfplay.curriculum import (
+    HIGHEST,
+    LOWEST,
+    SCHEDULES,
+    Curriculum,
+    StrategyBandit,
+)
 from azr_mlx.types import TaskKind
 
 pytestmark = pytest.mark.pure

@@ -8,11 +8,21 @@ from contextlib import redirect_stderr
 import pytest
 from rich.console import Console
 
-from azr_mlx import display, live
-from azr_mlx.display import Display
-from azr_mlx.live import LiveView, View, program_lines, sparkline
-from azr_mlx.steplog import Proposed
-from azr_mlx.types import Reward, Status, TaskKind, Verdict
+from azr_mlx.monitoring import live, terminal
+from azr_mlx.monitoring.live import (
+    LiveView,
+    View,
+    program_lines,
+    sparkline,
+)
+from azr_mlx.monitoring.terminal import Display
+from azr_mlx.selfplay.round_log import Proposed
+from azr_mlx.types import (
+    Reward,
+    Status,
+    TaskKind,
+    Verdict,
+)
 
 pytestmark = pytest.mark.pure
 
@@ -129,7 +139,7 @@ def test_what_a_model_wrote_moves_no_cursor(width):
     text = drawn(view(proposed(HOSTILE)), width, 40, color_system=None)
     assert not set(text) & {"\x1b", "\x07", "\u202e", "\x00", "\r", "\x9b"}
     assert "␛[2J" in text and "[red]b[/red]" in text
-    said = display.describe(proposed(HOSTILE))
+    said = terminal.describe(proposed(HOSTILE))
     assert not set(said) & {"\x1b", "\x07", "\u202e", "\x00", "\r", "\x9b"}
 
 
@@ -138,7 +148,7 @@ def test_a_long_program_is_cut_to_the_room_and_keeps_its_example():
     assert program_lines(one, 4) == ["line_0 = 1", "line_1 = 1", "...", "f([7, 8]) == [8, 7]"]
     assert program_lines(one, 0) == []
     assert len(plain_lines(view(one), 80, 24)) < 24
-    assert max(map(len, display.describe(proposed("x" * 9999)).splitlines())) < 220
+    assert max(map(len, terminal.describe(proposed("x" * 9999)).splitlines())) < 220
 
 
 def test_no_color_draws_without_colour(monkeypatch):

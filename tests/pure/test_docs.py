@@ -59,7 +59,7 @@ def test_every_key_and_metric_that_pages_name_exists():
     from dataclasses import fields, is_dataclass
 
     from azr_mlx.config import Config
-    from azr_mlx.metrics import REGISTRY, find
+    from azr_mlx.monitoring.metrics import REGISTRY, find
 
     sections = {f.name: getattr(Config(), f.name) for f in fields(Config)}
     sections = {k: {f.name for f in fields(v)} for k, v in sections.items() if is_dataclass(v)}

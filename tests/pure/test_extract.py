@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.benchmarks import extract_code
-from azr_mlx.benchmarks.cruxeval import answer
+from azr_mlx.evaluation.benchmarks import extract_code
+from azr_mlx.evaluation.benchmarks.cruxeval import answer
 
 pytestmark = pytest.mark.pure
 

@@ -6,8 +6,13 @@ import json
 
 import pytest
 
-from azr_mlx.entropy import LEAST, MOST, EntropyFloor
-from azr_mlx.health import QUIET, SIGNS, WINDOW, Health
+from azr_mlx.monitoring.health import (
+    QUIET,
+    SIGNS,
+    WINDOW,
+    Health,
+)
+from azr_mlx.training.entropy import LEAST, MOST, EntropyFloor
 
 pytestmark = pytest.mark.pure
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.kl import AdaptiveKL
+from azr_mlx.training.kl import AdaptiveKL
 
 pytestmark = pytest.mark.pure
 

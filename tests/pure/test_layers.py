@@ -1,102 +1,124 @@
-"""Imports point down or sideways, never up; the lowest layers are light."""
+"""Imports point one way: only to a room further left, and never in a circle."""
 
 from __future__ import annotations
 
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.pure
 
-# A package stands for all its modules.
-LAYERS = (
-    "types config schema rng resources errors blas interrupts",
-    "prompts parse reward advantage batch curriculum buffer sandbox kl templates entropy passk "
-    "paired strategies text",
-    "tasks backends models hub gguf_import benchmarks parallel",
-    "selfplay steplog checkpoint metrics learner tracking display contamination held_out health "
-    "samples live",
-    "trainer evaluate generate solve baselines convert export report doctor launch plan nano "
-    "outcome",
-    "cli",
-)
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
-LIGHT = 2  # layers 0 and 1: the standard library, numpy and yaml
-PACKAGE = Path(__file__).parents[2] / "azr_mlx"
+ORDER = """
+root < config < sandbox < tasks < models < backends nano < selfplay < evaluation < monitoring
+< training < commands < cli < benchmarks
+"""
+ROOM = {room: place for place, rooms in enumerate(ORDER.split("<")) for room in rooms.split()}
+# Rooms that need the standard library, numpy and yaml alone: tasks are read and judged without MLX.
+LIGHT = ("root", "config", "sandbox", "tasks")
+
+CHECKOUT = Path(__file__).parents[2]
+PACKAGE = CHECKOUT / "azr_mlx"
+JAIL = PACKAGE / "sandbox" / "jail"
 
 
-def modules() -> list[Path]:
-    return sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+def sources() -> dict[str, Path]:
+    """Every module by its dotted name: the package's, and the scripts in benchmarks/."""
+    files = [*PACKAGE.rglob("*.py"), *(CHECKOUT / "benchmarks").glob("*.py")]
+    return {dotted(file): file for file in sorted(files)}
 
 
-def known_modules() -> list[Path]:
-    """Those in the table; the others fail a test of their own."""
-    return [path for path in modules() if unit(path) in LEVEL]
+def dotted(file: Path) -> str:
+    parts = file.relative_to(CHECKOUT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def unit(path: Path) -> str:
-    """The name in the table: a module of the package, or its subpackage."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def room_of(module: str) -> str:
+    """Its room; modules of the package's root are in one called ``root``, but for ``cli``."""
+    parts = module.split(".")
+    if parts[0] == "benchmarks":
+        return "benchmarks"
+    return parts[1] if len(parts) > 1 and parts[1] in ROOM else "root"
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted module) of every import, those inside functions too."""
-    inside = path.relative_to(PACKAGE.parent).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def imports(file: Path, modules: dict[str, Path]) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import, those inside functions and for type checking too. ``from
+    package import name`` means the module of that name, if there is one."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = inside[: len(inside) + 1 - node.level] if node.level else ()
-            stem = ".".join([*base, *([node.module] if node.module else [])])
-            # `from azr_mlx import x` names a module, `from azr_mlx.x import y` has named it already
-            names = [alias.name for alias in node.names] if stem == "azr_mlx" else [""]
-            yield from ((node.lineno, f"{stem}.{name}".rstrip(".")) for name in names)
+            assert node.level == 0, f"{file}:{node.lineno}: imports are absolute here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [name if name in modules else str(node.module) for name in names]
+        else:
+            continue
+        yield from ((node.lineno, beside(file, name)) for name in found)
 
 
-def test_every_module_has_a_layer() -> None:
-    unknown = sorted({unit(path) for path in modules()} - LEVEL.keys())
-    assert unknown == [], f"add to LAYERS in {Path(__file__).name}: {', '.join(unknown)}"
+def beside(file: Path, name: str) -> str:
+    """Scripts import their neighbours by the bare name: in the jail, and in benchmarks/."""
+    if file.parent in (JAIL, CHECKOUT / "benchmarks") and (file.parent / f"{name}.py").is_file():
+        return dotted(file.parent / f"{name}.py")
+    return name
 
 
-def test_imports_point_down_or_sideways() -> None:
+CURED_NEXT = pytest.mark.xfail(reason="cured by the commits after the move", strict=True)
+
+
+@CURED_NEXT
+def test_imports_point_only_to_rooms_further_left() -> None:
+    modules = sources()
     wrong = []
-    for path in known_modules():
-        for line, name in imported(path):
-            package, _, rest = name.partition(".")
-            target = rest.partition(".")[0]
-            if package != "azr_mlx" or target in ("", "__version__"):
+    for module, file in modules.items():
+        own = room_of(module)
+        for line, name in imports(file, modules):
+            if name not in modules or name == "azr_mlx":
                 continue
-            if LEVEL.get(target, len(LAYERS)) > LEVEL[unit(path)]:
-                where = f"{path.relative_to(PACKAGE.parent)}:{line}"
-                wrong.append(f"{where}: {unit(path)} imports {target}, which is above it")
+            if room_of(name) != own and ROOM[room_of(name)] >= ROOM[own]:
+                wrong.append(f"{module}:{line}: {own} imports {name}, which is not further left")
     assert wrong == []
 
 
-def test_the_lowest_layers_need_only_numpy_and_yaml() -> None:
-    """So that tasks, rewards and judging are tested, and prompts read, where there is no MLX."""
+@CURED_NEXT
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = sources()
+    graph = {
+        module: {name for _, name in imports(file, modules) if name in modules} - {module}
+        for module, file in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("a circle of imports: " + " <- ".join(error.args[1]))
+
+
+def test_the_jail_imports_its_own_modules_and_the_standard_library() -> None:
+    """It must start in a worker that cannot read the package, and hold nothing of it."""
+    allowed = {*sys.stdlib_module_names, *(file.stem for file in JAIL.glob("*.py"))}
+    assert [
+        f"{file.name}:{line}: imports {name}"
+        for file in JAIL.glob("*.py")
+        for line, name in imports(file, {})
+        if name.partition(".")[0] not in allowed and not name.startswith("azr_mlx.sandbox.jail.")
+    ] == []
+
+
+def test_the_rooms_on_the_left_need_only_numpy_and_yaml() -> None:
     allowed = {*sys.stdlib_module_names, "azr_mlx", "numpy", "yaml"}
-    wrong = []
-    for path in (path for path in known_modules() if LEVEL[unit(path)] < LIGHT):
-        # blas measures MLX on demand; the sandbox's child runs as a script, beside its siblings
-        siblings = {sibling.stem for sibling in path.parent.glob("*.py")}
-        for line, name in imported(path):
-            first = name.partition(".")[0]
-            if first not in allowed | siblings and not _inside_function(path, line):
-                wrong.append(f"{path.relative_to(PACKAGE.parent)}:{line}: imports {name}")
-    assert wrong == []
-
-
-def _inside_function(path: Path, line: int) -> bool:
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return any(
-        isinstance(node, functions) and node.lineno < line <= (node.end_lineno or 0)
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
-    )
+    modules = sources()
+    assert [
+        f"{module}:{line}: imports {name}"
+        for module, file in modules.items()
+        if room_of(module) in LIGHT
+        for line, name in imports(file, modules)
+        if name.partition(".")[0] not in allowed
+    ] == []
 
 
 def test_kernels_are_data() -> None:
     """A top-level package of that name would shadow the one that transformers probes for."""
-    assert not (PACKAGE.parent / "kernels" / "__init__.py").exists()
+    assert not (CHECKOUT / "kernels" / "__init__.py").exists()

@@ -8,9 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from azr_mlx.config import Config, Distill, Ppo, Rollout
-from azr_mlx.learner import Learner, rate_factor
-from azr_mlx.metrics import unregistered
+from azr_mlx.config import (
+    Config,
+    Distill,
+    Ppo,
+    Rollout,
+)
+from azr_mlx.monitoring.metrics import unregistered
+from azr_mlx.training.learner import Learner, rate_factor
 from azr_mlx.types import (
     Batch,
     Completion,

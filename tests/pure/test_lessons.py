@@ -9,10 +9,15 @@ from itertools import islice
 
 import pytest
 
-from azr_mlx import parse
 from azr_mlx.nano import lessons as made
-from azr_mlx.nano.lessons import N_INPUTS, lessons, plan, traced
-from azr_mlx.prompts import load_form
+from azr_mlx.nano.lessons import (
+    N_INPUTS,
+    lessons,
+    plan,
+    traced,
+)
+from azr_mlx.tasks import parse
+from azr_mlx.tasks.prompts import load_form
 from azr_mlx.types import TaskKind
 
 pytestmark = pytest.mark.pure
@@ -51,7 +56,7 @@ def test_no_lesson_shows_a_reserved_shape(many):
 def test_about_one_in_eight_shapes_is_reserved():
     import numpy as np
 
-    from azr_mlx import templates
+    from azr_mlx.tasks import templates
 
     draw = np.random.default_rng(3)
     shapes = {

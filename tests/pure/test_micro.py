@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from azr_mlx.backends.micro import Stage, split
-from azr_mlx.batch import collate_supervised
+from azr_mlx.backends.microbatch import Stage, split
+from azr_mlx.training.batch import collate_supervised
 
 pytestmark = pytest.mark.pure
 

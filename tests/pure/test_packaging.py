@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import azr_mlx
-from azr_mlx import resources
+from azr_mlx.config import shipped
 
 pytestmark = pytest.mark.pure
 
@@ -111,7 +111,7 @@ def test_resources_are_found_in_an_unpacked_wheel(
 ) -> None:
     wheel.extractall(tmp_path)
     code = (
-        "from azr_mlx import resources as r; from azr_mlx.config import load;"
+        "from azr_mlx.config import shipped as r; from azr_mlx.config import load;"
         "print(r.config_dir()); print(r.kernels_dir()); print(*r.shipped_configs());"
         "load('quickstart')"
     )
@@ -127,15 +127,15 @@ def test_resources_are_found_in_an_unpacked_wheel(
     config_dir, kernels_dir, stems = done.stdout.splitlines()
     assert Path(config_dir) == tmp_path / "azr_mlx" / "_config"
     assert Path(kernels_dir) == tmp_path / "azr_mlx" / "_kernels"
-    assert stems.split() == list(resources.shipped_configs())
+    assert stems.split() == list(shipped.shipped_configs())
 
 
 def test_resources_are_found_in_the_checkout(root: Path) -> None:
-    assert resources.config_dir() == root / "config"
-    assert resources.kernels_dir() == root / "kernels"
+    assert shipped.config_dir() == root / "config"
+    assert shipped.kernels_dir() == root / "kernels"
 
 
 def test_missing_resources_say_where_they_were_sought(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "_PACKAGE", Path("/nowhere/azr_mlx"))
+    monkeypatch.setattr(shipped, "_PACKAGE", Path("/nowhere/azr_mlx"))
     with pytest.raises(FileNotFoundError, match=r"/nowhere/azr_mlx/_kernels nor /nowhere/kernels"):
-        resources.kernels_dir()
+        shipped.kernels_dir()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from azr_mlx import rng
-from azr_mlx.paired import difference, mcnemar
+from azr_mlx.evaluation.paired import difference, mcnemar
 
 pytestmark = pytest.mark.pure
 

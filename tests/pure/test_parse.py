@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azr_mlx.config import SandboxConfig
-from azr_mlx.parse import (
+from azr_mlx.tasks.parse import (
     BANNED_NAMES,
     check_program,
     clean_source,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from azr_mlx.errors import UsageError
-from azr_mlx.passk import estimate, pass_at_k, wilson
+from azr_mlx.evaluation.passk import estimate, pass_at_k, wilson
 
 pytestmark = pytest.mark.pure
 

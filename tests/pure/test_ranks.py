@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.parallel import SharedSandbox, share_files
 from azr_mlx.sandbox import Job, Result
+from azr_mlx.training.distributed import SharedSandbox, share_files
 from azr_mlx.types import Status
 
 pytestmark = pytest.mark.pure

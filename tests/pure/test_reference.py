@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from azr_mlx.backends.base import Hyper
-from azr_mlx.batch import token_weights
+from azr_mlx.training.batch import token_weights
 from azr_mlx.types import Batch, UpdateStats
 from tests.reference import Distill, ppo_loss
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx import cli, report
+from azr_mlx import cli
 from azr_mlx.config import load, to_yaml
 from azr_mlx.errors import AzrError, UsageError
-from azr_mlx.metrics import REGISTRY
+from azr_mlx.monitoring import report
+from azr_mlx.monitoring.metrics import REGISTRY
 from azr_mlx.types import (
     Completion,
     Experience,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azr_mlx.config import Proposer, Rollout, Solver
-from azr_mlx.reward import (
+from azr_mlx.selfplay.rewards import (
     learnability,
     overlong_penalty,
     proposer_reward,

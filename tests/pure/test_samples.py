@@ -2,7 +2,7 @@
 
 import pytest
 
-from azr_mlx.samples import LONGEST, chosen
+from azr_mlx.monitoring.samples import LONGEST, chosen
 from azr_mlx.types import (
     Completion,
     Experience,

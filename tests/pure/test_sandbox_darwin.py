@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.sandbox import darwin
+from azr_mlx.sandbox.jail import darwin
 
 pytestmark = pytest.mark.pure
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from azr_mlx.config import SandboxConfig
-from azr_mlx.parse import check_program, features, skeleton
-from azr_mlx.templates import draw
+from azr_mlx.tasks.parse import check_program, features, skeleton
+from azr_mlx.tasks.templates import draw
 from azr_mlx.types import TaskKind
 
 pytestmark = pytest.mark.pure

@@ -12,8 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azr_mlx.backends.base import Sampling
-from azr_mlx.backends.choice import choose, launcher
-from azr_mlx.backends.world import Alone, gather, own_part, run_shared, share
+from azr_mlx.backends.ranks import (
+    Alone,
+    gather,
+    own_part,
+    run_shared,
+    share,
+)
+from azr_mlx.backends.select import choose, launcher
 from azr_mlx.errors import UsageError
 from azr_mlx.types import Batch, Completion, Prompt
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.benchmarks import Grade, grade, load
-from azr_mlx.benchmarks.apps import (
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.benchmarks import Grade, grade, load
+from azr_mlx.evaluation.benchmarks.apps import (
     HEADER,
     CallCheck,
     called_examples,
@@ -20,9 +21,8 @@ from azr_mlx.benchmarks.apps import (
     same_output,
     same_value,
 )
-from azr_mlx.benchmarks.cruxeval import arguments
-from azr_mlx.benchmarks.plus import SPECIAL, PlusCheck
-from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.benchmarks.cruxeval import arguments
+from azr_mlx.evaluation.benchmarks.plus import SPECIAL, PlusCheck
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Status
 

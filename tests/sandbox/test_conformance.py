@@ -17,9 +17,17 @@ from typing import Any
 
 import pytest
 
-from azr_mlx import benchmarks
-from azr_mlx.benchmarks import Benchmark, Grade, Problem, grade, load, plus
-from azr_mlx.evaluate import read_samples, score_samples
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.benchmarks import (
+    Benchmark,
+    Grade,
+    Problem,
+    grade,
+    load,
+    plus,
+)
+from azr_mlx.evaluation.imported_samples import score_samples
+from azr_mlx.evaluation.store import read_samples
 from azr_mlx.sandbox import Limits, Sandbox, is_opaque
 from azr_mlx.types import Status
 from tests.sandbox.test_reward_hacks import ASSERT_HACKS, always
@@ -391,7 +399,7 @@ def test_apps_verdicts(
     problem = apps()[name]
     quick = Limits(wall_s=2.0, cpu_s=1, memory_mb=256)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("azr_mlx.benchmarks.apps.LIMITS", quick)
+        patch.setattr("azr_mlx.evaluation.benchmarks.apps.LIMITS", quick)
         [found] = grade(sandbox, [(problem, text)])
     assert found.status is status and share in (None, found.share)
 
@@ -416,8 +424,8 @@ def test_no_hack_scores(sandbox: Sandbox, benchmark: str) -> None:
     method = "class Solution:\n    __getattr__ = lambda self, name: f\n"
     hacks = {**ASSERT_HACKS, "a class": f"{always()}{method}def f(*a): return Always()\n"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("azr_mlx.benchmarks.plus.LIMITS", short)
-        patch.setattr("azr_mlx.benchmarks.apps.LIMITS", short)
+        patch.setattr("azr_mlx.evaluation.benchmarks.plus.LIMITS", short)
+        patch.setattr("azr_mlx.evaluation.benchmarks.apps.LIMITS", short)
         right = [(p, p.reference) for p in some]
         assert wrong(right, grade(sandbox, right)) == []
         cases = [(p, _own(p, hack)) for p in some for hack in hacks.values()]

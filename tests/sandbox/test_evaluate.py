@@ -8,23 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx import benchmarks
-from azr_mlx.benchmarks import Grade
+from azr_mlx.commands.evaluate import Request, evaluate
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluate import (
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.benchmarks import Grade
+from azr_mlx.evaluation.imported_samples import score_samples
+from azr_mlx.evaluation.model import read_lora
+from azr_mlx.evaluation.protocol import Settings, Subject, half
+from azr_mlx.evaluation.result import (
+    CASES,
     BenchmarkResult,
-    Evaluation,
-    Request,
-    Settings,
-    Store,
-    Subject,
-    evaluate,
-    half,
-    read_samples,
-    score_samples,
+    Sample,
+    by_task,
+    figures,
 )
-from azr_mlx.evaluate.model import read_lora
-from azr_mlx.evaluate.result import CASES, Sample, by_task, figures
+from azr_mlx.evaluation.sampling import Evaluation
+from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Status
 from tests.scripted import HARD_CODED, RIGHT, WRONG, Scripted, write_rows

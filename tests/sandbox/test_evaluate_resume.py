@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from azr_mlx import benchmarks
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluate import Evaluation, Settings, Store, Subject
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.protocol import Settings, Subject
+from azr_mlx.evaluation.sampling import Evaluation
+from azr_mlx.evaluation.store import Store
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.sandbox import Sandbox
 from tests.scripted import RIGHT, WRONG, Scripted, write_rows

@@ -12,10 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx import benchmarks
-from azr_mlx.sandbox import Job, Limits, Sandbox, case, judge, wire
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.sandbox import (
+    Job,
+    Limits,
+    Sandbox,
+    case,
+    judge,
+)
 from azr_mlx.sandbox.asserts import Suite, split
-from azr_mlx.sandbox.codec import encode
+from azr_mlx.sandbox.jail import wire
+from azr_mlx.sandbox.jail.codec import encode
 from azr_mlx.types import Status
 
 pytestmark = pytest.mark.sandbox

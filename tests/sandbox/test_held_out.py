@@ -7,18 +7,30 @@ from dataclasses import replace
 
 import pytest
 
-from azr_mlx import held_out, parse, report, tasks
-from azr_mlx.config import Config, Proposer, Rollout, Solver
+from azr_mlx.config import (
+    Config,
+    Proposer,
+    Rollout,
+    Solver,
+)
 from azr_mlx.config import HeldOut as HeldOutConfig
-from azr_mlx.display import Display
 from azr_mlx.errors import UsageError
-from azr_mlx.held_out import HeldOut, Line, Record, mean_line
-from azr_mlx.outcome import Outcome
-from azr_mlx.passk import Estimate
-from azr_mlx.prompts import load_form
+from azr_mlx.evaluation import held_out
+from azr_mlx.evaluation.held_out import (
+    HeldOut,
+    Line,
+    Record,
+    mean_line,
+)
+from azr_mlx.evaluation.passk import Estimate
+from azr_mlx.monitoring import report
+from azr_mlx.monitoring.outcome import Outcome
+from azr_mlx.monitoring.terminal import Display
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.tasks import Draft, GateRules, gate
-from azr_mlx.trainer import Trainer
+from azr_mlx.tasks import parse
+from azr_mlx.tasks.gate import REJECT_REASONS, Draft, GateRules, gate
+from azr_mlx.tasks.prompts import load_form
+from azr_mlx.training.run import Trainer
 from azr_mlx.types import TaskKind
 from tests.fake import FakeBackend
 
@@ -78,7 +90,7 @@ def test_the_gate_keeps_reserved_shapes_out_where_something_is_held_out(held, sa
     draft = Draft(parse.Proposal(task.program, task.inputs), TaskKind.DEDUCTION)
     assert gate([draft], sandbox, GateRules.from_config(CONFIG))[0].reason == "reserved"
     assert gate([draft], sandbox, GateRules.from_config(Config()))[0].task is not None
-    assert "reserved" in tasks.REJECT_REASONS
+    assert "reserved" in REJECT_REASONS
 
 
 def test_a_run_meets_no_reserved_shape_and_pays_nothing_for_one(tmp_path, held, sandbox):

@@ -17,14 +17,29 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx import benchmarks
-from azr_mlx.benchmarks import AssertCheck, Benchmark, Problem
-from azr_mlx.evaluate import score_samples
-from azr_mlx.parse import Proposal, parse_answer, parse_proposal
-from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.benchmarks import AssertCheck, Benchmark, Problem
+from azr_mlx.evaluation.imported_samples import score_samples
+from azr_mlx.sandbox import (
+    Job,
+    Limits,
+    Sandbox,
+    SandboxError,
+)
 from azr_mlx.sandbox.asserts import split
-from azr_mlx.tasks import Draft, GateResult, check_answers, gate
-from azr_mlx.types import Status, Task, TaskKind, Verdict
+from azr_mlx.tasks.gate import (
+    Draft,
+    GateResult,
+    check_answers,
+    gate,
+)
+from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
+from azr_mlx.types import (
+    Status,
+    Task,
+    TaskKind,
+    Verdict,
+)
 
 pytestmark = pytest.mark.sandbox
 

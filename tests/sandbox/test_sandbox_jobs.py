@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError, is_opaque
+from azr_mlx.sandbox import (
+    Job,
+    Limits,
+    Sandbox,
+    SandboxError,
+    is_opaque,
+)
 from azr_mlx.sandbox.worker import Worker, WorkerDied
 from azr_mlx.types import Status
 from benchmarks.sandbox_soak import descendants

@@ -7,10 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from azr_mlx.config import Config, Proposer, Rollout, Solver
-from azr_mlx.metrics import unregistered
+from azr_mlx.config import (
+    Config,
+    Proposer,
+    Rollout,
+    Solver,
+)
+from azr_mlx.monitoring.metrics import unregistered
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.selfplay import SelfPlay
+from azr_mlx.selfplay.round import SelfPlay
 from azr_mlx.types import Role, Status, TaskKind
 from tests.fake import FakeBackend
 
@@ -160,7 +165,7 @@ def test_all_kinds_are_proposed_solved_and_judged(sandbox):
 
 def perfect(game, prompt) -> str:
     """The right answer, taken from the buffer."""
-    from azr_mlx.prompts import arguments
+    from azr_mlx.tasks.prompts import arguments
 
     for kind in TaskKind:
         for task in game.buffer.tasks(kind):

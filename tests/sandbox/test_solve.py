@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 
 from azr_mlx.backends.base import Sampling
+from azr_mlx.commands.generate import Generation
+from azr_mlx.commands.generate_tested import (
+    Assertions,
+    Question,
+    read_tests,
+    solve,
+    strategies_for,
+)
 from azr_mlx.errors import UsageError
-from azr_mlx.generate import Generation
-from azr_mlx.solve import Assertions, Question, read_tests, solve, strategies_for
-from azr_mlx.strategies import INSTRUCTIONS, STRATEGIES
+from azr_mlx.evaluation.strategies import INSTRUCTIONS, STRATEGIES
 
 pytestmark = pytest.mark.sandbox
 

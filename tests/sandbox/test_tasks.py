@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 
 from azr_mlx.backends.base import Sampling
-from azr_mlx.buffer import TaskBuffer
 from azr_mlx.config import Config
-from azr_mlx.parse import Proposal, parse_answer, parse_proposal
-from azr_mlx.sandbox import Job, JobBatch, Limits, Result, Sandbox, parse_literal
-from azr_mlx.tasks import (
+from azr_mlx.sandbox import (
+    Job,
+    JobBatch,
+    Limits,
+    Result,
+    Sandbox,
+    parse_literal,
+)
+from azr_mlx.tasks.buffer import TaskBuffer
+from azr_mlx.tasks.gate import (
     REJECT_REASONS,
     Draft,
     GateResult,
@@ -24,8 +30,16 @@ from azr_mlx.tasks import (
     check_answers,
     gate,
 )
-from azr_mlx.templates import draw
-from azr_mlx.types import Completion, Prompt, Status, Task, TaskKind, Verdict
+from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
+from azr_mlx.tasks.templates import draw
+from azr_mlx.types import (
+    Completion,
+    Prompt,
+    Status,
+    Task,
+    TaskKind,
+    Verdict,
+)
 
 pytestmark = pytest.mark.sandbox
 

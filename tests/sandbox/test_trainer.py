@@ -8,16 +8,22 @@ from dataclasses import replace
 
 import pytest
 
-from azr_mlx import benchmarks, checkpoint
-from azr_mlx.config import Config, Proposer, Rollout, Solver
+from azr_mlx.config import (
+    Config,
+    Proposer,
+    Rollout,
+    Solver,
+)
 from azr_mlx.config import Evaluation as EvaluationConfig
-from azr_mlx.display import Display
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluate import half
-from azr_mlx.evaluate.training import TrainingEvaluation
-from azr_mlx.metrics import unregistered
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.during_training import TrainingEvaluation
+from azr_mlx.evaluation.protocol import half
+from azr_mlx.monitoring.metrics import unregistered
+from azr_mlx.monitoring.terminal import Display
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.trainer import INTERRUPTED, Trainer
+from azr_mlx.training import checkpoint
+from azr_mlx.training.run import INTERRUPTED, Trainer
 from tests.fake import FakeBackend
 from tests.scripted import ROWS, Scripted, write_rows
 

@@ -30,16 +30,33 @@ from azr_mlx.backends.base import (
     Sampling,
     Tokenizer,
 )
-from azr_mlx.backends.micro import MicroBatch, reduced, split
-from azr_mlx.backends.mlx import adapters, cpu, ppo, shared
+from azr_mlx.backends.microbatch import MicroBatch, reduced, split
+from azr_mlx.backends.mlx import (
+    adapters,
+    cpu,
+    ppo,
+    prefix_sharing,
+)
 from azr_mlx.backends.mlx.decoder import MlxDecoder
-from azr_mlx.backends.mlx.head import Head, chunk_rows, head_of
+from azr_mlx.backends.mlx.logprobs import Head, chunk_rows, head_of
+from azr_mlx.backends.ranks import (
+    Alone,
+    World,
+    gather,
+    own_part,
+    run_shared,
+)
 from azr_mlx.backends.rollout import RolloutEngine
-from azr_mlx.backends.world import Alone, World, gather, own_part, run_shared
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
-from azr_mlx.models import loading, to_float32
-from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
+from azr_mlx.models.locate import loading, to_float32
+from azr_mlx.types import (
+    Batch,
+    Completion,
+    Prompt,
+    Scores,
+    UpdateStats,
+)
 
 LossAndGrads = Callable[..., tuple[Any, Any]]
 
@@ -84,11 +101,11 @@ class MlxBackend:
             self.adapter_config["model"] = base
         self.policy = ppo.Policy(model, width, head, chunk_rows(_vocabulary(model, head, width)))
         self._check_head(head)
-        if not shared.is_supported(model.model, len(model.layers)):
+        if not prefix_sharing.is_supported(model.model, len(model.layers)):
             raise _unsupported(model, "keeps more than plain keys and values of what it has read")
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
-            shared.checkpoint_layers(model)
+            prefix_sharing.checkpoint_layers(model)
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
         self.optimizer.init(self._adapter_parameters())

@@ -14,8 +14,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from azr_mlx.config.shipped import kernel_source
 from azr_mlx.errors import UsageError
-from azr_mlx.resources import kernel_source
 
 # How often each (kernel name, path) has been called in this process (within mx.compile: traced).
 ENGAGED: Counter[tuple[str, str]] = Counter()

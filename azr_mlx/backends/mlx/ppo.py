@@ -15,9 +15,9 @@ import mlx.nn as nn
 import numpy as np
 
 from azr_mlx.backends.base import Hyper
-from azr_mlx.backends.micro import MicroBatch
-from azr_mlx.backends.mlx import shared
-from azr_mlx.backends.mlx.head import Head, selected_logprob
+from azr_mlx.backends.microbatch import MicroBatch
+from azr_mlx.backends.mlx import prefix_sharing
+from azr_mlx.backends.mlx.logprobs import Head, selected_logprob
 from azr_mlx.types import Batch
 
 TOKEN_MULTIPLE = 16  # flat arrays are padded to it: fewer shapes
@@ -46,7 +46,7 @@ class Policy(nn.Module):
 
         The value head reads a stopped gradient.
         """
-        hidden = shared.hidden_states(self.lm.model, len(self.lm.layers), a["stages"])
+        hidden = prefix_sharing.hidden_states(self.lm.model, len(self.lm.layers), a["stages"])
         hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
         logp, entropy = selected_logprob(
             self._head,
@@ -72,7 +72,7 @@ def arrays_of(batch: Batch, micro: MicroBatch) -> Arrays:
 
     where = micro.rows, micro.columns
     arrays: Arrays = {
-        "stages": [shared.on_device(stage) for stage in micro.stages],
+        "stages": [prefix_sharing.on_device(stage) for stage in micro.stages],
         "index": flat(micro.index, np.int32),
         "targets": flat(batch.tokens[where], np.int32),
         "mask": flat(np.ones(len(micro.index)), np.float32),

@@ -32,16 +32,28 @@ from azr_mlx.backends.base import (
     Sampling,
     Tokenizer,
 )
-from azr_mlx.backends.micro import MicroBatch, reduced, split
+from azr_mlx.backends.microbatch import MicroBatch, reduced, split
+from azr_mlx.backends.ranks import (
+    Alone,
+    World,
+    gather,
+    own_part,
+    run_shared,
+)
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.backends.torch import adapters, ppo
 from azr_mlx.backends.torch import model as models
 from azr_mlx.backends.torch.decoder import TorchDecoder
-from azr_mlx.backends.world import Alone, World, gather, own_part, run_shared
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import AzrError
-from azr_mlx.models import loading
-from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
+from azr_mlx.models.locate import loading
+from azr_mlx.types import (
+    Batch,
+    Completion,
+    Prompt,
+    Scores,
+    UpdateStats,
+)
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam, as MLX has them
 

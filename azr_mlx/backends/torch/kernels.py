@@ -14,7 +14,7 @@ from types import ModuleType
 
 import torch
 
-from azr_mlx.resources import triton_kernel
+from azr_mlx.config.shipped import triton_kernel
 
 # How often each (kernel name, path) has been called in this process.
 ENGAGED: Counter[tuple[str, str]] = Counter()

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from azr_mlx.backends.base import Hyper
-from azr_mlx.backends.micro import MicroBatch
-from azr_mlx.backends.torch import shared
-from azr_mlx.backends.torch.head import chunk_rows, selected_logprob
+from azr_mlx.backends.microbatch import MicroBatch
+from azr_mlx.backends.torch import prefix_sharing
+from azr_mlx.backends.torch.logprobs import chunk_rows, selected_logprob
 from azr_mlx.types import Batch
 
 OPTIONAL = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns", "weights")
@@ -37,7 +37,7 @@ class Policy(torch.nn.Module):
         self, a: Arrays, temperature: float, *, gradient: bool, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(logp, entropy, values), each float32 [N]; the value head reads a stopped gradient."""
-        hidden = shared.hidden_states(self.trunk, a["stages"])
+        hidden = prefix_sharing.hidden_states(self.trunk, a["stages"])
         hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
         logp, entropy = selected_logprob(
             self.head,
@@ -59,7 +59,7 @@ def arrays_of(batch: Batch, micro: MicroBatch, device: torch.device) -> Arrays:
 
     where = micro.rows, micro.columns
     arrays: Arrays = {
-        "stages": [shared.on_device(stage, device) for stage in micro.stages],
+        "stages": [prefix_sharing.on_device(stage, device) for stage in micro.stages],
         "index": flat(micro.index, torch.int64),
         "targets": flat(batch.tokens[where], torch.int64),
     }

@@ -1,0 +1,175 @@
+"""A forward pass in stages: sequences that begin alike are read once, and gradients flow through.
+
+Each stage runs mlx-lm's own model code; what takes the place of its cache hands a layer the keys
+and values of the stage before, one row of them to several rows of this one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from azr_mlx.backends.kv_places import Past
+from azr_mlx.backends.microbatch import Stage
+
+
+class Span:
+    """Where the tokens of one stage are, and those before it: the same for all layers.
+
+    Rows are padded on the right, so there are gaps between stages: ``valid`` [n, S] marks the slots
+    of keys and values that hold a token, ``end`` [n] counts them.
+    """
+
+    def __init__(self, stage: dict[str, mx.array], before: Span | None):
+        self.before = before
+        self.rows, self.width = stage["tokens"].shape
+        lengths = stage["lengths"]
+        own = mx.arange(self.width)[None] < lengths[:, None]
+        if before is None:
+            self.offset: Any = 0
+            self.valid, self.end = own, lengths
+            return
+        self.parent = stage["parent"]
+        self.past, self.offset = self.spread(before.valid), self.spread(before.end)
+        self.valid = mx.concatenate([self.past, own], axis=1)
+        self.end = self.offset + lengths
+
+    def spread(self, array: mx.array) -> mx.array:
+        """Each row's own row of the stage before."""
+        if array.shape[0] == 1:  # the gradient of a broadcast is a sum, that of a gather a scatter
+            return mx.broadcast_to(array, (self.rows, *array.shape[1:]))
+        return array[self.parent]
+
+    def mask(self, return_array: bool) -> Any:
+        """[n, 1, T, S + T]: all that holds a token before this stage, and causally its own."""
+        if self.before is None and not return_array:
+            return "causal"
+        own = mx.tril(mx.ones((self.width, self.width), mx.bool_))
+        if self.before is None:
+            return own
+        past = mx.broadcast_to(self.past[:, None], (self.rows, self.width, self.past.shape[1]))
+        own = mx.broadcast_to(own, (self.rows, self.width, self.width))
+        return mx.concatenate([past, own], axis=-1)[:, None]
+
+
+class Extended:
+    """A layer's keys and values in one stage, behind those of the stage before: what the model
+    takes for its cache."""
+
+    def __init__(self, span: Span, before: Extended | Past | None):
+        self.span, self.before, self.offset = span, before, span.offset
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        if self.before is not None:
+            spread = self.span.spread
+            keys = mx.concatenate([spread(self.before.keys), keys], axis=2)
+            values = mx.concatenate([spread(self.before.values), values], axis=2)
+        self.keys, self.values = keys, values
+        return keys, values
+
+    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        if window_size is not None:
+            raise NotImplementedError("a sliding window does not reach over stages")
+        return self.span.mask(return_array)
+
+
+class Reading(NamedTuple):
+    """What one stage leaves: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
+
+    span: Span
+    layers: list[Extended]
+    hidden: mx.array | None
+
+    def kept(self) -> Reading:
+        """Without what only another stage's reading needed: a last layer that is never computed
+        would hold on to all that it would be computed from."""
+        for layer in self.layers:
+            layer.before = None
+        return self._replace(hidden=None)
+
+
+def on_device(stage: Stage) -> dict[str, mx.array]:
+    """A stage's arrays for ``read``."""
+    return {name: mx.array(getattr(stage, name)) for name in ("tokens", "lengths", "parent")}
+
+
+def read(
+    trunk: nn.Module, depth: int, stage: dict[str, mx.array], before: Reading | None = None
+) -> Reading:
+    """One stage behind another. It has ``tokens`` [n, T], ``lengths`` [n] and, behind another,
+    ``parent`` [n]. Nothing is computed before it is needed: keys and values do without the last
+    layer's output."""
+    span = Span(stage, before and before.span)
+    layers = [Extended(span, before and before.layers[i]) for i in range(depth)]
+    return Reading(span, layers, trunk(stage["tokens"], cache=layers))
+
+
+def hidden_states(trunk: nn.Module, depth: int, stages: Sequence[dict[str, mx.array]]) -> mx.array:
+    """[b, C, D]: the last stage's final hidden states."""
+    if len(stages) == 1:
+        return trunk(stages[0]["tokens"])
+    reading = None
+    for stage in stages:
+        reading = read(trunk, depth, stage, reading)
+    return reading.hidden
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Recompute each layer in the backward pass; keys and values of a stage are inputs and outputs
+    of its layers, so that their gradients are not lost."""
+    for layer in model.layers:
+        if not issubclass(type(layer), _Recomputed):
+            layer.__class__ = _recomputed(type(layer))
+
+
+class _Recomputed:
+    """Marks a layer class that recomputes."""
+
+
+@functools.cache
+def _recomputed(kind: type) -> type:
+    def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        if not self.training:  # rollouts and scores: there is no backward pass
+            return kind.__call__(self, x, mask, cache)
+
+        def inner(parameters: Any, x: mx.array, *past: mx.array) -> tuple[mx.array, ...]:
+            self.update(parameters)
+            if cache is None:
+                return (kind.__call__(self, x, mask, None),)
+            replayed = Extended(cache.span, Past(*past) if past else None)
+            out = kind.__call__(self, x, mask, replayed)
+            return out, replayed.keys, replayed.values
+
+        before = None if cache is None else cache.before
+        past = () if before is None else (before.keys, before.values)
+        out, *kept = mx.checkpoint(inner)(self.trainable_parameters(), x, *past)
+        if cache is not None:
+            cache.keys, cache.values = kept
+        return out
+
+    return type(kind.__name__, (_Recomputed, kind), {"__call__": call})
+
+
+def is_supported(trunk: nn.Module, depth: int) -> bool:
+    """Whether this model reads a sequence in stages as it reads it in one.
+
+    Recurrent layers, sliding windows and caches of their own kind do not.
+    """
+    tokens = mx.array([[3, 1, 2, 4, 1], [3, 1, 2, 2, 5]])
+    stages = [
+        {"tokens": tokens[:1, :3], "lengths": mx.array([3]), "parent": mx.array([0])},
+        {"tokens": tokens[:, 3:], "lengths": mx.array([2, 2]), "parent": mx.array([0, 0])},
+    ]
+    try:
+        parts = hidden_states(trunk, depth, stages)
+        whole = trunk(tokens)[:, 3:]
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return False
+    apart = mx.linalg.norm((whole - parts).astype(mx.float32)) / mx.linalg.norm(
+        whole.astype(mx.float32)
+    )
+    return apart.item() < 0.05  # bfloat16 rounds; another computation is off by a whole

@@ -1,0 +1,100 @@
+"""Which backend a command runs on, and the model for it: ``--backend auto|mlx|torch``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.config import Lora, Quantization
+from azr_mlx.errors import UsageError
+from azr_mlx.models.locate import ResolvedModel, resolve
+
+# What mlx.launch sets for one engine or the other.
+_MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
+
+
+def launcher() -> tuple[str, str]:
+    """(backend, program) of what has started this process as one of several ranks; empty where
+    nothing has."""
+    if any(os.environ.get(name) for name in _MLX_LAUNCH):
+        return "mlx", "mlx.launch"
+    if _number("OMPI_COMM_WORLD_SIZE") > 1 or _number("PMI_SIZE") > 1:
+        return "mlx", "mpirun"
+    return ("torch", "torchrun") if _number("WORLD_SIZE") > 1 else ("", "")
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else 1
+
+
+def choose(asked: str) -> tuple[str, str]:
+    """(name, why). Raises UsageError where the backend that was asked for is not to be had."""
+    if asked not in ("auto", "mlx", "torch"):
+        raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
+    name, why = _chosen(asked)
+    if missing := _missing(name):
+        extra = "[torch]" if name == "torch" else "" if sys.platform == "darwin" else "[cpu]"
+        raise UsageError(f"backend: {asked}: {missing}; pip install 'azr-mlx{extra}'")
+    return name, why
+
+
+def _chosen(asked: str) -> tuple[str, str]:
+    ranks_of, program = launcher()
+    if asked != "auto":
+        if ranks_of not in ("", asked):
+            raise UsageError(
+                f"backend: {asked}: {program} has started this as a rank of {ranks_of}; "
+                f"give --backend {ranks_of}, or start it by the launcher of {asked}"
+            )
+        return asked, "asked for"
+    if ranks_of:
+        return ranks_of, f"auto: started by {program}"
+    missing = _missing("mlx")
+    if missing and not _missing("torch"):
+        return "torch", f"auto: {missing}"
+    return "mlx", "auto: MLX imports"
+
+
+def _missing(name: str) -> str:
+    """Why a backend's packages cannot be imported; empty if they can."""
+    for module in ("mlx.core",) if name == "mlx" else ("torch", "peft"):
+        try:
+            importlib.import_module(module)
+        except Exception as e:  # whatever a package raises when its libraries do not fit
+            called = "MLX" if name == "mlx" else module
+            return f"{called} does not import ({str(e).splitlines()[0] if str(e) else e!r})"
+    return ""
+
+
+def resolve_model(
+    name: str, model_id: str, quantization: Quantization, cache_dir: Path
+) -> ResolvedModel:
+    """The folder that this backend loads. Torch takes a model's own weights, and quantises them
+    when it loads them."""
+    if name == "mlx":
+        return resolve(model_id, quantization=quantization, cache_dir=cache_dir)
+    try:
+        return resolve(model_id, quantization=Quantization(bits=0), cache_dir=cache_dir)
+    except ImportError as e:
+        raise UsageError(
+            f"model_id: {model_id}: a GGUF file is read by MLX, which does not import ({e}); name "
+            "the model that it was made from"
+        ) from e
+
+
+def open_backend(
+    name: str, folder: Path, lora: Lora, quantization: Quantization, **options: Any
+) -> Any:
+    """The backend with fresh adapters; ``options`` are its constructor's."""
+    if name == "mlx":
+        from azr_mlx.backends.mlx import MlxBackend
+
+        return MlxBackend.from_folder(folder, lora, **options)
+    from azr_mlx.backends.torch import TorchBackend
+
+    options.pop("compile", None)  # MLX's
+    return TorchBackend.from_folder(folder, lora, quantization, **options)

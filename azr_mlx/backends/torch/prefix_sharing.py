@@ -1,0 +1,138 @@
+"""A forward pass in stages: sequences that begin alike are read once, and gradients flow through.
+
+Each stage runs transformers' own model code; what takes the place of its cache hands a layer the
+keys and values of the stage before, one row of them to several rows of this one. As
+``azr_mlx.backends.mlx.prefix_sharing``, which see.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+
+from azr_mlx.backends.kv_places import Past
+from azr_mlx.backends.microbatch import Stage
+
+Tensor = torch.Tensor
+
+
+class Span:
+    """Where the tokens of one stage are, and those before it: the same for all layers.
+
+    ``valid`` [n, S] marks the slots of keys and values that hold a token, ``end`` [n] counts them,
+    ``positions`` [n, T] are this stage's own.
+    """
+
+    def __init__(self, stage: dict[str, Tensor], before: Span | None):
+        self.rows, self.width = stage["tokens"].shape
+        lengths, device = stage["lengths"], stage["tokens"].device
+        steps = torch.arange(self.width, device=device)
+        own = steps[None] < lengths[:, None]
+        if before is None:
+            self.past, self.valid, self.end = None, own, lengths
+            self.positions = steps[None].expand(self.rows, -1)
+            return
+        self.parent = stage["parent"]
+        self.past, offset = self.spread(before.valid), self.spread(before.end)
+        self.valid = torch.cat([self.past, own], dim=1)
+        self.end = offset + lengths
+        self.positions = offset[:, None] + steps[None]
+
+    def spread(self, array: Tensor) -> Tensor:
+        """Each row's own row of the stage before."""
+        if array.shape[0] == 1:
+            return array.expand(self.rows, *array.shape[1:])
+        return array[self.parent]
+
+    def mask(self) -> Tensor:
+        """[n, 1, T, S + T]: all that holds a token before this stage, and causally its own."""
+        device = self.positions.device
+        own = torch.ones(self.width, self.width, dtype=torch.bool, device=device).tril()
+        own = own.expand(self.rows, -1, -1)
+        if self.past is None:
+            return own[:, None]
+        past = self.past[:, None].expand(-1, self.width, -1)
+        return torch.cat([past, own], dim=-1)[:, None]
+
+
+class Extended:
+    """The layers' keys and values in one stage, behind those of the stage before: what the model
+    takes for its cache."""
+
+    def __init__(self, span: Span, before: Reading | None):
+        self.span, self.before = span, before
+        self.layers: dict[int, Past] = {}
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *unused: Any, **also: Any
+    ) -> tuple[Tensor, Tensor]:
+        if self.before is not None:
+            past, spread = self.before.layers[layer], self.span.spread
+            keys = torch.cat([spread(past.keys), keys], dim=2)
+            values = torch.cat([spread(past.values), values], dim=2)
+        self.layers[layer] = Past(keys, values)
+        return keys, values
+
+
+class Reading(NamedTuple):
+    """What one stage leaves: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
+
+    span: Span
+    layers: list[Past]
+    hidden: Tensor | None
+
+    def kept(self) -> Reading:
+        """Without what no other stage needs."""
+        return self._replace(hidden=None)
+
+
+def on_device(stage: Stage, device: torch.device) -> dict[str, Tensor]:
+    """A stage's arrays for ``read``."""
+    return {
+        name: torch.from_numpy(getattr(stage, name)).to(device, torch.int64)
+        for name in ("tokens", "lengths", "parent")
+    }
+
+
+def read(trunk: Any, stage: dict[str, Tensor], before: Reading | None = None) -> Reading:
+    """One stage behind another. It has ``tokens`` [n, T], ``lengths`` [n] and ``parent`` [n]."""
+    span = Span(stage, before and before.span)
+    cache = Extended(span, before)
+    hidden = run(trunk, cache, stage["tokens"], span.mask(), span.positions)
+    return Reading(span, [cache.layers[i] for i in range(len(cache.layers))], hidden)
+
+
+def run(trunk: Any, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """The trunk's final hidden states, with ``cache`` in the place of its own."""
+    kind: Any = type(trunk)
+    hidden: Tensor = trunk(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=True,
+        **{_cache_argument(kind): cache},
+    ).last_hidden_state
+    return hidden
+
+
+@lru_cache
+def _cache_argument(kind: type[Any]) -> str:
+    """transformers 5.24 renamed it."""
+    names = inspect.signature(kind.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def hidden_states(trunk: Any, stages: Sequence[dict[str, Tensor]]) -> Tensor:
+    """[b, C, D]: the last stage's final hidden states."""
+    if len(stages) == 1:  # rows are padded on the right, where causal attention does not look
+        hidden: Tensor = trunk(input_ids=stages[0]["tokens"], use_cache=False).last_hidden_state
+        return hidden
+    reading = None
+    for stage in stages:
+        reading = read(trunk, stage, reading)
+    assert reading is not None and reading.hidden is not None
+    return reading.hidden

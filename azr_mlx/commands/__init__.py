@@ -1,0 +1,1 @@
+"""The user's verbs: one module a command."""

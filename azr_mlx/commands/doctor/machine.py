@@ -1,0 +1,172 @@
+"""The machine: chip, memory, the GPU, the BLAS, free disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.commands.doctor.finding import (
+    FAIL,
+    OK,
+    WARN,
+    Finding,
+)
+
+GB = 1e9
+MIB = 1 << 20
+ROOM = 10 * GB  # below which a model of 4 B parameters and its conversion do not fit on the disk
+LEAST_ROOM = 0.2 * GB
+LEAST_MEMORY = 1.5 * GB  # the quickstart, with room
+ON_MAC = sys.platform == "darwin"
+NVIDIA = Path("/proc/driver/nvidia/version")
+
+
+def chip() -> Finding:
+    """The processor, and whether this Python is made for it."""
+    name = _sysctl("machdep.cpu.brand_string") if ON_MAC else _cpu_model()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    what = f"{name or platform.machine()}, {cores} cores, {platform.platform(terse=True)}"
+    facts = {"chip": name, "machine": platform.machine(), "cores": cores}
+    if ON_MAC and _sysctl("sysctl.proc_translated") == "1":
+        mend = "install an arm64 Python (brew install python) and make .venv again"
+        return Finding(FAIL, f"{what}: this Python runs under Rosetta, where MLX does not", mend)
+    return Finding(OK, what, facts=facts)
+
+
+def memory() -> Finding:
+    """What the machine has, and what a run may take of it: the figure that ``plan`` works with."""
+    from azr_mlx.training.memory.limit import device, machine_memory
+
+    on = device()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    usable = machine_memory(on)
+    wired = int(_sysctl("iogpu.wired_limit_mb") or 0) if ON_MAC else 0
+    facts = {"total": total, "usable": usable, "device": on, "wired_limit_mb": wired}
+    if ON_MAC:
+        what = f"{total / GB:.1f} GB unified, of which the GPU's working set may be "
+        what += f"{usable / GB:.1f} GB"
+        if (more := wired_limit(total, usable)) and on == "gpu":
+            what += f" (`sudo sysctl iogpu.wired_limit_mb={more}` makes that "
+            what += f"{more * MIB / GB:.1f} GB until a restart)"
+    else:
+        where = "GPU" if on == "gpu" else "machine"
+        what = f"{total / GB:.1f} GB; a run may take {usable / GB:.1f} GB of the {where}'s now"
+    if 0 < usable < LEAST_MEMORY:
+        return Finding(WARN, what, "end other programs, or raise the container's limit", facts)
+    return Finding(OK, what, facts=facts)
+
+
+def wired_limit(total: int, usable: int) -> int:
+    """MiB to wire for the GPU on a Mac of ``total`` bytes, where 8 GB or an eighth are left to the
+    system; 0 where that is hardly more than what it has."""
+    more = total - max(8 << 30, total // 8)
+    return more // MIB if more > 1.05 * usable else 0
+
+
+def gpu() -> Finding:
+    """Which engine a command takes here, and what it computes on."""
+    from azr_mlx.backends.select import choose
+
+    name, why = choose("auto")
+    if name != "mlx":
+        return Finding(OK, f"{name} ({why})", facts={"backend": name})
+    import mlx.core as mx
+
+    metal, cuda = (bool(part and part.is_available()) for part in (mx.metal, _cuda(mx)))
+    info: dict[str, Any] = mx.device_info()
+    facts = {"backend": name, "metal": metal, "cuda": cuda, "device": str(mx.default_device())}
+    called = info.get("device_name") or info.get("architecture") or "GPU"
+    if metal or cuda:
+        kind = "Metal" if metal else "CUDA"
+        if mx.default_device() == mx.cpu:
+            return Finding(WARN, f"{kind} is there, and MLX is set to the CPU", "unset that", facts)
+        return Finding(OK, f"{kind}: MLX computes on {called}", facts=facts)
+    if ON_MAC:
+        mend = "use macOS 14 or newer on Apple silicon, outside a virtual machine"
+        return Finding(WARN, "Metal is not available: MLX computes on the CPU", mend, facts)
+    if NVIDIA.exists():
+        mend = "pip install 'azr-mlx[cuda]'"
+        return Finding(WARN, "an NVIDIA GPU that this MLX has no kernels for", mend, facts)
+    return Finding(OK, "no Metal and no CUDA here: MLX computes on the CPU", facts=facts)
+
+
+def _cuda(mx: Any) -> Any:
+    return getattr(mx, "cuda", None)  # younger than the oldest MLX that will do
+
+
+def blas() -> Finding:
+    """The library behind MLX's products on a CPU, and its speed. Its choice is made by now."""
+    from azr_mlx.backends import blas as chosen
+
+    if importlib.util.find_spec("mlx") is None:
+        return Finding(OK, "MLX is not installed; torch has its own")
+    info, speed = chosen.enable(), chosen.measure()
+    facts = {"name": info.name, "path": info.path, "reason": info.reason, "gflops": speed}
+    what = f"{info.name}, {speed:.0f} GFLOP/s in float32"
+    if info.fast:
+        return Finding(OK, what, facts=facts)
+    return Finding(WARN, f"{what} ({info.reason})", info.mend, facts)
+
+
+def disk() -> Finding:
+    """Room and leave to write where runs, converted models, downloads and scratch go."""
+    places = {
+        "runs/": (Path("runs"), "go to a folder of yours, or give output_dir=DIR"),
+        "models/": (Path("models"), "go to a folder of yours"),
+        "the hub's cache": (_hub_cache(), "set HF_HOME to a folder of yours"),
+        "temporary files": (Path(tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
+    }
+    free: dict[str, int] = {}
+    for name, (path, mend) in places.items():
+        folder = _existing(path)
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"azr-mlx")
+        except OSError as error:
+            return Finding(FAIL, f"{name}: {folder}: {error.strerror}", mend)
+        free[name] = shutil.disk_usage(folder).free
+    tightest = min(free, key=lambda name: free[name])
+    least = free[tightest]
+    what = f"{least / GB:.1f} GB free for {tightest}, and no less for {_others(free, tightest)}"
+    if least >= ROOM:
+        return Finding(OK, what, facts=free)
+    mend = "make room: a model of 4 B parameters takes 8 GB, and 2.5 GB converted"
+    return Finding(WARN if least >= LEAST_ROOM else FAIL, what, mend, free)
+
+
+def _others(free: dict[str, int], but: str) -> str:
+    return ", ".join(name for name in free if name != but)
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above that is there already."""
+    path = path.expanduser().absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _sysctl(name: str) -> str:
+    try:
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no such name on this system
+        return ""
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())

@@ -1,0 +1,112 @@
+"""The software: versions, torch, the hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import threading
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from azr_mlx.commands.doctor.finding import OK, WARN, Finding
+
+NEEDED = ("mlx", "mlx-lm", "transformers")
+OPTIONAL = ("torch", "peft")
+EXTRAS = ("", "cpu", "cuda", "torch", "track")
+ANSWER_S = 2.0
+
+
+def versions() -> Finding:
+    """What is installed, and what of it is not of the versions that this package is made for."""
+    from azr_mlx import __version__
+
+    found = {"azr-mlx": __version__, "python": platform.python_version()}
+    found |= {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
+    here = {k: v for k, v in found.items() if v or k in NEEDED}
+    what = ", ".join(f"{name} {value or 'not installed'}" for name, value in here.items())
+    if wrong := _out_of_range():
+        mend = "pip install --upgrade " + " ".join(f"'{want}'" for want in wrong)
+        return Finding(WARN, f"{what}: not the versions that this was made for", mend, found)
+    return Finding(OK, what, facts=found)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _out_of_range() -> list[str]:
+    """The package's own requirements that what is installed does not meet."""
+    from packaging.requirements import Requirement
+
+    try:
+        stated = [Requirement(text) for text in requires("azr-mlx") or []]
+    except PackageNotFoundError:  # a checkout on the path
+        return []
+    asked = [
+        one
+        for one in stated
+        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in EXTRAS)
+    ]
+    installed = [(one, have) for one in asked if (have := _version(one.name))]
+    return [
+        f"{one.name}{one.specifier}"
+        for one, have in installed
+        if not one.specifier.contains(have, prereleases=True)
+    ]
+
+
+def torch() -> Finding:
+    """The second backend: whether it is there, and what it would compute on."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding(OK, "not installed; only --backend torch needs it (the extra [torch])")
+    mend = "pip install 'azr-mlx[torch]', or leave --backend torch"
+    try:
+        import torch as library
+    except Exception as error:  # whatever its libraries raise where they do not fit
+        first = (str(error).splitlines() or [repr(error)])[0]
+        return Finding(WARN, f"torch does not import ({first})", mend)
+    cuda, mps = library.cuda.is_available(), library.backends.mps.is_available()
+    facts = {"cuda": cuda, "mps": mps}
+    where = library.cuda.get_device_name(0) if cuda else "Metal (MPS)" if mps else "the CPU"
+    what = f"torch {library.__version__} computes on {where}"
+    if importlib.util.find_spec("peft") is None:
+        return Finding(WARN, f"{what}, but peft is not installed", mend, facts)
+    return Finding(OK, what, facts=facts)
+
+
+def hub() -> Finding:
+    """Where downloads are kept, how many models are there, whether more could be had."""
+    from huggingface_hub import constants, get_token
+
+    cache = Path(constants.HF_HUB_CACHE)
+    models = sum(path.is_dir() for path in cache.glob("models--*"))
+    facts = {
+        "cache": str(cache),
+        "models": models,
+        "offline": constants.HF_HUB_OFFLINE,
+        "token": get_token() is not None,
+        "endpoint": constants.ENDPOINT,
+    }
+    token = "a token" if facts["token"] else "no token (public models need none)"
+    what = f"{models} models in {cache}, {token}"
+    if constants.HF_HUB_OFFLINE:
+        return Finding(OK, f"{what}, offline by HF_HUB_OFFLINE: only what is there", facts=facts)
+    facts["answers"] = answers = _answers(constants.ENDPOINT)
+    if answers:
+        return Finding(OK, f"{what}, {constants.ENDPOINT} answers", facts=facts)
+    mend = "mend the network or its proxy (HTTPS_PROXY); the quickstart and local models need none"
+    return Finding(WARN, f"{what}, {constants.ENDPOINT} does not answer", mend, facts)
+
+
+def _answers(endpoint: str) -> bool:
+    """In a thread, since looking a name up has no time limit of its own."""
+    from azr_mlx.evaluation.benchmarks.source import hub_answers
+
+    answers: list[bool] = []
+    asking = threading.Thread(target=lambda: answers.append(hub_answers(endpoint)), daemon=True)
+    asking.start()
+    asking.join(ANSWER_S)
+    return answers == [True]

@@ -1,0 +1,244 @@
+"""What is tried rather than looked up: kernels, the sandbox, a model, what would fit."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import select
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from azr_mlx.commands.doctor.finding import (
+    FAIL,
+    OK,
+    WARN,
+    Finding,
+)
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+ROWS, ENTRIES = 16, 1031  # a length that no power of two divides
+TOLERANCE = 1e-4  # float32, in nats and in tokens' shares; a GPU's exp and log are approximate
+
+
+def kernels() -> Finding:
+    """The package's kernels on the device that is there, against float64."""
+    if importlib.util.find_spec("mlx") is None:
+        return Finding(OK, "MLX is not installed: torch's own operations are used")
+    from azr_mlx.backends.mlx import kernels as own
+
+    path = own.path()
+    errors = {"logprob": logprob_error(), "sample": sample_error(), **_cpu_errors(path)}
+    names = {"metal": "the Metal kernels", "cuda": "the CUDA kernels"}
+    what = names.get(path, "no GPU kernels here: plain MLX and the CPU's own attention instead")
+    if path == "mlx" and os.environ.get(own.SWITCH, "").strip().lower() == "off":
+        what = f"plain MLX, by {own.SWITCH}=off"
+    wrong = [name for name, error in errors.items() if not error <= TOLERANCE]
+    facts = {"path": path, "errors": errors}
+    if wrong:
+        mend = f"set {own.SWITCH}=off and report it" if path in names else "install mlx again"
+        shown = ", ".join(f"{name} is off by {errors[name]:.2g}" for name in wrong)
+        return Finding(FAIL, f"{what}: {shown}", mend, facts)
+    worst = max(errors.values())
+    return Finding(OK, f"{what}; off the reference by {worst:.1g} at most", facts=facts)
+
+
+def logprob_error() -> float:
+    """The largest error of log-probabilities, entropies and both gradients."""
+    import mlx.core as mx
+
+    from azr_mlx.backends.mlx.kernels import row_logprob
+
+    draw = np.random.default_rng(0)
+    logits = (4 * draw.standard_normal((ROWS, ENTRIES))).astype(np.float32)
+    targets = draw.integers(0, ENTRIES, ROWS).astype(np.int32)
+    got = row_logprob(mx.array(logits), mx.array(targets), 1 / 0.7, True, True)
+    z = logits.astype(np.float64) / 0.7
+    z -= z.max(axis=1, keepdims=True)
+    logp = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    p, rows = np.exp(logp), np.arange(ROWS)
+    entropy = -(p * logp).sum(axis=1)
+    delta = p.copy()
+    delta[rows, targets] -= 1
+    want = (logp[rows, targets], entropy, delta, -p * (logp + entropy[:, None]))
+    return _distance(got, want)
+
+
+def sample_error() -> float:
+    """The error of the log-probabilities of sampled tokens, and the share of tokens that are others
+    than plain MLX's."""
+    import mlx.core as mx
+
+    from azr_mlx.backends.mlx.kernels import sample_rows, sample_rows_mlx
+
+    draw = np.random.default_rng(1)
+    logits = mx.array((3 * draw.standard_normal((ROWS, ENTRIES))).astype(np.float32))
+    temperature = mx.array([0.0, 0.7, 1.0, 1.3] * (ROWS // 4))
+    keys = mx.array(draw.integers(0, 1 << 32, (ROWS, 2), dtype=np.uint32))
+    tokens, logp = sample_rows(logits, temperature, keys)
+    wanted, wanted_logp = sample_rows_mlx(logits, temperature, keys)
+    others = float((np.array(tokens) != np.array(wanted)).mean())
+    return max(others, _distance((logp,), (np.array(wanted_logp),)))
+
+
+def _cpu_errors(path: str) -> dict[str, float]:
+    """On a CPU: attention and SwiGLU against mlx-lm's."""
+    import mlx.core as mx
+
+    if mx.default_device() != mx.cpu:
+        return {}
+    from azr_mlx.backends.mlx import cpu
+
+    draw = np.random.default_rng(2)
+    q = mx.array(draw.standard_normal((2, 4, 9, 16)).astype(np.float32))
+    k, v = (mx.array(draw.standard_normal((2, 2, 9, 16)).astype(np.float32)) for _ in range(2))
+    library: dict[str, Any] = cpu._LIBRARY
+    theirs = library["scaled_dot_product_attention"](q, k, v, None, scale=0.25, mask="causal")
+    gate, x = q[0, 0], q[1, 1]
+    return {
+        "attention": _distance((cpu.attention(q, k, v, None, 0.25, "causal"),), (theirs,)),
+        "swiglu": _distance((cpu.swiglu(gate, x),), (library["swiglu"](gate, x),)),
+    }
+
+
+def _distance(got: Sequence[Any], want: Sequence[Any]) -> float:
+    pairs = zip(got, want, strict=True)
+    return max(float(np.abs(np.array(a) - np.array(b)).max()) for a, b in pairs)
+
+
+# -- the sandbox -----------------------------------------------------------------------------------
+
+WALL_S = 1.0
+STRONG, LIMITS_ONLY = "strong", "limits-only"
+_CONNECT = (
+    "import socket\ndef f(port): socket.create_connection(('127.0.0.1', port), 0.5); return True"
+)
+_WRITE = "def f(path):\n    with open(path, 'w') as file: file.write('x')\n    return True"
+_NAMESPACES = (
+    "allow user namespaces: sysctl user.max_user_namespaces above 0, on Ubuntu "
+    "kernel.apparmor_restrict_unprivileged_userns=0, in Docker --security-opt seccomp=unconfined"
+)
+
+
+def sandbox() -> Finding:
+    """The isolation that there is, and whether it holds: five jobs, two of them attacks."""
+    from azr_mlx.sandbox import Limits, Sandbox, SandboxError
+
+    limits = Limits(wall_s=WALL_S, cpu_s=WALL_S, memory_mb=256)
+    reason = ""
+    try:
+        opened = Sandbox(2, STRONG, limits)
+    except SandboxError as error:
+        reason = str(error).partition("had here: ")[2].partition(" (isolation")[0] or str(error)
+        opened = Sandbox(2, LIMITS_ONLY, limits)
+    with opened as box:
+        broken = try_sandbox(box)
+        level, features = box.isolation, box.features
+    named = [key for key, on in features.items() if on is True and key != "other_user"]
+    what = f"{level} ({', '.join(named) or 'limits'})"
+    facts = {"isolation": level, "features": features, "reason": reason, "broken": broken}
+    # What the level leaves open (docs/security.md) is a reason to warn, all else a failure.
+    leaks = ("the network is open", "files can be written")
+    if level == STRONG or any(one not in leaks for one in broken):
+        if broken:
+            mend = "do not run models' code here; report it (docs/security.md)"
+            return Finding(FAIL, f"{what}: {', '.join(broken)}", mend, facts)
+        what += ": right and wrong answers told apart, a loop stopped, network and writes denied"
+        return Finding(OK, what, facts=facts)
+    holes = f"; {', '.join(broken)}" if broken else ""
+    mend = _NAMESPACES if sys.platform == "linux" else "see docs/security.md; use a user of its own"
+    return Finding(WARN, f"{what}, for strong cannot be had ({reason}){holes}", mend, facts)
+
+
+def try_sandbox(box: Any) -> list[str]:
+    """What does not hold, in a few words each."""
+    from azr_mlx.sandbox import Job
+
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+        os.chmod(folder, 0o777)  # so that only the sandbox is in the way
+        target, port = Path(folder, "written"), server.getsockname()[1]
+        add = "def f(x): return x + 1"
+        jobs = [
+            Job("right", add, call="f", args="(1,)", expect="2"),
+            Job("wrong", add, call="f", args="(1,)", expect="3"),
+            Job("loop", "def f():\n    while True: pass", call="f"),
+            Job("network", _CONNECT, call="f", args=f"({port},)"),
+            Job("write", _WRITE, call="f", args=f"({str(target)!r},)"),
+        ]
+        status = {result.id: result.status.value for result in box.run(jobs)}
+        reached = bool(select.select([server], [], [], 0)[0]) or status["network"] == "pass"
+        written = target.exists() or status["write"] == "pass"
+    found = {
+        f"a right answer is judged {status['right']}": status["right"] != "pass",
+        f"a wrong answer is judged {status['wrong']}": status["wrong"] != "fail",
+        f"an endless loop is judged {status['loop']}": status["loop"] != "timeout",
+        "the network is open": reached,
+        "files can be written": written,
+    }
+    return [text for text, is_so in found.items() if is_so]
+
+
+# -- a model ---------------------------------------------------------------------------------------
+
+QUESTION = "def f(a):\n    return a[::-1]\nassert f([3, 1, 2]) =="
+ANSWER = "[2, 1, 3]"
+MANY, TOKENS = 8, 16
+
+
+def model() -> Finding:
+    """The package's own model, loaded as training does, reads a program and answers."""
+    from azr_mlx.backends.base import Sampling
+    from azr_mlx.commands.train import backend_for
+    from azr_mlx.config import load
+    from azr_mlx.types import Prompt
+
+    start = time.perf_counter()
+    backend = backend_for(load("quickstart"))
+    loaded = time.perf_counter() - start
+    ids = tuple(backend.tokenizer.encode(QUESTION))
+    prompt = Prompt(QUESTION, ids, form="base")
+    (greedy,) = backend.generate([prompt], [Sampling(TOKENS, 0.0)], [0])
+    answer = backend.tokenizer.decode(greedy.token_ids).partition("<")[0].strip()
+    start = time.perf_counter()
+    drawn = backend.generate([prompt] * MANY, [Sampling(TOKENS)] * MANY, list(range(MANY)))
+    rate = sum(len(one.token_ids) for one in drawn) / (time.perf_counter() - start)
+    facts = {"load_s": loaded, "tokens_per_s": rate, "answer": answer, "backend": backend.name}
+    what = f"nano loads in {loaded:.1f} s and generates {rate:.0f} tokens/s ({MANY} rows)"
+    if answer != ANSWER:
+        mend = "the arithmetic of this device is not right: try --backend torch, and report it"
+        return Finding(FAIL, f"{what}, but answers {answer!r} for {ANSWER!r}", mend, facts)
+    return Finding(OK, what, facts=facts)
+
+
+# -- what fits -------------------------------------------------------------------------------------
+
+
+def plan() -> Finding:
+    """The largest shipped configuration that this machine's memory takes."""
+    from azr_mlx.config import load
+    from azr_mlx.training.memory import shipped_needs
+    from azr_mlx.training.memory.limit import device, limit_of, show
+
+    on = device()
+    limit = limit_of(load(None), on)
+    needed = shipped_needs(on, limit)
+    facts = {"limit": limit, "needs": needed}
+    if not limit:
+        return Finding(WARN, "how much memory there is cannot be found out", "give memory_limit_gb")
+    fitting = {name: n for name, n in needed.items() if n <= limit}
+    if not fitting:
+        least = min(needed, key=lambda name: needed[name])
+        what = f"no shipped configuration fits {show(limit)}: {least} needs {show(needed[least])}"
+        return Finding(FAIL, what, "end other programs, or raise the container's limit", facts)
+    largest = max(fitting, key=lambda name: fitting[name])
+    larger = [f"{name} needs {show(n)}" for name, n in needed.items() if name not in fitting]
+    what = f"{largest} is the largest shipped configuration that fits: {show(needed[largest])} of "
+    what += show(limit) + (f"; {', '.join(larger)}" if larger else "; all do")
+    return Finding(OK, what, facts=facts)

@@ -1,0 +1,252 @@
+"""``azr-mlx eval``: data, model, sandbox and folders put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.backends.base import Backend, Policy
+from azr_mlx.config import Quantization, SandboxConfig
+from azr_mlx.errors import Interrupted, UsageError
+from azr_mlx.evaluation import benchmarks, contamination
+from azr_mlx.evaluation.benchmarks import Benchmark
+from azr_mlx.evaluation.compare import Comparison, compare
+from azr_mlx.evaluation.contamination import Contamination
+from azr_mlx.evaluation.imported_samples import score_samples
+from azr_mlx.evaluation.model import open_model, read_lora
+from azr_mlx.evaluation.progress import Reporter, Silent
+from azr_mlx.evaluation.protocol import Settings, Subject
+from azr_mlx.evaluation.result import BenchmarkResult
+from azr_mlx.evaluation.sampling import Evaluation
+from azr_mlx.evaluation.store import Store, read_samples
+from azr_mlx.interrupts import Interrupts
+from azr_mlx.models.locate import adapter_folder, base_of, quantization_of
+from azr_mlx.sandbox import Sandbox, SandboxError
+from azr_mlx.types import Task
+
+EVALS = Path("evals")  # where samples go that nobody gave a place
+BASE = "base"
+TOGETHER = {"cruxeval": ("cruxeval-i", "cruxeval-o")}  # names that stand for several benchmarks
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command was asked for.
+
+    ``data`` is one benchmark's file, or a folder with several's. ``samples`` were made elsewhere
+    and need no model. ``compare`` "base" runs the same protocol with the adapters off. ``out`` is
+    a folder with one for each benchmark in it; without it they are below ``evals/``.
+    """
+
+    benchmarks: Sequence[str]
+    settings: Settings = field(default_factory=Settings)
+    model: str | None = None
+    adapter_path: Path | None = None
+    data: Path | None = None
+    samples: Path | None = None
+    compare: str | None = None
+    out: Path | None = None
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    quantization: Quantization | None = None  # the run's, where adapters are of one
+    cache_dir: Path = Path("models")
+    backend: str = "auto"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The benchmarks, each once, in the order in which they were asked for."""
+        found = [name for given in self.benchmarks for name in TOGETHER.get(given, (given,))]
+        return tuple(dict.fromkeys(found))
+
+    def check(self) -> None:
+        """Raise UsageError where the parts do not go together."""
+        if not self.names:
+            raise UsageError(f"--benchmark: names none; take any of {', '.join(benchmarks.SPECS)}")
+        # What goes by one name comes in one file.
+        if self.data is not None and self.data.is_file() and len(set(self.benchmarks)) > 1:
+            raise UsageError(
+                f"--data {self.data}: one file for {len(self.names)} benchmarks; give a folder "
+                "that has theirs"
+            )
+        if self.compare not in (None, BASE):
+            raise UsageError(f"--compare {self.compare}: only base can be compared with")
+        if self.samples and (self.compare or self.out):
+            raise UsageError(
+                f"{'--compare' if self.compare else '--out'}: --samples have no model and are on "
+                "disk already; leave one of them out"
+            )
+        if self.compare and self.adapter_path is None:
+            raise UsageError("--compare base: without --adapter-path there is only the base")
+        if self.out is not None and self.out.suffix == ".jsonl":
+            raise UsageError(
+                f"--out {self.out}: names a folder, in which the samples are "
+                "BENCHMARK/samples.jsonl; leave .jsonl out"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of it: a result a benchmark; a comparison with the base where asked for; and what
+    the run has practised on, where the adapters are a run's.
+    """
+
+    results: tuple[BenchmarkResult, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    contaminations: tuple[Contamination, ...] = ()
+
+    def lines(self) -> list[str]:
+        lines = [line for result in self.results for line in result.lines()]
+        lines += [line for one in self.comparisons for line in one.lines()]
+        return lines + [line for one in self.contaminations for line in one.lines()]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "results": [result.to_json() for result in self.results],
+            "comparisons": [
+                one.to_json() | {"base": one.before.to_json()} for one in self.comparisons
+            ],
+            "contamination": [one.to_json() for one in self.contaminations],
+        }
+
+
+def evaluate(request: Request, progress: Reporter | None = None) -> Report:
+    """Evaluate a model, or score samples without one.
+
+    Adapters of a run know their model: ``model`` may be None then, and ``adapter_path`` the run.
+
+    Raises:
+        UsageError: what was asked cannot be done; nothing has been generated then.
+        Interrupted: Ctrl-C; the message says where the samples are.
+    """
+    request.check()
+    progress = progress or Silent()
+    adapters, model = None, request.model
+    if request.adapter_path is not None:
+        adapters = adapter_folder(request.adapter_path)
+        read_lora(adapters)  # a mistyped folder is told before any data is looked for
+        model = model or base_of(adapters)
+    loaded = [benchmarks.load(name, request.data) for name in request.names]
+    try:
+        if request.samples is not None:
+            return _score(request, loaded, read_samples(request.samples), progress)
+        if model is None:
+            raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
+        request.settings.check()
+        practised = None if adapters is None else contamination.tasks_of_run(adapters)
+        # First, so that an isolation that cannot be had is told before a model is loaded.
+        with open_sandbox(request.sandbox) as sandbox:
+            quantization = request.quantization or _quantization(adapters)
+            backend, subject = open_model(
+                model, adapters, quantization, request.cache_dir, request.backend
+            )
+            session = _Session(request, backend, subject, sandbox, progress)
+            return session.run(loaded, practised)
+    finally:
+        progress.close()
+
+
+def _quantization(adapters: Path | None) -> Quantization:
+    of_run = None if adapters is None else quantization_of(adapters)
+    return of_run or Quantization()
+
+
+def _score(
+    request: Request, loaded: Sequence[Benchmark], given: dict[str, list[str]], progress: Reporter
+) -> Report:
+    s = request.settings
+    with open_sandbox(request.sandbox) as sandbox:
+        return Report(
+            tuple(
+                score_samples(
+                    b, given, sandbox, ks=s.ks, limit=s.limit, split=s.split, progress=progress
+                )
+                for b in loaded
+            )
+        )
+
+
+class _Session:
+    """The evaluations of one command, on one model."""
+
+    def __init__(
+        self,
+        request: Request,
+        backend: Backend,
+        subject: Subject,
+        sandbox: Sandbox,
+        progress: Reporter,
+    ) -> None:
+        self.request, self.backend, self.subject = request, backend, subject
+        self.sandbox, self.progress = sandbox, progress
+
+    def run(self, loaded: Sequence[Benchmark], practised: Sequence[Task] | None) -> Report:
+        policies: list[Policy] = ["current", "reference"] if self.request.compare else ["current"]
+        arms = [self._evaluation(b, policy) for b in loaded for policy in policies]
+        found: dict[Policy, list[BenchmarkResult]] = {"current": [], "reference": []}
+        with ExitStack() as stack, Interrupts() as interrupts:
+            # All folders first: one that holds another protocol is told before anything is made.
+            stores = [stack.enter_context(Store(self._folder(a), a.protocol)) for a in arms]
+            for arm, store in zip(arms, stores, strict=True):
+                found[arm.policy].append(_made(arm, store, interrupts))
+        results, bases = found["current"], found["reference"]
+        return Report(
+            tuple(results),
+            tuple(map(compare, bases, results)),
+            tuple(_overlaps(arms, practised)),
+        )
+
+    def _evaluation(self, benchmark: Benchmark, policy: Policy) -> Evaluation:
+        return Evaluation(
+            self.backend,
+            benchmark,
+            self.request.settings,
+            self.sandbox,
+            subject=self.subject if policy == "current" else self.subject.bare,
+            policy=policy,
+            progress=self.progress,
+        )
+
+    def _folder(self, arm: Evaluation) -> Path:
+        name = arm.protocol.benchmark
+        if self.request.out is not None:
+            return self.request.out / (name if arm.policy == "current" else f"{name}-{BASE}")
+        content = json.dumps(arm.protocol.identity(), sort_keys=True)
+        return EVALS / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def _made(arm: Evaluation, store: Store, interrupts: Interrupts) -> BenchmarkResult:
+    try:
+        return arm.run(store, interrupts)
+    except KeyboardInterrupt:
+        tried = sum(map(len, store.tries.values()))
+        more = f" (and {tried} answers that visible tests turned down)" if tried else ""
+        raise Interrupted(
+            f"{len(store.samples)} samples{more} are in {store.folder}; the same command goes on "
+            "from there"
+        ) from None
+
+
+def _overlaps(
+    arms: Sequence[Evaluation], practised: Sequence[Task] | None
+) -> Iterator[Contamination]:
+    """What the run has practised on, benchmark by benchmark; nothing where there is no run."""
+    if practised is None:
+        return
+    for benchmark, problems in {a.protocol.benchmark: a.problems for a in arms}.items():
+        yield contamination.check(benchmark, problems, practised)
+
+
+def open_sandbox(config: SandboxConfig) -> Sandbox:
+    """A sandbox with the configuration's isolation and workers; benchmarks bring their limits.
+
+    Raises:
+        UsageError: the isolation that was asked for cannot be had.
+    """
+    try:
+        return Sandbox(isolation=config.isolation, workers=config.workers)
+    except SandboxError as e:
+        raise UsageError(str(e)) from e

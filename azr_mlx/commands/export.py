@@ -1,0 +1,236 @@
+"""What was learned, for other programs: a whole model with the adapters fused into it, which
+transformers (``hf``) or mlx-lm (``mlx``) loads, or the adapters alone in PEFT's layout (``peft``).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
+from azr_mlx.commands.convert import Text, float_dtype, logprobs
+from azr_mlx.commands.generate import attach
+from azr_mlx.config import Quantization
+from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.models.locate import (
+    ResolvedModel,
+    adapter_folder,
+    base_of,
+    check_quantization,
+    quantization_of,
+    read_config,
+    resolve,
+    run_of,
+    to_float32,
+    whole_folder,
+)
+
+MEASURED_ROLLOUTS = 32
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
+_NAMES = {"lora_a": "lora_A", "lora_b": "lora_B"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A model with its adapters fused: the folder, its base as ``kind:identity``, the type of its
+    weights, mlx-lm's quantisation (None: none), the files' size, and what fusing changed:
+    |log-probability after - before|, nats per token, over ``measured_tokens`` of ``measured_on``.
+    """
+
+    path: Path
+    model: str
+    dtype: str
+    quantization: dict[str, Any] | None
+    bytes: int
+    logp_change_mean: float
+    logp_change_max: float
+    measured_tokens: int
+    measured_on: str
+
+
+def to_model(
+    adapters: Path,
+    out: Path,
+    *,
+    to: str = "hf",
+    model: str | None = None,
+    dtype: str | None = None,
+    cache_dir: Path = Path("models"),
+) -> Fused:
+    """Fuse adapters into the model that they were trained on, in the folder ``out``.
+
+    "hf": dense weights, float32 if no ``dtype`` is given, under the names that transformers has.
+    "mlx": quantised as the base is; rounding the sum again loses some of what was learned.
+    ``model`` is needed where the adapters do not name theirs.
+
+    Raises:
+        UsageError: there are no such adapters, ``out`` exists, or the model has no such export.
+        ModelError: the base cannot be had, or the folder not be written.
+    """
+    check_quantization(Quantization(bits=0), dtype)
+    source, name = adapter_folder(adapters), model or base_of(adapters)
+    if not (source / CONFIG_FILE).is_file():
+        raise UsageError(f"--adapter-path {adapters}: no adapters there; give runs/NAME")
+    if out.exists():
+        raise UsageError(f"--out {out}: exists; name another folder or remove it")
+    if name is None:
+        raise UsageError("--model: missing, for the adapters do not name theirs; give their base")
+    base = resolve(name, quantization=_quantization(source), cache_dir=cache_dir)
+    texts, measured_on = _measured(source)
+    before = logprobs(base.path, texts, adapters=source)
+    with whole_folder(out) as work:
+        config, written = _write(base, source, work, to, dtype)
+        changes = np.abs(logprobs(work, texts) - before)
+        size = sum(file.stat().st_size for file in work.iterdir())
+    return Fused(
+        out,
+        base.source,
+        written,
+        config.get("quantization"),
+        size,
+        float(changes.mean()),
+        float(changes.max()),
+        len(changes),
+        measured_on,
+    )
+
+
+def _quantization(adapters: Path) -> Quantization:
+    """What the base was quantised to in training. Torch's is not MLX's: there it is the model's own
+    weights that are nearest."""
+    run = run_of(adapters)
+    record = None if run is None else run / "run.json"
+    if record is not None and record.is_file():
+        starts = json.loads(record.read_text(encoding="utf-8")).get("starts") or [{}]
+        if str(starts[-1].get("backend", "")).startswith("torch"):
+            return Quantization(bits=0)
+    return quantization_of(adapters) or Quantization()
+
+
+def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
+    """The last rollouts of the run, as far as it has any, and what they are called."""
+    run = run_of(adapters)
+    files = [] if run is None else sorted((run / "rollouts").glob("step_*.jsonl"))
+    if not files:
+        return None, "a fixed text"
+    with files[-1].open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line, _ in zip(lines, range(MEASURED_ROLLOUTS), strict=False)]
+    texts = [(r["prompt"]["token_ids"], r["completion"]["token_ids"]) for r in rows]
+    return texts, f"{len(texts)} rollouts of {files[-1].stem}"
+
+
+def _write(
+    base: ResolvedModel, adapters: Path, work: Path, to: str, dtype: str | None
+) -> tuple[dict[str, Any], str]:
+    """Returns config.json as written, and the type of the weights."""
+    import mlx.core as mx
+    from mlx.utils import tree_map, tree_unflatten
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+    from mlx_lm.utils import load, save_config, save_model
+
+    with redirect_stdout(sys.stderr):
+        loaded: Any = load(str(base.path), return_config=True, lazy=True)
+    model, tokenizer, config = loaded
+    if to == "hf":
+        if any(isinstance(m, SwitchLinear | QuantizedSwitchLinear) for m in model.modules()):
+            raise UsageError("--to hf: MLX stacks this model's experts; take --to mlx or peft")
+        model = to_float32(model)
+        config = {k: v for k, v in config.items() if not k.startswith("quantization")}
+    attach(model, adapters)
+    fused = [(n, m.fuse(dequantize=False)) for n, m in model.named_modules() if hasattr(m, "fuse")]
+    model.update_modules(tree_unflatten(fused))
+    if dtype is not None:
+        kind = getattr(mx, dtype)
+        floating = lambda a: a.astype(kind) if mx.issubdtype(a.dtype, mx.floating) else a  # noqa: E731
+        model.update(tree_map(floating, model.parameters()))
+    written = float_dtype(model)
+    config = {k: v for k, v in config.items() if k != "torch_dtype"} | {"dtype": written}
+    save_model(work, model)
+    save_config(config, work / "config.json")
+    tokenizer.save_pretrained(work)
+    for extra in base.path.glob("generation_config.json"):
+        shutil.copy(extra, work)
+    return read_config(work), written
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: the folder, its model, its matrices, their rank and PEFT's alpha."""
+
+    path: Path
+    model: str
+    tensors: int
+    rank: int
+    alpha: float
+
+
+def to_peft(adapters: Path, out: Path) -> Exported:
+    """A run's adapters (or a folder that mlx-lm wrote) as a PEFT adapter in the folder ``out``.
+
+    mlx-lm adds ``scale`` x A B, with A [in, r] and B [r, out]; PEFT alpha / r x B A, each
+    transposed.
+
+    Raises:
+        UsageError: there are no such adapters, ``out`` exists, or they are not LoRA's.
+        AzrError: the folder cannot be written.
+    """
+    source = adapter_folder(adapters)
+    if out.exists():
+        raise UsageError(f"--out {out}: exists; name another folder or remove it")
+    try:
+        config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+        arrays = load_file(source / WEIGHTS_FILE)
+        kind, lora = config.get("fine_tune_type", "lora"), config["lora_parameters"]
+        rank, scale, dropout = int(lora["rank"]), float(lora["scale"]), float(lora["dropout"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+        why = "no such file" if isinstance(e, FileNotFoundError) else e
+        raise UsageError(
+            f"--adapter-path {adapters}: no LoRA adapters there ({CONFIG_FILE}, {WEIGHTS_FILE}: "
+            f"{why}); give a run, for example runs/NAME"
+        ) from e
+    odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
+    if kind != "lora" or odd:
+        raise UsageError(f"--adapter-path {adapters}: {odd[0] if odd else kind}: not LoRA's")
+    made = {_peft_name(k): np.ascontiguousarray(a.T) for k, a in arrays.items()}
+    alpha, model = rank * scale, str(config.get("model", ""))
+    described = _peft_config(model, rank, alpha, dropout, list(arrays))
+    try:
+        with whole_folder(out) as work:
+            work.mkdir()
+            save_file(made, work / PEFT_WEIGHTS, metadata={"format": "pt"})
+            (work / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+    except (OSError, SafetensorError) as e:
+        raise AzrError(f"--out {out}: {e}; choose a folder that can be written") from e
+    return Exported(out, model, len(made), rank, alpha)
+
+
+def _peft_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    return f"base_model.model.{module}.{_NAMES[kind]}.weight"
+
+
+def _peft_config(
+    model: str, rank: int, alpha: float, dropout: float, names: list[str]
+) -> dict[str, Any]:
+    modules = sorted({name.rpartition(".")[0] for name in names})
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": modules,
+        "bias": "none",
+        "inference_mode": True,
+    }

@@ -1,0 +1,182 @@
+"""Local inference: one prompt after another, each with one streamed completion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.backends.base import Sampling
+from azr_mlx.config import Quantization
+from azr_mlx.errors import UsageError
+from azr_mlx.models.locate import (
+    adapter_folder,
+    base_of,
+    loading,
+    resolve,
+    to_float32,
+)
+
+CACHE_DIR = Path("models")
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A completion and what it took: ``finish`` is "stop" or "length", rates are a second's."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    tokens: int
+    prompt_tokens_per_s: float
+    tokens_per_s: float
+    peak_gb: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Generator:
+    """A model, with its adapters, that completes prompts one at a time."""
+
+    def __init__(self, model_id: str | None, adapter_path: Path | None = None) -> None:
+        """``model_id`` may be None where the adapters' folder names its model.
+
+        Raises ``UsageError`` where the adapters are not to be had, ``ModelError`` where the model
+        is not.
+        """
+        if adapter_path is not None:
+            adapter_path = adapter_folder(adapter_path)
+            model_id = model_id or base_of(adapter_path)
+        if adapter_path is not None and not (adapter_path / "adapter_config.json").is_file():
+            raise UsageError(
+                f"--adapter-path: {adapter_path}: no adapter_config.json in it; give a folder that "
+                "train or mlx_lm.lora wrote, for example runs/NAME/adapters"
+            )
+        if model_id is None:
+            raise UsageError("--model: missing; name a model, or adapters that know theirs")
+        self.model, self.tokenizer = load(model_id, adapter_path)
+
+    @property
+    def has_template(self) -> bool:
+        return self.tokenizer.chat_template is not None
+
+    def complete(
+        self,
+        prompt: str,
+        sampling: Sampling,
+        *,
+        raw: bool = False,
+        system: str = "",
+        on_text: Callable[[str], None] = lambda text: None,
+    ) -> Generation:
+        """Complete ``prompt``, in the model's chat template unless ``raw`` (or it has none).
+
+        ``on_text`` is handed each piece of text as it comes.
+        """
+        from mlx_lm import stream_generate
+        from mlx_lm.sample_utils import make_sampler
+
+        tokens = encode(self.tokenizer, prompt, raw=raw, system=system)
+        sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
+        pieces = []
+        for response in stream_generate(
+            self.model, self.tokenizer, tokens, max_tokens=sampling.max_tokens, sampler=sampler
+        ):
+            pieces.append(response.text)
+            on_text(response.text)
+        return Generation(
+            "".join(pieces),
+            str(response.finish_reason),
+            response.prompt_tokens,
+            response.generation_tokens,
+            response.prompt_tps,
+            response.generation_tps,
+            response.peak_memory,
+        )
+
+
+def seed_sampler(seed: int | None) -> None:
+    """Make the draws that follow repeatable."""
+    if seed is not None:
+        import mlx.core as mx
+
+        mx.random.seed(seed)
+
+
+def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
+    """The model and its tokenizer, adapters in place; float32 on a CPU.
+
+    A CPU decodes quantised and half-precision weights several times slower than float32 ones.
+    """
+    folder = _folder(model_id)  # before the imports, so that a wrong name is told at once
+    import mlx.core as mx
+    import mlx_lm
+
+    on_gpu = mx.default_device() == mx.gpu
+    with loading(model_id):
+        model, tokenizer = mlx_lm.load(str(folder), lazy=not on_gpu)[:2]
+    if not on_gpu:
+        model = to_float32(model)
+    if adapter_path is not None:
+        attach(model, adapter_path)
+    model.eval()
+    return model, tokenizer
+
+
+def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") -> list[int]:
+    """``prompt`` as token ids: a user's turn of a chat, or ``raw`` text.
+
+    Raises ``UsageError`` where there is nothing to complete, or no template for ``system``.
+    """
+    chat = tokenizer.chat_template is not None and not raw
+    if system and not chat:
+        raise UsageError("--system: needs a chat template; leave --raw out, or use a chat model")
+    if chat:
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": prompt})
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+    else:
+        ids = tokenizer.encode(prompt)
+    if not ids:
+        raise UsageError("--prompt: no tokens; give some text")
+    return list(ids)
+
+
+def _folder(model_id: str) -> Path:
+    """The model as it is; a GGUF file imported with its blocks kept where MLX has such a format."""
+    bits = 8 if model_id.endswith(".gguf") else 0
+    quantization = Quantization(bits=bits, group_size=32 if bits else 64)
+    return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path
+
+
+def attach(model: Any, path: Path) -> None:
+    """mlx-lm's ``load_adapters``, which before 0.32 passes over what does not fit the model."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
+    from azr_mlx.backends.mlx.adapters import adapter_weights
+
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        kind = config.get("fine_tune_type", "lora")
+        if kind != "full":
+            layers, parameters = config["num_layers"], config["lora_parameters"]
+            linear_to_lora_layers(model, layers, parameters, use_dora=kind == "dora")
+        new: Any = mx.load(str(path / WEIGHTS_FILE))
+        leaves: Any = tree_flatten(model.parameters())
+        own = dict(leaves) if kind == "full" else adapter_weights(model)
+        wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]
+        if wrong:
+            raise ValueError(f"no place for {wrong[0]} ({len(wrong)} such of {len(new)} tensors)")
+        model.load_weights(list(new.items()), strict=False)
+    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
+        why = " ".join(str(error).split())[:300]
+        mend = "give the adapters of this very model"
+        raise UsageError(
+            f"--adapter-path: {path}: does not fit the model: {why}; {mend}"
+        ) from error

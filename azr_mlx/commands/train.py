@@ -1,0 +1,359 @@
+"""Setting up a training run: its folder, model, sandbox, trackers; then the trainer takes over."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from os import cpu_count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from azr_mlx.backends import blas
+from azr_mlx.backends.ranks import World, gather
+from azr_mlx.backends.select import choose, open_backend, resolve_model
+from azr_mlx.config import (
+    Config,
+    diff,
+    load,
+    to_yaml,
+)
+from azr_mlx.errors import PROGRAM, AzrError, UsageError
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.during_training import TrainingEvaluation
+from azr_mlx.evaluation.held_out import FILE as HELD_OUT
+from azr_mlx.evaluation.held_out import HeldOut, Record, recorded
+from azr_mlx.models.locate import ResolvedModel
+from azr_mlx.monitoring import report
+from azr_mlx.monitoring.outcome import Outcome
+from azr_mlx.monitoring.terminal import Display
+from azr_mlx.monitoring.trackers import trackers
+from azr_mlx.sandbox import Limits, Sandbox
+from azr_mlx.tasks.gate import Runner
+from azr_mlx.training import checkpoint
+from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
+from azr_mlx.training.memory import describe, fitting, kv_tokens_of
+from azr_mlx.training.run import Trainer
+
+MODEL_CACHE = Path("models")
+# Resuming with another of these would be another run under the same name.
+FIXED = ("model_id", "quantization", "lora", "seed")
+
+
+def train(
+    config: Config,
+    *,
+    resume: str | None = None,
+    init_adapters: Path | None = None,
+    dry_run: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Run or continue a training; returns the exit code.
+
+    Raises:
+        AzrError: a clear one-line reason, before anything was overwritten.
+    """
+    if dry_run:
+        sys.stdout.write(describe(config))
+        return 0
+    backend_name, why = choose(config.backend)
+    world = open_world(backend_name)
+    with ExitStack() as stack:
+        run_dir, start = _place(world, config, resume, stack)
+        record = _record(config, run_dir, start)
+        config = fitting(config, backend_name)
+        model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
+        evaluated = _load_benchmarks(config)
+        leads = world.rank == 0
+        display = Display(
+            config.max_steps,
+            quiet=quiet or not leads,
+            log_level=config.log_level,
+            name=str(run_dir),
+        )
+        display.muted = not leads
+        stack.callback(display.close)
+        own = stack.enter_context(open_sandbox(config))
+        sandbox = own if world.size == 1 else SharedSandbox(own, world)
+        _make_run_dir(run_dir, config)
+        logged = trackers(config, run_dir, display.warn) if leads else []
+        for tracker in logged:
+            stack.callback(tracker.close)
+        display.note(f"loading {config.model_id}")
+        backend = _load(backend_name, config, model, init_adapters)
+        backend.world = world
+        _warn_of_other_weights(config, run_dir, backend_name, display)
+        engine = f"{backend_name} ({why})" + (f", {world.size} ranks" if world.size > 1 else "")
+        _describe_run(run_dir, model, engine, own.isolation, start)
+        config = _of_all_ranks(config, world)
+        trainer = Trainer(
+            config,
+            run_dir,
+            backend,
+            sandbox,
+            display=display,
+            trackers=logged,
+            evaluate=TrainingEvaluation(config, evaluated, backend, own) if evaluated else None,
+        )
+        _begin(trainer, start, display)
+        outcome = _outcome(config, run_dir, record, trainer, sandbox, display)
+        if trainer.step >= config.max_steps:
+            if outcome is not None and not outcome.record.after:  # cut off in its last measurement
+                outcome.finish()
+                _report(run_dir, display, leads)
+            display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
+            return 0
+        code = trainer.run()
+        if code == 0 and outcome is not None:
+            outcome.finish()
+        _report(run_dir, display, leads)
+        if code == 0:
+            newest = run_dir / checkpoint.NEWEST
+            display.note(f"done: {config.max_steps} steps; adapters in {newest}")
+            if trainer.best is not None:
+                display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
+        return code
+
+
+def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:
+    """What a run that goes on measured at its start. Raises UsageError where it is no use now."""
+    if not config.held_out.tasks:
+        return None
+    trained = start is not None and start != checkpoint.folder(run_dir, 0)
+    return recorded(run_dir, config, resumed=trained)
+
+
+def _outcome(
+    config: Config,
+    run_dir: Path,
+    record: Record | None,
+    trainer: Trainer,
+    sandbox: Runner,
+    display: Display,
+) -> Outcome | None:
+    """Held-out tasks, solved once before the first step."""
+    if not config.held_out.tasks:
+        return None
+    tasks = None if record is None else record.tasks
+    held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.form, tasks)
+    outcome = Outcome(run_dir, held, record, display)
+    outcome.begin()
+    return outcome
+
+
+def _report(run_dir: Path, display: Display, leads: bool) -> None:
+    """The report of a run that ended or was interrupted. One that fails is no failure of the
+    run."""
+    if not leads or not (run_dir / "metrics.jsonl").exists():
+        return
+    try:
+        path = report.write(report.read(run_dir))
+    except Exception as e:
+        display.warn(f"no report: {type(e).__name__}: {e}; {PROGRAM} report {run_dir} tries again")
+    else:
+        display.note(f"report: {path}")
+
+
+def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:
+    if start is None:
+        trainer.start()
+        return
+    aside = trainer.resume(start)
+    display.recall(list(trainer.metrics.rows()))
+    past = f"; {aside} later rows of metrics set aside" if aside else ""
+    display.note(f"resumed {start}{past}")
+
+
+def open_sandbox(config: Config) -> Sandbox:
+    s = config.sandbox
+    limits = Limits(wall_s=s.wall_s, cpu_s=s.cpu_s, memory_mb=s.memory_mb, output_kb=s.output_kb)
+    return Sandbox(workers=s.workers, isolation=s.isolation, limits=limits)
+
+
+def backend_for(config: Config) -> Any:
+    """The backend that a run of this configuration would begin with."""
+    name, _ = choose(config.backend)
+    model = resolve_model(name, config.model_id, config.quantization, MODEL_CACHE)
+    return _load(name, config, model, None)
+
+
+def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path | None) -> Any:
+    """The backend with its adapters; ``init_adapters`` are weights to start from."""
+    backend = open_backend(
+        name,
+        model.path,
+        config.lora,
+        config.quantization,
+        seed=config.seed,
+        max_rows=config.rollout.max_batch,
+        kv_tokens=kv_tokens_of(config),
+        micro_batch_tokens=config.ppo.micro_batch_tokens,
+        grad_checkpoint=config.ppo.grad_checkpoint == "true",
+        compile=config.ppo.compile,
+        base=config.model_id,
+    )
+    if init_adapters is not None:
+        try:
+            backend.load_adapters(init_adapters)
+        except (ValueError, RuntimeError, OSError) as e:
+            why = str(e).removeprefix(f"{init_adapters}: ")
+            raise UsageError(
+                f"--resume-adapter-file {init_adapters}: {why}; give adapters of this model, and "
+                "the lora settings that they were made with"
+            ) from e
+    return backend
+
+
+def _place(
+    world: World, config: Config, resume: str | None, stack: ExitStack
+) -> tuple[Path, Path | None]:
+    """(run folder, checkpoint to start from). Only rank 0 writes there: every other rank has a
+    folder for the time of the run, with a copy of what rank 0 starts from.
+
+    Raises UsageError where the ranks were not given the same configuration.
+    """
+    from azr_mlx import __version__
+
+    if len(set(gather(world, __version__))) > 1:
+        raise UsageError("azr-mlx: the ranks have different versions; install the same on all")
+    if len(set(gather(world, to_yaml(config)))) > 1:
+        raise UsageError("config: the ranks have different ones; give all the same arguments")
+    if world.rank == 0:
+        run_dir, start = _locate_run(config, resume)
+    else:
+        run_dir, start = Path(stack.enter_context(TemporaryDirectory(prefix="azr-mlx-"))), None
+    name = gather(world, start and start.name)[0]
+    if world.size == 1:
+        return run_dir, start
+    if name is not None:
+        start = start or run_dir / "checkpoints" / name
+        share_files(world, [f for f in start.glob("*") if f.is_file()], start)
+    share_files(world, list(run_dir.glob(HELD_OUT)), run_dir)
+    return run_dir, start
+
+
+def _of_all_ranks(config: Config, world: World) -> Config:
+    """What all ranks do together: as many times the tasks of a step as there are ranks. Ranks other
+    than the first keep nothing."""
+    n = world.size
+    if n == 1:
+        return config
+    config = replace(
+        config,
+        batch_size=n * config.batch_size,
+        proposer=replace(
+            config.proposer, templates_per_step=n * config.proposer.templates_per_step
+        ),
+        solver=replace(
+            config.solver, buffer_tasks_per_step=n * config.solver.buffer_tasks_per_step
+        ),
+    )
+    if world.rank == 0:
+        return config
+    tracking = replace(config.tracking, save_rollouts=False)
+    return replace(config, tracking=tracking, checkpoint_interval=config.max_steps)
+
+
+def _locate_run(config: Config, resume: str | None) -> tuple[Path, Path | None]:
+    """(run folder, checkpoint to start from). A new run never writes into an old one's folder."""
+    output_dir = Path(config.output_dir)
+    if resume is not None:
+        run_dir, start = checkpoint.find(resume, output_dir)
+        _refuse_another_run(config, run_dir)
+        return run_dir, start
+    run_dir = output_dir / (config.run_name or time.strftime("%Y%m%d-%H%M%S"))
+    if checkpoint.steps(run_dir):
+        raise UsageError(
+            f"run_name: {run_dir} has checkpoints of an earlier run; continue it with "
+            f"--resume {run_dir}, or choose another run_name"
+        )
+    return run_dir, None
+
+
+def _make_run_dir(run_dir: Path, config: Config) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        text = to_yaml(replace(config, run_name=run_dir.name))
+        (run_dir / "config.yaml").write_text(text, encoding="utf-8")
+    except OSError as e:
+        why = e.strerror or str(e)
+        raise AzrError(f"output_dir: {run_dir}: {why}; choose a folder that can be written") from e
+
+
+def _refuse_another_run(config: Config, run_dir: Path) -> None:
+    """What a run is (its model, its adapters, its seed) cannot change when it goes on."""
+    made = load(run_dir / "config.yaml", [])
+    changed = {k: v for k, v in diff(made, config).items() if k.split(".")[0] in FIXED}
+    if changed:
+        raise UsageError(
+            "\n".join(
+                f"{key}: {new!r}: the run in {run_dir} has {old!r}, which cannot change on --resume"
+                for key, (old, new) in changed.items()
+            )
+        )
+
+
+def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display: Display) -> None:
+    """Backends quantise differently, or not at all: adapters make up for one base's errors."""
+    starts = checkpoint.recorded(run_dir, "starts") or []
+    last = starts[-1].get("backend", backend).split()[0] if starts else backend
+    if last != backend and config.quantization.bits:
+        display.warn(
+            f"backend: {backend}: the run was on {last}, whose {config.quantization.bits}-bit "
+            "weights are not this one's; expect other rewards at first"
+        )
+
+
+def _describe_run(
+    run_dir: Path, model: ResolvedModel, backend: str, isolation: str, start: Path | None
+) -> None:
+    """``run.json``: one entry for each time that the run was started or resumed."""
+    entry = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "resumed_from": None if start is None else str(start),
+        "backend": backend,
+        "isolation": isolation,
+        "blas": asdict(blas.enable()),
+        "model": {"source": model.source, "revision": model.revision, "path": str(model.path)},
+        **describe_process(),
+    }
+    starts = checkpoint.recorded(run_dir, "starts") or []
+    checkpoint.record(run_dir, starts=[*starts, entry])
+
+
+def describe_process(
+    packages: Sequence[str] = ("mlx", "mlx-lm", "torch", "peft", "numpy", "transformers"),
+) -> dict[str, Any]:
+    """The program and the machine: argv, versions, platform, cores."""
+    from azr_mlx import __version__
+
+    versions = {"azr-mlx": __version__}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "argv": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": cpu_count(),
+        "versions": versions,
+    }
+
+
+def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
+    """What is evaluated in training; before the model is loaded, so that missing data is told."""
+    if not config.evaluation_interval:
+        return []
+    data = Path(config.evaluation.data) if config.evaluation.data else None
+    try:
+        return [benchmarks.load(name, data) for name in config.evaluation.benchmarks]
+    except UsageError as e:
+        why = str(e).replace("--data", "evaluation.data")
+        raise UsageError(f"evaluation.benchmarks: {why}; evaluation_interval=0 goes without") from e

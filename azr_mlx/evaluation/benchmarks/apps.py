@@ -1,0 +1,341 @@
+"""APPS (Hendrycks et al., arXiv 2105.09938): programs from problem statements, at three levels and
+in two forms: a function or method that is called, or a program that reads stdin.
+
+Two figures: strict accuracy (all test cases of a problem pass) and the test-case average. A problem
+without test cases is set aside. Each stdin case is a process of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.benchmarks.problem import (
+    Grade,
+    Problem,
+    Row,
+    Spec,
+)
+from azr_mlx.sandbox import (
+    Job,
+    Limits,
+    Result,
+    literal,
+    parse_literal,
+)
+from azr_mlx.types import Status
+
+# The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.
+LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=1024, output_kb=4096)
+LEVELS = ("introductory", "interview", "competition")
+# Before every solution: the names that the reference harness gives it, since solutions were written
+# for judges that have them. (numpy, which that has too, is not in the sandbox.)
+HEADER = """import sys, time, itertools, collections, math, fractions, random, heapq
+from itertools import accumulate, product, permutations, combinations
+from collections import Counter, OrderedDict, deque, defaultdict, ChainMap
+from functools import lru_cache
+from math import sqrt, sin, cos, tan, ceil, fabs, floor, gcd, exp, log, log2
+from typing import List, Tuple
+from heapq import *
+stdin, stdout = sys.stdin, sys.stdout
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StdinCheck:
+    """A program on each of ``inputs``; ``outputs`` is what it should print."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def jobs(self, code: str) -> list[Job]:
+        program = _headed(_program(code))
+        return [
+            Job(str(i), program, stdin=text, limits=LIMITS) for i, text in enumerate(self.inputs)
+        ]
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        right = [
+            r.status is Status.OK and same_output(r.stdout, wanted)
+            for r, wanted in zip(results, self.outputs, strict=True)
+        ]
+        bad = next((r for r, ok in zip(results, right, strict=True) if not ok), None)
+        return _grade(right, bad)
+
+    def content(self) -> Any:
+        return [self.inputs, self.outputs]
+
+
+@dataclass(frozen=True, slots=True)
+class CallCheck:
+    """A function, or a method of ``class Solution``, on each of ``calls`` (tuples, as text)."""
+
+    name: str
+    calls: tuple[str, ...]
+    outputs: tuple[Any, ...]
+
+    def jobs(self, code: str) -> list[Job]:
+        program = f"{_headed(code)}\n\n{_ENTRY.format(name=self.name)}"
+        return [
+            Job(str(i), program, call="_entry", calls=(args,), limits=LIMITS)
+            for i, args in enumerate(self.calls)
+        ]
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        right = [
+            r.status is Status.OK and r.values is not None and same_value(r.values[0], wanted)
+            for r, wanted in zip(results, self.outputs, strict=True)
+        ]
+        bad = next((r for r, ok in zip(results, right, strict=True) if not ok), None)
+        return _grade(right, bad)
+
+    def content(self) -> Any:
+        return [self.name, self.calls, self.outputs]
+
+
+_ENTRY = """
+def _entry(*args):
+    owner = globals().get("Solution")
+    return (getattr(owner(), "{name}") if owner else globals()["{name}"])(*args)
+"""
+
+
+def _headed(code: str) -> str:
+    """With the header, but for code that begins with a ``from __future__``: nothing may precede."""
+    return code if re.search(r"^from __future__ ", code, re.M) else HEADER + code
+
+
+def _program(code: str) -> str:
+    """The reference harness puts a program into a function, and some of the human solutions end
+    with a ``return``: those are put into one here.
+    """
+    try:
+        outside = [n for n in ast.parse(code).body if not isinstance(n, _SCOPES)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code
+    if not any(isinstance(n, ast.Return) for statement in outside for n in ast.walk(statement)):
+        return code
+    return f"def _main():\n{textwrap.indent(code, '    ')}\n_main()\n"
+
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _grade(right: Sequence[bool], bad: Result | None) -> Grade:
+    share = sum(right) / len(right)
+    if bad is None:
+        return Grade(Status.PASS, share)
+    status = Status.FAIL if bad.status is Status.OK else bad.status
+    return Grade(status, share, bad.detail or f"case {right.index(False)}: another output expected")
+
+
+def same_output(given: str, wanted: str) -> bool:
+    """Line by line and word by word; white space does not count, and numbers may differ by the
+    tolerance of the reference harness (numpy's) where one of the two has a point or an exponent.
+    What that lets pass beyond is wrong here: words in any order, whole numbers that are close.
+    """
+    a, b = ([line.split() for line in _lines(text)] for text in (given, wanted))
+    if [len(line) for line in a] != [len(line) for line in b]:
+        return False
+    pairs = zip(chain.from_iterable(a), chain.from_iterable(b), strict=True)
+    return all(x == y or _is_close(x, y) for x, y in pairs)
+
+
+def _is_close(given: str, wanted: str) -> bool:
+    if not all(_NUMBER.fullmatch(word) for word in (given, wanted)):
+        return False
+    if _INTEGER.fullmatch(given) and _INTEGER.fullmatch(wanted):
+        return _LEADING.sub(r"\1", given) == _LEADING.sub(r"\1", wanted)
+    return bool(np.isclose(float(given), float(wanted)))
+
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_LEADING = re.compile(r"^\+?(-?)0*(?=[0-9])")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def same_value(given: Any, wanted: Any) -> bool:
+    """Tuples are lists, as JSON has no others; the expected value may stand in a list of one."""
+    value = _listed(given)
+    return bool(value == wanted or (isinstance(wanted, list) and wanted and value == wanted[0]))
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_listed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return value
+
+
+# --- rows ---
+
+
+def parse(row: Row) -> Problem | None:
+    """A row of the hub's files, in which some fields are JSON as text."""
+    tests = row["input_output"]
+    tests = json.loads(tests) if isinstance(tests, str) and tests.strip() else tests or {}
+    check = _check(tests)
+    if check is None:
+        return None
+    solutions = row.get("solutions") or "[]"
+    solutions = json.loads(solutions) if isinstance(solutions, str) else solutions
+    starter, name = row.get("starter_code") or "", tests.get("fn_name", "")
+    how = "Use Call-Based format" if name else "Use Standard Input format"
+    way = _WAYS[bool(name)].format(name=name, starter=starter)
+    asked = f"\nQUESTION:\n{row['question']}\n{starter}\n{how}\n"
+    return Problem(
+        id=_id(row),
+        prompt=f"{asked}\nANSWER:\n",
+        question=f"{row['question'].strip()}\n{way}"
+        "Answer with the whole program in one ```python block.",
+        prefix="",
+        entry_point=name,
+        reference=solutions[0] if solutions else "",
+        check=check,
+        visible=called_examples(name, row["question"]) if name else examples(row["question"]),
+        level=row["difficulty"],
+    )
+
+
+_WAYS = {
+    False: "\nRead the input from standard input and print the answer.\n",
+    True: "\nComplete this code; its function {name} is called:\n\n{starter}\n\n",
+}
+
+
+def _check(tests: Row) -> StdinCheck | CallCheck | None:
+    inputs, outputs = tests.get("inputs") or [], tests.get("outputs") or []
+    if not inputs or len(inputs) != len(outputs):
+        return None
+    if name := tests.get("fn_name"):
+        calls = tuple(literal(tuple(_keyed(arg) for arg in args)) for args in inputs)
+        return CallCheck(name, calls, tuple(map(_keyed_output, outputs)))
+    return StdinCheck(tuple(map(_text, inputs)), tuple(map(_text, outputs)))
+
+
+def _text(value: Any) -> str:
+    """Some rows have lists of lines."""
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _keyed(value: Any) -> Any:
+    """JSON has only text as keys: those that are all whole numbers were numbers."""
+    if isinstance(value, dict) and value and all(re.fullmatch(r"-?\d+", k) for k in value):
+        return {int(key): item for key, item in value.items()}
+    return value
+
+
+def _keyed_output(value: Any) -> Any:
+    """The value itself may stand in a list of one."""
+    return [_keyed(item) for item in value] if isinstance(value, list) else _keyed(value)
+
+
+# Codeforces: one heading, then pairs. AtCoder and CodeChef: a heading for each half.
+_PAIR = re.compile(r"Input\n(.*?)\n+Output\n(.*?)(?=\n\s*\nInput\n|\n-----|\n\s*\nNote|\Z)", re.S)
+_HALVES = re.compile(
+    r"-----(?:Sample|Example) Input[^\n]*-----\n(.*?)\n\s*"
+    r"-----(?:Sample|Example) Output[^\n]*-----\n(.*?)(?=\n\s*\n|\n-----|\Z)",
+    re.S,
+)
+# LeetCode: one line each, the arguments with their names.
+_CALLED = re.compile(r"^Input:[ \t]*(.+)\nOutput:[ \t]*(.+)$", re.M)
+
+
+def examples(question: str) -> StdinCheck | None:
+    """The samples that the statement of a program shows."""
+    question = question.replace("\r\n", "\n")
+    _, _, shown = question.partition("-----Example")
+    pairs = _HALVES.findall(question) or _PAIR.findall(shown)
+    if not pairs:
+        return None
+    inputs, outputs = zip(*[(given + "\n", wanted) for given, wanted in pairs], strict=True)
+    return StdinCheck(inputs, outputs)
+
+
+def called_examples(name: str, question: str) -> CallCheck | None:
+    """The samples that the statement of a function shows, those of literals."""
+    pairs = []
+    for given, wanted in _CALLED.findall(question.replace("\r\n", "\n")):
+        try:
+            args, value = _shown_arguments(given), parse_literal(wanted)
+            pairs.append((literal(args), value))
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    if not pairs:
+        return None
+    calls, outputs = zip(*pairs, strict=True)
+    return CallCheck(name, calls, outputs)
+
+
+def _shown_arguments(text: str) -> tuple[Any, ...]:
+    """Of ``xs = [1, 2], k = 3``, or without the names. Raises ValueError, SyntaxError."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    if not isinstance(call, ast.Call):
+        raise ValueError("no arguments")
+    return tuple(ast.literal_eval(n) for n in [*call.args, *(k.value for k in call.keywords)])
+
+
+def _id(row: Row) -> str:
+    return f"APPS/{int(row['problem_id']):04d}"
+
+
+def folder_rows(folder: Path) -> Iterator[Row] | None:
+    """The rows of the original layout, a folder a problem; None where it is not that."""
+    found = sorted(path.parent for path in folder.glob("**/question.txt"))
+    return map(_row, found) if found else None
+
+
+def _row(problem: Path) -> Row:
+    def read(name: str) -> str:
+        path = problem / name
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    try:
+        return {
+            "problem_id": int(problem.name),
+            "question": read("question.txt"),
+            "solutions": read("solutions.json"),
+            "input_output": read("input_output.json"),
+            "starter_code": read("starter_code.py"),
+            "difficulty": json.loads(read("metadata.json"))["difficulty"],
+        }
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{problem}: not a problem of APPS ({error})") from error
+
+
+def _spec(name: str, level: str) -> Spec:
+    return Spec(
+        name=name,
+        parse=parse,
+        id_of=_id,
+        level=level,
+        stop=("\nQUESTION:", "\n---", "\n```"),
+        limits=LIMITS,
+        form="APPS's own: QUESTION, format, ANSWER",
+        files=("test.jsonl", "apps.jsonl"),
+        rows=folder_rows,
+        # The repository's own form is a script, which datasets runs no more.
+        hub=("json",),
+        hub_file="hf://datasets/codeparrot/apps/test.jsonl",
+        mend="give as --data the test folder of "
+        "https://people.eecs.berkeley.edu/~hendrycks/APPS.tar.gz, or test.jsonl of the hub's "
+        "codeparrot/apps",
+    )
+
+
+SPECS = (_spec("apps", ""), *(_spec(f"apps-{level}", level) for level in LEVELS))

@@ -1,0 +1,280 @@
+"""CRUXEval (Gu et al., arXiv 2401.03065): what does this function return (O, deduction), and what
+could it have been given (I, abduction)?
+
+Answers are literals, compared by value and exact type. An answer to O is never run; an answer to I
+is arguments, on which the benchmark's own function runs. The reference scorer evaluates both, and
+``0 or True`` passes there.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from azr_mlx.evaluation.benchmarks.problem import (
+    Grade,
+    Problem,
+    Row,
+    Spec,
+)
+from azr_mlx.sandbox import (
+    Job,
+    Limits,
+    Result,
+    equal,
+    literal,
+    parse_literal,
+)
+from azr_mlx.types import Status
+
+LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=512, output_kb=16)
+_MAX_ANSWER = 20_000  # characters
+
+# The paper's direct prompts: an instruction, two examples, the question.
+_OUTPUT = """You are given a Python function and an assertion containing an input to the function. \
+Complete the assertion with a literal (no unsimplified expressions, no function calls) containing \
+the output when executing the provided code on the given input, even if the function is incorrect \
+or incomplete. Do NOT output any extra information. Provide the full assertion with the correct \
+output in [ANSWER] and [/ANSWER] tags, following the examples.
+
+[PYTHON]
+def f(n):
+    return n
+assert f(17) == ??
+[/PYTHON]
+[ANSWER]
+assert f(17) == 17
+[/ANSWER]
+
+[PYTHON]
+def f(s):
+    return s + "a"
+assert f("x9j") == ??
+[/PYTHON]
+[ANSWER]
+assert f("x9j") == "x9ja"
+[/ANSWER]
+
+[PYTHON]
+{code}
+assert f({input}) == ??
+[/PYTHON]
+[ANSWER]
+"""
+_INPUT = """You will be given a function f and an output in the form f(??) == output. Find any \
+input such that executing f on the input leads to the given output. There may be multiple answers, \
+but you should only output one. In [ANSWER] and [/ANSWER] tags, complete the assertion with one \
+such input that will produce the output when executing the function.
+
+[PYTHON]
+def f(my_list):
+    count = 0
+    for i in my_list:
+        if len(i) % 2 == 0:
+            count += 1
+    return count
+assert f(??) == 3
+[/PYTHON]
+[ANSWER]
+assert f(["mq", "px", "zy"]) == 3
+[/ANSWER]
+
+[PYTHON]
+def f(s1, s2):
+    return s1 + s2
+assert f(??) == "banana"
+[/PYTHON]
+[ANSWER]
+assert f("ba", "nana") == "banana"
+[/ANSWER]
+
+[PYTHON]
+{code}
+assert f(??) == {output}
+[/PYTHON]
+[ANSWER]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """The answer is the value that ``f(input)`` has, alone or as the right side of an assertion."""
+
+    output: str
+
+    def jobs(self, code: str) -> list[Job]:
+        return []
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        text = _assertion(code)
+        for candidate in (text, *_after_equals(text)):
+            try:
+                value = parse_literal(candidate, _MAX_ANSWER)
+            except ValueError:
+                continue
+            same = equal(value, parse_literal(self.output))
+            return Grade(Status.PASS if same else Status.FAIL, float(same))
+        return Grade(Status.FORMAT, 0.0, "the answer is no literal")
+
+    def content(self) -> Any:
+        return self.output
+
+
+@dataclass(frozen=True, slots=True)
+class InputCheck:
+    """The answer is a call of ``f`` with literals, alone or as the left side of an assertion."""
+
+    program: str
+    output: str
+
+    def jobs(self, code: str) -> list[Job]:
+        args = arguments(self.program, code)
+        if args is None:
+            return []
+        job = Job("0", self.program, call="f", args=args, expect=self.output, limits=LIMITS)
+        return [job]
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        if not results:
+            return Grade(Status.FORMAT, 0.0, "the answer is no call of f with literals")
+        [result] = results
+        return Grade(result.status, float(result.status is Status.PASS), result.detail)
+
+    def content(self) -> Any:
+        return [self.program, self.output]
+
+
+def _assertion(text: str) -> str:
+    return answer(text).removeprefix("assert ").strip()
+
+
+def _after_equals(text: str) -> list[str]:
+    """What stands right of a top-level ``==``."""
+    try:
+        node = ast.parse(text[:_MAX_ANSWER], mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1 or not _is_call(node.left):
+        return []
+    if not isinstance(node.ops[0], ast.Eq):
+        return []
+    return [ast.get_source_segment(text, node.comparators[0]) or ""]
+
+
+def _is_call(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "f"
+
+
+def arguments(program: str, answer: str) -> str | None:
+    """The arguments of a call of ``f``, or of several values with commas, as the text of a tuple;
+    keywords in the places that the function gives them. None where they are no literals.
+    """
+    text = _assertion(answer)
+    if len(text) > _MAX_ANSWER:
+        return None
+    for candidate in (text, f"f({text})"):
+        try:
+            node = ast.parse(candidate, mode="eval").body
+            if isinstance(node, ast.Compare):
+                node = node.left
+            if _is_call(node):
+                return literal(_placed(program, node))
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+def _placed(program: str, call: Any) -> tuple[Any, ...]:
+    values = [ast.literal_eval(argument) for argument in call.args]
+    named = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    if named:
+        function = next(
+            n for n in ast.parse(program).body if isinstance(n, ast.FunctionDef) and n.name == "f"
+        )
+        names = [a.arg for a in function.args.args][len(values) :]
+        values += [named.pop(name) for name in names if name in named]
+        if named:
+            raise ValueError("a keyword that f does not have")
+    return tuple(values)
+
+
+def answer(text: str, entry: str = "") -> str:
+    """The answer in a completion: what its tags hold, or else its last assertion, or its last line.
+    ``entry`` is not needed: the function is always ``f``.
+    """
+    text = text.replace("\r\n", "\n").rpartition("</think>")[2]
+    text = text.rpartition("[ANSWER]")[2].partition("[/ANSWER]")[0]
+    text = re.sub(r"^[ \t]*```.*$", "", text, flags=re.M).strip()
+    lines = [line for line in text.split("\n") if line.strip()]
+    asserts = [line for line in lines if line.strip().startswith("assert ")]
+    return (asserts or lines or [""])[-1].strip()
+
+
+def _problem(row: Row, form: str, reference: str, check: OutputCheck | InputCheck) -> Problem:
+    fields = {name: row[name] for name in ("code", "input", "output")}
+    asked = form
+    for name, value in fields.items():
+        asked = asked.replace("{" + name + "}", value)
+    return Problem(
+        id=_id(row),
+        prompt=asked,
+        question=asked.removesuffix("[ANSWER]\n").rstrip(),
+        prefix="",
+        entry_point="f",
+        reference=reference,
+        check=check,
+        program=row["code"],
+    )
+
+
+def _knows(row: Row) -> bool:
+    """Whether what is expected is a literal: else no answer could be judged."""
+    try:
+        parse_literal(row["output"])
+    except ValueError:
+        return False
+    return True
+
+
+def parse_output(row: Row) -> Problem | None:
+    if not _knows(row):
+        return None
+    reference = f"assert f({row['input']}) == {row['output']}"
+    return _problem(row, _OUTPUT, reference, OutputCheck(row["output"]))
+
+
+def parse_input(row: Row) -> Problem | None:
+    """None, too, where the benchmark's own input is no literal (a lambda, say)."""
+    reference = f"assert f({row['input']}) == {row['output']}"
+    if not _knows(row) or arguments(row["code"], reference) is None:
+        return None
+    return _problem(row, _INPUT, reference, InputCheck(row["code"], row["output"]))
+
+
+def _id(row: Row) -> str:
+    return f"CRUXEval/{str(row['id']).removeprefix('sample_')}"
+
+
+def _spec(name: str, parse: Any) -> Spec:
+    return Spec(
+        name=name,
+        parse=parse,
+        id_of=_id,
+        stop=("[/ANSWER]",),
+        limits=LIMITS,
+        form="CRUXEval's direct prompt",
+        shots=2,
+        extract=answer,
+        reads="[ANSWER] tags, or the last assertion, or the last line",
+        files=("cruxeval.jsonl", "test.jsonl", "cruxeval-first400.jsonl"),
+        hub=("cruxeval-org/cruxeval",),
+        mend="give as --data the file "
+        "https://github.com/facebookresearch/cruxeval/raw/main/data/cruxeval.jsonl",
+    )
+
+
+INPUT = _spec("cruxeval-i", parse_input)
+OUTPUT = _spec("cruxeval-o", parse_output)

@@ -1,0 +1,138 @@
+"""What a benchmark consists of, and how a completion is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from azr_mlx.evaluation.benchmarks.extract import extract_code
+from azr_mlx.sandbox import Job, Limits, Result
+from azr_mlx.types import Status
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The verdict on one completion: PASS where all its test cases pass; ``share`` of them do."""
+
+    status: Status
+    share: float
+    detail: str = ""
+
+
+class Check(Protocol):
+    """How a completion is judged. It holds what is expected, and never enters the sandbox."""
+
+    def jobs(self, code: str) -> list[Job]:
+        """What to run for a program; nothing where its text is the answer."""
+        ...
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        """The verdict, from the results of those jobs in their order."""
+        ...
+
+    def content(self) -> Any:
+        """What the verdict depends on, as JSON: it goes into the benchmark's hash."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AssertCheck:
+    """Assertions that run after the program, all of them one case."""
+
+    tests: str
+    limits: Limits
+
+    def jobs(self, code: str) -> list[Job]:
+        return [Job("0", code, tests=self.tests, limits=self.limits)]
+
+    def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        [result] = results
+        return Grade(result.status, float(result.status is Status.PASS), result.detail)
+
+    def content(self) -> Any:
+        return self.tests
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem. ``prefix + completion`` is graded by ``check``.
+
+    ``prompt`` is what a base model continues, ``question`` what a chat model is asked,
+    ``entry_point`` the function that is tested ("" for a whole program), ``reference`` a right
+    completion ("" if none is known). ``visible`` judges by the examples that the model is shown;
+    None where there are none. ``level`` is the benchmark's own word for how hard it is, ``program``
+    what a question about a program shows.
+    """
+
+    id: str
+    prompt: str
+    question: str
+    prefix: str
+    entry_point: str
+    reference: str
+    check: Check
+    visible: Check | None = None
+    level: str = ""
+    program: str = ""
+
+    @property
+    def solution(self) -> str:
+        """The program that the problem is about: a right one, or the one that is asked about; ""
+        if none is known.
+        """
+        return self.program or (self.prefix + self.reference if self.reference else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A benchmark.
+
+    ``parse`` gives None for a problem without tests; ``id_of`` is its id all the same, and
+    ``selected`` says of an id whether it belongs to the benchmark; so does ``level``, where it is
+    not "". ``files`` are the names that ``--data FOLDER`` looks for, ``rows`` reads a folder that
+    holds them otherwise (None: it does not), ``hub`` the arguments of ``datasets.load_dataset``
+    and ``hub_file`` the file that these read, where it is not for the hub to say,
+    ``package`` a module that holds the rows where it is installed, ``cached`` a file that another
+    program has left; all of these may be empty.
+    ``form`` is what the base prompt is, with ``shots`` examples; ``extract`` finds the answer in
+    what a chat model says, given the name of the function, and ``reads`` says how. ``mend``: how to
+    get the data by hand.
+    """
+
+    name: str
+    parse: Callable[[Row], Problem | None]
+    id_of: Callable[[Row], str]
+    stop: tuple[str, ...]
+    limits: Limits
+    form: str
+    files: tuple[str, ...]
+    hub: tuple[str, ...]
+    mend: str
+    hub_file: str = ""
+    package: str = ""
+    cached: Callable[[], Path | None] = lambda: None
+    rows: Callable[[Path], Iterator[Row] | None] = lambda folder: None
+    selected: Callable[[str], bool] = lambda name: True
+    level: str = ""
+    shots: int = 0
+    extract: Callable[[str, str], str] = extract_code
+    reads: str = "fenced Python block that defines the function"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The problems that can be graded, the ids of those that cannot, and where they are from.
+
+    ``sha256`` is of the problems' content (ids, prompts and tests), so it is the same whether they
+    came from a file, a package or the hub.
+    """
+
+    spec: Spec
+    problems: tuple[Problem, ...]
+    excluded: tuple[str, ...]
+    source: str
+    sha256: str

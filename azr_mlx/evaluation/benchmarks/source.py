@@ -1,0 +1,158 @@
+"""Where a benchmark's rows come from: a file or folder, an installed package, the hub."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import importlib
+import importlib.util
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.benchmarks.problem import Problem, Row, Spec
+
+_ANSWER_S = 3.0
+
+
+def rows(spec: Spec, data: Path | None) -> tuple[Iterator[Row], str]:
+    """The rows, and a name for where they are from. Raises UsageError where there are none."""
+    if data is not None:
+        return _of_data(spec, data)
+    module = spec.package.partition(".")[0]
+    if module and importlib.util.find_spec(module) is not None:
+        problems: Mapping[str, Row] = importlib.import_module(spec.package).read_problems()
+        return iter(problems.values()), f"package {module}"
+    if (path := spec.cached()) is not None:
+        return read_jsonl(path), path.name
+    return _of_hub(spec), f"hub {spec.hub_file or '/'.join(spec.hub)}"
+
+
+def _of_data(spec: Spec, data: Path) -> tuple[Iterator[Row], str]:
+    if data.is_dir():
+        found = next((data / name for name in spec.files if (data / name).is_file()), None)
+        if found is None:
+            laid_out = spec.rows(data)
+            if laid_out is None:
+                names = " or ".join(spec.files[:2])
+                raise UsageError(f"--data {data}: no {names} in it; {spec.mend}")
+            return laid_out, data.name
+        data = found
+    if not data.is_file():
+        raise UsageError(f"--data {data}: no such file; {spec.mend}")
+    return (read_json if data.suffix == ".json" else read_jsonl)(data), data.name
+
+
+def _of_hub(spec: Spec) -> Iterator[Row]:
+    """Through ``datasets``, from its cache where that has them. Where the hub does not answer at
+    once, it is not asked five times over.
+    """
+    if not spec.hub:
+        raise UsageError(f"{spec.name}: not on this machine; {spec.mend}")
+    datasets: Any = importlib.import_module("datasets")
+    hub: Any = importlib.import_module("huggingface_hub.constants")
+    offline = datasets.config.HF_HUB_OFFLINE
+    if not offline and not hub_answers(hub.ENDPOINT):
+        datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
+    files = {"data_files": {"test": spec.hub_file}} if spec.hub_file else {}
+    try:
+        found: Iterator[Row] = iter(datasets.load_dataset(*spec.hub, split="test", **files))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
+        lines = (line.strip() for line in str(e).splitlines())
+        reason = next(filter(None, lines), type(e).__name__)
+        raise UsageError(
+            f"{spec.name}: not on this machine, and the hub does not give it ({reason[:120]}); "
+            f"{spec.mend}"
+        ) from e
+    finally:
+        datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = offline
+    return found
+
+
+def hub_answers(endpoint: str) -> bool:
+    """Whether the hub says anything within seconds, through a proxy where the environment has one.
+    What it says does not matter: ``datasets`` asks again, and better.
+    """
+    request = urllib.request.Request(endpoint, method="HEAD")
+    try:
+        urllib.request.build_opener().open(request, timeout=_ANSWER_S).close()
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        return True
+    except OSError as error:
+        return isinstance(getattr(error, "reason", None), ssl.SSLError)
+    return True
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl or .jsonl.gz file. Raises UsageError, naming the line."""
+    try:
+        unzipped = path.suffix != ".gz"
+        with (open if unzipped else gzip.open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _object(line, f"{path}, line {number}")
+    except (OSError, EOFError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path}: cannot be read: {e}") from e
+
+
+def read_json(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .json file that is a list of them. Raises UsageError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path}: cannot be read: {e}") from e
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise UsageError(f"{path}: a list of JSON objects is expected")
+    yield from found
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as e:
+        raise UsageError(f"{where}: not JSON ({e}); one object a line is expected") from e
+    if not isinstance(row, dict):
+        raise UsageError(f"{where}: no JSON object; one object a line is expected")
+    return row
+
+
+def problems(spec: Spec, found: Iterator[Row], source: str) -> tuple[list[Problem], list[str]]:
+    """The problems of the benchmark that have tests, and the ids of those that have none.
+
+    Raises UsageError, naming the row that is not one.
+    """
+    first = next(found, None)
+    if first is None:
+        raise UsageError(f"{source}: is empty; {spec.mend}")
+    graded: list[Problem] = []
+    excluded: list[str] = []
+    for number, row in enumerate(chain([first], found), 1):
+        try:
+            name = spec.id_of(row)
+            if not spec.selected(name) or spec.level not in ("", row.get("difficulty")):
+                continue
+            problem = spec.parse(row)
+        except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as e:
+            reason = f"{type(e).__name__}: {e}"
+            raise UsageError(
+                f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.mend}"
+            ) from e
+        if problem is None:
+            excluded.append(name)
+        else:
+            graded.append(problem)
+    _check_ids([*(p.id for p in graded), *excluded], source, spec)
+    return graded, excluded
+
+
+def _check_ids(ids: Sequence[str], source: str, spec: Spec) -> None:
+    twice = [name for name, n in Counter(ids).items() if n > 1]
+    if twice:
+        raise UsageError(f"{source}: {twice[0]} is in it more than once; {spec.mend}")

@@ -1,0 +1,254 @@
+"""Tasks that self-play cannot have seen: the solver before and after training, on the same ones.
+
+They are drawn from templates, apart: an eighth of all program shapes is reserved for them
+(``parse.is_reserved``). Nano's pre-training left those out, and the gate of a run that has held-out
+tasks keeps them from its buffer. Two distributions: ``in_range`` (difficulties up to
+``held_out.in_range``) and ``harder`` (at ``held_out.harder``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from azr_mlx import rng
+from azr_mlx.backends.base import Backend, Sampling
+from azr_mlx.config import Config
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation import paired, passk
+from azr_mlx.tasks import parse, templates
+from azr_mlx.tasks.buffer import TaskBuffer
+from azr_mlx.tasks.gate import (
+    Draft,
+    GateRules,
+    Runner,
+    check_answers,
+    gate,
+)
+from azr_mlx.tasks.prompts import PromptForm, render
+from azr_mlx.types import Task, TaskKind
+
+FILE = "held_out.json"
+SEED = 20_000  # of the tasks: every run is measured on the same ones
+SAMPLES = 4  # drawn answers to a task, beside the greedy one
+FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
+
+NAMES = {"in_range": "in range", "harder": "one step harder"}
+WAYS = {"sampled": "sampled as in training", "greedy": "greedy"}
+
+Scores = dict[str, dict[str, list[float]]]  # way of answering -> task id -> its verdicts
+
+
+def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]:
+    """Up to ``held_out.tasks`` tasks of each kind, of distinct reserved shapes, difficulty ``low``
+    to ``high``.
+
+    They pass the gate that every proposal passes. Fewer, where the templates have no more shapes.
+    """
+    kinds, wanted = [TaskKind(k) for k in config.task_types], config.held_out.tasks
+    known, rules = TaskBuffer(max(wanted, 1)), replace(GateRules.from_config(config), reserve=False)
+    source = rng.generator(SEED, "held_out", round(low * 1e6), round(high * 1e6))
+
+    fruitless = 0
+    while fruitless < FRUITLESS:  # then the templates have no more shapes
+        short, before = [k for k in kinds if known.count(k) < wanted], len(known)
+        if not short:
+            break
+        fresh: dict[tuple[TaskKind, str], Draft] = {}
+        for kind in short:
+            for _ in range(4 * wanted):
+                difficulty = float(source.uniform(low, high))
+                proposal = templates.draw(
+                    kind, difficulty, source, rules.n_inputs, config.proposer.template_set
+                )
+                if parse.is_reserved(proposal.program):
+                    draft = Draft(proposal, kind, difficulty, source="template")
+                    fresh.setdefault((kind, parse.shape(proposal.program)), draft)
+        for result in gate(list(fresh.values()), sandbox, rules, buffer=known):
+            if result.task is not None and known.count(result.task.kind) < wanted:
+                known.add(result.task)
+        fruitless = fruitless + 1 if len(known) == before else 0
+    return [task for kind in kinds for task in known.tasks(kind)]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Shares of tasks solved, with 95 % intervals; ``gain`` is paired by task."""
+
+    name: str
+    tasks: int
+    before: passk.Estimate
+    after: passk.Estimate
+    gain: passk.Estimate
+
+
+class HeldOut:
+    """The tasks of a run, and what the solver makes of them."""
+
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend,
+        sandbox: Runner,
+        form: PromptForm,
+        tasks: Mapping[str, Sequence[Task]] | None = None,
+    ) -> None:
+        """``tasks`` by distribution; drawn where none are given."""
+        self.config, self.backend, self.sandbox, self.form = config, backend, sandbox, form
+        c = config.held_out
+        self.tasks = tasks or {
+            "in_range": draw(config, 0.0, c.in_range, sandbox),
+            "harder": draw(config, c.harder, c.harder, sandbox),
+        }
+
+    def measure(self) -> Scores:
+        """Verdicts on every task: one greedy answer, and ``SAMPLES`` drawn as in training.
+
+        The strategy is the first of ``solver.strategies``, and the keys are the same at every call:
+        what differs from one call to the next is the model.
+        """
+        tasks = [task for group in self.tasks.values() for task in group]
+        found = {
+            "greedy": self._scores(tasks, 1, 0.0),
+            "sampled": self._scores(tasks, SAMPLES, self.config.rollout.temperature),
+        }
+        self.backend.forget()  # the next step is the same, whether this was measured before it
+        return found
+
+    def _scores(
+        self, tasks: Sequence[Task], samples: int, temperature: float
+    ) -> dict[str, list[float]]:
+        r = self.config.rollout
+        rows = [task for task in tasks for _ in range(samples)]
+        strategy = self.config.solver.strategies[0]
+        prompts = [render(self.form.solve(task, strategy), self.backend.tokenizer) for task in rows]
+        sampling = Sampling(r.max_solve_tokens, temperature, r.top_p if temperature else 1.0)
+        keys = [rng.key(SEED, "held_out_answers", i) for i in range(len(rows))]
+        done = self.backend.generate(prompts, [sampling] * len(rows), keys)
+        answers = [
+            parse.parse_answer(one.text, task.kind, self.form)
+            for task, one in zip(rows, done, strict=True)
+        ]
+        verdicts = check_answers(list(zip(rows, answers, strict=True)), self.sandbox)
+        found: dict[str, list[float]] = {task.id: [] for task in tasks}
+        for task, verdict in zip(rows, verdicts, strict=True):
+            found[task.id].append(float(verdict.passed))
+        return found
+
+
+def compare(
+    groups: Mapping[str, Sequence[Task]], before: Scores, after: Scores, way: str
+) -> dict[str, list[Line]]:
+    """Lines by distribution, the last one the mean of the kinds."""
+    out: dict[str, list[Line]] = {}
+    for name, tasks in groups.items():
+        by_kind = {k: [t for t in tasks if t.kind is k] for k in TaskKind}
+        lines = [_line(k.value, own, before[way], after[way]) for k, own in by_kind.items() if own]
+        if lines:
+            out[name] = [*lines, mean_line(lines)]
+    return out
+
+
+def _line(
+    name: str,
+    tasks: Sequence[Task],
+    before: Mapping[str, list[float]],
+    after: Mapping[str, list[float]],
+) -> Line:
+    old, new = ([fmean(scores[t.id]) for t in tasks] for scores in (before, after))
+    count = sum(len(before[t.id]) for t in tasks)
+    gain = paired.difference(old, new, rng.generator(SEED, "bootstrap", 0))
+    return Line(name, len(tasks), passk.estimate(old, count), passk.estimate(new, count), gain)
+
+
+def mean_line(lines: Sequence[Line]) -> Line:
+    """The mean of the kinds; their intervals are independent, so half-widths add in quadrature."""
+
+    def joined(parts: Sequence[passk.Estimate]) -> passk.Estimate:
+        value, n = fmean(p.value for p in parts), len(parts)
+        low = sum((p.value - p.low) ** 2 for p in parts) ** 0.5 / n
+        high = sum((p.high - p.value) ** 2 for p in parts) ** 0.5 / n
+        return passk.Estimate(value, value - low, value + high)
+
+    return Line(
+        "mean",
+        sum(one.tasks for one in lines),
+        joined([one.before for one in lines]),
+        joined([one.after for one in lines]),
+        joined([one.gain for one in lines]),
+    )
+
+
+# -- the file of a run -----------------------------------------------------------------------------
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What a measurement depends on, besides the model: two are comparable where these agree."""
+    r, p = config.rollout, config.proposer
+    return {
+        **{f"held_out.{name}": value for name, value in asdict(config.held_out).items()},
+        "task_types": list(config.task_types),
+        "solver.strategies": config.solver.strategies[0],
+        "rollout.form": r.form,
+        "rollout.temperature": r.temperature,
+        "rollout.top_p": r.top_p,
+        "rollout.max_solve_tokens": r.max_solve_tokens,
+        "proposer.template_set": p.template_set,
+        "proposer.induction_inputs": p.induction_inputs,
+    }
+
+
+@dataclass(slots=True)
+class Record:
+    """``held_out.json``: the tasks and settings of a run, and what was measured; each of ``before``
+    and ``after`` empty until it is."""
+
+    settings: dict[str, Any]
+    tasks: Mapping[str, Sequence[Task]]
+    before: Scores = field(default_factory=dict)
+    after: Scores = field(default_factory=dict)
+
+    def write(self, run_dir: Path) -> None:
+        """Whole or not at all."""
+        tasks = {name: [t.to_json() for t in group] for name, group in self.tasks.items()}
+        row = {"settings": self.settings, "tasks": tasks, "before": self.before}
+        fresh = run_dir / f"{FILE}.tmp"
+        fresh.write_text(json.dumps({**row, "after": self.after}) + "\n", encoding="utf-8")
+        fresh.replace(run_dir / FILE)
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Record | None:
+        """That of a run; None where it has none."""
+        path = run_dir / FILE
+        if not path.is_file():
+            return None
+        row = json.loads(path.read_text("utf-8"))
+        tasks = {name: [Task.from_json(t) for t in group] for name, group in row["tasks"].items()}
+        return cls(row["settings"], tasks, row["before"], row["after"])
+
+
+def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
+    """The record of a run that goes on; None for a new one.
+
+    Raises UsageError where what was measured at its start cannot be compared with what would be at
+    its end.
+    """
+    record = Record.read(run_dir)
+    if record is None:
+        if resumed:
+            raise UsageError(
+                f"held_out.tasks: {config.held_out.tasks}: the run in {run_dir} solved none at its "
+                "start, so nothing can be compared; give held_out.tasks=0"
+            )
+        return None
+    for key, value in settings(config).items():
+        if record.settings.get(key) != value:
+            raise UsageError(
+                f"{key}: {value!r}: the run in {run_dir} solved its held-out tasks with "
+                f"{record.settings.get(key)!r}; keep that, or give held_out.tasks=0"
+            )
+    return record

@@ -1,0 +1,95 @@
+"""The model that is evaluated: loaded with its adapters, and known by hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from azr_mlx.config import Lora, Quantization
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.protocol import Subject
+
+if TYPE_CHECKING:
+    from azr_mlx.backends.base import Backend
+
+_BLOCKS, _BLOCK = 16, 1 << 16  # what is hashed of a weights file: so many blocks of so many bytes
+
+
+def open_model(
+    model: str,
+    adapter_path: Path | None,
+    quantization: Quantization,
+    cache_dir: Path,
+    backend_name: str = "auto",
+) -> tuple[Backend, Subject]:
+    """The backend with the adapters loaded, and what it is: source, revision, quantisation, hashes.
+
+    Raises:
+        UsageError: there is no such model, or the adapters are missing or another model's.
+    """
+    from azr_mlx.backends.base import WEIGHTS_FILE
+    from azr_mlx.backends.select import choose, open_backend, resolve_model
+    from azr_mlx.models.locate import read_config
+
+    lora = None if adapter_path is None else read_lora(adapter_path)
+    engine, _ = choose(backend_name)
+    found = resolve_model(engine, model, quantization, cache_dir)
+    backend = open_backend(engine, found.path, lora or Lora(rank=1), quantization)
+    adapter = adapter_sha256 = ""
+    if adapter_path is not None:
+        try:
+            backend.load_adapters(adapter_path)
+            adapter, adapter_sha256 = str(adapter_path), fingerprint(adapter_path / WEIGHTS_FILE)
+        except (ValueError, OSError, RuntimeError) as e:
+            raise UsageError(f"--adapter-path {adapter_path}: {e}") from e
+    stored = read_config(found.path).get("quantization") or {}
+    bits = f", {stored['bits']}-bit in groups of {stored['group_size']}" if "bits" in stored else ""
+    if engine == "torch":
+        bits = f", {backend.numbers} in torch"
+    name = found.source + (f"@{found.revision}" if found.revision else "") + bits
+    weights = fingerprint(*sorted(found.path.glob("*.safetensors")))
+    return backend, Subject(name, weights, adapter, adapter_sha256)
+
+
+def fingerprint(*files: Path) -> str:
+    """A hash that tells weights apart: of each file's name, size and 16 blocks spread over it.
+
+    Training moves every weight, so that the blocks tell as much as the whole, in milliseconds.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as f:
+            for block in range(_BLOCKS):
+                f.seek(block * max(size - _BLOCK, 0) // (_BLOCKS - 1))
+                digest.update(f.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def read_lora(folder: Path) -> Lora:
+    """The LoRA configuration of an adapter folder. Raises UsageError where it cannot be loaded."""
+    file = folder / "adapter_config.json"
+    try:
+        row = json.loads(file.read_text(encoding="utf-8"))
+        kind, shape = row.get("fine_tune_type", "lora"), row["lora_parameters"]
+        lora = Lora(
+            rank=shape["rank"],
+            scale=shape["scale"],
+            dropout=shape.get("dropout", 0.0),
+            num_layers=row["num_layers"],
+            keys=tuple(shape.get("keys") or ()),
+        )
+    except OSError as e:
+        raise UsageError(
+            f"--adapter-path {folder}: has no adapter_config.json; give runs/NAME/adapters, say"
+        ) from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise UsageError(
+            f"{file}: not a LoRA adapter's configuration ({type(e).__name__}: {e})"
+        ) from e
+    if kind != "lora":
+        raise UsageError(f"{file}: fine_tune_type is {kind!r}; only 'lora' adapters can be loaded")
+    return lora

@@ -1,0 +1,1 @@
+"""Models: finding, fetching, reading and converting them."""

@@ -1,0 +1,70 @@
+"""``.gguf`` to an MLX folder with its tokenizer and chat template.
+
+Q4_0, Q4_1 and Q8_0 are affine groups of 32 and keep their integers, scales and offsets bit for bit;
+K-quants and Q5 are dequantised by the package ``gguf`` and quantised again if asked. The written
+config.json is right for mlx-lm and for transformers. Layouts: ggml's docs/gguf.md, llama.cpp's
+convert_hf_to_gguf.py and ggml-quants.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from azr_mlx.config import Quantization
+from azr_mlx.models.gguf.architecture import build_config
+from azr_mlx.models.gguf.reader import read
+from azr_mlx.models.gguf.tokenizer import build_tokenizer
+from azr_mlx.models.gguf.weights import (
+    check_complete,
+    check_loads,
+    natural_dtype,
+    quantization_entries,
+    renamed,
+    requantize,
+    write_config,
+    write_weights,
+)
+from azr_mlx.models.locate import whole_folder
+
+__all__ = ["Imported", "import_gguf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """How many matrices kept their blocks, were dequantised, were quantised; the floats' type."""
+
+    kept: int
+    dequantized: int
+    quantized: int
+    dtype: str
+
+
+def import_gguf(
+    path: Path, target: Path, quantization: Quantization, dtype: str | None = None
+) -> Imported:
+    """Convert ``path`` into the MLX folder ``target`` (absent before).
+
+    Matrices whose blocks MLX has are kept as they are, unless most of the file is such blocks of
+    more bits than ``quantization`` asks for; then, and for the matrices that have no such blocks,
+    ``bits`` > 0 quantises. ``dtype`` is that of scales and plain tensors: by default float16, which
+    GGUF's scales are (float32 makes MLX's dequantisation exact too); bfloat16 or float32 where the
+    file holds nothing else. Raises ModelError; leaves nothing half done.
+    """
+    file = read(path)
+    config = build_config(file)
+    tensors = dict(renamed(file, config))
+    check_complete(tensors, config, path)
+    dtype = dtype or natural_dtype(tensors)
+    done, kept, dequantized, quantized = requantize(tensors, quantization, dtype)
+    config["torch_dtype"] = config["dtype"] = dtype
+    modes = quantization_entries(done)
+    if modes:
+        config["quantization"] = modes
+    with whole_folder(target) as work:
+        work.mkdir()
+        write_weights(work, done)
+        write_config(work, config, file)
+        build_tokenizer(file, work)
+        check_loads(work, path)
+    return Imported(kept, dequantized, quantized, dtype)

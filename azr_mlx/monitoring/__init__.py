@@ -1,0 +1,1 @@
+"""What a run shows: metrics, warnings, the terminal, trackers and the report."""

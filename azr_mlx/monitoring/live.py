@@ -1,0 +1,268 @@
+"""The live view of a training run: one picture, drawn in place, of where it is and how it does.
+
+The trainer tells it of phases and steps; a thread of rich's draws it a few times a second, so that
+seconds pass between two phases. Whatever a model wrote is shown as plain text and cut to the
+terminal's size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from azr_mlx.selfplay.round_log import Proposed
+from azr_mlx.text import duration, plain
+from azr_mlx.types import Experience, TaskKind
+
+LABELS = {
+    "propose": "proposing tasks",
+    "solve": "solving them",
+    "verify": "judging",
+    "update": "updating the policy",
+    "evaluate": "evaluating",
+}
+PER_SECOND = 2  # pictures
+KEPT = 60  # steps, for the curves
+RECENT = 10  # steps that the time left is told from
+WIDE = 120  # columns from which the last proposal stands beside the figures
+BARS = "▁▂▃▄▅▆▇█"
+COLORS = ("cyan", "magenta", "green")
+
+Row = Mapping[str, float]
+
+
+@dataclass(slots=True)
+class View:
+    """What is shown now. Another thread draws it: fields are replaced, never changed in place."""
+
+    max_steps: int
+    name: str = ""
+    step: int = 0  # the one that runs
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    phase_since: float = field(default_factory=time.monotonic)
+    step_since: float = field(default_factory=time.monotonic)
+    rows: tuple[Row, ...] = ()
+    rewards: tuple[float, ...] = ()
+    proposed: Proposed | None = None
+
+    def enter(self, phase: str, step: int, done: int, total: int) -> None:
+        now = time.monotonic()
+        if step != self.step:
+            self.step, self.step_since = step, now
+        if phase != self.phase:
+            self.phase, self.phase_since = phase, now
+        self.done, self.total = done, total
+
+    def finish(self, row: Row, experiences: Sequence[Experience], told: Proposed | None) -> None:
+        """A step is over."""
+        reward = fmean(e.reward.total for e in experiences) if experiences else 0.0
+        self.rows = (*self.rows, dict(row))[-KEPT:]
+        self.rewards = (*self.rewards, reward)[-KEPT:]
+        self.proposed = told or self.proposed
+        self.phase, self.step_since = "", time.monotonic()
+
+    def time_left(self) -> float | None:
+        """Seconds, at the pace of the last steps; None before the first is over."""
+        if not self.rows:
+            return None
+        pace = median(row.get("time/step", 0.0) for row in self.rows[-RECENT:])
+        done = int(self.rows[-1]["step"])
+        spent = time.monotonic() - self.step_since if self.phase else 0.0
+        return max(0.0, pace * (self.max_steps - done) - min(spent, pace))
+
+    # -- drawing -----------------------------------------------------------------------------------
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, height = options.max_width, console.size.height - 1
+        yield self._progress()
+        yield self._status(width)
+        if not self.rows:
+            return
+        bars = not options.ascii_only
+        if width < WIDE:
+            figures = self._figures(width, bars)
+            yield Group(Text(), self._kinds(width, bars), Text(), *figures)
+            room = height - 2 - (1 + 1 + len(TaskKind) + 1 + len(figures)) - 1
+            if room > 1:
+                yield Group(Text(), *self._last(room))
+            return
+        half = width // 2
+        beside = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        beside.add_column(width=half)
+        beside.add_column(ratio=1)
+        own = Group(self._kinds(half, bars), Text(), *self._figures(half, bars))
+        beside.add_row(own, Group(*self._last(height - 3)))
+        yield Group(Text(), beside)
+
+    def _progress(self) -> Table:
+        done = int(self.rows[-1]["step"]) if self.rows else max(self.step - 1, 0)
+        left = self.time_left()
+        grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True, style="bold")
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True, justify="right")
+        grid.add_row(
+            f"step {min(done + bool(self.phase), self.max_steps)}/{self.max_steps}",
+            ProgressBar(total=max(self.max_steps, 1), completed=done),
+            "" if left is None else f"{duration(left)} left",
+        )
+        return grid
+
+    def _status(self, width: int) -> Text:
+        """The phase that runs, how far it is and for how long."""
+        if not self.phase:
+            return _line(self.name, "dim")
+        since = time.monotonic() - self.phase_since
+        parts = [LABELS.get(self.phase, self.phase)]
+        if self.total:
+            parts.append(f"{self.done} of {self.total}")
+        if since >= 1:
+            parts.append(duration(since))
+        text = _line(", ".join(parts), "cyan")
+        if width >= 60 and self.name:
+            text.append(f"   {self.name}", "dim")
+        return text
+
+    def _kinds(self, width: int, bars: bool) -> Table:
+        """By kind: share solved, share valid, each with its curve, and difficulty."""
+        points = min(KEPT, (width - 44) // 2) if bars and width >= 60 else 0
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for least in (0, 0, points, 0, points, 0):
+            grid.add_column(no_wrap=True, min_width=least)
+        grid.add_row("", *(Text(t, "dim") for t in ("solved", "", "valid", "", "difficulty")))
+        row = self.rows[-1]
+        for kind, color in zip(TaskKind, COLORS, strict=True):
+            cells: list[RenderableType] = [Text(kind.value, color)]
+            for name in ("solve_rate", "propose/valid_rate"):
+                key = f"{name}/{kind.value}"
+                curve = [r[key] for r in self.rows if key in r]
+                cells += [_share(row.get(key)), Text(sparkline(curve, points, 0.0, 1.0), color)]
+            difficulty = row.get(f"difficulty/{kind.value}")
+            cells.append("-" if difficulty is None else f"{difficulty:.2f}")
+            grid.add_row(*cells)
+        return grid
+
+    def _figures(self, width: int, bars: bool) -> list[Text]:
+        row = self.rows[-1]
+        curve = sparkline(self.rewards, min(40, width - 40), None, None) if bars else ""
+        signs = [key.removeprefix("health/") for key in row if key.startswith("health/")]
+        tripped = [name for name in signs if row[f"health/{name}"]]
+        lines = [
+            Text.assemble("reward ", (f"{self._reward()} ", "bold"), (curve, "yellow")),
+            Text(
+                "   ".join(
+                    [
+                        *kl_parts(row),
+                        f"entropy {row.get('entropy', 0.0):.2f}",
+                        f"gradient {row.get('grad_norm', 0.0):.2g}",
+                    ]
+                )
+            ),
+            Text(
+                f"{row.get('tok_s/rollout', 0.0):,.0f} tokens/s   "
+                f"{row.get('mem/peak_gb', 0.0):.1f} GB   "
+                f"{duration(row.get('time/step', 0.0))} a step"
+            ),
+        ]
+        if tripped:
+            lines.append(Text(f"collapse? {', '.join(tripped)}: see the warning", "bold yellow"))
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return lines
+
+    def _reward(self) -> str:
+        return f"{self.rewards[-1]:+.2f}" if self.rewards else "-"
+
+    def _last(self, room: int) -> list[Text]:
+        """The last proposal worth telling, in at most ``room`` lines."""
+        one = self.proposed
+        if one is None or room < 1:
+            return []
+        title = _line(f"{one.kind.value} by the {one.source}: ", "dim")
+        title.append(verdict_line(one), "green" if one.reason == "" else "red")
+        return [title, *(_line(f"  {line}") for line in program_lines(one, min(room - 1, 14)))]
+
+
+class LiveView:
+    """The view on a terminal, from the first phase to ``stop``."""
+
+    def __init__(self, console: Console, view: View):
+        self.view = view
+        self._live = Live(
+            view,
+            console=console,
+            refresh_per_second=PER_SECOND,
+            redirect_stdout=False,
+            vertical_overflow="crop",
+        )
+
+    def start(self) -> None:
+        self._live.start()
+
+    def refresh(self) -> None:
+        self._live.refresh()
+
+    def stop(self) -> None:
+        """The last picture stays on the screen."""
+        self._live.stop()
+
+
+def kl_parts(row: Row) -> list[str]:
+    """The KL divergences that the step measured: from the policy that sampled, which one update
+    leaves at 0, and from the reference, where there is a penalty."""
+    named = {"KL": "ppo/approx_kl", "KL to base": "kl_ref"}
+    if row.get("ppo/updates", 0) <= 1:
+        del named["KL"]
+    return [f"{name} {row[key]:.4f}" for name, key in named.items() if key in row]
+
+
+def verdict_line(one: Proposed) -> str:
+    verdict = "valid" if one.reason == "" else f"rejected ({one.reason})"
+    rate = "" if one.solve_rate is None else f", solved in {one.solve_rate:.0%} of tries"
+    reward = "" if one.reward is None else f", reward {one.reward.total:+.2f}"
+    return f"{verdict}{rate}{reward}"
+
+
+def program_lines(one: Proposed, most: int) -> list[str]:
+    """A proposal's program and example, in at most ``most`` lines of plain text."""
+    lines = plain(one.program.strip()).expandtabs(4).splitlines()
+    example = plain(one.example.strip()).splitlines()[:1]
+    room = max(0, most - len(example))
+    if len(lines) > room:
+        lines = [*lines[: max(0, room - 1)], "..."][:room]
+    return (lines + example)[: max(0, most)]
+
+
+def sparkline(
+    values: Sequence[float], width: int, low: float | None = None, high: float | None = None
+) -> str:
+    """The last ``width`` values as bars of eight heights, between ``low`` and ``high`` (their own
+    extremes if None)."""
+    shown = list(values)[-width:] if width > 0 else []
+    if not shown:
+        return ""
+    bottom = min(shown) if low is None else low
+    span = (max(shown) if high is None else high) - bottom
+    if span <= 0:
+        return BARS[0] * len(shown)
+    top = len(BARS) - 1
+    return "".join(BARS[min(top, max(0, round(top * (v - bottom) / span)))] for v in shown)
+
+
+def _line(text: str, style: str = "") -> Text:
+    """One line of the terminal, cut where it is too long."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,300 @@
+"""Charts as static SVG: every colour is a class of style.css, and nothing is told by colour alone
+(lines have dashes, areas patterns, the other run's lines rings)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from azr_mlx.monitoring.report import curves
+from azr_mlx.monitoring.report.curves import Array
+from azr_mlx.monitoring.report.scale import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Scale,
+    ticks,
+    x_scale,
+    y_scale,
+)
+from azr_mlx.text import escape, number
+
+STYLES = 8  # that style.css and ``patterns`` have
+FEW = 24  # points that are drawn as dots, too
+RINGS = 7  # on a line of the other run
+LAYERS = 8  # of a stack; what is least is put together
+OTHERS = "others"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values over steps. ``style`` is their colour and dash; ``ringed`` a line of the other run."""
+
+    label: str
+    steps: Array
+    values: Array
+    style: int = 0
+    ringed: bool = False
+    broken: int = 0  # values that were no finite numbers
+
+
+class Drawn(NamedTuple):
+    """``svgs`` below each other, their legend, and how to read them."""
+
+    svgs: list[str]
+    legend: str
+    note: str = ""
+
+
+# -- lines -----------------------------------------------------------------------------------------
+
+
+def lines(title: str, series: Sequence[Series], unit: str, compared: bool = False) -> Drawn:
+    """Curves in one frame. Those that go up and down are smoothed, with the values pale behind."""
+    smoothed = [one for one in series if curves.is_noisy(one.values)]
+    finals = [curves.smooth(one.values) if one in smoothed else one.values for one in series]
+    shown = finals if compared else [one.values for one in series]
+    x = x_scale(min(s.steps[0] for s in series), max(s.steps[-1] for s in series))
+    y = y_scale(min(float(v.min()) for v in shown), max(float(v.max()) for v in shown), unit)
+    parts = [] if compared else [_pale(one, x, y) for one in smoothed]
+    parts += [_line(one, final, x, y) for one, final in zip(series, finals, strict=True)]
+    note = _note(series, smoothed, compared, y)
+    return Drawn(
+        [_svg(title, _described(series, unit), x, y, unit, parts)], _legend(series, unit), note
+    )
+
+
+def _note(series: Sequence[Series], smoothed: Sequence[Series], compared: bool, y: Scale) -> str:
+    notes = []
+    if smoothed:
+        count = max(len(one.values) for one in smoothed)
+        notes.append(f"Line: mean of the {curves.window(count)} steps around.")
+        if not compared:
+            buckets = count > curves.POINTS
+            behind = "lowest to highest of neighbouring steps" if buckets else "each step"
+            notes.append(f"Pale: {behind}.")
+    if compared:
+        notes.append("With rings: the second run.")
+    if y.log:
+        notes.append("Logarithmic axis.")
+    broken = [(one.label, one.broken) for one in series if one.broken]
+    notes += [f"{label or 'It'} is not a finite number in {n} steps." for label, n in broken]
+    return " ".join(notes)
+
+
+def _line(one: Series, final: Array, x: Scale, y: Scale) -> str:
+    steps, values = curves.thinned(one.steps), curves.thinned(final)
+    xs, ys = [x(s) for s in steps], [y(v) for v in values]
+    drawn = f'<path class="line s{one.style}" d="{_path(xs, ys)}"/>'
+    if one.ringed:
+        every = max(1, len(xs) // RINGS)
+        points = list(zip(xs, ys, strict=True))[every // 2 :: every]
+        return drawn + _dots(points, f"ring s{one.style}", 3.2)
+    if len(xs) <= FEW:
+        drawn += _dots(zip(xs, ys, strict=True), f"dot f{one.style}", 2.4)
+    return drawn
+
+
+def _pale(one: Series, x: Scale, y: Scale) -> str:
+    xs = [x(s) for s in curves.thinned(one.steps)]
+    if len(one.values) <= curves.POINTS:
+        return f'<path class="raw s{one.style}" d="{_path(xs, [y(v) for v in one.values])}"/>'
+    low, high = curves.envelope(one.values)
+    return f'<path class="band f{one.style}" d="{_area(xs, low, high, y)}"/>'
+
+
+def _described(series: Sequence[Series], unit: str) -> str:
+    said = []
+    for one in series:
+        first, last = curves.ends(one.values)
+        span = f"{number(one.values.min(), unit)} to {number(one.values.max(), unit)}"
+        name = one.label or "value"
+        said.append(f"{name}: from {number(first, unit)} to {number(last, unit)}, within {span}")
+    return "; ".join(said)
+
+
+def _legend(series: Sequence[Series], unit: str) -> str:
+    items = []
+    for one in series:
+        first, last = (number(v, unit) for v in curves.ends(one.values))
+        ring = f'<circle class="ring s{one.style}" cx="14" cy="6" r="3.2"/>' if one.ringed else ""
+        swatch = f'<path class="line s{one.style}" d="M0 6H28"/>{ring}'
+        change = first if first == last else f"{first} → {last}"
+        items.append(_item(swatch, one.label, change))
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+# -- stacks ----------------------------------------------------------------------------------------
+
+
+def stacks(title: str, panels: Sequence[tuple[str, Sequence[Series]]], unit: str) -> Drawn:
+    """Parts on top of each other, in one frame for each run; all frames have the same axes."""
+    order = _order([series for _, series in panels])
+    tables = [_layers(series, order) for _, series in panels]
+    x = x_scale(
+        min(s.steps[0] for _, p in panels for s in p),
+        max(s.steps[-1] for _, p in panels for s in p),
+    )
+    y = y_scale(0.0, max(float(t.sum(axis=0).max()) for _, t in tables), unit)
+    svgs = []
+    for (name, _), (steps, table) in zip(panels, tables, strict=True):
+        tops = np.cumsum(table, axis=0)
+        xs = [x(s) for s in steps]
+        parts = [
+            f'<path class="layer" fill="url(#p{i % STYLES})" d="{_area(xs, top - part, top, y)}"/>'
+            for i, (top, part) in enumerate(zip(tops, table, strict=True))
+        ]
+        means = zip(order, table.mean(axis=1), strict=True)
+        described = "; ".join(f"{label}: {number(mean, unit)} in the mean" for label, mean in means)
+        heading = f"{title}, {name}" if len(panels) > 1 else title
+        svgs.append(_svg(heading, described, x, y, unit, parts, name if len(panels) > 1 else ""))
+    return Drawn(svgs, _stack_legend(order, [t for _, t in tables], unit), "From the bottom up.")
+
+
+def _order(panels: Sequence[Sequence[Series]]) -> list[str]:
+    """Labels, those with most first; the least of them as ``OTHERS``."""
+    sizes: dict[str, float] = {}
+    for one in (one for series in panels for one in series):
+        sizes[one.label] = sizes.get(one.label, 0.0) + float(one.values.sum())
+    order = sorted((label for label in sizes if sizes[label] > 0), key=lambda name: -sizes[name])
+    return order if len(order) <= LAYERS else [*order[: LAYERS - 1], OTHERS]
+
+
+def _layers(series: Sequence[Series], order: Sequence[str]) -> tuple[Array, Array]:
+    """(steps, [len(order), steps] values), 0 where a step has no value, in buckets."""
+    steps = np.unique(np.concatenate([one.steps for one in series]))
+    table = np.zeros((len(order), len(steps)))
+    for one in series:
+        row = order.index(one.label) if one.label in order else len(order) - 1
+        table[row, np.searchsorted(steps, one.steps)] += one.values
+    return curves.thinned(steps), np.array([curves.thinned(row) for row in table])
+
+
+def _stack_legend(order: Sequence[str], tables: Sequence[Array], unit: str) -> str:
+    items = []
+    for i, label in enumerate(order):
+        swatch = f'<rect class="layer" fill="url(#p{i % STYLES})" width="28" height="12"/>'
+        means = " / ".join(number(float(table[i].mean()), unit) for table in tables)
+        items.append(_item(swatch, label, f"mean {means}"))
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+# -- flags -----------------------------------------------------------------------------------------
+
+
+def flags(title: str, panels: Sequence[tuple[str, Sequence[Series]]]) -> Drawn:
+    """A row for each sign, marked at the steps that show it; one frame for each run."""
+    svgs = []
+    x = x_scale(
+        min(s.steps[0] for _, p in panels for s in p),
+        max(s.steps[-1] for _, p in panels for s in p),
+    )
+    for name, series in panels:
+        height = (BOTTOM - TOP) / len(series)
+        parts, said = [], []
+        for i, one in enumerate(series):
+            on = one.steps[one.values > 0]
+            parts.append(_flag_row(one.label, [x(step) for step in on], TOP + (i + 1) * height))
+            said.append(f"{one.label} in {len(on)} steps")
+        heading = f"{title}, {name}" if len(panels) > 1 else title
+        shown = name if len(panels) > 1 else ""
+        svgs.append(_svg(heading, "; ".join(said), x, None, "", parts, shown))
+    return Drawn(svgs, "")
+
+
+def _flag_row(label: str, xs: Sequence[float], bottom: float) -> str:
+    line = f'<path class="grid" d="M{LEFT} {bottom:.1f}H{RIGHT}"/>'
+    name = f'<text class="name" x="4" y="{bottom - 5:.1f}">{escape(label)}</text>'
+    marks = "".join(f"M{at} {bottom - 3:.1f}v-9" for at in sorted({round(x) for x in xs}))
+    return line + name + (f'<path class="flag" d="{marks}"/>' if marks else "")
+
+
+# -- pieces ----------------------------------------------------------------------------------------
+
+
+def patterns() -> str:
+    """What areas are filled with; once a page."""
+    marks = (
+        "",
+        '<path d="M0 6L6 0"/>',
+        '<circle cx="3" cy="3" r="1.1"/>',
+        '<path d="M0 3H6"/>',
+        '<path d="M3 0V6"/>',
+        '<path d="M0 0L6 6"/>',
+        '<path d="M0 3H6M3 0V6"/>',
+        '<path d="M0 6L6 0M0 0L6 6"/>',
+    )
+    made = "".join(
+        f'<pattern id="p{i}" width="6" height="6" patternUnits="userSpaceOnUse">'
+        f'<rect class="f{i}" width="6" height="6"/><g class="hatch">{mark}</g></pattern>'
+        for i, mark in enumerate(marks)
+    )
+    return f'<svg class="defs" aria-hidden="true" width="0" height="0"><defs>{made}</defs></svg>'
+
+
+def _svg(
+    title: str,
+    described: str,
+    x: Scale,
+    y: Scale | None,
+    unit: str,
+    parts: Iterable[str],
+    heading: str = "",
+) -> str:
+    frame = _x_axis(x) + ("" if y is None else _y_axis(y, unit))
+    above = escape(unit) if unit != "%" else ""
+    if heading:
+        frame += f'<text class="name" x="{RIGHT}" y="14" text-anchor="end">{escape(heading)}</text>'
+    return (
+        f'<svg class="plot" role="img" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f"<title>{escape(title)}</title><desc>{escape(described)}</desc>{frame}"
+        f'<text x="4" y="14">{above}</text>{"".join(parts)}</svg>'
+    )
+
+
+def _x_axis(x: Scale) -> str:
+    drawn = [f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>']
+    for value, label in ticks(x, "steps"):
+        at = x(value)
+        drawn.append(f'<path class="axis" d="M{at:.1f} {BOTTOM}v4"/>')
+        drawn.append(f'<text x="{at:.1f}" y="{BOTTOM + 16}" text-anchor="middle">{label}</text>')
+    drawn.append(
+        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
+    )
+    return "".join(drawn)
+
+
+def _y_axis(y: Scale, unit: str) -> str:
+    drawn = []
+    for value, label in ticks(y, unit):
+        at = y(value)
+        drawn.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{RIGHT}"/>')
+        drawn.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{label}</text>')
+    return "".join(drawn)
+
+
+def _item(swatch: str, label: str, value: str) -> str:
+    drawn = f'<svg class="swatch" aria-hidden="true" width="28" height="12">{swatch}</svg>'
+    return f"<li>{drawn}<span>{escape(label)} <b>{escape(value)}</b></span></li>"
+
+
+def _path(xs: Sequence[float], ys: Sequence[float]) -> str:
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(xs, ys, strict=True))
+
+
+def _area(xs: Sequence[float], low: Array, high: Array, y: Scale) -> str:
+    there = _path(xs, [y(v) for v in high])
+    back = _path(xs[::-1], [y(v) for v in low[::-1]])
+    return f"{there}L{back[1:]}Z"
+
+
+def _dots(points: Iterable[tuple[float, float]], classes: str, radius: float) -> str:
+    return "".join(
+        f'<circle class="{classes}" cx="{a:.1f}" cy="{b:.1f}" r="{radius}"/>' for a, b in points
+    )

@@ -1,0 +1,159 @@
+"""What a report shows, read from a run's folder: whatever is there, and a note of what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from azr_mlx.config import Config
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation import held_out
+from azr_mlx.evaluation.held_out import Line, Record
+from azr_mlx.monitoring.metrics import MetricsFile
+from azr_mlx.training import checkpoint
+
+METRICS = "metrics.jsonl"
+LATEST = "latest"
+
+Array = NDArray[np.float64]
+HeldOutLines = dict[str, dict[str, list[Line]]]  # way of answering -> distribution -> lines
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Run:
+    """A run as its files say it: ``columns`` are its metrics over ``steps``, NaN where a step had
+    none; ``broken`` counts, by metric, the values that are no finite numbers."""
+
+    path: Path
+    steps: Array
+    columns: dict[str, Array]
+    broken: dict[str, int] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    config_text: str = ""
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    held_out: HeldOutLines = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def last_step(self) -> int:
+        return int(self.steps[-1])
+
+    @property
+    def max_steps(self) -> int | None:
+        value = self.config.get("max_steps")
+        return value if isinstance(value, int) else None
+
+    def column(self, key: str) -> tuple[Array, Array]:
+        """(steps, values) of a metric, where it has finite values."""
+        values = self.columns.get(key)
+        if values is None:
+            return self.steps[:0], self.steps[:0]
+        there = np.isfinite(values)
+        return self.steps[there], values[there]
+
+
+def locate(where: str) -> Path:
+    """The folder of a run, or of the one that wrote metrics last. Raises UsageError if none."""
+    if where != LATEST:
+        if not Path(where).is_dir():
+            raise UsageError(f"report {where}: no such folder; give runs/NAME or latest")
+        return Path(where)
+    runs = Path(Config().output_dir)
+    found = list(runs.glob(f"*/{METRICS}"))
+    if not found:
+        raise UsageError(f"report latest: no run with metrics in {runs}/; give its folder")
+    return max(found, key=lambda p: p.stat().st_mtime_ns).parent
+
+
+def read(path: Path) -> Run:
+    """Everything but the rollouts. Raises UsageError where there is no metric to show."""
+    steps, columns, broken = _metrics(path)
+    run = Run(path, steps, columns, broken)
+    run.config_text = _attempt(run, "config.yaml", _text, path / "config.yaml", "")
+    run.config = _attempt(run, "config.yaml", _mapping, run.config_text, {})
+    run.starts = _attempt(run, checkpoint.RUN_FILE, _starts, path, [])
+    run.held_out = _attempt(run, held_out.FILE, _held_out, path, {})
+    return run
+
+
+def _metrics(path: Path) -> tuple[Array, dict[str, Array], dict[str, int]]:
+    """(steps, columns, broken values by metric); the last row of a step counts."""
+    rows: dict[float, Mapping[str, Any]] = {}
+    for row in MetricsFile(path / METRICS).rows():
+        step: Any = row.get("step") if isinstance(row, dict) else None
+        if _is_number(step) and np.isfinite(step):
+            rows[float(step)] = row
+    if not rows:
+        raise UsageError(f"report {path}: no step in its {METRICS}; train first, or give runs/NAME")
+    steps = sorted(rows)
+    columns: dict[str, Array] = {}
+    broken: dict[str, int] = {}
+    for index, step in enumerate(steps):
+        for key, value in rows[step].items():
+            if key == "step":
+                continue
+            if not _is_number(value) or not np.isfinite(value):
+                broken[key] = broken.get(key, 0) + 1
+                continue
+            if key not in columns:
+                columns[key] = np.full(len(steps), np.nan)
+            columns[key][index] = value
+    return np.array(steps), columns, broken
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _attempt(run: Run, name: str, reader: Callable[[Any], T], source: Any, otherwise: T) -> T:
+    """What a file says; a note where it cannot be read, for the curves are worth showing anyway."""
+    try:
+        return reader(source)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as e:
+        run.notes.append(f"{name} could not be read ({type(e).__name__})")
+        return otherwise
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    loaded = yaml.safe_load(text) or {}
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    return [start for start in checkpoint.recorded(path, "starts") or [] if isinstance(start, dict)]
+
+
+def _held_out(path: Path) -> HeldOutLines:
+    """Empty until both measurements have been made."""
+    record = Record.read(path)
+    if record is None or not record.before or not record.after:
+        return {}
+    both = record.before, record.after
+    return {way: held_out.compare(record.tasks, *both, way) for way in held_out.WAYS}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted keys and their values as text."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            found |= flat(value, f"{name}.")
+        else:
+            found[name] = str(value)
+    return found

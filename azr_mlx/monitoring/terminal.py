@@ -1,0 +1,140 @@
+"""What a training run says on the terminal: the live view where there is a terminal, else a line a
+step and one sample of what was proposed.
+
+Everything goes to stderr. Where it is no terminal, only whole lines are written.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from azr_mlx.monitoring.live import (
+    KEPT,
+    LiveView,
+    View,
+    kl_parts,
+    program_lines,
+    verdict_line,
+)
+from azr_mlx.selfplay.round_log import Proposed
+from azr_mlx.text import plain
+from azr_mlx.types import Experience, TaskKind
+
+LONGEST_LINE, MOST_LINES = 200, 13  # of a program
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class Display:
+    """Progress on stderr. ``quiet`` leaves only warnings; ``log_level`` "warning" does the same."""
+
+    def __init__(
+        self, max_steps: int, *, quiet: bool = False, log_level: str = "info", name: str = ""
+    ):
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.muted = False  # warnings, too: another rank gives them
+        self.silent = quiet or LEVELS.index(log_level) > LEVELS.index("info")
+        self.view = View(max_steps, plain(name))
+        self.live: LiveView | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        c = self.console
+        return not self.silent and c.is_terminal and not c.is_dumb_terminal
+
+    def recall(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """The steps that a run which goes on has behind it, for the curves."""
+        self.view.rows = tuple(rows)[-KEPT:]
+
+    def phase(self, name: str, step: int, done: int = 0, total: int = 0) -> None:
+        """Show the running phase on a terminal, in place, and how many of its rollouts are done."""
+        if not self.draws:
+            return
+        self.view.enter(name, step, done, total)
+        if self.live is None:
+            self.live = LiveView(self.console, self.view)
+            self.live.start()
+
+    def step(
+        self,
+        row: Mapping[str, float],
+        experiences: Sequence[Experience],
+        proposed: Sequence[Proposed],
+    ) -> None:
+        """A step is over: its figures, and the most telling of its proposals."""
+        told = telling(proposed)
+        self.view.finish(row, experiences, told)
+        if self.silent or self.live is not None:
+            return
+        self._say(step_line(row, experiences, self.view.max_steps))
+        if told is not None:
+            self._say(describe(told))
+
+    def note(self, text: str) -> None:
+        self.close()
+        if not self.silent:
+            self._say(text)
+
+    def table(self, made: Table) -> None:
+        self.close()
+        if not self.silent:
+            self.console.print(made)
+
+    def warn(self, text: str) -> None:
+        """Above the live view, where it stays."""
+        if not self.muted:
+            self._say(f"warning: {text}", "yellow")
+
+    def close(self) -> None:
+        """The live view's last picture stays on the screen."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        self.console.print(escape(text), style=style, soft_wrap=True)
+
+
+def step_line(row: Mapping[str, float], experiences: Sequence[Experience], max_steps: int) -> str:
+    """One line: reward, solve and valid rate by kind, KL, gradient, speed, memory, time."""
+    reward = sum(e.reward.total for e in experiences) / max(len(experiences), 1)
+    parts = [
+        f"step {int(row['step'])}/{max_steps}",
+        f"reward {reward:+.2f}",
+        f"solve {_by_kind(row, 'solve_rate')}",
+        f"valid {_by_kind(row, 'propose/valid_rate')}",
+        *kl_parts(row),
+        f"entropy {row.get('entropy', 0.0):.2f}",
+        f"grad {row.get('grad_norm', 0.0):.2g}",
+        f"{row.get('tok_s/rollout', 0.0):.0f} tok/s",
+        f"{row.get('mem/peak_gb', 0.0):.1f} GB",
+        f"{row.get('time/step', 0.0):.0f} s",
+    ]
+    return " | ".join(parts)
+
+
+def _by_kind(row: Mapping[str, float], name: str) -> str:
+    """ "d 0.25 a 0.50 i -": the three kinds by their first letter."""
+    shown = ((k.value, row.get(f"{name}/{k.value}")) for k in TaskKind)
+    return " ".join(f"{kind[0]} -" if v is None else f"{kind[0]} {v:.2f}" for kind, v in shown)
+
+
+def telling(proposed: Sequence[Proposed]) -> Proposed | None:
+    """The best-paid proposal of the model that passed the gate; failing that, the last that did
+    not."""
+    own = [p for p in proposed if p.source == "model" and p.program]
+    valid = [p for p in own if p.reason == "" and p.reward is not None]
+    if valid:
+        return max(valid, key=lambda p: p.reward.total if p.reward else 0.0)
+    return own[-1] if own else None
+
+
+def describe(one: Proposed) -> str:
+    """A proposal with its verdict and reward, program indented below."""
+    body = "".join(f"\n      {line[:LONGEST_LINE]}" for line in program_lines(one, MOST_LINES))
+    return f"  {one.kind.value} proposed by the {one.source}: {verdict_line(one)}{body}"

@@ -1,0 +1,219 @@
+"""Experiment trackers beside the metrics file: wandb, TensorBoard, trackio.
+
+A tracker that ``tracking.report_to`` names and that is not installed is a mistake, told before the
+run starts. One that fails later (no network, no login, a full disk) warns once and is dropped: it
+never stops a run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from azr_mlx.config import Config
+from azr_mlx.errors import UsageError
+from azr_mlx.monitoring.samples import Sample
+
+TABLE = "samples"
+PROJECT = "azr-mlx"  # where wandb_project names none
+Warn = Callable[[str], None]
+
+
+class Tracker(Protocol):
+    """Somewhere that a step's metrics go."""
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        """Record the numbers of one step."""
+        ...
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        """Show a few of the step's rollouts."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def trackers(config: Config, run_dir: Path, warn: Warn) -> list[Tracker]:
+    """The trackers that ``tracking.report_to`` names; ``wandb_project`` alone turns wandb on too.
+
+    ``warn`` gets one line for each tracker that cannot be started or breaks down.
+
+    Raises:
+        UsageError: a name is unknown, or its package is not installed.
+    """
+    names = dict.fromkeys(config.tracking.report_to)
+    if config.wandb_project:
+        names["wandb"] = None
+    for name in names:
+        _check(name)
+    guarded = [_Guarded(name, warn) for name in names]
+    for tracker in guarded:
+        tracker.start(config, run_dir)
+    return [tracker for tracker in guarded if tracker.running]
+
+
+def _check(name: str) -> None:
+    if name not in KINDS:
+        raise UsageError(
+            f"tracking.report_to: {name!r} is no tracker; take any of {', '.join(KINDS)}"
+        )
+    try:
+        importlib.import_module(name)
+    except ImportError as e:
+        raise UsageError(
+            f"tracking.report_to: {name} cannot be imported ({e}); "
+            f"pip install {name}, or pip install 'azr-mlx[track]' for all trackers"
+        ) from e
+
+
+class _Guarded:
+    """A tracker behind a fuse: its first failure is told, and it is sent nothing more."""
+
+    def __init__(self, name: str, warn: Warn):
+        self.name, self.warn = name, warn
+        self._inner: Tracker | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._inner is not None
+
+    def start(self, config: Config, run_dir: Path) -> None:
+        self._attempt("start", lambda: setattr(self, "_inner", KINDS[self.name](config, run_dir)))
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        if self._inner is not None:
+            self._attempt("log", partial(self._inner.log, row, step))
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        if self._inner is not None:
+            self._attempt("table", partial(self._inner.table, rows, step))
+
+    def close(self) -> None:
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            self._attempt("close", inner.close)
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            with redirect_stdout(sys.stderr):  # stdout is for results; trackers greet on it
+                action()
+        except Exception as e:  # other people's code: whatever it raises, training goes on
+            self._inner = None
+            first = next((line for line in str(e).splitlines() if line.strip()), "")
+            mend = "; WANDB_MODE=offline needs no login or network" if self.name == "wandb" else ""
+            self.warn(
+                f"{self.name}: {what} failed ({type(e).__name__}: {first}); "
+                f"nothing more is sent to it, metrics.jsonl has everything{mend}"
+            )
+
+
+class _Wandb:
+    """A wandb run, online or not as WANDB_MODE says. A resumed run goes on under the id it had."""
+
+    ID_FILE = "wandb_id.txt"
+
+    def __init__(self, config: Config, run_dir: Path):
+        self.wandb: Any = importlib.import_module("wandb")
+        kept = run_dir / self.ID_FILE
+        options: dict[str, Any] = {}
+        if kept.exists():
+            options = {"id": kept.read_text(encoding="utf-8").strip(), "resume": "allow"}
+        self.run = self.wandb.init(
+            project=config.wandb_project or PROJECT,
+            entity=config.wandb_entity or None,
+            name=run_dir.name,
+            dir=str(run_dir),
+            config=asdict(config),
+            settings=self.wandb.Settings(console="off"),  # it would wrap the live view's stream
+            **options,
+        )
+        kept.write_text(f"{self.run.id}\n", encoding="utf-8")
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(row), step=step)
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        made = self.wandb.Table(columns=list(Sample._fields), data=[list(row) for row in rows])
+        self.run.log({TABLE: made}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _TensorBoard:
+    """Scalars in ``run_dir/tensorboard``, by TensorBoard's own writer: no torch, no TensorFlow."""
+
+    def __init__(self, config: Config, run_dir: Path):
+        writer: Any = importlib.import_module("tensorboard.summary.writer.event_file_writer")
+        self.event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
+        self.summary: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
+        self.writer: Any = writer.EventFileWriter(str(run_dir / "tensorboard"))
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        self._write([self.summary.Value(tag=k, simple_value=v) for k, v in row.items()], step)
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        """As TensorBoard has no tables of text, as text: its own format of a summary of it."""
+        made: Any = importlib.import_module("tensorboard.plugins.text.metadata")
+        tensors: Any = importlib.import_module("tensorboard.util.tensor_util")
+        texts = [f"{r.role} {r.kind}: {r.verdict}, reward {r.reward:+.2f}" for r in rows]
+        bodies = [indented(f"{r.prompt}{r.completion}") for r in rows]
+        shown = [f"{head}\n\n{body}" for head, body in zip(texts, bodies, strict=True)]
+        value = self.summary.Value(
+            tag=TABLE,
+            tensor=tensors.make_tensor_proto(shown),
+            metadata=made.create_summary_metadata(TABLE, ""),
+        )
+        self._write([value], step)
+
+    def _write(self, values: Sequence[Any], step: int) -> None:
+        summary = self.summary(value=values)
+        self.writer.add_event(self.event(wall_time=time.time(), step=step, summary=summary))
+        self.writer.flush()  # a step is rare, and a kill must not lose it
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Trackio:
+    """A trackio run, on this machine; a resumed run goes on under its name."""
+
+    def __init__(self, config: Config, run_dir: Path):
+        self.trackio: Any = importlib.import_module("trackio")
+        self.trackio.init(
+            project=config.wandb_project or PROJECT,
+            name=run_dir.name,
+            config=asdict(config),
+            resume="allow",
+            embed=False,
+        )
+
+    def log(self, row: Mapping[str, float], step: int) -> None:
+        # Its rows have a step already, and it takes no other of that name.
+        self.trackio.log({k: v for k, v in row.items() if k != "step"}, step=step)
+
+    def table(self, rows: Sequence[Sample], step: int) -> None:
+        made = self.trackio.Table(columns=list(Sample._fields), data=[list(row) for row in rows])
+        self.trackio.log({TABLE: made}, step=step)
+
+    def close(self) -> None:
+        self.trackio.finish()
+
+
+def indented(text: str) -> str:
+    """As a block of code in Markdown: nothing in it is markup."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+KINDS: dict[str, Callable[[Config, Path], Tracker]] = {
+    "wandb": _Wandb,
+    "tensorboard": _TensorBoard,
+    "trackio": _Trackio,
+}

@@ -1,0 +1,205 @@
+"""The first process of a worker: prepares the isolation, keeps a zygote, watches one job at a time
+and ends all that it started.
+
+Run as a script, with the pool's socket as descriptor 0 and four arguments: ``strong`` or
+``limits-only``, the folder for scratch directories, 0 or 1 for the clock (1: shifted), and a JSON
+list of folders to hide. It imports the standard library only, and never looks into what it relays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != HERE]
+sys.path.insert(0, HERE)
+if sys.argv[3:4] == ["1"]:
+    import shifted_clock  # type: ignore[import-not-found]
+
+    shifted_clock.shift()
+import child  # type: ignore[import-not-found]  # noqa: E402
+import processes  # type: ignore[import-not-found]  # noqa: E402
+import scratch  # type: ignore[import-not-found]  # noqa: E402
+import watch  # type: ignore[import-not-found]  # noqa: E402
+import zygote  # type: ignore[import-not-found]  # noqa: E402
+
+if sys.platform == "linux":
+    import linux  # type: ignore[import-not-found]
+    import namespaces  # type: ignore[import-not-found]
+darwin: Any = __import__("darwin") if sys.platform == "darwin" else None
+del sys.path[0]
+
+# What small programs import. Each of these costs every fork a little, and a job that imports
+# another some milliseconds.
+WARM = """
+    bisect collections.abc copy datetime functools heapq itertools json math operator random re
+    string time types typing
+""".split()  # noqa: SIM905 - a list of quoted words reads worse
+OWN = """
+    child codec darwin examiner linux namespaces peer processes scratch shifted_clock watch wire
+    zygote
+""".split()  # noqa: SIM905
+
+
+def main() -> int:
+    """Prepare, say hello, serve jobs until the pool hangs up."""
+    isolation, base, _, hidden = sys.argv[1:5]
+    # a caller may have ignored or blocked them, and both are inherited
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    channel = os.dup(0)
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    pool = socket.socket(fileno=channel)
+    try:
+        setting = _prepare(isolation == "strong", base, json.loads(hidden))
+    except OSError as error:
+        _hello(pool, {"error": str(error)})
+        return 1
+    os.dup2(null, 2)
+    os.close(null)
+    gc.collect()
+    gc.freeze()  # so that a collection in a child does not copy every page
+    if os.path.exists("/proc/self/statm"):  # after what was only needed to get here is gone
+        with open("/proc/self/statm") as file:
+            setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
+    try:
+        with zygote.Zygote(setting) as forks:
+            _hello(pool, setting.features(isolation))
+            watch.serve(pool, setting, forks)
+    finally:
+        if not setting.strong:
+            scratch.remove(base)
+    return 0
+
+
+def _hello(pool: socket.socket, content: dict[str, Any]) -> None:
+    raw = json.dumps(content).encode()
+    pool.sendall(struct.pack("<I", len(raw)) + raw)
+
+
+def _prepare(strong: bool, base: str, hidden: list[str]) -> zygote.Setting:
+    setting = zygote.Setting(strong, base)
+    _warm()
+    child.add_site_builtins()
+    child.open_streams()
+    for name in OWN:
+        sys.modules.pop(name, None)
+    if sys.platform == "darwin":
+        _prepare_darwin(setting, hidden)
+    elif strong and not setting.on_linux:
+        raise OSError(f"no strong isolation on {sys.platform}")
+    elif strong:
+        setting.uid = namespaces.enter(hidden, base)
+        setting.scratch = namespaces.SCRATCH
+    if setting.on_linux:
+        _prepare_linux(setting)
+    else:
+        scratch.make(setting)
+    os.environ.clear()
+    os.environ.update(
+        PATH="/usr/bin:/bin", HOME=setting.scratch, TMPDIR=setting.scratch, LANG="C.UTF-8"
+    )
+    os.chdir("/")
+    return setting
+
+
+def _warm() -> None:
+    """Import what jobs will. ``random`` would seed itself anew at every fork, which costs as much
+    as the fork: a job does that where it needs it.
+    """
+    register, os.register_at_fork = os.register_at_fork, lambda **_: None
+    for name in WARM:
+        __import__(name)
+    os.register_at_fork = register
+
+
+def _prepare_linux(setting: zygote.Setting) -> None:
+    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    # no job may read or trace this process or the zygote, or write to their descriptors
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    setting.seccomp = _works(lambda: linux.Filter(linux.base_program(setting.strong)).install())
+    if setting.seccomp:
+        setting.base_filter = linux.Filter(linux.base_program(setting.strong))
+        setting.job_filters = {
+            children: linux.Filter(linux.job_program(children)) for children in (False, True)
+        }
+    if setting.uid == 0 and _works(lambda: _become_nobody(setting)):
+        setting.uid = namespaces.NOBODY
+    scratch.make(setting)
+    if not setting.strong:  # a strong root shows no more than this, and has its own processes
+        with contextlib.suppress(OSError):  # a kernel without Landlock: hello says so
+            setting.ruleset = linux.landlock_ruleset(_readable(), [setting.scratch, "/dev/null"])
+        setting.tasks = processes.tasks_of(setting.uid)
+    setting.capable = (setting.strong or os.geteuid() == 0) and _works(linux.drop_capabilities)
+
+
+def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
+    with contextlib.suppress(OSError):  # a version that holds no limit of address space
+        setting.address_space = darwin.mapped_bytes()
+    if setting.strong:
+        shut = [*hidden, *darwin.package_paths()]
+        try:
+            for children in (False, True):
+                text = darwin.profile(
+                    setting.scratch, darwin.interpreter_paths(), hidden=shut, children=children
+                )
+                setting.profiles[children] = darwin.compiled(text)
+        except ValueError as error:
+            raise OSError(str(error)) from None
+        if not _works(setting.profiles[False]):
+            raise OSError("the sandbox profile could not be put in force")
+
+
+def _readable() -> list[str]:
+    """What jobs may read: the interpreter, its libraries, and a few devices."""
+    library = [os.path.dirname(os.path.realpath(os.__file__))]
+    system = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime"]
+    devices = ["/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
+    # a shared libpython may lie outside the system's folders
+    folder = os.path.join(os.path.realpath(sys.base_prefix), "lib")
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    own = [os.path.join(folder, name) for name in names if ".so" in name]
+    return library + system + devices + own
+
+
+def _become_nobody(setting: zygote.Setting) -> None:
+    """Leave root; fails where another user cannot read the standard library, or come to the scratch
+    folder.
+    """
+    os.setgroups([])
+    os.setresgid(*[namespaces.NOBODY] * 3)
+    os.setresuid(*[namespaces.NOBODY] * 3)
+    with open(os.__file__, "rb") as file:
+        file.read(1)
+    if not setting.strong:
+        os.stat(os.path.join(setting.base, "."))
+
+
+def _works(action: Callable[[], None]) -> bool:
+    """Whether ``action`` goes through in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Self-play: proposing tasks, solving them, and paying for both."""

@@ -1,0 +1,273 @@
+"""Prompt forms: how a request to propose or to solve is put to a model. The forms are data, in
+``config/prompts/``.
+
+A form is a YAML file with, per role, kind and (for solvers) strategy, a recipe: a fixed ``intro``,
+fixed worked examples (``shots``), a template for one example or reference (``shot``), a template
+for the request (``ask``), and the strings that end a completion (``stop``). Two styles:
+``completion`` (a Python file that the model goes on with) and ``chat`` (a system and a user
+message).
+
+Where a prompt ends matters more than what it says: a completion prompt must end where a token of
+its natural continuation begins (``def f`` before ``(x):``, ``==`` before `` 3``), never on white
+space or an open bracket, which tokenizers merge with what follows. ``render`` refuses white space
+at the end.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any, Protocol
+
+import yaml
+
+from azr_mlx.config.shipped import config_dir
+from azr_mlx.types import (
+    Prompt,
+    Role,
+    Task,
+    TaskKind,
+)
+
+STYLES = ("completion", "chat")
+
+
+class PromptTokenizer(Protocol):
+    """What rendering needs of a tokenizer."""
+
+    chat_template: Any
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The parts that one kind of prompt is put together from."""
+
+    ask: str
+    shot: str = ""
+    pair: str = ""
+    intro: str = ""
+    stop: tuple[str, ...] = ()
+    shots: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FormOutput:
+    """A prompt before it meets a tokenizer; ``prefix`` counts the characters of ``text`` that are
+    fixed.
+    """
+
+    form: str
+    style: str
+    text: str
+    system: str = ""
+    strategy: str = ""
+    stop: tuple[str, ...] = ()
+    prefix: int = 0
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation, for the chat style."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.text}]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptForm:
+    """A prompt form; ``load_form`` reads one."""
+
+    name: str
+    style: str
+    bands: tuple[tuple[float, str], ...]
+    recipes: Mapping[tuple[Role, TaskKind, str], Recipe]
+    system: str = ""
+
+    def strategies(self, kind: TaskKind) -> tuple[str, ...]:
+        """The solving strategies that the form has for a kind."""
+        return tuple(s for role, k, s in self.recipes if role is Role.SOLVE and k is kind)
+
+    def hint(self, difficulty: float) -> str:
+        """The words for a difficulty: those of the first band that reaches up to it."""
+        return next((text for upto, text in self.bands if difficulty <= upto), self.bands[-1][1])
+
+    def propose(
+        self,
+        kind: TaskKind,
+        references: Sequence[Task],
+        difficulty: float,
+        *,
+        program: str = "",
+        n_inputs: int = 10,
+    ) -> FormOutput:
+        """A request for a new task of about ``difficulty``, with references to differ from.
+
+        Induction needs ``program``, for which the model writes ``n_inputs`` inputs and a message.
+        """
+        if kind is TaskKind.INDUCTION and not program:
+            raise ValueError("an induction proposal needs a program to write inputs for")
+        recipe = self._recipe(Role.PROPOSE, kind, "")
+        known = [_task_fields(task, recipe, n_inputs) for task in references]
+        ask = {"program": program.rstrip("\n"), "n": str(n_inputs), "difficulty": difficulty}
+        return self._fill(recipe, known, ask, "", n_inputs)
+
+    def solve(self, task: Task, strategy: str = "direct") -> FormOutput:
+        """A request for the missing part of a task. Hidden pairs do not enter the prompt."""
+        recipe = self._recipe(Role.SOLVE, task.kind, strategy)
+        return self._fill(recipe, [], _task_fields(task, recipe, len(task.inputs)), strategy, 99)
+
+    def _recipe(self, role: Role, kind: TaskKind, strategy: str) -> Recipe:
+        found = self.recipes.get((role, kind, strategy))
+        if found is None:
+            known = ", ".join(self.strategies(kind)) or "none"
+            raise ValueError(
+                f"prompt form {self.name!r}: no strategy {strategy!r} for {kind.value}; "
+                f"it has {known}"
+            )
+        return found
+
+    def _fill(
+        self,
+        recipe: Recipe,
+        references: Sequence[Mapping[str, Any]],
+        ask: Mapping[str, Any],
+        strategy: str,
+        n_pairs: int,
+    ) -> FormOutput:
+        fixed = [recipe.intro.strip("\n")] if recipe.intro else []
+        fixed += [self._text(recipe.shot, _shot_fields(s, recipe, n_pairs)) for s in recipe.shots]
+        shown = [self._text(recipe.shot, fields) for fields in references]
+        text = "\n\n".join([*fixed, *shown, self._text(recipe.ask, ask)])
+        prefix = len("\n\n".join(fixed).rstrip())
+        return FormOutput(self.name, self.style, text, self.system, strategy, recipe.stop, prefix)
+
+    def _text(self, template: str, fields: Mapping[str, Any]) -> str:
+        difficulty = float(fields.get("difficulty", 0.5))
+        level = {"level": min(max(round(difficulty * 10), 1), 9), "hint": self.hint(difficulty)}
+        return Template(template.strip("\n")).substitute({**fields, **level})
+
+
+def _task_fields(task: Task, recipe: Recipe, n_pairs: int) -> dict[str, Any]:
+    """A task's fields for a template; ``pairs`` are the pairs that may be seen."""
+    visible = [i for i in range(len(task.inputs)) if i not in task.hidden][:n_pairs]
+    args = [arguments(text) for text in task.inputs]
+    pairs = [_pair(recipe, args[i], task.outputs[i]) for i in visible]
+    return {
+        "program": task.program.rstrip("\n"),
+        "args": args[0],
+        "output": task.outputs[0],
+        "message": task.message,
+        "pairs": "\n".join(pairs),
+        "difficulty": task.difficulty,
+        "work": "",
+        "n": str(len(visible)),
+    }
+
+
+def _shot_fields(shot: Mapping[str, Any], recipe: Recipe, n_pairs: int) -> dict[str, Any]:
+    """A form's own worked example: ``pairs`` is a list of [arguments, output]."""
+    pairs = [_pair(recipe, args, output) for args, output in shot.get("pairs", ())]
+    program = str(shot.get("program", "")).rstrip("\n")
+    shown = pairs[:n_pairs]
+    return {**shot, "program": program, "pairs": "\n".join(shown), "n": str(len(shown))}
+
+
+def _pair(recipe: Recipe, args: str, output: str) -> str:
+    return Template(recipe.pair).substitute(args=args, output=output)
+
+
+def arguments(inputs: str) -> str:
+    """``1, 2`` of the literal tuple ``(1, 2)``: what stands between the parentheses of the call."""
+    try:
+        node = ast.parse(inputs.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return inputs
+    return ", ".join(map(ast.unparse, node.elts)) if isinstance(node, ast.Tuple) else inputs
+
+
+def render(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
+    """The prompt in tokens.
+
+    Raises ValueError where a chat form meets a tokenizer without a chat template, or a completion
+    prompt ends on white space.
+    """
+    if output.style == "chat":
+        return _render_chat(output, tokenizer)
+    if output.text != output.text.rstrip():
+        raise ValueError(
+            f"prompt form {output.form!r}: a completion prompt ends on white space, "
+            "where no token begins; end its `ask` on a word or a sign"
+        )
+    ids = tuple(tokenizer.encode(output.text))
+    return Prompt(output.text, ids, output.form, output.strategy, output.stop, output.prefix)
+
+
+def _render_chat(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"prompt form {output.form!r}: the model's tokenizer has no chat template; take the "
+            "form few_shot"
+        )
+    text = tokenizer.apply_chat_template(
+        output.messages, tokenize=False, add_generation_prompt=True
+    )
+    fixed = output.text[: output.prefix]
+    start = text.find(fixed) if fixed else -1
+    prefix = start + len(fixed) if start >= 0 else 0
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))  # the template wrote them
+    return Prompt(text, ids, output.form, output.strategy, output.stop, prefix)
+
+
+def load_form(name_or_path: str | Path) -> PromptForm:
+    """A shipped form by its name, or one from a ``.yaml`` file. Raises ValueError with one line."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = config_dir() / "prompts" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (config_dir() / "prompts").glob("*.yaml")))
+        raise ValueError(
+            f"rollout.form = {str(name_or_path)!r}: no such prompt form; "
+            f"there are {known}, or give the path of a .yaml file"
+        )
+    try:
+        row = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _form(row)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"prompt form {path}: {type(error).__name__}: {line}") from None
+
+
+def _form(row: Mapping[str, Any]) -> PromptForm:
+    if row["style"] not in STYLES:
+        raise ValueError(f"style = {row['style']!r}: must be one of {', '.join(STYLES)}")
+    recipes: dict[tuple[Role, TaskKind, str], Recipe] = {}
+    for kind in TaskKind:
+        recipes[Role.PROPOSE, kind, ""] = _recipe(row["propose"][kind.value])
+        shared = {k: v for k, v in row["solve"][kind.value].items() if k != "strategies"}
+        for strategy, own in row["solve"][kind.value]["strategies"].items():
+            recipes[Role.SOLVE, kind, strategy] = _recipe({**shared, **own})
+    bands = tuple((float(band["upto"]), str(band["hint"])) for band in row["bands"])
+    return PromptForm(row["name"], row["style"], bands, recipes, row.get("system", "").strip())
+
+
+def _recipe(row: Mapping[str, Any]) -> Recipe:
+    """One recipe; ``work`` of the strategy at hand is a list, one line of work per shot."""
+    unknown = set(row) - {"ask", "shot", "pair", "intro", "stop", "shots", "work"}
+    if unknown:
+        raise ValueError(f"unknown keys in a recipe: {', '.join(sorted(unknown))}")
+    shots, work = row.get("shots", []), row.get("work", [])
+    if work and len(work) != len(shots):
+        raise ValueError(f"{len(work)} lines of work for {len(shots)} shots")
+    joined = tuple({**shot, "work": work[i] if work else ""} for i, shot in enumerate(shots))
+    return Recipe(
+        ask=row["ask"],
+        shot=row.get("shot", ""),
+        pair=row.get("pair", ""),
+        intro=row.get("intro", ""),
+        stop=tuple(row.get("stop", ())),
+        shots=joined,
+    )

@@ -1,0 +1,1 @@
+"""Learning from experience: advantages, PPO, checkpoints, and the loop around them."""

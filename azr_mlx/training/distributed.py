@@ -1,0 +1,116 @@
+"""The ranks of a run: starting them, sharing their judging, and giving all what rank 0 has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.backends.ranks import Alone, World, gather
+from azr_mlx.backends.select import launcher
+from azr_mlx.errors import UsageError
+from azr_mlx.sandbox import Job, Result
+from azr_mlx.tasks.gate import Runner
+from azr_mlx.types import Status
+
+SILENCE = timedelta(minutes=30)  # of another rank, that is not taken for its end
+
+
+def open_world(backend: str) -> World:
+    """The ranks that ``mlx.launch`` or ``torchrun`` has started; one where neither has.
+
+    Raises UsageError where there are fewer GPUs than ranks.
+    """
+    if launcher()[0] != backend:
+        return Alone()
+    if backend == "mlx":
+        import mlx.core as mx
+
+        from azr_mlx.backends.mlx.ranks import MlxWorld
+
+        group = mx.distributed.init(strict=True)
+        return MlxWorld(group) if group.size() > 1 else Alone()
+    import torch
+    import torch.distributed as dist
+
+    from azr_mlx.backends.torch.ranks import TorchWorld
+
+    on_gpu, local = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
+    if on_gpu:
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"torchrun --nproc-per-node: there are {torch.cuda.device_count()} GPUs, and a "
+                f"rank {local} on this machine; start as many as there are GPUs"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=SILENCE)
+    return TorchWorld(torch.device("cuda" if on_gpu else "cpu"))
+
+
+class SharedSandbox:
+    """A sandbox on every rank, each of which judges its share; all get all verdicts."""
+
+    def __init__(self, sandbox: Runner, world: World):
+        self.sandbox, self.world = sandbox, world
+
+    def run(self, jobs: Sequence[Job]) -> list[Result]:
+        n = self.world.size  # in turn: neighbours are of one kind, and take equally long
+        done = self.sandbox.run(jobs[self.world.rank :: n])
+        parts = gather(self.world, [_to_json(result) for result in done])
+        return [_from_json(parts[i % n][i // n]) for i in range(len(jobs))]
+
+    def batch(self) -> Any:
+        return _SharedBatch(self)
+
+
+class _SharedBatch:
+    """``JobBatch``, all of which is run when the results are asked for."""
+
+    def __init__(self, sandbox: SharedSandbox):
+        self.sandbox, self.jobs = sandbox, list[Job]()
+
+    def __enter__(self) -> _SharedBatch:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.jobs.clear()
+
+    def submit(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def poll(self) -> None:
+        pass
+
+    def results(self) -> list[Result]:
+        taken, self.jobs = self.jobs, []
+        return self.sandbox.run(taken)
+
+
+def _to_json(result: Result) -> dict[str, Any]:
+    return {
+        "id": result.id,
+        "status": result.status.value,
+        "value": result.value,
+        "detail": result.detail,
+        "seconds": result.seconds,
+        "steps": result.steps,
+    }
+
+
+def _from_json(row: dict[str, Any]) -> Result:
+    return Result(**{**row, "status": Status(row["status"])})
+
+
+def share_files(world: World, files: Sequence[Path], into: Path) -> None:
+    """Rank 0's files, by name, in the folder ``into`` of every other rank: their disks may be
+    others."""
+    if world.size == 1:
+        return
+    for name in gather(world, [file.name for file in files])[0]:  # one at a time: they are large
+        data = (files[0].parent / name).read_bytes() if world.rank == 0 else b""
+        received = world.gather_bytes(data)[0]
+        if world.rank > 0:
+            into.mkdir(parents=True, exist_ok=True)
+            (into / name).write_bytes(received)

@@ -1,0 +1,240 @@
+"""From judged rollouts to optimizer steps: the second half of a training step, the same for every
+estimator.
+
+    scores (pi_old, pi_ref, values) -> token rewards -> advantages -> epochs x minibatches of PPO
+
+No forward pass is made for nothing: pi_old is scored only where more than one update follows or
+something else (the critic, the KL penalty) needs the same pass, and the reference only where the
+penalty's coefficient is not 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from azr_mlx import rng
+from azr_mlx.backends.base import Backend, Hyper
+from azr_mlx.config import Config
+from azr_mlx.training.advantage import (
+    EmaBaselines,
+    estimate,
+    explained_variance,
+    whiten,
+    zero_variance_fraction,
+)
+from azr_mlx.training.batch import (
+    collate,
+    minibatches,
+    token_rewards,
+    token_weights,
+)
+from azr_mlx.training.entropy import EntropyFloor
+from azr_mlx.training.kl import AdaptiveKL
+from azr_mlx.types import (
+    Batch,
+    Experience,
+    Scores,
+    UpdateStats,
+)
+
+Phase = Callable[[str], AbstractContextManager[Any]]
+
+
+def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
+    """What the learning rates of ``step`` (1 to ``last``) are multiplied with: a linear warm-up,
+    then constant, or a line or half a cosine to 0, which the step after ``last`` would reach."""
+    if step <= warmup:
+        return step / warmup
+    if how == "constant":
+        return 1.0
+    left = max(last + 1 - step, 0) / max(last - warmup, 1)
+    return left if how == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+
+class Learner:
+    """PPO over a backend. Its own state is the KL coefficient, the entropy bonus's weight, and the
+    running baselines."""
+
+    def __init__(self, config: Config, backend: Backend):
+        self.config, self.backend = config, backend
+        beta = config.ppo.kl_coef if config.kl_penalty != "none" else 0.0
+        self.kl = AdaptiveKL(coef=beta, target=config.target_kl)
+        self.entropy = EntropyFloor(config.ppo.entropy_coef, config.ppo.entropy_floor)
+        self.baselines = EmaBaselines(config.ppo.ema_decay)
+
+    def learn(
+        self,
+        step: int,
+        experiences: Sequence[Experience],
+        phase: Phase,
+        distill: Callable[[int], Batch | None] = lambda update: None,
+    ) -> dict[str, float]:
+        """Update the backend's policy on the rollouts of one step; returns the step's metrics.
+
+        ``phase`` times "score" and "update"; ``distill(update)`` gives each optimizer step its
+        supervised batch.
+        """
+        c = self.config
+        if not experiences:  # a frozen proposer whose proposals all failed
+            return self._summary([], False)
+        batch = collate(experiences, mask_truncated=c.rollout.overlong_mask)
+        with phase("score"):
+            current, reference = self._scores(batch)
+        batch, metrics = self._advantages(batch, experiences, current, reference)
+        with phase("update"):
+            stats, stopped = self._updates(step, batch, distill)
+        metrics |= self._summary(stats, stopped)
+        if reference is None:  # not measured, which is not 0
+            metrics.pop("kl_ref", None)
+        elif stats and c.ppo.adaptive_kl:
+            self.kl.update(metrics["kl_ref"])
+        if stats:
+            self.entropy.update(metrics["entropy"])
+        return metrics
+
+    # -- scores and advantages ---------------------------------------------------------------------
+
+    def _scores(self, batch: Batch) -> tuple[Scores | None, Scores | None]:
+        """(current, reference), each None where nothing needs it."""
+        c, t = self.config, self.config.rollout.temperature
+        several = c.ppo.epochs * c.ppo.minibatches > 1
+        in_reward = c.kl_penalty == "kl" and self.kl.coef > 0
+        wanted = several or in_reward or c.ppo.advantage == "gae"
+        current = self.backend.score(batch, "current", t) if wanted else None
+        reference = self.backend.score(batch, "reference", t) if self.kl.coef > 0 else None
+        return current, reference
+
+    def _advantages(
+        self,
+        batch: Batch,
+        experiences: Sequence[Experience],
+        current: Scores | None,
+        reference: Scores | None,
+    ) -> tuple[Batch, dict[str, float]]:
+        """The batch with everything the loss needs but its weights, and the metrics of this
+        stage."""
+        p = self.config.ppo
+        scores = np.array([e.reward.total for e in experiences])
+        groups = np.array([e.group for e in experiences])
+        cells = [f"{e.role.value}/{e.kind.value}" for e in experiences]
+        ref_logp = None if reference is None else reference.logp
+        logp = np.zeros_like(batch.mask) if current is None else current.logp
+        beta = self.kl.coef if self.config.kl_penalty == "kl" else 0.0
+        rewards = token_rewards(batch, scores, logp, ref_logp, beta)
+        values = None if current is None or p.advantage != "gae" else current.values
+        result = estimate(
+            p.advantage,
+            rewards=rewards,
+            scores=scores,
+            groups=groups,
+            cells=cells,
+            mask=batch.mask,
+            values=values,
+            gamma=p.gamma,
+            lam=p.gae_lambda,
+            ema=self.baselines,
+        )
+        advantages = result.advantages
+        if p.advantage == "gae" and p.whiten:
+            advantages = whiten(advantages, batch.mask, cells)
+        metrics = {"frac_reward_zero_std": zero_variance_fraction(scores, groups)}
+        if values is not None and result.returns is not None:
+            metrics["ppo/explained_variance"] = explained_variance(
+                values, result.returns, batch.mask
+            )
+        several = p.epochs * p.minibatches > 1
+        return batch.with_(
+            old_logp=current.logp if several and current is not None else None,
+            ref_logp=ref_logp,
+            values=values,
+            advantages=advantages,
+            returns=result.returns,
+        ), metrics
+
+    # -- updates -----------------------------------------------------------------------------------
+
+    def _updates(
+        self, step: int, batch: Batch, distill: Callable[[int], Batch | None]
+    ) -> tuple[list[UpdateStats], bool]:
+        """Epochs x minibatches; the epochs end early when KL(pi_old || pi) has passed its bound."""
+        c, p, hyper = self.config, self.config.ppo, self._hyper(step)
+        constant = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
+        stats: list[UpdateStats] = []
+        for epoch in range(p.epochs):
+            draw = rng.generator(c.seed, "minibatches", step, epoch)
+            for index in minibatches(batch, p.minibatches, draw):
+                part = batch.rows(index)
+                if not part.mask.any():
+                    continue
+                part = part.with_(weights=token_weights(part.mask, p.loss_aggregation, constant))
+                stats.append(self.backend.update(part, hyper, distill(len(stats))))
+                if c.early_stopping and stats[-1].approx_kl > 1.5 * p.kl_stop:
+                    return stats, True
+        return stats, False
+
+    def _hyper(self, step: int) -> Hyper:
+        c, p = self.config, self.config.ppo
+        factor = rate_factor(step, c.warmup_steps, c.max_steps, c.lr_scheduler_type)
+        return Hyper(
+            lr=c.learning_rate * factor,
+            temperature=c.rollout.temperature,
+            clip_low=p.clip_low,
+            clip_high=p.clip_high,
+            dual_clip=p.dual_clip,
+            value_coef=p.value_coef,
+            value_clip=p.value_clip,
+            value_lr=p.value_learning_rate * factor,
+            entropy_coef=self.entropy.coef,
+            kl_coef=self.kl.coef if c.kl_penalty == "k3" else 0.0,
+            max_grad_norm=p.max_grad_norm,
+            weight_decay=c.weight_decay,
+            tis_cap=p.tis_cap,
+            distill_coef=c.distill.coef,
+            micro_batch_tokens=p.micro_batch_tokens,
+        )
+
+    def _summary(self, stats: list[UpdateStats], stopped: bool) -> dict[str, float]:
+        """Means over the step's updates; the last value or the largest where the name says so."""
+        if not stats:
+            return {"ppo/updates": 0, "kl_coef": self.kl.coef}
+        mean = {
+            f.name: float(np.mean([getattr(s, f.name) for s in stats])) for f in fields(UpdateStats)
+        }
+        out = {f"ppo/{k}": mean[k] for k in ("loss", "policy_loss", "value_loss", "clip_frac")}
+        out |= {k: mean[k] for k in ("entropy", "kl_ref", "grad_norm", "lr")}
+        if self.config.distill.coef > 0:
+            out["distill_loss"] = mean["distill_loss"]
+        return out | {
+            "ppo/approx_kl": stats[-1].approx_kl,
+            "ppo/ratio_max": max(s.ratio_max for s in stats),
+            "ppo/updates": len(stats),
+            "ppo/early_stop": float(stopped),
+            "kl_coef": self.kl.coef,
+            "entropy_coef": self.entropy.coef,
+            "mismatch/mean": mean["mismatch_mean"],
+            "mismatch/max": max(s.mismatch_max for s in stats),
+            "tokens/trained": sum(s.tokens for s in stats),
+        }
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kl": self.kl.to_json(),
+            "entropy": self.entropy.to_json(),
+            "baselines": self.baselines.to_json(),
+        }
+
+    def restore(self, row: dict[str, Any]) -> None:
+        """The state alone: what the configuration says (targets, decay, no penalty) holds."""
+        if self.config.kl_penalty != "none":
+            self.kl.coef = row["kl"]["coef"]
+        if "entropy" in row:  # a checkpoint of 0.1 has none
+            self.entropy.restore(row["entropy"])
+        self.baselines.state = EmaBaselines.from_json(row["baselines"]).state

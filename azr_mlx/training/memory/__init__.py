@@ -1,0 +1,185 @@
+"""What a configuration will cost, before anything is loaded: tokens a step, disk per checkpoint,
+memory.
+
+Everything follows from the model's config.json and the training configuration; ``memory`` says how
+far its figures hold.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from azr_mlx.config import Config, load, to_yaml
+from azr_mlx.config.shipped import config_dir, shipped_configs
+from azr_mlx.errors import ModelUsageError
+from azr_mlx.models.locate import (
+    ModelError,
+    check_hub_name,
+    hub_snapshot,
+    locate,
+)
+from azr_mlx.training.memory.estimate import Planner, kv_tokens, round_rollouts
+from azr_mlx.training.memory.limit import (
+    device,
+    fits,
+    limit_of,
+    refuse_what_does_not_fit,
+    resolve_checkpointing,
+    show,
+    what_fits,
+)
+from azr_mlx.training.memory.shape import Shape, UnknownModel
+
+
+def describe(config: Config) -> str:
+    """What the configuration will cost, as comments, and below it the resolved configuration.
+    Raises ModelUsageError where its model cannot be one."""
+    lines = ["# what this will take"]
+    lines += [f"# {line}" for line in rollout_lines(config)]
+    on = device()
+    limit = limit_of(config, on)
+    try:
+        planner = planner_of(config, on)
+    except ModelUsageError:
+        raise
+    except (ModelError, UnknownModel) as e:
+        lines.append(f"# memory: unknown: {e}")
+    else:
+        lines += [f"# {line}" for line in size_lines(config, planner)]
+        if config.backend == "torch":
+            lines.append("# memory: unknown: planned for MLX only")
+        else:
+            config = resolve_checkpointing(config, planner, limit)
+            lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
+    return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
+
+
+def fitting(config: Config, backend: str = "mlx") -> Config:
+    """The configuration with ``ppo.grad_checkpoint`` decided, if it fits this machine.
+
+    A model of unknown sizes is let through, and so is every one on torch, whose memory is not
+    planned; one that is not there is left to ``models.resolve``.
+
+    Raises:
+        UsageError: it needs more memory than there is; names the nearest one that does not.
+    """
+    if backend == "torch":
+        return resolve_checkpointing(config, None, 0)
+    on = device()
+    limit = limit_of(config, on)
+    try:
+        planner = planner_of(config, on)
+    except (ModelError, UnknownModel):
+        return resolve_checkpointing(config, None, limit)
+    config = resolve_checkpointing(config, planner, limit)
+    if limit:
+        refuse_what_does_not_fit(config, planner, limit, largest_shipped)
+    return config
+
+
+def planner_of(config: Config, on: str | None = None) -> Planner:
+    """Raises ModelError, UnknownModel."""
+    return Planner(Shape.from_config(model_config(config.model_id)), on or device())
+
+
+def kv_tokens_of(config: Config) -> int:
+    """``rollout.kv_budget_mb`` as the engine's bound on places x tokens; 0: none, also where the
+    model's sizes are unknown."""
+    if not config.rollout.kv_budget_mb:
+        return 0
+    try:
+        planner = planner_of(config)
+    except (ModelError, UnknownModel):
+        return 0
+    return kv_tokens(config, planner.shape, planner.device)
+
+
+def needs(config: Config, on: str, limit: int) -> int:
+    """Bytes of the largest phase, layers recomputed where that makes it fit. Raises ModelError,
+    UnknownModel."""
+    planner = planner_of(config, on)
+    peaks = planner.peaks(resolve_checkpointing(config, planner, limit))
+    return max(peak.total for _, peak in peaks.items())
+
+
+def shipped_needs(on: str, limit: int) -> dict[str, int]:
+    """Bytes that each shipped configuration needs, by its name."""
+    return {name: needs(load(name), on, limit) for name in shipped_configs()}
+
+
+def largest_shipped(on: str, limit: int) -> str:
+    """The shipped configuration that needs most and fits; empty if none does."""
+    fitting = {name: n for name, n in shipped_needs(on, limit).items() if n <= limit}
+    return max(fitting, key=lambda name: fitting[name], default="")
+
+
+def shipped_shapes() -> dict[str, dict[str, Any]]:
+    """By model, what the shipped configurations' models have in config.json."""
+    text = (config_dir() / "shapes.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def model_config(model_id: str) -> dict[str, Any]:
+    """The model's config.json, or a GGUF file's header as one; no weights are read. Raises
+    ModelError."""
+    if known := shipped_shapes().get(model_id):
+        return known
+    local = model_id.startswith("package:") or Path(model_id).expanduser().exists()
+    if not local:
+        check_hub_name(model_id)
+    # Of a hub repository only the one file: a dry run downloads no weights.
+    path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
+    if path.is_file():
+        from azr_mlx.models.gguf.architecture import build_config
+        from azr_mlx.models.gguf.reader import read
+
+        return build_config(read(path))
+    return dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
+
+
+def rollout_lines(c: Config) -> list[str]:
+    """How many rollouts and tokens a step makes at the most."""
+    proposed, solved = round_rollouts(c)
+    tokens = proposed * c.rollout.max_propose_tokens + solved * c.rollout.max_solve_tokens
+    rounds = c.gradient_accumulation_steps
+    return [
+        f"rollouts a step: at most {rounds * (proposed + solved)} "
+        f"({rounds * proposed} proposals, {rounds * solved} solutions)",
+        f"tokens a step:   at most {rounds * tokens}, in "
+        f"{c.ppo.epochs * c.ppo.minibatches} update(s)",
+    ]
+
+
+def size_lines(c: Config, planner: Planner) -> list[str]:
+    """The model, and the disk of a checkpoint."""
+    shape, dtype = planner.shape, ""
+    if planner.device == "cpu":
+        dtype = " (float32: a CPU is far slower on 4 bits)"
+    lora = shape.lora_parameters(c.lora)
+    parameters = shape.matrices() + shape.vectors()
+    return [
+        f"model:           {parameters / 1e6:.1f} M parameters, {show(planner.weights(c))}{dtype}",
+        f"adapters:        {lora / 1e6:.2f} M parameters; a checkpoint takes "
+        f"{show(planner.adapters(c))}",
+    ]
+
+
+def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
+    """Each phase's peak and its parts; the machine's memory; what would fit if this does not."""
+    lines, peaks = [], planner.peaks(c)
+    for phase, peak in peaks.items():
+        parts = sorted(peak.parts.items(), key=lambda part: -part[1])
+        made = ", ".join(f"{name} {show(n)}" for name, n in parts if n >= 0.01 * peak.total)
+        lines.append(f"{f'memory, {phase}:':<16} {show(peak.total)} ({made})")
+    again = c.ppo.grad_checkpoint
+    lines.append(f"prompts:         planned with {planner.prompt_tokens} tokens each")
+    lines.append(f"recomputing:     ppo.grad_checkpoint is {again}")
+    verdict = "" if not limit else "; this fits" if fits(peaks, limit) else "; THIS DOES NOT FIT"
+    lines.append(f"machine:         {show(limit) if limit else 'unknown'}{verdict}")
+    if limit and not fits(peaks, limit):
+        lines.append(f"instead:         {what_fits(c, planner, limit, largest_shipped)}")
+    return lines

@@ -1,0 +1,484 @@
+"""The peak memory of rollout, score and update, from config.json and the configuration alone.
+
+Each phase is planned at the most that the configuration allows: every prompt of ``PROMPT_TOKENS``,
+every completion at its limit, every micro-batch filled to its budget. A phase is in one of a few
+situations when it needs most (in the attention or the MLP of a layer, in the head, in the
+optimizer), and each costs
+
+    what is resident + sum of coefficient x feature
+
+where a feature is an exact count of numbers (tokens x hidden size, scores, logits of a chunk, ...)
+and a coefficient says how many such arrays are alive at once. MLX's evaluation decides that: it
+walks the graph breadth-first, runs up to ten tasks ahead, and a buffer lives until the last task
+that reads it has run. So the coefficients are measured (``coefficients.py``), not derived;
+``benchmarks/memory.py`` checks the predictions and measures the coefficients anew.
+
+Measured for float32 on a CPU, without ``ppo.compile``. A GPU is planned by the same formulas with
+16-bit activations, weights at their packed bytes and the head's larger chunks; that has not been
+measured. What MLX keeps in its cache of free buffers, the interpreter, and the sandbox's processes
+are no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from azr_mlx.config import Config
+from azr_mlx.training.memory.coefficients import COEFFICIENTS
+from azr_mlx.training.memory.shape import Shape
+
+FLOAT32, FLOAT16 = 4, 2
+MOMENTS = 2  # AdamW keeps two per weight
+PROMPT_TOKENS = 320  # a few-shot prompt with its references, as measured on the shipped forms
+
+# As the MLX backend has them, which is not imported here: a test compares.
+CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # head.CHUNK_BYTES
+MIN_CHUNK = 32  # head.MIN_CHUNK
+PREFILL_TOKENS = 2048  # rollout.PREFILL_TOKENS
+SLACK = 64  # slots.SLACK
+ROW_MULTIPLE, TOKEN_MULTIPLE = 8, 16  # micro.split's padding and ppo.TOKEN_MULTIPLE
+MIN_PREFIX = 16  # micro.MIN_PREFIX: the least that prompts with a common beginning have apart
+
+Features = Mapping[str, float]
+
+
+class Stage(NamedTuple):
+    """``rows`` sequences of ``tokens`` each that attend to ``span`` keys, their own included."""
+
+    rows: int
+    tokens: int
+    span: int
+
+
+class Situation(NamedTuple):
+    """A row of ``COEFFICIENTS`` and what its coefficients multiply, in numbers."""
+
+    name: str
+    features: Features
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Bytes at the most, and the largest parts they are made of: these add up to it."""
+
+    total: int
+    parts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    rollout: Peak
+    score: Peak
+    update: Peak
+
+    def items(self) -> list[tuple[str, Peak]]:
+        return [("rollout", self.rollout), ("score", self.score), ("update", self.update)]
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Peaks of one model on one device, "cpu" or "gpu"."""
+
+    shape: Shape
+    device: str = "cpu"
+    prompt_tokens: int = PROMPT_TOKENS
+
+    def peaks(self, c: Config) -> Peaks:
+        return Peaks(self.rollout(c), self.score(c), self.update(c))
+
+    def rollout(self, c: Config) -> Peak:
+        found: list[Situation] = []
+        for rows, answer in calls(c):
+            for start in {0, shared_tokens(self.prompt_tokens)}:
+                found += self.rollout_of(c, rows, answer, start)
+        return self._peak(c, found, {"merged weights": self.merged(c)})
+
+    def rollout_of(self, c: Config, rows: int, answer: int, start: int) -> list[Situation]:
+        """Of rows decoded together, whose prompts' first ``start`` tokens are shared."""
+        places, buffer = self.buffer(c, rows, answer)
+        kept, prompt = beginnings(c) * start, self.prompt_tokens
+        return rollout_situations(
+            self.shape, c.lora.rank, prompt, rows, places, buffer, start, kept
+        )
+
+    def score_of(self, c: Config, stages: tuple[Stage, ...]) -> list[Situation]:
+        return score_situations(self.shape, c.lora.rank, stages, self._head(c, stages))
+
+    def update_of(self, c: Config, stages: tuple[Stage, ...]) -> list[Situation]:
+        again = c.ppo.grad_checkpoint == "true"
+        return update_situations(self.shape, c.lora.rank, stages, self._head(c, stages), again)
+
+    def score(self, c: Config) -> Peak:
+        layouts = self.layouts(c, rollouts(c))
+        found = [one for stages in layouts for one in self.score_of(c, stages)]
+        return self._peak(c, found, {"waiting to be freed": WAITING})
+
+    def update(self, c: Config) -> Peak:
+        layouts = self.layouts(c, -(-rollouts(c) // c.ppo.minibatches))
+        found = [one for stages in layouts for one in self.update_of(c, stages)]
+        lora = self.shape.lora_parameters(c.lora)
+        # Gradients of the micro-batches before this one, and of the lessons.
+        kept = lora * FLOAT32 * (1 + (c.distill.coef > 0))
+        found.append(Situation("optimizer", {"adapters": lora}))
+        norms = max(self.norms(c, stages) for stages in layouts)
+        return self._peak(c, found, {"gradients kept": kept, "inputs of norms": norms})
+
+    def norms(self, c: Config, stages: tuple[Stage, ...]) -> int:
+        """Bytes of the queries and keys that norms of their own keep for the backward pass."""
+        if not self.shape.normed or c.ppo.grad_checkpoint == "true":
+            return 0
+        tokens = sum(one.rows * one.tokens for one in stages)
+        return self.width * self.shape.layers * tokens * (self.shape.query + self.shape.key)
+
+    # -- the most that a configuration allows ------------------------------------------------------
+
+    def buffer(self, c: Config, rows: int, answer: int) -> tuple[int, int]:
+        """(places, tokens in each) of the keys and values of ``rows``, as the engine makes them."""
+        longest = self.prompt_tokens + answer - 1
+        count = min(c.rollout.max_batch, rows)
+        if budget := kv_tokens(c, self.shape, self.device):
+            count = min(count, budget // (longest + SLACK))
+        count = max(count, 1)
+        return count, longest + SLACK * (count < rows)
+
+    def layouts(self, c: Config, rows: int) -> list[tuple[Stage, ...]]:
+        """Micro-batches filled to the budget: rows that have their prompts to themselves, and rows
+        that share one."""
+        budget, answer = c.ppo.micro_batch_tokens, answer_tokens(c)
+        return [
+            separate(budget, rows, self.prompt_tokens, answer),
+            sharing(budget, rows, self.prompt_tokens, answer),
+        ]
+
+    def _head(self, c: Config, stages: tuple[Stage, ...]) -> Features:
+        """What the head's situation counts, all but the entropy's share."""
+        v = self.shape.vocabulary
+        chunk = max(MIN_CHUNK, CHUNK_BYTES[self.device] // (FLOAT32 * v))
+        targets = up(stages[-1].rows * min(answer_tokens(c), stages[-1].tokens), TOKEN_MULTIPLE)
+        return {
+            "chunk": chunk,
+            "targets": targets,
+            "entropy": float(c.ppo.entropy_coef + c.ppo.entropy_floor != 0),
+        }
+
+    # -- bytes -------------------------------------------------------------------------------------
+
+    @property
+    def width(self) -> int:
+        """Bytes of an activation."""
+        return FLOAT32 if self.device == "cpu" else FLOAT16
+
+    def weights(self, c: Config) -> int:
+        s = self.shape
+        if self.device == "cpu":  # dequantised at load
+            return FLOAT32 * (s.matrices() + s.vectors())
+        q = c.quantization
+        bits, group = s.quantized or (q.bits, q.group_size)
+        each = bits / 8 + 2 * FLOAT16 / group if bits else FLOAT16
+        return int(s.matrices() * each) + FLOAT16 * s.vectors()
+
+    def adapters(self, c: Config) -> int:
+        """Bytes of the adapters, the value head, and the optimizer's moments of both."""
+        trained = self.shape.lora_parameters(c.lora) + self.shape.hidden + 1
+        return trained * FLOAT32 * (1 + MOMENTS)
+
+    def merged(self, c: Config) -> int:
+        """Bytes of the weights that rollouts run on: adapters are added to those that are dense."""
+        return FLOAT32 * self.shape.adapted(c.lora) if self.device == "cpu" else 0
+
+    def _peak(
+        self, c: Config, situations: Iterable[Situation], kept: Mapping[str, int] | None = None
+    ) -> Peak:
+        resident = {
+            "weights": self.weights(c),
+            "adapters and optimizer": self.adapters(c),
+            **(kept or {}),
+        }
+        parts = max((self._cost(one) for one in situations), key=lambda cost: sum(cost.values()))
+        merged = {name: n for name, n in {**resident, **parts}.items() if n}
+        return Peak(sum(merged.values()), merged)
+
+    def _cost(self, situation: Situation) -> dict[str, int]:
+        """Bytes by part of what a situation adds."""
+        parts: dict[str, float] = {}
+        coefficients = COEFFICIENTS[situation.name]
+        margin = MARGINS.get(situation.name.partition(" ")[0], 1.0)
+        for name, count in situation.features.items():
+            part = PARTS[name]
+            wide = (
+                FLOAT32
+                if name in ("logits", "entropy_logits", "step_logits", "adapters")
+                else self.width
+            )
+            parts[part] = parts.get(part, 0.0) + margin * wide * coefficients.get(name, 0.0) * count
+        return {part: int(n) for part, n in parts.items()}
+
+
+# What a feature's bytes are shown as.
+PARTS = {
+    "cache": "keys and values",
+    "cache_layer": "keys and values",
+    "reading": "prompts being read",
+    "past": "shared prompts",
+    "past_before": "shared prompts",
+    "adapters": "optimizer step",
+    "logits": "head",
+    "entropy_logits": "head",
+    "step_logits": "head",
+    "targets": "head",
+    "states": "head",
+    **{f"kept_{name}": "activations kept" for name in ("hidden", "query", "key", "mlp", "rank")},
+    "kept_scores": "attention kept",
+    "kept_joined": "attention kept",
+    **{name: "layer at work" for name in ("hidden", "query", "key", "mlp", "rank")},
+    "scores": "attention at work",
+    "joined": "attention at work",
+    "joined_heads": "attention at work",
+}
+
+
+# -- situations ------------------------------------------------------------------------------------
+
+
+def stage_features(s: Shape, rank: int, stage: Stage) -> dict[str, float]:
+    """Numbers of one layer at work on a stage, one array of each kind."""
+    n, t, span = stage
+    return {
+        "hidden": n * t * s.hidden,
+        "query": n * t * s.query,
+        "key": n * t * s.key,
+        "mlp": n * t * s.intermediate,
+        "scores": n * t * span * s.heads,
+        "joined": n * span * s.key,  # keys (or values) behind those of the stage before
+        "rank": n * t * rank,
+    }
+
+
+def kept_features(s: Shape, rank: int, stages: tuple[Stage, ...]) -> dict[str, float]:
+    """Numbers of all layers, one array of each kind. The last layer of a stage that is not the last
+    does no work but its keys and values, which is not counted."""
+    total: dict[str, float] = {}
+    for number, stage in enumerate(stages):
+        last = number == len(stages) - 1
+        for name, count in stage_features(s, rank, stage).items():
+            if name == "joined":
+                count = count if number else 0
+                depth = s.layers
+            else:
+                depth = s.layers if last else s.layers - 1
+            total[f"kept_{name}"] = total.get(f"kept_{name}", 0) + depth * count
+    return total
+
+
+def together(s: Shape, rank: int, stages: tuple[Stage, ...]) -> dict[str, float]:
+    """Layers of all stages at work at once: evaluation goes through the graph breadth-first."""
+    each = [stage_features(s, rank, stage) for stage in stages]
+    return {name: sum(one[name] for one in each) for name in each[0]}
+
+
+def past(s: Shape, stages: tuple[Stage, ...]) -> float:
+    """Keys (or values) of stages, in all layers."""
+    return s.layers * sum(one.rows * one.span * s.key for one in stages)
+
+
+def head_logits(s: Shape, head: Features, chunks: float) -> float:
+    """Logits that are alive at once, in arrays of a chunk: evaluation runs ahead by ``chunks``."""
+    return min(head["targets"], chunks * head["chunk"]) * s.vocabulary
+
+
+def kind_of(stages: tuple[Stage, ...]) -> str:
+    return "separate" if len(stages) == 1 else "sharing"
+
+
+def score_situations(
+    s: Shape, rank: int, stages: tuple[Stage, ...], head: Features
+) -> list[Situation]:
+    kind, found, layer = kind_of(stages), [], {}
+    for number, stage in enumerate(stages):
+        if s.layers == 1 and number < len(stages) - 1:
+            continue
+        layer = stage_features(s, rank, stage) | {
+            "past_before": past(s, stages[:number]),
+            "past": past(s, stages[:-1]),
+        }
+        found += [Situation(f"score {kind} {which}", layer) for which in ("a", "b", "c")]
+    if len(stages) > 1 and s.layers > 1:
+        both = together(s, rank, stages) | {"past": past(s, stages[:-1])}
+        found.append(Situation(f"score {kind} both", both))
+    tokens = sum(one.rows * one.tokens for one in stages)
+    counts = {
+        "logits": head_logits(s, head, HEAD_AHEAD["score"]),
+        "targets": head["targets"] * s.hidden,
+        "states": tokens * s.hidden,
+        **{name: layer[name] for name in ("query", "mlp", "scores", "joined", "rank")},
+    }
+    return [*found, Situation(f"score {kind} head", counts)]
+
+
+def update_situations(
+    s: Shape, rank: int, stages: tuple[Stage, ...], head: Features, again: bool
+) -> list[Situation]:
+    """``again``: layers are recomputed in the backward pass, and keep their input alone."""
+    name = f"{'recompute' if again else 'update'} {kind_of(stages)}"
+    tokens = sum(one.rows * one.tokens for one in stages)
+    if again:
+        kept = {"kept_hidden": s.layers * tokens * s.hidden, "kept_key": past(s, stages[:-1])}
+    else:
+        kept = kept_features(s, rank, stages)
+    kept["targets"] = head["targets"] * s.hidden
+    found = []
+    for number, stage in enumerate(stages):
+        if not again and s.layers == 1 and number < len(stages) - 1:
+            continue
+        layer = kept | stage_features(s, rank, stage)
+        found += [Situation(f"{name} {which}", layer) for which in ("a", "b")]
+    if again and len(stages) > 1:
+        found.append(Situation(f"{name} both", kept | together(s, rank, stages)))
+    if head["entropy"]:
+        logits = {"entropy_logits": head_logits(s, head, HEAD_AHEAD["entropy"])}
+    else:
+        logits = {"logits": head_logits(s, head, HEAD_AHEAD["update"])}
+    if again:
+        last = stage_features(s, rank, stages[-1])
+        logits |= {name: last[name] for name in ("hidden", "mlp", "scores", "joined")}
+    return [*found, Situation(f"{name} head", kept | logits)]
+
+
+def reading_situations(
+    s: Shape, rank: int, rows: int, read: int, start: int, kept: int, cache: Features, held: bool
+) -> list[Situation]:
+    """``rows`` prompts of ``read`` tokens are read behind their first ``start``, which are known,
+    and laid into their places, as many at a time as ``PREFILL_TOKENS`` allow. ``kept`` tokens of
+    such beginnings are held; ``held``: the places are there already."""
+    own = max(read - start, 1)
+    most = max(1, PREFILL_TOKENS // own)
+    found = []
+    for count, there in ((min(rows, most), held), (min(max(rows - most, 0), most), True)):
+        if not count:
+            continue
+        layer: dict[str, float] = {}
+        if s.layers > 1:  # the last one gives its keys and values, and computes nothing with them
+            layer = stage_features(s, rank, Stage(count, min(own, PREFILL_TOKENS), max(read, 1)))
+        layer["reading"] = 2 * s.layers * s.key * (count * read + kept)
+        taken = {"cache": cache["cache"]} if there else {}
+        found += [Situation(f"read {which}", {**taken, **layer}) for which in ("a", "b")]
+        found.append(Situation("place", {**cache, "reading": layer["reading"]}))
+    return found
+
+
+def decoding_situation(
+    s: Shape, rank: int, places: int, buffer: int, kept: int, cache: Features
+) -> Situation:
+    step = stage_features(s, rank, Stage(places, 1, buffer))
+    step |= {"step_logits": places * s.vocabulary, "joined_heads": places * buffer * s.query}
+    step["reading"] = 2 * s.layers * s.key * kept
+    return Situation("decode", {**step, "cache": cache["cache"]})
+
+
+def cache_features(s: Shape, places: int, buffer: int) -> dict[str, float]:
+    return {
+        "cache": 2 * s.layers * s.key * places * buffer,
+        "cache_layer": places * buffer * s.key,
+    }
+
+
+def rollout_situations(
+    s: Shape, rank: int, prompt: int, rows: int, places: int, buffer: int, start: int, kept: int
+) -> list[Situation]:
+    """While prompts are read, at the start and where places are filled again, while they are laid
+    into their places, and while rows are decoded. Prompts have their first ``start`` tokens in
+    common with others; ``kept`` tokens of such beginnings are kept."""
+    cache, read = cache_features(s, places, buffer), prompt - 1
+    found = []
+    if start:
+        found += reading_situations(s, rank, 1, start, 0, kept, cache, False)[:-1]
+    found += reading_situations(s, rank, places, read, start, kept, cache, False)
+    if rows > places:
+        again = min(places, rows - places)
+        found += reading_situations(s, rank, again, read, start, kept, cache, True)
+    return [*found, decoding_situation(s, rank, places, buffer, kept, cache)]
+
+
+def shared_tokens(prompt: int) -> int:
+    """The most that prompts that differ have in common, all but ``MIN_PREFIX``; 0 where it is
+    little."""
+    start = prompt - 1 - MIN_PREFIX
+    return start if start >= MIN_PREFIX else 0
+
+
+# Backward passes of one configuration differ by up to a tenth: how far evaluation runs ahead of the
+# buffers that it frees is a matter of timing.
+MARGINS = {"update": 1.065, "recompute": 1.03}
+
+# Bytes of small buffers that wait to be freed while a pass is evaluated, whatever the model's size.
+WAITING = 600_000
+
+# Chunks of logits that evaluation runs ahead by: the head's memory grows up to so many.
+HEAD_AHEAD = {"score": 2.85, "update": 2.6, "entropy": 2.5}
+
+
+# -- counts ----------------------------------------------------------------------------------------
+
+
+def rollouts(c: Config) -> int:
+    """Rollouts of an update at the most: proposals and solutions of all rounds."""
+    proposals, solutions = round_rollouts(c)
+    return c.gradient_accumulation_steps * (proposals + solutions)
+
+
+def round_rollouts(c: Config) -> tuple[int, int]:
+    """(proposals, solutions) of a round at the most."""
+    new, replayed = c.batch_size + c.proposer.templates_per_step, c.solver.buffer_tasks_per_step
+    solved = new * c.rollout.group_size
+    if c.rollout.reuse_rollouts:
+        solved += (replayed + c.rollout.resample * c.batch_size) * c.rollout.group_size
+    else:
+        solved += new + max(replayed, c.batch_size)
+    return c.batch_size, solved
+
+
+def calls(c: Config) -> list[tuple[int, int]]:
+    """(rows, the longest completion) of the rollouts that are made together: of the proposals, and
+    of the solutions."""
+    r = c.rollout
+    proposals, solutions = round_rollouts(replace(c, rollout=replace(r, resample=0)))
+    return [(proposals, r.max_propose_tokens), (solutions, r.max_solve_tokens)]
+
+
+def answer_tokens(c: Config) -> int:
+    return max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
+
+
+def beginnings(c: Config) -> int:
+    """Beginnings of prompts that are kept while a step's rollouts last: one for each kind and role,
+    and a solver's strategy."""
+    return len(c.task_types) * (1 + len(c.solver.strategies))
+
+
+def kv_tokens(c: Config, s: Shape, device: str) -> int:
+    """``rollout.kv_budget_mb`` as places x tokens; 0: no bound."""
+    width = FLOAT32 if device == "cpu" else FLOAT16
+    per_token = 2 * s.layers * s.kv_heads * s.head_dim * width
+    budget = c.rollout.kv_budget_mb * 10**6
+    return max(1, budget // per_token) if budget else 0
+
+
+def separate(budget: int, rows: int, prompt: int, answer: int) -> tuple[Stage, ...]:
+    width = up(prompt - 1 + answer, ROW_MULTIPLE)
+    count = max(1, min(rows, budget // width))
+    return (Stage(count, width, width),)
+
+
+def sharing(budget: int, rows: int, prompt: int, answer: int) -> tuple[Stage, ...]:
+    """Rows of one prompt; ``separate`` where that leaves but one row."""
+    first, own = up(prompt - 1, ROW_MULTIPLE), up(answer, ROW_MULTIPLE)
+    count = min(rows, (budget - first) // own)
+    if count < 2 or prompt < 2:
+        return separate(budget, rows, prompt, answer)
+    return (Stage(1, first, first), Stage(count, own, first + own))
+
+
+def up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

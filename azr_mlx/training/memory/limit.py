@@ -1,0 +1,212 @@
+"""What memory the machine has, and the nearest configuration that fits into it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.config import Config, diff
+from azr_mlx.errors import UsageError
+from azr_mlx.training.memory.estimate import Peaks, Planner, up
+
+MAC_SHARE = 0.75  # of unified memory: Metal's default working set
+GB = 1e9
+STEP = 64  # tokens between two budgets of a micro-batch that are tried
+LEAST_TOKENS = 16  # below which no completion is of use
+
+
+def device() -> str:
+    """ "gpu" or "cpu": where MLX computes here; "cpu" where it does not import."""
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return "gpu" if sys.platform == "darwin" else "cpu"
+    return "cpu" if mx.default_device() == mx.cpu else "gpu"
+
+
+def machine_memory(
+    on: str, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """Bytes that a run can have here; 0 where that cannot be found out."""
+    if on == "gpu" and (found := _device_memory()):
+        return found
+    if sys.platform == "darwin":
+        return int(MAC_SHARE * _sysctl("hw.memsize"))
+    if on == "gpu":
+        return 0
+    limits = [_available(proc / "meminfo"), *_cgroup_free(proc / "self" / "cgroup", cgroup)]
+    return min((n for n in limits if n), default=0)
+
+
+def _device_memory() -> int:
+    """What the GPU may take; MLX names it differently from device to device."""
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return 0
+    info: dict[str, Any] = mx.device_info()
+    for key, share in (
+        ("max_recommended_working_set_size", 1.0),
+        ("memory_size", MAC_SHARE if sys.platform == "darwin" else 1.0),
+        ("total_memory", 1.0),
+    ):
+        if isinstance(info.get(key), int | float):
+            return int(info[key] * share)
+    return 0
+
+
+def _sysctl(name: str) -> int:
+    try:
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return 0
+
+
+def _available(meminfo: Path) -> int:
+    for line in _lines(meminfo):
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _cgroup_free(own: Path, root: Path) -> Iterator[int]:
+    """What the limits of this process's cgroup and of those above it leave (version 2, then 1)."""
+    for line in _lines(own):
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+            continue
+        base = root / controllers if controllers else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        limit, usage = names if controllers else ("memory.max", "memory.current")
+        folder = base / path.lstrip("/")
+        for at in (folder, *folder.parents):
+            bound, used = _number(at / limit), _number(at / usage)
+            if 0 < bound < 1 << 60:
+                yield max(bound - used, 1)
+            if at == base:
+                break
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _number(file: Path) -> int:
+    text = "".join(_lines(file)).strip()
+    return int(text) if text.isdecimal() else 0
+
+
+def limit_of(c: Config, on: str) -> int:
+    """Bytes: ``memory_limit_gb``, or what the machine has; 0: not known."""
+    return int(c.memory_limit_gb * GB) if c.memory_limit_gb else machine_memory(on)
+
+
+# -- what fits -------------------------------------------------------------------------------------
+
+
+def resolve_checkpointing(c: Config, planner: Planner | None, limit: int) -> Config:
+    """``ppo.grad_checkpoint: auto`` as true or false: true only where the update would not fit
+    without and does with it. Without a planner or a limit: false."""
+    if c.ppo.grad_checkpoint != "auto":
+        return c
+    without, again = (_set(c, grad_checkpoint=value) for value in ("false", "true"))
+    if planner is None or not limit or planner.update(without).total <= limit:
+        return without
+    return again if planner.update(again).total <= limit else without
+
+
+Largest = Callable[[str, int], str]  # (device, bytes): a shipped configuration's name, or none
+
+
+def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: Largest) -> None:
+    """Raises UsageError, with the nearest configuration that fits, where a phase needs more than
+    ``limit`` bytes."""
+    peaks = planner.peaks(c)
+    phase, worst = max(peaks.items(), key=lambda item: item[1].total)
+    if worst.total <= limit:
+        return
+    raise UsageError(
+        f"memory: the {phase} phase needs {show(worst.total)}, and there is {show(limit)}; "
+        f"{what_fits(c, planner, limit, largest)} "
+        f"(or memory_limit_gb={worst.total / GB + 0.05:.1f} goes on anyway)"
+    )
+
+
+def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
+    """The overrides that make ``c`` fit; where there are none, a configuration that does."""
+    if (other := nearest(c, planner, limit)) is not None:
+        return f"this fits: {' '.join(overrides(c, other))}"
+    name = largest(planner.device, limit)
+    mend = f"-c {name} fits" if name else "take a smaller one, or end other programs"
+    return f"the model alone takes {show(planner.weights(c))}: {mend}"
+
+
+def nearest(c: Config, planner: Planner, limit: int) -> Config | None:
+    """The first configuration that fits: rollout.max_batch is lowered first, then
+    ppo.micro_batch_tokens, then layers are recomputed, and the token limits are halved last."""
+    for shorter in _shorter(c):
+        batch = next((b for b in _batches(shorter) if planner.rollout(b).total <= limit), None)
+        if batch is None:
+            continue
+        for one in _updates(batch, planner.prompt_tokens):
+            if max(planner.update(one).total, planner.score(one).total) <= limit:
+                return one
+    return None
+
+
+def _shorter(c: Config) -> Iterator[Config]:
+    yield c
+    propose, solve = c.rollout.max_propose_tokens, c.rollout.max_solve_tokens
+    while max(propose, solve) >= 2 * LEAST_TOKENS:
+        propose, solve = (max(n // 2, min(n, LEAST_TOKENS)) for n in (propose, solve))
+        buffer = min(c.rollout.overlong_buffer, propose, solve)
+        yield replace(
+            c,
+            rollout=replace(
+                c.rollout,
+                max_propose_tokens=propose,
+                max_solve_tokens=solve,
+                overlong_buffer=buffer,
+            ),
+        )
+
+
+def _batches(c: Config) -> Iterator[Config]:
+    for rows in range(c.rollout.max_batch, 0, -1):
+        yield replace(c, rollout=replace(c.rollout, max_batch=rows))
+
+
+def _updates(c: Config, prompt: int) -> Iterator[Config]:
+    """Smaller micro-batches, then the same with layers recomputed. One row is the least."""
+    answer = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
+    least, budget = up(prompt + answer, STEP), c.ppo.micro_batch_tokens
+    smaller = range((budget - 1) // STEP * STEP, least - 1, -STEP)
+    for again in dict.fromkeys((c.ppo.grad_checkpoint, "true")):
+        for tokens in (budget, *smaller):
+            yield _set(c, grad_checkpoint=again, micro_batch_tokens=tokens)
+
+
+def _set(c: Config, **values: Any) -> Config:
+    return replace(c, ppo=replace(c.ppo, **values))
+
+
+def overrides(a: Config, b: Config) -> list[str]:
+    """What makes ``b`` of ``a``, as KEY=VALUE."""
+    return [f"{key}={new}" for key, (_, new) in diff(a, b).items()]
+
+
+def fits(peaks: Peaks, limit: int) -> bool:
+    return all(peak.total <= limit for _, peak in peaks.items())
+
+
+def show(n: float) -> str:
+    """Bytes in MB or GB of powers of ten."""
+    return f"{n / GB:.1f} GB" if n >= GB else f"{n / 1e6:.0f} MB"

@@ -1,0 +1,269 @@
+"""Training: the paper's Algorithm 1 (arXiv 2505.03335), one loop for every estimator.
+
+    for each step:
+        propose tasks, validate them, solve them, verify the answers     (selfplay)
+        advantages, epochs x minibatches of PPO                          (learner)
+        metrics, rollouts, checkpoint
+
+A run lives in one folder and can be continued from any of its checkpoints exactly: randomness is
+keyed by step, and everything else that a step depends on is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from azr_mlx import rng
+from azr_mlx.backends.base import Backend
+from azr_mlx.config import Config
+from azr_mlx.errors import PROGRAM, Interrupted
+from azr_mlx.interrupts import Interrupts
+from azr_mlx.monitoring import samples
+from azr_mlx.monitoring.health import Health
+from azr_mlx.monitoring.metrics import MetricsFile
+from azr_mlx.monitoring.terminal import Display
+from azr_mlx.monitoring.trackers import Tracker
+from azr_mlx.selfplay.round import SelfPlay
+from azr_mlx.tasks.gate import Runner
+from azr_mlx.training import checkpoint
+from azr_mlx.training.batch import collate_supervised
+from azr_mlx.training.learner import Learner
+from azr_mlx.types import Batch, Experience
+
+Evaluate = Callable[[int], dict[str, float]]
+PHASES = ("propose", "solve", "verify", "score", "update", "evaluate", "save")
+INTERRUPTED = Interrupted.exit_code
+
+
+class Best(NamedTuple):
+    """The step whose adapters were the best so far, by the mean pass@1 on the selection half."""
+
+    step: int
+    selection: float
+
+    def describe(self, run_dir: Path) -> str:
+        return f"step {self.step} ({self.selection:.1%}), {run_dir / checkpoint.BEST}"
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint holds besides the backend's files."""
+
+    step: int
+    state: dict[str, Any]
+    buffer: list[dict[str, Any]]
+
+
+class Clock:
+    """Wall time by phase. Phases do not nest."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.spent = dict.fromkeys(PHASES, 0.0)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[name] += time.perf_counter() - began
+
+    def metrics(self) -> dict[str, float]:
+        total = time.perf_counter() - self.start
+        return {"time/step": total, **{f"time/{k}": v for k, v in self.spent.items()}}
+
+
+class Trainer:
+    """One run: its folder, its state, its loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        backend: Backend,
+        sandbox: Runner,
+        *,
+        display: Display,
+        trackers: Sequence[Tracker] = (),
+        evaluate: Evaluate | None = None,
+    ):
+        self.config, self.run_dir, self.backend = config, run_dir, backend
+        self.display, self.trackers, self.evaluate = display, trackers, evaluate
+        self.selfplay = SelfPlay(config, backend, sandbox)
+        self.learner = Learner(config, backend)
+        self.health = Health()
+        self.metrics = MetricsFile(run_dir / "metrics.jsonl")
+        self.step = 0
+        self.best: Best | None = None
+        self.row: dict[str, float] = {}  # the last step's, for a kill between checkpoint and row
+
+    def start(self) -> None:
+        """Fill the buffers and write the checkpoint of step 0: a run can be resumed from its first
+        moment."""
+        self.selfplay.seed()
+        self._save(self._snapshot())
+
+    def resume(self, path: Path) -> int:
+        """Restore a checkpoint; returns how many later rows of metrics were set aside.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or was made for another model or LoRA
+            configuration.
+        """
+        state, rows = checkpoint.load_state(path)
+        try:
+            self.backend.load(path)
+        except ValueError as e:
+            raise checkpoint.CheckpointError(str(e)) from e
+        self.selfplay.restore(state["selfplay"], rows)
+        self.learner.restore(state["learner"])
+        if "health" in state:  # a checkpoint of 0.1 has none
+            self.health = Health.from_json(state["health"])
+        self.step = state["step"]
+        self.best = Best(*state["best"]) if state.get("best") else None
+        checkpoint.set_aside(self.run_dir, path)
+        self._mark_best()
+        return self.metrics.rewind(self.step, state["row"])
+
+    def run(self) -> int:
+        """Train up to ``max_steps``; returns the exit code."""
+        with Interrupts() as interrupts:
+            while self.step < self.config.max_steps:
+                before = self._snapshot()
+                try:
+                    self._train_step(interrupts)
+                except KeyboardInterrupt:
+                    return self._interrupted(before)
+                if interrupts.asked and self.step < self.config.max_steps:
+                    return self._interrupted(self._snapshot())
+        return 0
+
+    # -- one step ----------------------------------------------------------------------------------
+
+    def _train_step(self, interrupts: Interrupts) -> None:
+        c, step = self.config, self.step + 1
+        clock = Clock()
+        self.backend.reset_peak_memory()
+        experiences: list[Experience] = []
+        with interrupts.allowed():
+            for number in range(c.gradient_accumulation_steps):
+                experiences += self.selfplay.round(step, number, clock.phase, self.display.phase)
+        row = {"step": step} | self.selfplay.absorb(step, experiences)
+        trained = [e for e in experiences if self.selfplay.trains_on(e)]
+        self.display.phase("update", step)
+        row |= self.learner.learn(step, trained, clock.phase, self._lessons(step))
+        row |= self._throughput(experiences, clock, row)
+        signs, warnings = self.health.observe(row)
+        row |= signs
+        with clock.phase("evaluate"):
+            row |= self._evaluation(step)
+        self.step, self.row = step, row | clock.metrics()
+        with clock.phase("save"):
+            self._write_rollouts(step, experiences)
+            improved = self.best is not None and self.best.step == step
+            saved = improved or step % c.checkpoint_interval == 0 or step == c.max_steps
+            if saved:
+                self._save(self._snapshot())
+            if improved:
+                self._mark_best()
+        self._report(row | clock.metrics(), experiences)
+        if saved:
+            for tracker in self.trackers:
+                tracker.table(samples.chosen(experiences), step)
+        for text in warnings:
+            self.display.warn(f"step {step}: {text}")
+
+    def _report(self, row: dict[str, float], experiences: Sequence[Experience]) -> None:
+        self.metrics.write(row)
+        for tracker in self.trackers:
+            tracker.log(row, self.step)
+        self.display.step(row, experiences, self.selfplay.proposed)
+
+    def _lessons(self, step: int) -> Callable[[int], Batch | None]:
+        """Supervised batches of own verified solutions, one for each optimizer step."""
+        c = self.config
+
+        def lesson(update: int) -> Batch | None:
+            if c.distill.coef <= 0:
+                return None
+            draw = rng.generator(c.seed, "distill", step, update)
+            chosen = self.selfplay.solutions.sample(c.distill.batch_size, draw)
+            rows = [(s.prompt_ids, s.completion_ids) for s in chosen]
+            return collate_supervised(rows) if rows else None
+
+        return lesson
+
+    def _throughput(
+        self, experiences: Sequence[Experience], clock: Clock, row: dict[str, float]
+    ) -> dict[str, float]:
+        generated = sum(len(e.completion.token_ids) for e in experiences)
+        distinct = {e.prompt.token_ids for e in experiences}
+        rollout = clock.spent["propose"] + clock.spent["solve"]
+        update = clock.spent["score"] + clock.spent["update"]
+        return {
+            "rollouts": len(experiences),
+            "tokens/prompt": sum(len(p) for p in distinct),
+            "tokens/completion": generated,
+            "tok_s/rollout": generated / max(rollout, 1e-9),
+            "tok_s/train": row.get("tokens/trained", 0) / max(update, 1e-9),
+            "mem/peak_gb": self.backend.memory().peak / 1e9,
+        }
+
+    def _evaluation(self, step: int) -> dict[str, float]:
+        interval = self.config.evaluation_interval
+        if self.evaluate is None or not interval or step % interval:
+            return {}
+        self.display.phase("evaluate", step)
+        row = self.evaluate(step)
+        score = row["eval/selection"]
+        if self.best is None or score > self.best.selection:
+            self.best = Best(step, score)
+        return row | {"eval/best_step": self.best.step}
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> Snapshot:
+        state = {
+            "selfplay": self.selfplay.to_json(),
+            "learner": self.learner.to_json(),
+            "health": self.health.to_json(),
+            "best": self.best,
+            "row": self.row,
+        }
+        return Snapshot(self.step, state, self.selfplay.buffer_rows())
+
+    def _save(self, at: Snapshot) -> Path:
+        path = checkpoint.save(self.run_dir, at.step, self.backend, at.state, at.buffer)
+        best = None if self.best is None else self.best.step
+        checkpoint.prune(self.run_dir, self.config.keep_checkpoints, best)
+        return path
+
+    def _mark_best(self) -> None:
+        """The ``best`` link and the entry in run.json say what the state says."""
+        best = self.best
+        if not checkpoint.mark_best(self.run_dir, best and best.step) and best is not None:
+            self.display.warn(
+                f"the best checkpoint so far, step {best.step}, is no longer on disk: there is no "
+                f"{self.run_dir / checkpoint.BEST} until a better one comes"
+            )
+        checkpoint.record(self.run_dir, best=best and best._asdict())
+
+    def _write_rollouts(self, step: int, experiences: Sequence[Experience]) -> None:
+        if not self.config.tracking.save_rollouts:
+            return
+        folder = self.run_dir / "rollouts"
+        folder.mkdir(exist_ok=True)
+        rows = (json.dumps(e.to_json()) + "\n" for e in experiences)
+        (folder / f"step_{step:06d}.jsonl").write_text("".join(rows), encoding="utf-8")
+
+    def _interrupted(self, at: Snapshot) -> int:
+        """Save what the weights now are; ``at`` is the state that belongs to them."""
+        path = self._save(at)
+        again = f"{PROGRAM} train --resume {self.run_dir}"
+        self.display.note(f"interrupted: saved {path}; go on with: {again}")
+        return INTERRUPTED
