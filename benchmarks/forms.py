@@ -17,7 +17,6 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import nullcontext
 from statistics import fmean
 from typing import Any
 
@@ -57,26 +56,28 @@ def measured(options: Namespace) -> list[dict[str, Any]]:
 
 
 def rates(config: Any, backend: Any, sandbox: Any, rounds: int) -> dict[str, Any]:
-    from azr_mlx.selfplay.round import SelfPlay
+    from azr_mlx.selfplay.round import Round
+    from azr_mlx.selfplay.round_log import RoundLog
+    from azr_mlx.training.algorithm import SelfPlay
 
-    selfplay = SelfPlay(config, backend, sandbox)
+    selfplay, log = SelfPlay(config, backend, sandbox), RoundLog()
     selfplay.seed()
-    experiences, attempts, began = [], [], time.perf_counter()
+    began = time.perf_counter()
     for step in range(1, rounds + 1):
-        experiences += selfplay.round(step, 0, lambda name: nullcontext(), lambda *told: None)
-        attempts += selfplay.log.attempts
-    seconds = time.perf_counter() - began
+        selfplay.play(Round(config.seed, step), log)
+    seconds, experiences = time.perf_counter() - began, log.experiences
     tokens = sum(len(e.completion.token_ids) for e in experiences)
     return {
-        "propose": {k: proposals(attempts, k) for k in config.task_types},
+        "propose": {k: proposals(log.validated, k) for k in config.task_types},
         "solve": {k: answers(experiences, k) for k in config.task_types},
         "tokens_per_second": round(tokens / seconds, 1),
         "seconds": round(seconds, 1),
     }
 
 
-def proposals(attempts: Sequence[Any], kind: str) -> dict[str, float]:
-    own = [a.result for a in attempts if a.draft.kind.value == kind]
+def proposals(validated: Sequence[Any], kind: str) -> dict[str, float]:
+    by_model = [one for one in validated if one.by_model]
+    own = [one.result for one in by_model if one.proposed.draft.kind.value == kind]
     reasons = [r.reason for r in own if r.reason]
     return {
         "count": len(own),

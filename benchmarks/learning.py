@@ -26,6 +26,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from queue import Queue
@@ -169,14 +170,14 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         display = Display(config.max_steps, quiet=True)
         trainer = Trainer(config, Path(folder), backend, sandbox, display=display)
         if row["known"] is None:
-            held = HeldOut(config, backend, sandbox, trainer.selfplay.form)
+            held = HeldOut(config, backend, sandbox, trainer.selfplay.solver.form)
             tasks = {name: [t.to_json() for t in group] for name, group in held.tasks.items()}
             return {"tasks": tasks, "before": held.measure()}
         tasks = {
             name: [Task.from_json(t) for t in group]
             for name, group in row["known"]["tasks"].items()
         }
-        held = HeldOut(config, backend, sandbox, trainer.selfplay.form, tasks)
+        held = HeldOut(config, backend, sandbox, trainer.selfplay.solver.form, tasks)
         before = row["known"]["before"]
         trainer.start()
         changed(trainer, row["variant"])
@@ -186,7 +187,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
             spent = time.perf_counter() - began
             if row["seconds"] and trainer.step == PACE:  # then the learning rate falls in time
                 steps = round(PACE * row["seconds"] / spent)
-                trainer.learner.config = replace(config, max_steps=steps)
+                trainer.selfplay.learner.config = replace(config, max_steps=steps)
             if row["seconds"] and spent >= row["seconds"]:
                 break
         seconds = time.perf_counter() - began
@@ -215,27 +216,39 @@ class Uninterrupted:
 
 def changed(trainer: Any, variant: str) -> None:
     """The controls that no key of the configuration asks for."""
+    selfplay = trainer.selfplay
     if variant == "shuffled":
-        learn = trainer.learner.learn
-        trainer.learner.learn = lambda step, experiences, *rest: learn(
-            step, shuffled(experiences, step, trainer.config.seed), *rest
+        learn = selfplay.learner.learn
+        selfplay.learner.learn = lambda r, experiences, *rest: learn(
+            r, shuffled(experiences, r.step, trainer.config.seed), *rest
         )
     if variant == "fixed":
-        selfplay, count = trainer.selfplay, trainer.config.batch_size
-        selfplay._propose = lambda step, number, group: []
-        selfplay._validate = lambda step, number, attempts: selfplay._from_buffer(
-            step, number, 0, count, set()
-        )
-        fill(selfplay, 4 * count)
+        fill(selfplay, 4 * trainer.config.batch_size)
+        selfplay.play = partial(play_fixed, selfplay)
 
 
 def fill(selfplay: Any, wanted: int) -> None:
     """``wanted`` template tasks of each kind in the buffer."""
+    from azr_mlx.selfplay.round import Round
+
+    memory, proposer = selfplay.memory, selfplay.proposer
     for number in range(1, 100):
-        short = [k for k in selfplay.kinds if selfplay.buffer.count(k) < wanted]
+        short = [k for k in memory.kinds if memory.tasks.count(k) < wanted]
         if not short:
             return
-        selfplay._enter([selfplay._template(k, 0, -number, i) for i, k in enumerate(short * 64)])
+        r, levels = Round(selfplay.config.seed, 0, -number), memory.levels(0)
+        proposer.gate.admit(
+            [proposer.template(r, i, k, levels[k]) for i, k in enumerate(short * 64)]
+        )
+
+
+def play_fixed(selfplay: Any, r: Any, log: Any) -> None:
+    """A round on tasks of the buffer, without proposals."""
+    from azr_mlx.selfplay import rewards
+
+    tasks = selfplay.memory.replay(r, selfplay.config.batch_size)
+    solutions = selfplay.solver.solve_batch(r, tasks, selfplay.memory)
+    log.add([], solutions, rewards.pay(r, [], solutions, selfplay.config))
 
 
 def shuffled(experiences: Sequence[Any], step: int, seed: int) -> list[Any]:

@@ -18,7 +18,6 @@ import statistics
 import sys
 import time
 from argparse import ArgumentParser
-from contextlib import nullcontext
 from typing import Any
 
 import side_by_side as sbs
@@ -55,6 +54,7 @@ def main() -> int:
 def learn(estimator: str, seed: int, steps: int, lr: float) -> dict[str, Any]:
     """One run. Its clock covers rollouts and updates, not the first step, which compiles."""
     from azr_mlx.config import Config, Ppo
+    from azr_mlx.selfplay.round import Round
     from azr_mlx.training.learner import Learner
 
     ppo = Ppo(advantage=estimator, epochs=2, minibatches=2, kl_stop=1.0, value_learning_rate=lr)
@@ -67,7 +67,7 @@ def learn(estimator: str, seed: int, steps: int, lr: float) -> dict[str, Any]:
         rewards.append(statistics.mean(e.reward.total for e in experiences))
         if reached is None and rewards[-1] >= MASTERY:
             reached = {"step": step, "seconds": round(spent, 3)}
-        learner.learn(step + 1, experiences, lambda name: nullcontext())
+        learner.learn(Round(config.seed, step + 1), experiences)
         spent += time.perf_counter() - began if step else 0.0
     return {"seed": seed, "rewards": [round(r, 4) for r in rewards], "mastered": reached}
 

@@ -20,7 +20,7 @@ from contextlib import redirect_stderr
 import side_by_side as sbs
 
 from azr_mlx.monitoring.terminal import Display
-from azr_mlx.selfplay.round_log import Proposed
+from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.types import (
     Reward,
     Status,
@@ -31,7 +31,7 @@ from azr_mlx.types import (
 STEP_S = 3.0  # of the quickstart
 PROGRAM = "def f(a, n):\n" + "".join(f"    a = a[{i}:] + [n]\n" for i in range(8)) + "    return a"
 VALID = Verdict(Status.OK, "", None, 0.1)
-TASK = Proposed(
+TASK = ShownProposal(
     TaskKind.DEDUCTION, "model", PROGRAM, "f([1], 2) == [2]", VALID, "", Reward(0.5, {})
 )
 

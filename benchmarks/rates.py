@@ -16,7 +16,6 @@ import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,9 @@ def main() -> int:
 def measured(options: Namespace) -> dict[str, Any]:
     from azr_mlx.commands import train
     from azr_mlx.config import load
-    from azr_mlx.selfplay.round import SelfPlay
+    from azr_mlx.selfplay.round import Round
+    from azr_mlx.selfplay.round_log import RoundLog
+    from azr_mlx.training.algorithm import SelfPlay
 
     given = [*options.set, *([f"model_id={options.model}"] if options.model else []), *FIXED]
     config = load(options.config, [*given, f"ppo.epochs={options.updates + 1}"])
@@ -51,7 +52,9 @@ def measured(options: Namespace) -> dict[str, Any]:
     with train.open_sandbox(config) as sandbox, tempfile.TemporaryDirectory() as start:
         selfplay = SelfPlay(config, backend, sandbox)
         selfplay.seed()
-        experiences = selfplay.round(1, 0, lambda name: nullcontext(), lambda *told: None)
+        log = RoundLog()
+        selfplay.play(Round(config.seed, 1), log)
+        experiences = log.experiences
         backend.save(Path(start))
         rows = []
         for rate in options.rates:
@@ -65,6 +68,7 @@ def moved(config: Any, backend: Any, experiences: Sequence[Any], rate: float) ->
     """After 1, 2, ... updates; what an update reports is of the policy before its own step."""
     from dataclasses import replace
 
+    from azr_mlx.selfplay.round import Round
     from azr_mlx.training.learner import Learner
 
     stats: list[Any] = []
@@ -77,7 +81,7 @@ def moved(config: Any, backend: Any, experiences: Sequence[Any], rate: float) ->
     backend.update = recorded
     try:
         learner = Learner(replace(config, learning_rate=rate), backend)
-        learner.learn(1, experiences, lambda name: nullcontext())
+        learner.learn(Round(config.seed, 1), experiences)
     finally:
         backend.update = update
     return {

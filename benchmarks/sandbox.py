@@ -207,30 +207,18 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
-    """``count`` jobs in call style, as ``check_answers`` makes them of tasks that the gate let in
+    """``count`` jobs in call style, as ``TaskCheck`` makes them of tasks that the gate let in
     and of right answers to them; difficulties from 0 to 1, a third of the jobs from induction.
     """
     from azr_mlx import rng as keys
-    from azr_mlx.sandbox import Job, JobBatch, Sandbox
-    from azr_mlx.tasks.gate import Draft, check_answers, gate
+    from azr_mlx.sandbox import Job, Sandbox
+    from azr_mlx.tasks.answers import TaskCheck
+    from azr_mlx.tasks.gate import Draft, gate
     from azr_mlx.tasks.templates import draw
     from azr_mlx.types import TaskKind
 
     made: list[Job] = []
-
-    class Recorder(Sandbox):
-        def batch(self) -> JobBatch:
-            batch = super().batch()
-            submit = batch.submit
-
-            def recorded(job: Job) -> None:
-                made.append(job)
-                submit(job)
-
-            batch.submit = recorded  # type: ignore[method-assign]
-            return batch
-
-    with Sandbox(workers) as sandbox, Recorder(workers) as recorder:
+    with Sandbox(workers) as sandbox:
         turn = 0
         while len(made) < count:
             rng = keys.generator(seed, "benchmark", turn)
@@ -238,8 +226,9 @@ def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
             turn += 1
             drafts = [Draft(draw(kind, i / 31, rng), kind) for i in range(32)]
             tasks = [result.task for result in gate(drafts, sandbox) if result.task is not None]
-            answers = [t.program if kind is TaskKind.INDUCTION else t.inputs[0] for t in tasks]
-            check_answers(list(zip(tasks, answers, strict=True)), recorder)
+            for task in tasks:
+                answer = task.program if kind is TaskKind.INDUCTION else task.inputs[0]
+                made += TaskCheck(task).jobs(answer)
     return [
         {"id": str(i), "code": j.code, "call": j.call, "args": j.args, "expect": j.expect}
         for i, j in enumerate(made[:count])

@@ -140,7 +140,7 @@ def _outcome(
     if not config.held_out.tasks:
         return None
     tasks = None if record is None else record.tasks
-    held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.form, tasks)
+    held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.solver.form, tasks)
     outcome = Outcome(run_dir, held, record, display)
     outcome.begin()
     return outcome

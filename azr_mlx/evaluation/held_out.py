@@ -20,16 +20,17 @@ from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import paired, passk
+from azr_mlx.selfplay.round import Round
+from azr_mlx.selfplay.solver import TaskSolver
 from azr_mlx.tasks import parse, templates
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import (
     Draft,
     GateRules,
     Runner,
-    check_answers,
     gate,
 )
-from azr_mlx.tasks.prompts import PromptForm, render
+from azr_mlx.tasks.prompts import PromptForm
 from azr_mlx.types import Task, TaskKind
 
 FILE = "held_out.json"
@@ -98,7 +99,8 @@ class HeldOut:
         tasks: Mapping[str, Sequence[Task]] | None = None,
     ) -> None:
         """``tasks`` by distribution; drawn where none are given."""
-        self.config, self.backend, self.sandbox, self.form = config, backend, sandbox, form
+        self.config, self.backend = config, backend
+        self.solver = TaskSolver(backend, sandbox, form, config=config)
         c = config.held_out
         self.tasks = tasks or {
             "in_range": draw(config, 0.0, c.in_range, sandbox),
@@ -123,20 +125,13 @@ class HeldOut:
         self, tasks: Sequence[Task], samples: int, temperature: float
     ) -> dict[str, list[float]]:
         r = self.config.rollout
-        rows = [task for task in tasks for _ in range(samples)]
         strategy = self.config.solver.strategies[0]
-        prompts = [render(self.form.solve(task, strategy), self.backend.tokenizer) for task in rows]
+        posed = [(task, strategy) for task in tasks for _ in range(samples)]
         sampling = Sampling(r.max_solve_tokens, temperature, r.top_p if temperature else 1.0)
-        keys = [rng.key(SEED, "held_out_answers", i) for i in range(len(rows))]
-        done = self.backend.generate(prompts, [sampling] * len(rows), keys)
-        answers = [
-            parse.parse_answer(one.text, task.kind, self.form)
-            for task, one in zip(rows, done, strict=True)
-        ]
-        verdicts = check_answers(list(zip(rows, answers, strict=True)), self.sandbox)
+        keys = [rng.key(SEED, "held_out_answers", i) for i in range(len(posed))]
         found: dict[str, list[float]] = {task.id: [] for task in tasks}
-        for task, verdict in zip(rows, verdicts, strict=True):
-            found[task.id].append(float(verdict.passed))
+        for solution in self.solver.solve_all(Round(SEED, 0), posed, sampling, keys):
+            found[solution.task.id].append(float(solution.verdict.passed))
         return found
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from azr_mlx import rng
 from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks, protocol
-from azr_mlx.evaluation.benchmarks import Benchmark, Grade, Problem
-from azr_mlx.evaluation.grading import Judge
+from azr_mlx.evaluation.benchmarks import Benchmark, Check, Problem
 from azr_mlx.evaluation.progress import Reporter, Silent
 from azr_mlx.evaluation.protocol import Extent, Settings, Subject
 from azr_mlx.evaluation.result import BenchmarkResult, Sample, by_task
@@ -19,7 +18,8 @@ from azr_mlx.evaluation.store import Store
 from azr_mlx.evaluation.strategies import sequence
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.types import Completion, Prompt, Status
+from azr_mlx.selfplay.answering import Answering, Asked, Judged
+from azr_mlx.types import Prompt
 
 ROWS = 256  # samples that are asked for together
 
@@ -35,27 +35,6 @@ class Wanted:
     @property
     def key(self) -> tuple[str, int]:
         return self.problem.id, self.number
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A completion of a wanted sample: ``text`` is what follows the problem's prefix."""
-
-    wanted: Wanted
-    strategy: str
-    text: str
-    finish: str
-    visible: bool | None = None
-
-    @property
-    def program(self) -> str:
-        return self.wanted.problem.prefix + self.text
-
-    def sample(self, grade: Grade) -> Sample:
-        return Sample(*self.wanted.key, self.text, grade, self.strategy, self.visible, self.finish)
-
-
-Tag = tuple[Attempt, bool]  # an attempt, and whether the visible tests have it
 
 
 class Evaluation:
@@ -160,53 +139,51 @@ class _Chunk:
         complete are graded all the same.
         """
         of = self.of
-        problems = {w.problem.id: w.problem for w in due}
-        prompts = {name: of.prompt(p, strategy) for name, p in problems.items()}
-        keys = [of.sampling_key(w, strategy) for w in due]
-        with Judge[Tag](of.sandbox) as judge:
+        prompts = {w.problem.id: of.prompt(w.problem, strategy) for w in due}
+        asked = [self._asked(w, strategy, prompts[w.problem.id]) for w in due]
 
-            def ended(completions: Sequence[tuple[int, Completion]]) -> None:
-                for index, completion in completions:
-                    self._submit(judge, self._attempt(due[index], strategy, completion))
-                self._take(judge, judge.ready())
-                if self.interrupts is not None:
-                    self.interrupts.check()
+        def keep(index: int, judged: Judged) -> None:
+            self._keep(due[index], strategy, judged)
 
-            asked, sampling = (
-                [prompts[w.problem.id] for w in due],
-                [of.settings.sampling] * len(due),
-            )
+        with Answering(
+            of.backend, of.sandbox, asked, policy=of.policy, on_judged=keep
+        ) as answering:
             try:
-                of.backend.generate(asked, sampling, keys, ended, of.policy)
+                answering.write(self._check_interrupts)
             except KeyboardInterrupt:
-                self._take(judge, judge.rest())
+                answering.judged()
                 raise
-            self._take(judge, judge.rest())
+            answering.judged()
 
-    def _attempt(self, wanted: Wanted, strategy: str, completion: Completion) -> Attempt:
-        spec = self.of.benchmark.spec
-        text = benchmarks.completion(wanted.problem, spec, self.of.form, completion.text)
-        return Attempt(wanted, strategy, text, completion.finish)
+    def _asked(self, wanted: Wanted, strategy: str, prompt: Prompt) -> Asked:
+        of, problem = self.of, wanted.problem
 
-    def _submit(self, judge: Judge[Tag], attempt: Attempt) -> None:
-        """To the visible tests where another strategy could follow, else to the graded ones."""
-        problem = attempt.wanted.problem
-        another = attempt.strategy != self.strategies[-1]
+        def program(text: str) -> str:
+            spec = of.benchmark.spec
+            return problem.prefix + benchmarks.completion(problem, spec, of.form, text)
+
+        key, checks = of.sampling_key(wanted, strategy), self._checks(problem, strategy)
+        return Asked(prompt, of.settings.sampling, key, program, checks)
+
+    def _checks(self, problem: Problem, strategy: str) -> tuple[Check, ...]:
+        """The visible tests come first if another strategy could follow."""
+        another = strategy != self.strategies[-1]
         shown = problem.visible if another else None
-        judge.submit((attempt, shown is not None), shown or problem.check, attempt.program)
+        return (problem.check,) if shown is None else (shown, problem.check)
 
-    def _take(self, judge: Judge[Tag], graded: Iterator[tuple[Tag, Grade]]) -> None:
-        """Keep what the graded tests say. What passed the visible ones goes on to them; only what
-        failed the visible ones lets another strategy try.
+    def _check_interrupts(self, ended: int) -> None:
+        if self.interrupts is not None:
+            self.interrupts.check()
+
+    def _keep(self, wanted: Wanted, strategy: str, judged: Judged) -> None:
+        """Keep what the graded tests say. What failed the visible ones alone lets another strategy
+        try.
         """
-        for (attempt, shown), grade in graded:
-            passed, problem = grade.status is Status.PASS, attempt.wanted.problem
-            if shown and passed:
-                judge.submit(
-                    (replace(attempt, visible=True), False), problem.check, attempt.program
-                )
-            elif shown:
-                self.store.reject(*attempt.wanted.key, attempt.strategy, attempt.text)
-            else:
-                self.store.add(attempt.sample(grade))
-                self.of.progress.advance()
+        text = judged.answer[len(wanted.problem.prefix) :]
+        shown = len(self._checks(wanted.problem, strategy)) > 1
+        if shown and len(judged.grades) == 1:
+            self.store.reject(*wanted.key, strategy, text)
+            return
+        visible, finish = True if shown else None, judged.completion.finish
+        self.store.add(Sample(*wanted.key, text, judged.grades[-1], strategy, visible, finish))
+        self.of.progress.advance()

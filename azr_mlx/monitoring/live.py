@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from azr_mlx.selfplay.round_log import Proposed
+from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import duration, plain
 from azr_mlx.types import Experience, TaskKind
 
@@ -53,7 +53,7 @@ class View:
     step_since: float = field(default_factory=time.monotonic)
     rows: tuple[Row, ...] = ()
     rewards: tuple[float, ...] = ()
-    proposed: Proposed | None = None
+    proposed: ShownProposal | None = None
 
     def enter(self, phase: str, step: int, done: int, total: int) -> None:
         now = time.monotonic()
@@ -63,7 +63,9 @@ class View:
             self.phase, self.phase_since = phase, now
         self.done, self.total = done, total
 
-    def finish(self, row: Row, experiences: Sequence[Experience], told: Proposed | None) -> None:
+    def finish(
+        self, row: Row, experiences: Sequence[Experience], told: ShownProposal | None
+    ) -> None:
         """A step is over."""
         reward = fmean(e.reward.total for e in experiences) if experiences else 0.0
         self.rows = (*self.rows, dict(row))[-KEPT:]
@@ -226,14 +228,14 @@ def kl_parts(row: Row) -> list[str]:
     return [f"{name} {row[key]:.4f}" for name, key in named.items() if key in row]
 
 
-def verdict_line(one: Proposed) -> str:
+def verdict_line(one: ShownProposal) -> str:
     verdict = "valid" if one.reason == "" else f"rejected ({one.reason})"
     rate = "" if one.solve_rate is None else f", solved in {one.solve_rate:.0%} of tries"
     reward = "" if one.reward is None else f", reward {one.reward.total:+.2f}"
     return f"{verdict}{rate}{reward}"
 
 
-def program_lines(one: Proposed, most: int) -> list[str]:
+def program_lines(one: ShownProposal, most: int) -> list[str]:
     """A proposal's program and example, in at most ``most`` lines of plain text."""
     lines = plain(one.program.strip()).expandtabs(4).splitlines()
     example = plain(one.example.strip()).splitlines()[:1]

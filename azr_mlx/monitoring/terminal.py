@@ -21,7 +21,7 @@ from azr_mlx.monitoring.live import (
     program_lines,
     verdict_line,
 )
-from azr_mlx.selfplay.round_log import Proposed
+from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import plain
 from azr_mlx.types import Experience, TaskKind
 
@@ -64,7 +64,7 @@ class Display:
         self,
         row: Mapping[str, float],
         experiences: Sequence[Experience],
-        proposed: Sequence[Proposed],
+        proposed: Sequence[ShownProposal],
     ) -> None:
         """A step is over: its figures, and the most telling of its proposals."""
         told = telling(proposed)
@@ -124,7 +124,7 @@ def _by_kind(row: Mapping[str, float], name: str) -> str:
     return " ".join(f"{kind[0]} -" if v is None else f"{kind[0]} {v:.2f}" for kind, v in shown)
 
 
-def telling(proposed: Sequence[Proposed]) -> Proposed | None:
+def telling(proposed: Sequence[ShownProposal]) -> ShownProposal | None:
     """The best-paid proposal of the model that passed the gate; failing that, the last that did
     not."""
     own = [p for p in proposed if p.source == "model" and p.program]
@@ -134,7 +134,7 @@ def telling(proposed: Sequence[Proposed]) -> Proposed | None:
     return own[-1] if own else None
 
 
-def describe(one: Proposed) -> str:
+def describe(one: ShownProposal) -> str:
     """A proposal with its verdict and reward, program indented below."""
     body = "".join(f"\n      {line[:LONGEST_LINE]}" for line in program_lines(one, MOST_LINES))
     return f"  {one.kind.value} proposed by the {one.source}: {verdict_line(one)}{body}"

@@ -1,14 +1,105 @@
-"""What a verdict is worth: the solver's and the proposer's rewards, and the soft penalty on length.
+"""What a verdict is worth: the solver's and the proposer's rewards, the soft penalty on length, and
+the pay of a whole round.
 
 Sources: Absolute Zero Reasoner, arXiv 2505.03335 (Eq. 4 to 6); DAPO, arXiv 2503.14476 (Eq. 13).
 """
 
 from __future__ import annotations
 
-from azr_mlx.config import Proposer, Rollout, Solver
-from azr_mlx.types import Reward, Status, Verdict
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from azr_mlx.config import Config, Proposer, Rollout, Solver
+from azr_mlx.selfplay.round import Paid, Round, Solution, Validated
+from azr_mlx.types import Experience, Reward, Role, Status, Verdict
 
 VALID = frozenset({Status.OK, Status.PASS})
+
+
+def pay(
+    r: Round, validated: Sequence[Validated], solutions: Sequence[Solution], config: Config
+) -> list[Paid]:
+    """The rollouts of a round with their rewards: first the model's proposals, then the solutions.
+
+    A proposal is paid by the solve rate of its own task, as this round measured it. One whose shape
+    is reserved for held-out tasks is neither good nor bad, and is left out.
+    """
+    with r.phase("verify"):
+        rates = _solve_rates(solutions, config)
+        return [
+            _paid_proposal(r.step, one, rates, config)
+            for one in validated
+            if one.by_model and one.result.reason != "reserved"
+        ] + [_paid_solution(r.step, one, config) for one in solutions]
+
+
+def _solve_rates(solutions: Sequence[Solution], config: Config) -> dict[str, float]:
+    """The measured solve rate of each task, by its id."""
+    passed = defaultdict[str, list[bool]](list)
+    for one in solutions:
+        if config.rollout.reuse_rollouts or one.measures:
+            passed[one.task.id].append(one.verdict.passed)
+    return {task_id: float(np.mean(found)) for task_id, found in passed.items()}
+
+
+def _paid_proposal(step: int, one: Validated, rates: dict[str, float], config: Config) -> Paid:
+    (proposed, result), task = one, one.task
+    assert proposed.prompt is not None and proposed.completion is not None
+    done, r = proposed.completion, config.rollout
+    rate = rates[task.id] if task is not None else None
+    reward = proposer_reward(result.verdict, rate, config.proposer)
+    reward = with_overlong(reward, len(done.token_ids), done.finish, r.max_propose_tokens, r)
+    experience = Experience(
+        proposed.prompt,
+        done,
+        result.verdict,
+        reward,
+        Role.PROPOSE,
+        proposed.draft.kind,
+        proposed.group,
+        step,
+        "" if task is None else task.id,
+    )
+    return Paid(experience, config.proposer.train, one, rate)
+
+
+def _paid_solution(step: int, one: Solution, config: Config) -> Paid:
+    experience = Experience(
+        one.prompt,
+        one.completion,
+        one.verdict,
+        _solution_reward(one, config),
+        Role.SOLVE,
+        one.task.kind,
+        one.group,
+        step,
+        one.task.id,
+    )
+    return Paid(experience, not one.measures)
+
+
+def _solution_reward(one: Solution, config: Config) -> Reward:
+    r, done = config.rollout, one.completion
+    reward = solver_reward(one.verdict, config.solver)
+    return with_overlong(reward, len(done.token_ids), done.finish, r.max_solve_tokens, r)
+
+
+def has_contrast(solutions: Sequence[Solution], config: Config) -> bool:
+    """Whether any group has two different rewards: without them there is nothing to learn."""
+    rewards = np.array([_solution_reward(one, config).total for one in solutions])
+    groups = np.array([one.group for one in solutions])
+    return bool(solutions) and zero_variance_fraction(rewards, groups) < 1
+
+
+def zero_variance_fraction(scores: ArrayLike, groups: ArrayLike) -> float:
+    """The share of groups (of two and more) with equal scores: they carry no gradient."""
+    r, labels = np.asarray(scores, np.float64), np.asarray(groups)
+    sets = [r[labels == g] for g in np.unique(labels)]
+    shared = [s for s in sets if len(s) > 1]
+    return sum(float(np.ptp(s)) == 0.0 for s in shared) / len(shared) if shared else 0.0
 
 
 def solver_reward(verdict: Verdict, config: Solver) -> Reward:

@@ -1,4 +1,4 @@
-"""What a step of self-play did, and the metrics that say so."""
+"""What a step of self-play did: the metrics that say so, and its proposals as they are shown."""
 
 from __future__ import annotations
 
@@ -8,36 +8,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from azr_mlx.selfplay.round import Paid, Solution, Validated
 from azr_mlx.tasks import parse
-from azr_mlx.tasks.gate import Draft, GateResult
-from azr_mlx.types import (
-    Completion,
-    Experience,
-    Prompt,
-    Reward,
-    Role,
-    Status,
-    Task,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.tasks.prompts import arguments
+from azr_mlx.types import Experience, Reward, Role, Status, TaskKind, Verdict
 
 Row = dict[str, float]
 
 
-@dataclass(slots=True)
-class Attempt:
-    """A model proposal on its way: what it answered, and what the gate said."""
-
-    draft: Draft
-    prompt: Prompt
-    completion: Completion
-    group: int
-    result: GateResult | None = None
-
-
 @dataclass(frozen=True, slots=True)
-class Proposed:
+class ShownProposal:
     """A proposal as it is shown: what was written, by whom, and what came of it."""
 
     kind: TaskKind
@@ -51,59 +31,76 @@ class Proposed:
 
 
 @dataclass(slots=True)
-class StepLog:
-    """What a step's metrics are made of; ``measuring`` are the groups that are not trained on."""
+class RoundLog:
+    """All rounds of a step: what was proposed and validated, how it was solved, and what was
+    paid."""
 
-    attempts: list[Attempt] = field(default_factory=list)
-    templates: int = 0
-    tasks: list[Task] = field(default_factory=list)
-    traced: list[int] = field(default_factory=list)
-    verdicts: list[Verdict] = field(default_factory=list)
-    duplicates: int = 0
+    validated: list[Validated] = field(default_factory=list)
+    solutions: list[Solution] = field(default_factory=list)
+    paid: list[Paid] = field(default_factory=list)
     resampled: int = 0
-    measuring: set[int] = field(default_factory=set)
 
-    def metrics(self, experiences: Sequence[Experience]) -> Row:
-        """The step's metrics, as far as they follow from its rollouts and proposals."""
-        row: Row = {"buffer/duplicates": self.duplicates, "resampled": self.resampled}
-        row |= _rewards(experiences) | _lengths(experiences) | self._proposals(experiences)
-        return row | self._programs() | self._runs()
+    def add(
+        self, validated: Sequence[Validated], solutions: Sequence[Solution], paid: Sequence[Paid]
+    ) -> None:
+        """Take in a round."""
+        self.validated += validated
+        self.solutions += solutions
+        self.paid += paid
+        self.resampled += len({one.extra for one in solutions} - {0})
 
-    def _proposals(self, experiences: Sequence[Experience]) -> Row:
-        valid = [a for a in self.attempts if a.result is not None and a.result.task is not None]
-        counted = [a for a in self.attempts if not _reserved(a)]
+    @property
+    def experiences(self) -> list[Experience]:
+        return [one.experience for one in self.paid]
+
+    @property
+    def trained(self) -> list[Experience]:
+        """The experiences that are trained on."""
+        return [one.experience for one in self.paid if one.trains]
+
+    def shown(self) -> list[ShownProposal]:
+        """The model's proposals that were paid."""
+        return [_shown(one) for one in self.paid if one.validated is not None]
+
+    def metrics(self) -> Row:
+        """What follows from the step's rollouts and proposals."""
+        duplicates = sum(one.result.reason == "duplicate" for one in self.validated)
+        row: Row = {"buffer/duplicates": duplicates, "resampled": self.resampled}
+        row |= _rewards(self.experiences) | _lengths(self.experiences)
+        return row | self._proposals() | self._programs() | self._runs()
+
+    def _proposals(self) -> Row:
+        by_model = [one for one in self.validated if one.by_model]
+        counted = [one for one in by_model if one.result.reason != "reserved"]
+        templates = [one for one in self.validated if not one.by_model]
         row: Row = {
             "propose/count": len(counted),
-            "propose/valid": len(valid),
-            "propose/templates": self.templates,
+            "propose/valid": sum(one.task is not None for one in by_model),
+            "propose/templates": sum(one.task is not None for one in templates),
         }
         for kind in TaskKind:
-            own = [a for a in counted if a.draft.kind is kind]
-            if own:
-                row[f"propose/valid_rate/{kind.value}"] = mean(a in valid for a in own)
-            proposals = [e for e in experiences if e.role is Role.PROPOSE and e.kind is kind]
-            paid = [e.reward.parts.get("learnability") for e in proposals]
-            if any(value is not None for value in paid):
-                row[f"propose/learnability/{kind.value}"] = mean(v for v in paid if v is not None)
-        results = [a.result for a in self.attempts if a.result is not None]
-        for reason, count in sorted(Counter(r.reason for r in results if r.reason).items()):
+            row |= _proposals_of(kind, counted, self.experiences)
+        reasons = Counter(one.result.reason for one in by_model if one.result.reason)
+        for reason, count in sorted(reasons.items()):
             row[f"propose/reject/{reason}"] = count / max(len(counted), 1)
         return row
 
     def _programs(self) -> Row:
         """Features of the step's new programs."""
         row: Row = {}
-        shapes = [parse.features(t.program) for t in self.tasks]
+        shapes = [parse.features(one.task.program) for one in self.validated if one.task]
         for name in ("ast_nodes", "depth", "cyclomatic"):
             if shapes:
                 row[f"program/{name}"] = mean(shape[name] for shape in shapes)
-        if self.traced:
-            row["program/steps"] = mean(self.traced)
-        return row
+        traced = [one.result.steps for one in self.validated if one.task]
+        steps = [count for count in traced if count is not None]
+        return row | ({"program/steps": mean(steps)} if steps else {})
 
     def _runs(self) -> Row:
         """The sandbox's jobs and their latency."""
-        run = [v for v in self.verdicts if v.seconds > 0]
+        verdicts = [one.result.verdict for one in self.validated]
+        verdicts += [one.verdict for one in self.solutions]
+        run = [v for v in verdicts if v.seconds > 0]
         if not run:
             return {"exec/count": 0}
         p50, p95 = np.percentile(np.array([v.seconds for v in run]) * 1e3, [50, 95])
@@ -116,8 +113,38 @@ class StepLog:
         }
 
 
-def _reserved(attempt: Attempt) -> bool:
-    return attempt.result is not None and attempt.result.reason == "reserved"
+def _shown(one: Paid) -> ShownProposal:
+    assert one.validated is not None
+    result, draft = one.validated.result, one.validated.proposed.draft
+    program, example = draft.proposal.program if draft.proposal else "", ""
+    if result.task is not None:
+        program = result.task.program
+        example = f"f({arguments(result.task.inputs[0])}) == {result.task.outputs[0]}"
+    return ShownProposal(
+        draft.kind,
+        draft.source,
+        program,
+        example,
+        result.verdict,
+        result.reason,
+        one.experience.reward,
+        one.solve_rate,
+    )
+
+
+def _proposals_of(
+    kind: TaskKind, counted: Sequence[Validated], experiences: Sequence[Experience]
+) -> Row:
+    """The valid rate of a kind's proposals, and their mean learnability."""
+    row: Row = {}
+    own = [one.task is not None for one in counted if one.proposed.draft.kind is kind]
+    if own:
+        row[f"propose/valid_rate/{kind.value}"] = mean(own)
+    proposals = [e for e in experiences if e.role is Role.PROPOSE and e.kind is kind]
+    paid = [e.reward.parts.get("learnability") for e in proposals]
+    if any(value is not None for value in paid):
+        row[f"propose/learnability/{kind.value}"] = mean(v for v in paid if v is not None)
+    return row
 
 
 def _rewards(experiences: Sequence[Experience]) -> Row:

@@ -134,15 +134,15 @@ class TaskBuffer:
             for e in entries.values()
         ]
 
-    @classmethod
-    def from_json(cls, rows: Iterable[Mapping[str, Any]], capacity: int) -> TaskBuffer:
-        """The buffer that gave the rows."""
-        buffer = cls(capacity)
+    def restore(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Hold what the rows say, and nothing else."""
+        for kind in TaskKind:
+            self._entries[kind].clear()
+            self._shapes[kind].clear()
         for row in rows:
             task = Task.from_json(row["task"])
             shape = skeleton(task.program)
-            buffer._insert(_Entry(task, shape, int(row["attempts"]), int(row["successes"])))
-        return buffer
+            self._insert(_Entry(task, shape, int(row["attempts"]), int(row["successes"])))
 
 
 def _rate(entry: _Entry) -> float | None:
@@ -229,18 +229,14 @@ class SolutionBuffer:
             for row in self._rows.values()
         ]
 
-    @classmethod
-    def from_json(
-        cls, rows: Iterable[Mapping[str, Any]], capacity: int = 512, max_age: int = 200
-    ) -> SolutionBuffer:
-        """The buffer that gave the rows."""
-        buffer = cls(capacity, max_age)
+    def restore(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Hold what the rows say, and nothing else."""
+        self._rows.clear()
         for row in rows:
             ids = {name: _ids(row[name]) for name in ("prompt_ids", "completion_ids")}
             reward, step = float(row["reward"]), int(row["step"])
             solution = VerifiedSolution(row["task_id"], reward=reward, step=step, **ids)
-            buffer.add(solution)
-        return buffer
+            self.add(solution)
 
 
 def _quality(row: VerifiedSolution) -> tuple[float, int]:

@@ -24,7 +24,9 @@ from typing import Any, Protocol
 
 import yaml
 
+from azr_mlx.config import Config
 from azr_mlx.config.shipped import config_dir
+from azr_mlx.errors import UsageError
 from azr_mlx.types import (
     Prompt,
     Role,
@@ -239,6 +241,36 @@ def load_form(name_or_path: str | Path) -> PromptForm:
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"prompt form {path}: {type(error).__name__}: {line}") from None
+
+
+def chosen_form(form: PromptForm | str | None, config: Config) -> PromptForm:
+    """A form that is given, or named, or else the configuration's. Raises UsageError if there is
+    no such form."""
+    if isinstance(form, PromptForm):
+        return form
+    try:
+        return load_form(config.rollout.form if form is None else form)
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+
+
+def form_for_training(config: Config, tokenizer: PromptTokenizer) -> PromptForm:
+    """The form that a run asks by. Raises UsageError if this model, or one of the run's strategies,
+    cannot be asked by it."""
+    form = chosen_form(None, config)
+    if form.style == "chat" and not getattr(tokenizer, "chat_template", None):
+        raise UsageError(
+            f"rollout.form: {form.name}: this model has no chat template; give "
+            "rollout.form=few_shot solver.strategies=[direct]"
+        )
+    for kind in map(TaskKind, config.task_types):
+        lacking = [s for s in config.solver.strategies if s not in form.strategies(kind)]
+        if lacking:
+            raise UsageError(
+                f"solver.strategies: {', '.join(lacking)}: prompt form {form.name!r} has none such "
+                f"for {kind.value}; it has {', '.join(form.strategies(kind))}"
+            )
+    return form
 
 
 def _form(row: Mapping[str, Any]) -> PromptForm:

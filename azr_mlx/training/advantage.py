@@ -244,14 +244,6 @@ def explained_variance(values: ArrayLike, returns: ArrayLike, mask: ArrayLike) -
     return 1.0 - float(error.var()) / spread if spread > 0.0 else 0.0
 
 
-def zero_variance_fraction(scores: ArrayLike, groups: ArrayLike) -> float:
-    """The share of groups (of two and more) with equal scores: they carry no gradient."""
-    r, labels = np.asarray(scores, np.float64), np.asarray(groups)
-    sets = [r[labels == g] for g in np.unique(labels)]
-    shared = [s for s in sets if len(s) > 1]
-    return sum(float(np.ptp(s)) == 0.0 for s in shared) / len(shared) if shared else 0.0
-
-
 def _members(cells: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """The rows of each cell, cells in order of appearance."""
     labels = np.asarray(cells, dtype=str)

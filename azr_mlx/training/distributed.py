@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,10 @@ class SharedSandbox:
 
 
 class _SharedBatch:
-    """``JobBatch``, all of which is run when the results are asked for."""
+    """``JobBatch``, all of which is run when it is waited for."""
 
     def __init__(self, sandbox: SharedSandbox):
-        self.sandbox, self.jobs = sandbox, list[Job]()
+        self.sandbox, self.jobs, self.done = sandbox, list[Job](), list[Result]()
 
     def __enter__(self) -> _SharedBatch:
         return self
@@ -81,11 +81,16 @@ class _SharedBatch:
         self.jobs.append(job)
 
     def poll(self) -> None:
-        pass
+        """Nothing runs until it is waited for."""
 
-    def results(self) -> list[Result]:
+    def wait(self) -> None:
+        """Run everything that has been submitted. Every rank must have submitted the same."""
         taken, self.jobs = self.jobs, []
-        return self.sandbox.run(taken)
+        self.done += self.sandbox.run(taken)
+
+    def ready(self) -> Iterator[Result]:
+        taken, self.done = self.done, []
+        return iter(taken)
 
 
 def _to_json(result: Result) -> dict[str, Any]:

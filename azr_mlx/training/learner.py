@@ -11,25 +11,26 @@ penalty's coefficient is not 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from azr_mlx import rng
 from azr_mlx.backends.base import Backend, Hyper
 from azr_mlx.config import Config
+from azr_mlx.selfplay.rewards import zero_variance_fraction
+from azr_mlx.selfplay.round import Round
+from azr_mlx.tasks.buffer import SolutionBuffer
 from azr_mlx.training.advantage import (
     EmaBaselines,
     estimate,
     explained_variance,
     whiten,
-    zero_variance_fraction,
 )
 from azr_mlx.training.batch import (
     collate,
+    collate_supervised,
     minibatches,
     token_rewards,
     token_weights,
@@ -42,8 +43,6 @@ from azr_mlx.types import (
     Scores,
     UpdateStats,
 )
-
-Phase = Callable[[str], AbstractContextManager[Any]]
 
 
 def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
@@ -70,25 +69,25 @@ class Learner:
 
     def learn(
         self,
-        step: int,
+        r: Round,
         experiences: Sequence[Experience],
-        phase: Phase,
-        distill: Callable[[int], Batch | None] = lambda update: None,
+        solutions: SolutionBuffer | None = None,
     ) -> dict[str, float]:
         """Update the backend's policy on the rollouts of one step; returns the step's metrics.
 
-        ``phase`` times "score" and "update"; ``distill(update)`` gives each optimizer step its
-        supervised batch.
+        ``solutions`` are own verified ones, which every optimizer step learns from again
+        (``distill``).
         """
         c = self.config
+        r.announce("update", r.step)
         if not experiences:  # a frozen proposer whose proposals all failed
             return self._summary([], False)
         batch = collate(experiences, mask_truncated=c.rollout.overlong_mask)
-        with phase("score"):
+        with r.clock.phase("score"):
             current, reference = self._scores(batch)
         batch, metrics = self._advantages(batch, experiences, current, reference)
-        with phase("update"):
-            stats, stopped = self._updates(step, batch, distill)
+        with r.clock.phase("update"):
+            stats, stopped = self._updates(r, batch, solutions)
         metrics |= self._summary(stats, stopped)
         if reference is None:  # not measured, which is not 0
             metrics.pop("kl_ref", None)
@@ -160,23 +159,32 @@ class Learner:
     # -- updates -----------------------------------------------------------------------------------
 
     def _updates(
-        self, step: int, batch: Batch, distill: Callable[[int], Batch | None]
+        self, r: Round, batch: Batch, solutions: SolutionBuffer | None
     ) -> tuple[list[UpdateStats], bool]:
         """Epochs x minibatches; the epochs end early when KL(pi_old || pi) has passed its bound."""
-        c, p, hyper = self.config, self.config.ppo, self._hyper(step)
+        c, p, hyper = self.config, self.config.ppo, self._hyper(r.step)
         constant = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
         stats: list[UpdateStats] = []
         for epoch in range(p.epochs):
-            draw = rng.generator(c.seed, "minibatches", step, epoch)
-            for index in minibatches(batch, p.minibatches, draw):
+            for index in minibatches(batch, p.minibatches, r.draw_of_step("minibatches", epoch)):
                 part = batch.rows(index)
                 if not part.mask.any():
                     continue
                 part = part.with_(weights=token_weights(part.mask, p.loss_aggregation, constant))
-                stats.append(self.backend.update(part, hyper, distill(len(stats))))
+                lesson = self._lesson(r, len(stats), solutions)
+                stats.append(self.backend.update(part, hyper, lesson))
                 if c.early_stopping and stats[-1].approx_kl > 1.5 * p.kl_stop:
                     return stats, True
         return stats, False
+
+    def _lesson(self, r: Round, update: int, solutions: SolutionBuffer | None) -> Batch | None:
+        """A supervised batch of own verified solutions, for one optimizer step."""
+        d = self.config.distill
+        if d.coef <= 0 or solutions is None:
+            return None
+        chosen = solutions.sample(d.batch_size, r.draw_of_step("distill", update))
+        rows = [(s.prompt_ids, s.completion_ids) for s in chosen]
+        return collate_supervised(rows) if rows else None
 
     def _hyper(self, step: int) -> Hyper:
         c, p = self.config, self.config.ppo

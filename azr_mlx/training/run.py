@@ -1,9 +1,5 @@
-"""Training: the paper's Algorithm 1 (arXiv 2505.03335), one loop for every estimator.
-
-    for each step:
-        propose tasks, validate them, solve them, verify the answers     (selfplay)
-        advantages, epochs x minibatches of PPO                          (learner)
-        metrics, rollouts, checkpoint
+"""A training run: steps of self-play (``algorithm``), and after each of them metrics, rollouts and,
+now and then, a checkpoint.
 
 A run lives in one folder and can be continued from any of its checkpoints exactly: randomness is
 keyed by step, and everything else that a step depends on is in the checkpoint.
@@ -11,14 +7,11 @@ keyed by step, and everything else that a step depends on is in the checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from azr_mlx import rng
 from azr_mlx.backends.base import Backend
 from azr_mlx.config import Config
 from azr_mlx.errors import PROGRAM, Interrupted
@@ -28,15 +21,14 @@ from azr_mlx.monitoring.health import Health
 from azr_mlx.monitoring.metrics import MetricsFile
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.monitoring.trackers import Tracker
-from azr_mlx.selfplay.round import SelfPlay
+from azr_mlx.selfplay.round import Clock, Round
+from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.training import checkpoint
-from azr_mlx.training.batch import collate_supervised
-from azr_mlx.training.learner import Learner
-from azr_mlx.types import Batch, Experience
+from azr_mlx.training.algorithm import SelfPlay
+from azr_mlx.types import Experience
 
 Evaluate = Callable[[int], dict[str, float]]
-PHASES = ("propose", "solve", "verify", "score", "update", "evaluate", "save")
 INTERRUPTED = Interrupted.exit_code
 
 
@@ -58,26 +50,6 @@ class Snapshot(NamedTuple):
     buffer: list[dict[str, Any]]
 
 
-class Clock:
-    """Wall time by phase. Phases do not nest."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.spent = dict.fromkeys(PHASES, 0.0)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[name] += time.perf_counter() - began
-
-    def metrics(self) -> dict[str, float]:
-        total = time.perf_counter() - self.start
-        return {"time/step": total, **{f"time/{k}": v for k, v in self.spent.items()}}
-
-
 class Trainer:
     """One run: its folder, its state, its loop."""
 
@@ -95,7 +67,6 @@ class Trainer:
         self.config, self.run_dir, self.backend = config, run_dir, backend
         self.display, self.trackers, self.evaluate = display, trackers, evaluate
         self.selfplay = SelfPlay(config, backend, sandbox)
-        self.learner = Learner(config, backend)
         self.health = Health()
         self.metrics = MetricsFile(run_dir / "metrics.jsonl")
         self.step = 0
@@ -120,8 +91,8 @@ class Trainer:
             self.backend.load(path)
         except ValueError as e:
             raise checkpoint.CheckpointError(str(e)) from e
-        self.selfplay.restore(state["selfplay"], rows)
-        self.learner.restore(state["learner"])
+        self.selfplay.memory.restore(state["selfplay"], rows)
+        self.selfplay.learner.restore(state["learner"])
         if "health" in state:  # a checkpoint of 0.1 has none
             self.health = Health.from_json(state["health"])
         self.step = state["step"]
@@ -146,17 +117,12 @@ class Trainer:
     # -- one step ----------------------------------------------------------------------------------
 
     def _train_step(self, interrupts: Interrupts) -> None:
-        c, step = self.config, self.step + 1
-        clock = Clock()
+        c, step, clock = self.config, self.step + 1, Clock()
         self.backend.reset_peak_memory()
-        experiences: list[Experience] = []
-        with interrupts.allowed():
-            for number in range(c.gradient_accumulation_steps):
-                experiences += self.selfplay.round(step, number, clock.phase, self.display.phase)
-        row = {"step": step} | self.selfplay.absorb(step, experiences)
-        trained = [e for e in experiences if self.selfplay.trains_on(e)]
-        self.display.phase("update", step)
-        row |= self.learner.learn(step, trained, clock.phase, self._lessons(step))
+        r = Round(c.seed, step, clock=clock, announce=self.display.phase)
+        log, metrics = self.selfplay.step(r, interrupts.allowed())
+        experiences = log.experiences
+        row = {"step": step} | metrics
         row |= self._throughput(experiences, clock, row)
         signs, warnings = self.health.observe(row)
         row |= signs
@@ -171,32 +137,18 @@ class Trainer:
                 self._save(self._snapshot())
             if improved:
                 self._mark_best()
-        self._report(row | clock.metrics(), experiences)
+        self._report(row | clock.metrics(), log)
         if saved:
             for tracker in self.trackers:
                 tracker.table(samples.chosen(experiences), step)
         for text in warnings:
             self.display.warn(f"step {step}: {text}")
 
-    def _report(self, row: dict[str, float], experiences: Sequence[Experience]) -> None:
+    def _report(self, row: dict[str, float], log: RoundLog) -> None:
         self.metrics.write(row)
         for tracker in self.trackers:
             tracker.log(row, self.step)
-        self.display.step(row, experiences, self.selfplay.proposed)
-
-    def _lessons(self, step: int) -> Callable[[int], Batch | None]:
-        """Supervised batches of own verified solutions, one for each optimizer step."""
-        c = self.config
-
-        def lesson(update: int) -> Batch | None:
-            if c.distill.coef <= 0:
-                return None
-            draw = rng.generator(c.seed, "distill", step, update)
-            chosen = self.selfplay.solutions.sample(c.distill.batch_size, draw)
-            rows = [(s.prompt_ids, s.completion_ids) for s in chosen]
-            return collate_supervised(rows) if rows else None
-
-        return lesson
+        self.display.step(row, log.experiences, log.shown())
 
     def _throughput(
         self, experiences: Sequence[Experience], clock: Clock, row: dict[str, float]
@@ -229,13 +181,13 @@ class Trainer:
 
     def _snapshot(self) -> Snapshot:
         state = {
-            "selfplay": self.selfplay.to_json(),
-            "learner": self.learner.to_json(),
+            "selfplay": self.selfplay.memory.to_json(),
+            "learner": self.selfplay.learner.to_json(),
             "health": self.health.to_json(),
             "best": self.best,
             "row": self.row,
         }
-        return Snapshot(self.step, state, self.selfplay.buffer_rows())
+        return Snapshot(self.step, state, self.selfplay.memory.tasks.to_json())
 
     def _save(self, at: Snapshot) -> Path:
         path = checkpoint.save(self.run_dir, at.step, self.backend, at.state, at.buffer)

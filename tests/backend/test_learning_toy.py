@@ -1,7 +1,6 @@
 """The very PPO code that training uses learns a task that a random policy fails."""
 
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from azr_mlx import rng
 from azr_mlx.backends.base import Sampling
 from azr_mlx.backends.mlx import MlxBackend
 from azr_mlx.config import Config, Lora, Ppo
+from azr_mlx.selfplay.round import Round
 from azr_mlx.training.learner import Learner
 from azr_mlx.types import (
     Experience,
@@ -86,7 +86,7 @@ def test_reward_rises_from_chance_to_mastery(advantage):
         reward = mean_reward(experiences)
         if reward > 0.9:
             break
-        metrics = learner.learn(step, experiences, lambda name: nullcontext())
+        metrics = learner.learn(Round(config.seed, step), experiences)
         assert metrics["grad_norm"] > 0
     assert reward > 0.9, f"{advantage}: {first:.2f} -> {reward:.2f}"
     assert time.monotonic() - start < 60

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from azr_mlx.selfplay.rewards import zero_variance_fraction
 from azr_mlx.training.advantage import (
     ESTIMATORS,
     EmaBaselines,
@@ -19,7 +20,6 @@ from azr_mlx.training.advantage import (
     rloo,
     trr,
     whiten,
-    zero_variance_fraction,
 )
 
 pytestmark = pytest.mark.pure

@@ -117,7 +117,8 @@ def test_task_buffer_round_trip_is_exact() -> None:
             buffer.add(_task(i, kind, step=i))
     buffer.record(buffer.tasks(ABDUCTION)[1].id, 8, 3)
     rows = [json.loads(json.dumps(row)) for row in buffer.to_json()]
-    again = TaskBuffer.from_json(rows, 5)
+    again = TaskBuffer(5)
+    again.restore(rows)
     assert again.to_json() == buffer.to_json()
     draws = [b.references(ABDUCTION, 3, 0.4, np.random.default_rng(2)) for b in (buffer, again)]
     assert draws[0] == draws[1]
@@ -177,7 +178,8 @@ def test_solution_buffer_round_trip_is_exact() -> None:
     for i in range(6):
         buffer.add(_solution(f"t{i}", length=7 - i, reward=0.1 * i, step=i))
     rows = json.loads(json.dumps(buffer.to_json()))
-    again = SolutionBuffer.from_json(rows, 8, 5)
+    again = SolutionBuffer(8, 5)
+    again.restore(rows)
     assert again.to_json() == buffer.to_json() and again.best() == buffer.best()
     draws = [b.sample(3, np.random.default_rng(4)) for b in (buffer, again)]
     assert draws[0] == draws[1]

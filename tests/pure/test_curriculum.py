@@ -11,13 +11,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from azr_mlx.selfplay.curriculum import (
-    HIGHEST,
-    LOWEST,
-    SCHEDULES,
-    Curriculum,
-    StrategyBandit,
-)
+from azr_mlx.selfplay.curriculum import HIGHEST, LOWEST, SCHEDULES, Curriculum
+from azr_mlx.selfplay.strategy_bandit import StrategyBandit
 from azr_mlx.types import TaskKind
 
 pytestmark = pytest.mark.pure

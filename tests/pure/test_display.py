@@ -16,7 +16,7 @@ from azr_mlx.monitoring.live import (
     sparkline,
 )
 from azr_mlx.monitoring.terminal import Display
-from azr_mlx.selfplay.round_log import Proposed
+from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.types import (
     Reward,
     Status,
@@ -45,13 +45,15 @@ ROW = {
 PROGRAM = "def f(a):\n    t = a[::-1]\n    return [x for x in t if x > 6]"
 
 
-def proposed(program: str = PROGRAM, example: str = "f([7, 8]) == [8, 7]", **other) -> Proposed:
+def proposed(
+    program: str = PROGRAM, example: str = "f([7, 8]) == [8, 7]", **other
+) -> ShownProposal:
     given = {"reason": "", "reward": Reward(0.88, {}), "solve_rate": 0.12, **other}
     verdict = Verdict(Status.OK, "", None, 0.1)
-    return Proposed(TaskKind.DEDUCTION, "model", program, example, verdict, **given)
+    return ShownProposal(TaskKind.DEDUCTION, "model", program, example, verdict, **given)
 
 
-def view(one: Proposed | None = None) -> View:
+def view(one: ShownProposal | None = None) -> View:
     made = View(max_steps=10, name="runs/first")
     for step in (1, 2, 3):
         made.enter("solve", step, 0, 0)

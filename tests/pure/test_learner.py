@@ -2,7 +2,6 @@
 epochs stop."""
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +14,10 @@ from azr_mlx.config import (
     Rollout,
 )
 from azr_mlx.monitoring.metrics import unregistered
+from azr_mlx.selfplay.round import Round
+from azr_mlx.tasks.buffer import SolutionBuffer, VerifiedSolution
 from azr_mlx.training.learner import Learner, rate_factor
 from azr_mlx.types import (
-    Batch,
     Completion,
     Experience,
     Prompt,
@@ -46,11 +46,10 @@ def experiences(count: int = 8) -> list[Experience]:
     ]  # fmt: skip
 
 
-def learn(config, backend=None, step=1, distill=None):
+def learn(config, backend=None, step=1, solutions=None):
     backend = backend or FakeBackend(lambda p, n: "")
     learner = Learner(config, backend)
-    extra = {} if distill is None else {"distill": distill}
-    return learner.learn(step, experiences(), lambda name: nullcontext(), **extra), backend, learner
+    return learner.learn(Round(config.seed, step), experiences(), solutions), backend, learner
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_the_entropy_bonus_grows_while_the_policy_is_below_the_floor():
     backend = Sure(lambda p, n: "")
     learner = Learner(replace(CONFIG, ppo=Ppo(advantage="rloo", entropy_floor=0.5)), backend)
     for step in range(1, 4):
-        learner.learn(step, experiences(), lambda name: nullcontext())
+        learner.learn(Round(learner.config.seed, step), experiences())
     given = [hyper.entropy_coef for _, hyper, _ in backend.updates]
     assert given[0] == 0.0 and 0 < given[1] < given[2]
     again = Learner(learner.config, backend)
@@ -164,16 +163,15 @@ def test_a_kl_penalty_in_the_reward_lowers_what_drifted_earns():
 
 
 def test_each_update_gets_its_own_lesson():
-    asked = []
-
-    def lesson(update):
-        asked.append(update)
-        return Batch(np.ones((1, 4), np.int32), np.ones((1, 4), np.float32))
-
-    config = replace(CONFIG, distill=Distill(coef=0.3), ppo=Ppo(advantage="rloo", epochs=2))
-    row, backend, _ = learn(config, distill=lesson)
-    assert asked == [0, 1] and backend.updates[0][1].distill_coef == 0.3
-    assert backend.updates[1][2] is not None and "distill_loss" in row
+    solutions = SolutionBuffer()
+    for i in range(40):
+        solutions.add(VerifiedSolution(f"task {i}", (1, i), (2,), 1.0, 1))
+    distill = Distill(coef=0.3, batch_size=4)
+    config = replace(CONFIG, distill=distill, ppo=Ppo(advantage="rloo", epochs=2))
+    row, backend, _ = learn(config, solutions=solutions)
+    first, second = (lesson.tokens for _, _, lesson in backend.updates)
+    assert first.shape[0] == second.shape[0] == 4 and not np.array_equal(first, second)
+    assert backend.updates[0][1].distill_coef == 0.3 and "distill_loss" in row
 
 
 def test_state_round_trip_and_names():
@@ -188,7 +186,7 @@ def test_no_experience_is_no_update():
     """A frozen proposer whose proposals all failed leaves nothing to learn from."""
     backend = FakeBackend(lambda p, n: "")
     learner = Learner(replace(CONFIG, kl_penalty="k3", ppo=Ppo(kl_coef=0.1)), backend)
-    row = learner.learn(1, [], lambda name: nullcontext())
+    row = learner.learn(Round(0, 1), [])
     assert row["ppo/updates"] == 0 and not backend.updates and learner.kl.coef == 0.1
 
 

@@ -64,7 +64,9 @@ def test_each_job_is_judged_once_and_all_ranks_get_all_verdicts(count):
             for i in range(count):
                 batch.submit(Job(str(i), "f = 1", "f"))
             batch.poll()
-            return batch.results()
+            assert list(batch.ready()) == []
+            batch.wait()
+            return list(batch.ready())
 
     first, second = on_both(work)
     assert first == second

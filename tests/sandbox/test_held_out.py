@@ -27,6 +27,8 @@ from azr_mlx.monitoring import report
 from azr_mlx.monitoring.outcome import Outcome
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.sandbox import Sandbox
+from azr_mlx.selfplay.round import Round
+from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks import parse
 from azr_mlx.tasks.gate import REJECT_REASONS, Draft, GateRules, gate
 from azr_mlx.tasks.prompts import load_form
@@ -68,12 +70,12 @@ def held(sandbox):
     made = HeldOut(CONFIG, FakeBackend(knowing), sandbox, load_form("compact"))
     for task in [t for group in made.tasks.values() for t in group]:
         if task.kind is TaskKind.DEDUCTION:
-            KNOWN[made.form.solve(task).text] = f" {task.outputs[0]}"
+            KNOWN[made.solver.form.solve(task).text] = f" {task.outputs[0]}"
     return made
 
 
 def test_tasks_are_of_reserved_shapes_distinct_and_the_same_each_time(held, sandbox):
-    again = HeldOut(CONFIG, FakeBackend(knowing), sandbox, held.form)
+    again = HeldOut(CONFIG, FakeBackend(knowing), sandbox, held.solver.form)
     assert again.tasks == held.tasks
     for group in held.tasks.values():
         assert [sum(t.kind is k for t in group) for k in TaskKind] == [5, 5, 5]
@@ -101,25 +103,21 @@ def test_a_run_meets_no_reserved_shape_and_pays_nothing_for_one(tmp_path, held, 
     backend = FakeBackend(lambda prompt, n: text if prompt.text.endswith("\ndef f") else " 0")
     trainer = Trainer(CONFIG, tmp_path, backend, sandbox, display=Display(2, quiet=True))
     trainer.start()
-    experiences = trainer.selfplay.round(1, 0, phase, lambda *told: None)
+    log = RoundLog()
+    trainer.selfplay.play(Round(CONFIG.seed, 1), log)
+    experiences = log.experiences
     paid = [e for e in experiences if e.role.value == "propose"]
     assert {e.kind for e in paid} == {TaskKind.INDUCTION}, "a reserved proposal was paid"
-    row = trainer.selfplay.absorb(1, experiences)
+    row = log.metrics()
     assert row["propose/reject/reserved"] > 0
     assert "propose/valid_rate/deduction" not in row
-    seen = [t.program for k in TaskKind for t in trainer.selfplay.buffer.tasks(k)]
+    seen = [t.program for k in TaskKind for t in trainer.selfplay.memory.tasks.tasks(k)]
     assert len(seen) > 20
     assert not any(map(parse.is_reserved, seen))
     heads = {program.splitlines()[0] for program in seen}
     assert heads <= {f"def f({p}):" for p in ("n", "a", "s", "n, m", "a, n", "s, n")}, (
         "tasks are not of the configured set of templates"
     )
-
-
-def phase(name):
-    from contextlib import nullcontext
-
-    return nullcontext()
 
 
 def test_measuring_judges_every_answer_and_a_gain_is_paired(held):
@@ -193,6 +191,6 @@ def test_a_run_that_began_without_held_out_tasks_has_nothing_to_compare(tmp_path
 
 def test_fewer_shapes_than_asked_are_told(tmp_path, held, capsys):
     few = {name: group[:2] for name, group in held.tasks.items()}
-    made = HeldOut(CONFIG, held.backend, held.sandbox, held.form, few)
+    made = HeldOut(CONFIG, held.backend, held.solver.sandbox, held.solver.form, few)
     Outcome(tmp_path, made, None, Display(2)).begin()
     assert "2 tasks instead of 15" in capsys.readouterr().err

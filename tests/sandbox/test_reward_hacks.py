@@ -1,7 +1,7 @@
 """Reward hacks against the judge: programs and answers that would score without solving anything.
 
 Whatever scores is reinforced, so not one of them may. Each goes through the entry points that
-training and evaluation use: ``gate``, ``check_answers``, ``parse_answer``, ``grade`` and
+training and evaluation use: ``gate``, ``TaskCheck``, ``parse_answer``, ``grade`` and
 ``score_samples``. Beside them stand the right answers that look odd, which must keep their score.
 """
 
@@ -30,7 +30,6 @@ from azr_mlx.sandbox.asserts import split
 from azr_mlx.tasks.gate import (
     Draft,
     GateResult,
-    check_answers,
     gate,
 )
 from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
@@ -40,6 +39,7 @@ from azr_mlx.types import (
     TaskKind,
     Verdict,
 )
+from tests.judging import check_answers
 
 pytestmark = pytest.mark.sandbox
 

@@ -1,7 +1,6 @@
 """A round of self-play with scripted words and the real sandbox: who is paid for what, and what is
 trained on."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,9 @@ from azr_mlx.config import (
 )
 from azr_mlx.monitoring.metrics import unregistered
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.selfplay.round import SelfPlay
+from azr_mlx.selfplay.round import Round
+from azr_mlx.selfplay.round_log import RoundLog
+from azr_mlx.training.algorithm import SelfPlay
 from azr_mlx.types import Role, Status, TaskKind
 from tests.fake import FakeBackend
 
@@ -45,8 +46,15 @@ def play(sandbox, script, config=CONFIG) -> tuple[SelfPlay, FakeBackend]:
     return game, backend
 
 
-def one_round(game, step=1, number=0):
-    return game.round(step, number, lambda name: nullcontext(), lambda *told: None)
+def one_round(game, step=1) -> RoundLog:
+    log = RoundLog()
+    game.play(Round(game.config.seed, step), log)
+    return log
+
+
+def absorbed(game, log, step=1) -> dict[str, float]:
+    """The step's metrics, once the memory has taken it in."""
+    return log.metrics() | game.memory.absorb(step, log.experiences)
 
 
 def is_proposal(prompt) -> bool:
@@ -79,8 +87,8 @@ def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
         return key if key.endswith("1") else "sum(range(x))]"
 
     game, _ = play(sandbox, script)
-    experiences = one_round(game)
-    by_task = {t.id: t.program for t in game.buffer.tasks(TaskKind.DEDUCTION)}
+    experiences = one_round(game).experiences
+    by_task = {t.id: t.program for t in game.memory.tasks.tasks(TaskKind.DEDUCTION)}
     paid = {
         by_task[e.task_id].splitlines()[-1].strip(): e.reward.total
         for e in experiences
@@ -94,7 +102,7 @@ def test_extremes_earn_nothing_and_rejections_cost(sandbox):
     """p = 1 and p = 0 teach nothing (Eq. 4); an invalid program costs; an unreadable text costs."""
     texts = iter([proposes("return x + 40"), "no program at all"])
     game, _ = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 43")
-    experiences = one_round(game)
+    experiences = one_round(game).experiences
     proposals = [e for e in experiences if e.role is Role.PROPOSE]
     assert [e.reward.total for e in proposals] == [0.0, -1.0]
     assert [e.verdict.status for e in proposals] == [Status.OK, Status.FORMAT]
@@ -117,8 +125,8 @@ def test_extremes_earn_nothing_and_rejections_cost(sandbox):
 )
 def test_what_the_gate_refuses_is_counted_by_reason(sandbox, body, reason):
     game, _ = play(sandbox, lambda p, n: proposes(body), replace(CONFIG, batch_size=1))
-    experiences = one_round(game)
-    row = game.absorb(1, experiences)
+    log = one_round(game)
+    experiences, row = log.experiences, absorbed(game, log)
     assert row[f"propose/reject/{reason}"] == 1.0, {k: v for k, v in row.items() if "reject" in k}
     assert experiences[0].reward.total == -1.0 and len(experiences) == 1
 
@@ -130,17 +138,17 @@ def test_a_repeated_program_is_a_duplicate_the_second_time(sandbox):
         lambda p, n: proposes("return x - 900") if is_proposal(p) else " 1",
         replace(CONFIG, batch_size=1),
     )
-    first, second = one_round(game, 1), one_round(game, 2)
+    first, second = (one_round(game, step).experiences for step in (1, 2))
     assert first[0].verdict.status is Status.OK
     assert second[0].verdict.status is Status.INVALID and len(second) == 1
-    assert len(game.buffer.new(TaskKind.DEDUCTION, 2)) == 0
+    assert len(game.memory.tasks.new(TaskKind.DEDUCTION, 2)) == 0
 
 
 def test_templates_top_up_what_the_model_fails_to_propose(sandbox):
     config = replace(CONFIG, proposer=replace(CONFIG.proposer, templates_per_step=3))
     game, _ = play(sandbox, lambda p, n: "nothing" if is_proposal(p) else " 0", config)
-    experiences = one_round(game)
-    row = game.absorb(1, experiences)
+    log = one_round(game)
+    experiences, row = log.experiences, absorbed(game, log)
     assert row["propose/templates"] == 3 and row["propose/valid"] == 0
     assert len([e for e in experiences if e.role is Role.SOLVE]) == 3 * 4
 
@@ -154,13 +162,14 @@ def test_all_kinds_are_proposed_solved_and_judged(sandbox):
         proposer=replace(CONFIG.proposer, templates_per_step=6),
     )
     game, _backend = play(sandbox, lambda p, n: "" if is_proposal(p) else perfect(game, p), config)
-    solved = [e for e in one_round(game) if e.role is Role.SOLVE]
+    log = one_round(game)
+    solved = [e for e in log.experiences if e.role is Role.SOLVE]
     assert {e.kind for e in solved} == set(TaskKind)
     wrong = [(e.kind, e.completion.text, e.verdict) for e in solved if not e.verdict.passed]
     assert not wrong
-    row = game.absorb(1, solved)
+    row = absorbed(game, log)
     assert [row[f"solve_rate/{k.value}"] for k in TaskKind] == [1.0, 1.0, 1.0]
-    assert len(game.solutions) > 0 and unregistered(row) == []
+    assert len(game.memory.solutions) > 0 and unregistered(row) == []
 
 
 def perfect(game, prompt) -> str:
@@ -168,8 +177,8 @@ def perfect(game, prompt) -> str:
     from azr_mlx.tasks.prompts import arguments
 
     for kind in TaskKind:
-        for task in game.buffer.tasks(kind):
-            if game.form.solve(task, "direct").text != prompt.text:
+        for task in game.memory.tasks.tasks(kind):
+            if game.solver.form.solve(task, "direct").text != prompt.text:
                 continue
             if kind is TaskKind.DEDUCTION:
                 return f" {task.outputs[0]}"
@@ -187,8 +196,8 @@ def test_a_frozen_proposer_is_measured_and_not_trained(sandbox):
     config = replace(CONFIG, proposer=replace(CONFIG.proposer, train=False))
     texts = iter([proposes("return x + 77"), proposes("return [x] + [77]")])
     game, _ = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 80", config)
-    experiences = one_round(game)
-    trained = [e for e in experiences if game.trains_on(e)]
+    log = one_round(game)
+    experiences, trained = log.experiences, log.trained
     assert {e.role for e in trained} == {Role.SOLVE} and any(
         e.role is Role.PROPOSE for e in experiences
     )
@@ -201,10 +210,11 @@ def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
     texts = iter([proposes("return x + 78"), proposes("return [x] * 2 + [79]"), "nothing"])
     answers = iter([" 81"] * 4 + [" 0"] * 8 + [" [3, 3, 79]"] * 20)
     game, _ = play(sandbox, lambda p, n: next(texts if is_proposal(p) else answers), config)
-    experiences = one_round(game)
-    new = {t.id for t in game.buffer.new(TaskKind.DEDUCTION, 1)}
+    log = one_round(game)
+    new = {t.id for t in game.memory.tasks.new(TaskKind.DEDUCTION, 1)}
+    experiences = log.experiences
     solved = [e for e in experiences if e.role is Role.SOLVE]
-    trained = [e for e in solved if game.trains_on(e)]
+    trained = [e for e in log.trained if e.role is Role.SOLVE]
     assert len(new) == 2 and len(solved) == 2 * 4 + 3
     assert len(trained) == config.batch_size and len({e.task_id for e in trained}) == 3
     assert new < {e.task_id for e in trained}
@@ -219,8 +229,9 @@ def test_induction_goes_on_when_every_program_has_its_task(sandbox, kinds):
     calls = "\nf(1)\nf(2)\nf('a')\nf([])\n"
     game, _ = play(sandbox, lambda p, n: " it is itself" + calls if is_proposal(p) else "", config)
     for step in range(1, 5):
-        game.absorb(step, one_round(game, step))
-    assert game.log.attempts
+        log = one_round(game, step)
+        absorbed(game, log, step)
+    assert any(one.by_model for one in log.validated)
 
 
 def test_kinds_take_turns_where_there_are_fewer_tasks_than_kinds(sandbox):
@@ -232,8 +243,7 @@ def test_kinds_take_turns_where_there_are_fewer_tasks_than_kinds(sandbox):
     game, _ = play(sandbox, lambda p, n: "", config)
     drawn = set()
     for step in (1, 2, 3):
-        one_round(game, step)
-        drawn |= {t.kind for t in game.log.tasks}
+        drawn |= {one.task.kind for one in one_round(game, step).validated if one.task}
     assert drawn == set(TaskKind)
 
 
@@ -244,8 +254,8 @@ def test_groups_without_contrast_are_resampled(sandbox):
         proposer=replace(CONFIG.proposer, templates_per_step=1),
     )
     game, _ = play(sandbox, lambda p, n: "x" if is_proposal(p) else "not a literal (", config)
-    experiences = one_round(game)
-    row = game.absorb(1, experiences)
+    log = one_round(game)
+    experiences, row = log.experiences, absorbed(game, log)
     assert row["resampled"] == 2
     assert len({e.group for e in experiences if e.role is Role.SOLVE}) == 1 + 2 * config.batch_size
 
@@ -271,11 +281,11 @@ def test_state_survives_a_json_round_trip(sandbox):
     )
     game, _ = play(sandbox, lambda p, n: " 1" if n % 2 else "", config)
     for step in (1, 2):
-        game.absorb(step, one_round(game, step))
-    state, rows = json.loads(json.dumps([game.to_json(), game.buffer_rows()]))
+        absorbed(game, one_round(game, step), step)
+    state, rows = json.loads(json.dumps([game.memory.to_json(), game.memory.tasks.to_json()]))
     other, _ = play(sandbox, lambda p, n: " 1" if n % 2 else "", config)
-    other.restore(state, rows)
-    a, b = one_round(game, 3), one_round(other, 3)
+    other.memory.restore(state, rows)
+    a, b = one_round(game, 3).experiences, one_round(other, 3).experiences
     assert [e.prompt for e in a] == [e.prompt for e in b]
     assert [e.to_json()["reward"] for e in a] == [e.to_json()["reward"] for e in b]
     assert np.isfinite([e.reward.total for e in a]).all()

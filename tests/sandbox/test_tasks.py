@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from azr_mlx.backends.base import Sampling
+from azr_mlx.backends.base import OnStep, Policy, Sampling
 from azr_mlx.config import Config
 from azr_mlx.sandbox import (
     Job,
@@ -18,16 +18,14 @@ from azr_mlx.sandbox import (
     Sandbox,
     parse_literal,
 )
+from azr_mlx.selfplay.proposer import ProposalError, TaskProposer
+from azr_mlx.selfplay.solver import TaskSolver
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import (
     REJECT_REASONS,
     Draft,
     GateResult,
     GateRules,
-    ProposalError,
-    TaskProposer,
-    TaskSolver,
-    check_answers,
     gate,
 )
 from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
@@ -40,6 +38,7 @@ from azr_mlx.types import (
     TaskKind,
     Verdict,
 )
+from tests.judging import check_answers
 
 pytestmark = pytest.mark.sandbox
 
@@ -344,10 +343,17 @@ class Scripted:
         self.texts, self.prompts, self.tokenizer = list(texts), list[Prompt](), self.Characters()
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sequence[Sampling], keys: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sequence[Sampling],
+        keys: Sequence[int],
+        on_step: OnStep = lambda ended: None,
+        policy: Policy = "current",
     ) -> list[Completion]:
         self.prompts += prompts
-        return [Completion((1,), (0.0,), "stop", key, self.texts.pop(0)) for key in keys]
+        done = [Completion((1,), (0.0,), "stop", key, self.texts.pop(0)) for key in keys]
+        on_step(list(enumerate(done)))
+        return done
 
 
 @pytest.mark.parametrize("kind", ["deduction", "abduction", "induction"])

@@ -1,0 +1,184 @@
+"""The proposer: tasks written by the model, in answer to tasks that it is shown, and tasks from
+templates. All of them pass the same gate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from azr_mlx.backends.base import Backend, Sampling
+from azr_mlx.config import Config
+from azr_mlx.errors import AzrError
+from azr_mlx.selfplay.round import Proposed, Round, Validated
+from azr_mlx.tasks import templates
+from azr_mlx.tasks.buffer import TaskBuffer
+from azr_mlx.tasks.gate import Draft, Gate, GateRules, Runner
+from azr_mlx.tasks.parse import is_reserved, parse_proposal
+from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
+from azr_mlx.types import Completion, Prompt, Task, TaskKind
+
+Levels = Mapping[TaskKind, float]  # the difficulty that each kind is proposed at
+
+
+class ProposalError(AzrError):
+    """No valid task came out of the allowed attempts."""
+
+
+class _Request(NamedTuple):
+    """What the model is asked; ``program`` is the one that an induction task is wanted for."""
+
+    kind: TaskKind
+    level: float
+    prompt: Prompt
+    parents: tuple[str, ...]
+    program: str
+
+
+class TaskProposer:
+    """Makes validated tasks, from the model if it has a backend, else from templates.
+
+    ``buffer`` supplies the tasks that the model is shown, and receives the new ones; without one
+    the proposer keeps its own.
+
+    >>> with Sandbox() as sandbox:
+    ...     task = TaskProposer(sandbox).propose("deduction", difficulty=0.7)
+    """
+
+    def __init__(
+        self,
+        sandbox: Runner,
+        *,
+        backend: Backend | None = None,
+        form: PromptForm | str | None = None,
+        config: Config | None = None,
+        buffer: TaskBuffer | None = None,
+        seed: int = 0,
+        max_attempts: int = 32,
+    ) -> None:
+        self.config = c = config or Config()
+        self.backend, self.seed, self.max_attempts = backend, seed, max_attempts
+        self.buffer = TaskBuffer(c.task_buffer_size) if buffer is None else buffer
+        self.gate = Gate(sandbox, GateRules.from_config(c), self.buffer)
+        self.form = chosen_form(form, c)
+        self._calls = 0
+
+    def propose(self, kind: TaskKind | str, difficulty: float = 0.5, *, step: int = 0) -> Task:
+        """A validated task of a kind, new to the buffer, which it joins.
+
+        ``difficulty`` in [0, 1]. The n-th call of a proposer with the same seed and history gives
+        the same task. Raises ValueError for an unknown kind or difficulty, ``ProposalError`` after
+        ``max_attempts`` rejected proposals.
+        """
+        kind = _kind(kind)
+        if not 0.0 <= difficulty <= 1.0:
+            raise ValueError(f"difficulty = {difficulty!r}: must lie in [0, 1]")
+        reasons: Counter[str] = Counter()
+        for _ in range(self.max_attempts):
+            r = Round(self.seed, step, self._calls)
+            self._calls += 1
+            make = self._from_templates if self.backend is None else self._from_model
+            [(_, result)] = self.validate(r, make(r, [kind], {kind: difficulty}))
+            if result.task is not None:
+                return result.task
+            reasons[result.reason] += 1
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise ProposalError(
+            f"{kind.value} at difficulty {difficulty}: "
+            f"no valid proposal in {self.max_attempts} ({why}); allow more, or use templates"
+        )
+
+    def propose_batch(self, r: Round, levels: Levels) -> list[Proposed]:
+        """The proposals of a round: ``batch_size`` of the model, and ``templates_per_step`` from
+        templates, over the kinds in turn."""
+        c = self.config
+        with r.phase("propose"):
+            asked = self._from_model(r, _in_turn(r, levels, c.batch_size), levels)
+            turns = _in_turn(r, levels, c.proposer.templates_per_step)
+            return asked + self._from_templates(r, turns, levels)
+
+    def validate(self, r: Round, proposals: Sequence[Proposed]) -> list[Validated]:
+        """The gate's word on each proposal. What is valid is a task of the buffer from now on."""
+        with r.phase("verify"):
+            results = self.gate.admit([p.draft for p in proposals], trace=True)
+        return [Validated(*pair) for pair in zip(proposals, results, strict=True)]
+
+    # -- by the model ------------------------------------------------------------------------------
+
+    def _from_model(self, r: Round, kinds: Sequence[TaskKind], levels: Levels) -> list[Proposed]:
+        """One proposal a place of ``kinds``. Those of one kind are shown the same references, and
+        form a group."""
+        assert self.backend is not None
+        places = {kind: place for place, kind in enumerate(levels)}
+        groups = {kind: r.new_group() for kind in levels}
+        shown = {k: self._references(r, k, places[k], levels[k]) for k in dict.fromkeys(kinds)}
+        asked = [self._request(r, i, k, levels[k], shown[k]) for i, k in enumerate(kinds)]
+        rollout = self.config.rollout
+        sampling = Sampling(rollout.max_propose_tokens, rollout.temperature, rollout.top_p)
+        keys = [r.key("propose", i) for i in range(len(asked))]
+        prompts = [one.prompt for one in asked]
+        done = self.backend.generate(prompts, [sampling] * len(asked), keys)
+        return [
+            Proposed(self._draft(r, one, completion), one.prompt, completion, groups[one.kind])
+            for one, completion in zip(asked, done, strict=True)
+        ]
+
+    def _references(self, r: Round, kind: TaskKind, place: int, level: float) -> list[Task]:
+        count = self.config.proposer.references
+        return self.buffer.references(kind, count, level, r.draw("references", place))
+
+    def _request(
+        self, r: Round, index: int, kind: TaskKind, level: float, references: list[Task]
+    ) -> _Request:
+        program = ""
+        if kind is TaskKind.INDUCTION:
+            draw = r.draw("programs", index)
+            known = self.buffer.programs()
+            references = [known[int(draw.integers(len(known)))]] if known else []
+            # If every program has its induction task already, a fresh one comes from a template.
+            program = references[0].program if known else self._fresh_program(level, draw)
+        count = self.config.proposer.induction_inputs
+        shown = [] if kind is TaskKind.INDUCTION else references
+        output = self.form.propose(kind, shown, level, program=program, n_inputs=count)
+        assert self.backend is not None
+        prompt = render(output, self.backend.tokenizer)
+        return _Request(kind, level, prompt, tuple(t.id for t in references), program)
+
+    def _fresh_program(self, level: float, draw: np.random.Generator) -> str:
+        which = self.config.proposer.template_set
+        return templates.draw(TaskKind.DEDUCTION, level, draw, which=which).program
+
+    def _draft(self, r: Round, asked: _Request, completion: Completion) -> Draft:
+        proposal = parse_proposal(completion.text, asked.kind, self.form, asked.program)
+        return Draft(proposal, asked.kind, asked.level, r.step, asked.parents)
+
+    # -- from templates ----------------------------------------------------------------------------
+
+    def _from_templates(
+        self, r: Round, kinds: Sequence[TaskKind], levels: Levels
+    ) -> list[Proposed]:
+        return [Proposed(self.template(r, i, k, levels[k])) for i, k in enumerate(kinds)]
+
+    def template(self, r: Round, index: int, kind: TaskKind, level: float) -> Draft:
+        """The ``index``-th draft of a round from templates, of a shape that is not reserved."""
+        p, draw = self.config.proposer, r.draw("templates", index)
+        while True:
+            proposal = templates.draw(kind, level, draw, p.induction_inputs, p.template_set)
+            if not (self.gate.rules.reserve and is_reserved(proposal.program)):
+                return Draft(proposal, kind, level, r.step, source="template")
+
+
+def _in_turn(r: Round, levels: Levels, count: int) -> list[TaskKind]:
+    """``count`` kinds in turn. Another begins at every step, so that none is always left over."""
+    kinds = tuple(levels)
+    return [kinds[(i + r.step) % len(kinds)] for i in range(count)]
+
+
+def _kind(kind: TaskKind | str) -> TaskKind:
+    try:
+        return TaskKind(kind)
+    except ValueError:
+        known = ", ".join(k.value for k in TaskKind)
+        raise ValueError(f"task kind {kind!r}: must be one of {known}") from None
