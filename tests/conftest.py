@@ -9,10 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from azr_mlx.backends import blas
 
 blas.enable()  # before any test module imports mlx
+
+# Property tests: few examples, the same each time, and no clock.
+settings.register_profile("suite", max_examples=25, deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
 TIERS = ("pure", "sandbox", "backend", "e2e", "gpu", "learning")

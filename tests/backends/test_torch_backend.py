@@ -24,7 +24,7 @@ from azr_mlx.errors import AzrError, UsageError  # noqa: E402
 from azr_mlx.models.locate import to_float32  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
 from tests import reference  # noqa: E402
-from tests.backend.test_mlx_ppo import FULL, VARIANTS, grouped_batch, make_batch  # noqa: E402
+from tests.backends.test_mlx_ppo import FULL, VARIANTS, grouped_batch, make_batch  # noqa: E402
 from tests.numpy_llama import NumpyLlama  # noqa: E402
 from tests.tiny import VOCABULARY, CharTokenizer, tiny_folder, tiny_model  # noqa: E402
 

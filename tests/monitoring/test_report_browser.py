@@ -10,7 +10,7 @@ pytest.importorskip("websockets", reason="websockets is not installed")
 
 from azr_mlx.monitoring import report
 from tests import browser
-from tests.pure.test_report import write_run
+from tests.monitoring.test_report import write_run
 
 pytestmark = [
     pytest.mark.e2e,

@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.monitoring.metrics import unregistered
-from tests.e2e.test_resume import STEPS, command, environment, outcome, train
 from tests.scripted import write_rows
 from tests.tiny import tiny_folder
+from tests.training.test_resume import STEPS, command, environment, outcome, train
 
 pytestmark = pytest.mark.e2e
 
@@ -68,7 +68,7 @@ def test_the_rows_of_evaluated_steps_have_the_figures(whole):
 
 def test_the_best_adapters_are_evaluated_by_their_link(here, whole):
     run, _, _ = whole
-    from tests.e2e.test_resume import azr
+    from tests.training.test_resume import azr
 
     data = ["--data", str(here / "HumanEval.jsonl"), "--split", "report"]
     done = azr(here, "eval", "--adapter-path", str(run / "best"), *data, "-m", "4", "--json")

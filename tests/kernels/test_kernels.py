@@ -18,8 +18,8 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 from azr_mlx.backends.mlx import kernels  # noqa: E402
 from azr_mlx.config import shipped  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
-from tests.shim import build, oracle  # noqa: E402
-from tests.shim.mutants import mutants  # noqa: E402
+from tests.kernels.shim import build, oracle  # noqa: E402
+from tests.kernels.shim.mutants import mutants  # noqa: E402
 
 pytestmark = pytest.mark.backend
 needs_shim = pytest.mark.skipif(bool(build.missing()), reason=build.missing() or "-")
