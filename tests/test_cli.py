@@ -18,6 +18,7 @@ from tests.conftest import Cli
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.alone
 def test_help_is_fast_and_imports_nothing_heavy(cli: Cli) -> None:
     seconds = []
     for _ in range(5):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from azr_mlx.backends import blas
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.backend
 
@@ -19,7 +20,7 @@ linux_only = pytest.mark.skipif(
 )
 REPORT = """
 import json
-from azr_mlx import blas
+from azr_mlx.backends import blas
 info = blas.enable()
 speed = blas.measure()
 import mlx.core as mx
@@ -32,7 +33,7 @@ print(json.dumps({"info": [info.name, info.path, info.reason, info.fast], "mend"
 
 def run(script: str = REPORT, **variables: str) -> dict:
     pytest.importorskip("mlx.core")
-    environment = {**os.environ, "PYTHONPATH": str(Path(blas.__file__).parents[1]), **variables}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
     )
@@ -46,6 +47,7 @@ def needs_fast(report: dict) -> None:
 
 
 @linux_only
+@pytest.mark.alone
 def test_enabling_is_ten_times_faster_and_gives_the_same_product() -> None:
     # One thread: two that wait for each other on a busy machine measure the other processes.
     fast = run(AZR_MLX_BLAS="", OPENBLAS_NUM_THREADS="1")
@@ -110,7 +112,7 @@ def test_a_forced_library_without_cblas_is_refused() -> None:
 
 @linux_only
 def test_too_late_is_said() -> None:
-    script = "import mlx.core, json; from azr_mlx import blas; i = blas.enable()\n"
+    script = "import mlx.core, json; from azr_mlx.backends import blas; i = blas.enable()\n"
     report = run(script + "print(json.dumps([i.fast, i.reason]))", AZR_MLX_BLAS="")
     assert report == [False, "mlx.core was imported before a BLAS could be loaded"]
 
@@ -125,7 +127,7 @@ def test_too_late_is_said() -> None:
     ],
 )
 def test_threads_are_the_users_choice(given: dict, expected: str | None) -> None:
-    script = "import os, json; from azr_mlx import blas; blas.enable()\n"
+    script = "import os, json; from azr_mlx.backends import blas; blas.enable()\n"
     script += "print(json.dumps(os.environ.get('OPENBLAS_NUM_THREADS')))"
     cleared = dict.fromkeys(("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"), "")
     answer = run(script, AZR_MLX_BLAS="", **{**cleared, **given})

@@ -19,9 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from azr_mlx.backends import blas
-
-blas.enable()
 mx = pytest.importorskip("mlx.core")
 torch = pytest.importorskip("torch")
 gguf = pytest.importorskip("gguf")
@@ -43,6 +40,7 @@ from azr_mlx.config import Quantization  # noqa: E402
 from azr_mlx.models.gguf import import_gguf  # noqa: E402
 from azr_mlx.models.gguf.reader import read_native, read_with_package  # noqa: E402
 from azr_mlx.models.locate import ModelError, resolve, to_float32, whole_folder  # noqa: E402
+from tests.conftest import ROOT  # noqa: E402
 
 pytestmark = pytest.mark.backend
 
@@ -303,7 +301,7 @@ def test_the_shim_calls_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azr_mlx.cli", stub)
     monkeypatch.setattr(sys, "argv", ["convert.py", "--hf-path", "x"])
     with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(Path(blas.__file__).parents[1] / "convert.py"), run_name="__main__")
+        runpy.run_path(str(ROOT / "convert.py"), run_name="__main__")
     assert (seen, caught.value.code) == ([["convert", "--hf-path", "x"]], 3)
 
 

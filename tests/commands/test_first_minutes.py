@@ -165,22 +165,23 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert got == 1 and "Permission denied; choose a folder that can be" in the_error(lines)
 
 
-def small_disk() -> list[str] | None:
-    """A wrapper that runs a command with 3 MB of room in ./small; None where there is none such."""
+def small_disk(folder: Path) -> list[str] | None:
+    """A wrapper that runs a command with 3 MB of room in ./small, tried in ``folder``; None if
+    this user may not mount."""
     if shutil.which("unshare") is None:
         return None
     mount = 'mount -t tmpfs -o size=3m none small && exec "$@"'
     wrapper = ["unshare", "-Urm", "sh", "-c", mount, "sh"]
-    probe = "mkdir -p small && mount -t tmpfs -o size=3m none small"
-    tried = subprocess.run(["unshare", "-Urm", "sh", "-c", probe], cwd="/tmp", capture_output=True)
+    probe = "mount -t tmpfs -o size=3m none small"
+    tried = subprocess.run(["unshare", "-Urm", "sh", "-c", probe], cwd=folder, capture_output=True)
     return wrapper if tried.returncode == 0 else None
 
 
 def test_a_full_disk(tmp_path):
-    wrapper = small_disk()
+    (tmp_path / "small").mkdir()
+    wrapper = small_disk(tmp_path)
     if wrapper is None:
         pytest.skip("needs leave to mount in a namespace of its own")
-    (tmp_path / "small").mkdir()
     given = [*QUICK, "max_steps=50", "checkpoint_interval=1", "keep_checkpoints=0"]
     limits = ["sandbox.isolation=auto", "output_dir=small", "run_name=r"]
     got, lines = azr(*given, *limits, cwd=tmp_path, wrapper=wrapper)

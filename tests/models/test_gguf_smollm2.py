@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from azr_mlx.backends import blas
-
-blas.enable()
 mx = pytest.importorskip("mlx.core")
 mlx_lm = pytest.importorskip("mlx_lm")
 torch = pytest.importorskip("torch")

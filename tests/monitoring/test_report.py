@@ -173,6 +173,7 @@ def test_two_runs_are_drawn_together_and_what_differs_is_told(run, tmp_path):
     assert any("second" in figure for figure in Page(text).figures)
 
 
+@pytest.mark.alone
 def test_a_long_run_stays_small_and_is_written_quickly(tmp_path):
     run = write_run(tmp_path / "long", 5000, text="x" * 5000)
     start = time.perf_counter()

@@ -96,6 +96,7 @@ def test_another_computation_is_another_shape(other):
     assert parse.shape(other) != parse.shape("def f(n):\n    return (n - 3) * (n - 3)")
 
 
+@pytest.mark.alone
 def test_a_shape_is_told_of_hostile_programs_in_no_time():
     doubled = "def f(n):\n" + "    n = n + n\n" * 60 + "    return n"
     deep = "def f(n):\n    return " + " + ".join("n" * 6000)

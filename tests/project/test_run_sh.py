@@ -31,7 +31,9 @@ case "$1 $2" in
         shift 2; echo "pip $*" >>"{log}"
         [ -z "$KILL_PIP" ] || kill -9 "$PPID"
         [ -z "$FAIL_PIP" ] || exit 1 ;;
-    "-m pytest") shift 2; for a in pytest "$@"; do echo "$a"; done ;;
+    "-m pytest")
+        shift 2; printf '%s\\n' pytest "$@"
+        [ "$FAIL_TESTS" != "$*" ] || exit 1 ;;
     "--version ") echo "Python {version}" ;;
     *) exec "{python}" "$@" ;;
 esac
@@ -63,9 +65,9 @@ class Sandbox:
             timeout=60,
         )
 
-    def call(self, *arguments: str, **environment: str) -> list[str]:
+    def call(self, *arguments: str, code: int = 0, **environment: str) -> list[str]:
         done = self.run(*arguments, **environment)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return done.stdout.splitlines()
 
 
@@ -125,6 +127,20 @@ def test_an_argument_with_blanks_stays_one(sandbox: Sandbox) -> None:
 def test_the_tests_are_run_in_the_checkout_with_the_dev_extra(sandbox: Sandbox) -> None:
     assert sandbox.call("test", "-m", "pure") == ["pytest", "-m", "pure"]
     assert sandbox.log == ["venv", f"pip install -e {sandbox.root}[cpu,dev]", MODEL]
+
+
+CORES = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
+TOGETHER = ["pytest", *CORES, "-m", "not alone"]
+
+
+def test_all_tests_are_those_on_all_cores_and_those_that_run_alone(sandbox: Sandbox) -> None:
+    assert sandbox.call("test") == [*TOGETHER, "pytest", "-m", "alone"]
+
+
+@pytest.mark.parametrize("failing", [" ".join(TOGETHER[1:]), "-m alone"])
+def test_a_failure_in_either_call_is_one_of_the_whole(sandbox: Sandbox, failing: str) -> None:
+    done = sandbox.call("test", code=1, FAIL_TESTS=failing)
+    assert done == [*TOGETHER, "pytest", "-m", "alone"], "the second call runs all the same"
 
 
 def test_it_installs_once(sandbox: Sandbox) -> None:

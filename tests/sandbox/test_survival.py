@@ -615,19 +615,19 @@ def test_no_proc_and_a_daemon(watched: Watched) -> None:
 
 @pytest.mark.usefixtures("mounts")
 def test_no_place_for_temporary_files() -> None:
-    covered = (
+    """Read-only, not hidden: the checkout and its Python may themselves lie in one of them."""
+    read_only = (
         _MOUNTS
         + """
-os.makedirs('/tmp/here', exist_ok=True)
-mount('tmpfs', '/tmp/here', 'tmpfs', 1)
-os.chdir('/tmp/here')
-os.environ['TMPDIR'] = os.getcwd()
 for path in ('/var/tmp', '/usr/tmp', '/tmp'):
     if os.path.isdir(path):
-        mount('tmpfs', path, 'tmpfs', 1)
+        mount(path, path, '', 4096 | 16384)
+        mount('none', path, '', 1 | 32 | 4096)
+os.chdir('/tmp')
+os.environ['TMPDIR'] = '/tmp'
 """
     )
-    done = _command(covered, "--workers=1")
+    done = _command(read_only, "--workers=1")
     assert "temporary" in _check_one_line(done)
     assert done.stdout == ""
 
