@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from azr_mlx.config import load
-from azr_mlx.types import (
-    Completion,
-    Experience,
-    Prompt,
-    Reward,
-    Role,
-    Status,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Role
+from tests.experiences import experience
 
 pytestmark = pytest.mark.pure
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
@@ -34,21 +26,14 @@ def bench():
         sys.path.remove(BENCHMARKS)
 
 
-def experience(role, reward, group):
-    done = Completion((1,), (0.0,), "stop", 0)
-    prompt = Prompt("p", (1,))
-    verdict = Verdict(Status.FAIL)
-    return Experience(prompt, done, verdict, Reward(reward), role, TaskKind.DEDUCTION, group, 1)
-
-
 def test_every_variant_is_a_configuration(bench):
     for overrides in bench.VARIANTS.values():
         load("quickstart", list(overrides))
 
 
 def test_shuffled_rewards_are_the_same_ones_within_a_role(bench):
-    rows = [experience(Role.SOLVE, float(i), i % 3) for i in range(40)]
-    rows += [experience(Role.PROPOSE, -float(i), 7) for i in range(20)]
+    rows = [experience(reward=float(i), group=i % 3) for i in range(40)]
+    rows += [experience(role=Role.PROPOSE, reward=-float(i), group=7) for i in range(20)]
     out = bench.shuffled(rows, 4, 0)
     for role in Role:
         before = [e.reward.total for e in rows if e.role is role]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,6 @@ from azr_mlx.types import Status
 
 pytestmark = pytest.mark.sandbox
 PASS, FAIL, ERROR = Status.PASS, Status.FAIL, Status.ERROR
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(workers=2) as box:
-        yield box
 
 
 def verdict(sandbox: Sandbox, check: PlusCheck, code: str) -> tuple[Status, float]:

@@ -8,28 +8,15 @@ from dataclasses import replace
 import pytest
 
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.compare import compare
 from azr_mlx.evaluation.protocol import Settings, Subject
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store
-from azr_mlx.sandbox import Sandbox
-from tests.scripted import RIGHT, WRONG, Scripted, write_rows
+from tests.scripted import RIGHT, WRONG, Scripted
 
 pytestmark = pytest.mark.sandbox
 
 ADAPTED = Subject("m", "1" * 64, "a", "2" * 64)
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox() as opened:
-        yield opened
-
-
-@pytest.fixture
-def small(tmp_path):
-    return benchmarks.load("humaneval", write_rows(tmp_path / "HumanEval.jsonl"))
 
 
 def learned(task, strategy, sample, policy):

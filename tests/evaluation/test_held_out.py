@@ -26,7 +26,6 @@ from azr_mlx.evaluation.passk import Estimate
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.outcome import Outcome
 from azr_mlx.monitoring.terminal import Display
-from azr_mlx.sandbox import Sandbox
 from azr_mlx.tasks import parse
 from azr_mlx.tasks.gate import REJECT_REASONS, Draft, GateRules, gate
 from azr_mlx.tasks.prompts import load_form
@@ -47,12 +46,6 @@ CONFIG = Config(
     solver=Solver(strategies=("direct",)),
     held_out=HeldOutConfig(tasks=5, in_range=0.2, harder=0.3),
 )
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox(workers=2) as running:
-        yield running
 
 
 def knowing(prompt, n):

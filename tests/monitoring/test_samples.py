@@ -3,26 +3,15 @@
 import pytest
 
 from azr_mlx.monitoring.samples import LONGEST, chosen
-from azr_mlx.types import (
-    Completion,
-    Experience,
-    Prompt,
-    Reward,
-    Role,
-    Status,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Experience, Prompt, Role, Status, TaskKind
+from tests.experiences import experience
 
 pytestmark = pytest.mark.pure
 
 
 def rollout(role: Role, kind: TaskKind, status: Status, text: str = "answer") -> Experience:
     prompt = Prompt("x" * LONGEST + " the task", (1, 2))
-    completion = Completion((3,), (-0.1,), "stop", 7, text)
-    return Experience(
-        prompt, completion, Verdict(status, "", None, 0.1), Reward(0.5, {}), role, kind, 0, 4
-    )
+    return experience(prompt=prompt, text=text, status=status, role=role, kind=kind, step=4)
 
 
 def test_one_that_passed_and_one_that_did_not_of_each_role_and_kind():

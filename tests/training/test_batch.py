@@ -12,35 +12,14 @@ from azr_mlx.training.batch import (
     token_rewards,
     token_weights,
 )
-from azr_mlx.types import (
-    Batch,
-    Completion,
-    Experience,
-    Prompt,
-    Reward,
-    Role,
-    Status,
-    TaskKind,
-)
-from azr_mlx.types import Verdict as V
+from azr_mlx.types import Batch, Experience, Prompt
+from tests.experiences import experience
 
 pytestmark = pytest.mark.pure
 
 
-def experience(prompt, completion, finish="stop", logprobs=None) -> Experience:
-    logprobs = (
-        tuple(-0.1 * (i + 1) for i in range(len(completion))) if logprobs is None else logprobs
-    )
-    return Experience(
-        prompt=Prompt("", tuple(prompt)),
-        completion=Completion(tuple(completion), logprobs, finish, key=0),
-        verdict=V(Status.PASS),
-        reward=Reward(1.0),
-        role=Role.SOLVE,
-        kind=TaskKind.DEDUCTION,
-        group=0,
-        step=0,
-    )
+def row(prompt, tokens, **rest) -> Experience:
+    return experience(prompt=Prompt("", tuple(prompt)), tokens=tokens, **rest)
 
 
 def masks(rows: int = 4, width: int = 7):
@@ -51,7 +30,7 @@ def masks(rows: int = 4, width: int = 7):
 
 
 def test_collate_aligns_tokens_mask_and_logprobs():
-    batch = collate([experience([5, 6], [7, 8, 9]), experience([1], [2])], pad_multiple=4)
+    batch = collate([row([5, 6], [7, 8, 9]), row([1], [2])], pad_multiple=4)
     assert batch.tokens.dtype == np.int32
     assert batch.tokens.tolist() == [[5, 6, 7, 8, 9, 0, 0, 0], [1, 2, 0, 0, 0, 0, 0, 0]]
     assert batch.mask.tolist() == [[0, 0, 1, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]]
@@ -65,7 +44,7 @@ token_lists = st.lists(st.integers(0, 99), min_size=1, max_size=40)
 
 @given(st.lists(st.tuples(token_lists, token_lists), min_size=1, max_size=5), st.integers(1, 33))
 def test_collate_keeps_every_token(rows, multiple):
-    batch = collate([experience(p, c) for p, c in rows], pad_multiple=multiple)
+    batch = collate([row(p, c) for p, c in rows], pad_multiple=multiple)
     longest = max(len(p) + len(c) for p, c in rows)
     assert batch.tokens.shape[1] % multiple == 0
     assert longest <= batch.tokens.shape[1] < longest + multiple
@@ -77,7 +56,7 @@ def test_collate_keeps_every_token(rows, multiple):
 
 
 def test_max_length_cuts_the_end_and_bounds_the_padding():
-    rows = [experience([1, 2], [3, 4, 5, 6]), experience([1] * 9, [2]), experience([1], [2])]
+    rows = [row([1, 2], [3, 4, 5, 6]), row([1] * 9, [2]), row([1], [2])]
     batch = collate(rows, max_length=5, pad_multiple=4)
     assert batch.tokens.tolist() == [[1, 2, 3, 4, 5], [1, 1, 1, 1, 1], [1, 2, 0, 0, 0]]
     assert batch.mask.tolist() == [[0, 0, 1, 1, 1], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
@@ -86,9 +65,9 @@ def test_max_length_cuts_the_end_and_bounds_the_padding():
 
 def test_truncated_completions_can_be_masked():
     rows = [
-        experience([1], [2, 3], finish="length"),
-        experience([1], [2, 3]),
-        experience([1], [2, 3, 4, 5, 6]),
+        row([1], [2, 3], finish="length"),
+        row([1], [2, 3]),
+        row([1], [2, 3, 4, 5, 6]),
     ]
     assert collate(rows, max_length=4).mask.sum(axis=1).tolist() == [2, 2, 3]
     masked = collate(rows, max_length=4, mask_truncated=True)
@@ -98,7 +77,7 @@ def test_truncated_completions_can_be_masked():
 
 
 def test_an_empty_completion_is_a_row_without_a_mask():
-    batch = collate([experience([1, 2], [])])
+    batch = collate([row([1, 2], [])])
     assert batch.mask.sum() == 0
 
 
@@ -106,8 +85,8 @@ def test_an_empty_completion_is_a_row_without_a_mask():
     ("rows", "message"),
     [
         ([], "no rows"),
-        ([experience([], [1])], "empty prompt"),
-        ([experience([1], [2, 3], logprobs=(-1.0,))], "2 tokens, but 1 logprobs"),
+        ([row([], [1])], "empty prompt"),
+        ([row([1], [2, 3], logprobs=(-1.0,))], "2 tokens, but 1 logprobs"),
     ],
 )
 def test_collate_refuses(rows, message):
@@ -118,12 +97,12 @@ def test_collate_refuses(rows, message):
 @pytest.mark.parametrize("options", [{"pad_multiple": 0}, {"max_length": 0}])
 def test_collate_refuses_lengths_that_are_not_positive(options):
     with pytest.raises(ValueError, match="not positive"):
-        collate([experience([1], [2])], **options)
+        collate([row([1], [2])], **options)
 
 
 def test_collate_supervised_is_collate_without_a_sampler():
     rows = [([5, 6], [7, 8, 9]), ([1], [2])]
-    ours, theirs = collate_supervised(rows), collate([experience(p, c) for p, c in rows])
+    ours, theirs = collate_supervised(rows), collate([row(p, c) for p, c in rows])
     np.testing.assert_array_equal(ours.tokens, theirs.tokens)
     np.testing.assert_array_equal(ours.mask, theirs.mask)
     assert ours.sampler_logp is None

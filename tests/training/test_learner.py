@@ -16,17 +16,8 @@ from azr_mlx.config import (
 )
 from azr_mlx.monitoring.metrics import unregistered
 from azr_mlx.training.learner import Learner, rate_factor
-from azr_mlx.types import (
-    Batch,
-    Completion,
-    Experience,
-    Prompt,
-    Reward,
-    Role,
-    Status,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Batch, Experience
+from tests.experiences import experience
 from tests.fake import FakeBackend
 
 pytestmark = pytest.mark.pure
@@ -38,12 +29,9 @@ CONFIG = Config(
 
 def experiences(count: int = 8) -> list[Experience]:
     return [
-        Experience(
-            Prompt("ab", (1, 2)), Completion((3,) * (1 + i % 3), (-1.0,) * (1 + i % 3), "stop", i),
-            Verdict(Status.PASS), Reward(float(i % 2)), Role.SOLVE, TaskKind.DEDUCTION, i // 4, 1,
-        )
+        experience(tokens=(3,) * (1 + i % 3), reward=float(i % 2), group=i // 4)
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def learn(config, backend=None, step=1, distill=None):
