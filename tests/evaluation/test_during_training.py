@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.monitoring.metrics import unregistered
+from tests.runs import rows_of
 from tests.scripted import write_rows
 from tests.tiny import tiny_folder
 from tests.training.test_resume import STEPS, command, environment, outcome, train
@@ -48,7 +49,7 @@ def whole(here):
 
 def test_the_rows_of_evaluated_steps_have_the_figures(whole):
     run, done, _ = whole
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(run)
     evaluated = [row for row in rows if "eval/selection" in row]
     assert [row["step"] for row in evaluated] == [2, 4]
     for row in evaluated:

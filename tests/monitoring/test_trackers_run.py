@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import rows_of
+
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 for package in ("wandb", "tensorboard", "trackio"):
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -47,8 +49,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(run) -> dict[tuple[int, str], float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    found = {(row["step"], name): value for row in rows for name, value in row.items()}
+    found = {(row["step"], name): value for row in rows_of(run) for name, value in row.items()}
     assert len(found) > 80
     return found
 

@@ -15,6 +15,7 @@ from azr_mlx.models.locate import resolve
 from azr_mlx.nano import FOLDER
 from azr_mlx.nano.lessons import Lesson, lessons
 from azr_mlx.tasks.prompts import load_form
+from tests.runs import rows_of
 
 pytestmark = pytest.mark.e2e
 
@@ -88,7 +89,7 @@ def test_the_quickstart_ends_with_a_table_and_a_report(cli, tmp_path):
     assert "one step harder" in report and "solve_rate/{deduction" in report
     measured = json.loads((run / held_out.FILE).read_text())
     assert len(measured["before"]["greedy"]) == 36 == len(measured["after"]["sampled"])
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(run)
     assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
     assert all(row["propose/valid"] > 0 for row in rows)
     _check_resumed(cli, run, measured)

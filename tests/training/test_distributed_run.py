@@ -20,6 +20,7 @@ pytest.importorskip("mlx.core", reason="mlx is not installed")
 from safetensors.numpy import load_file
 
 from tests.conftest import ROOT
+from tests.runs import rows_of
 
 pytestmark = pytest.mark.e2e
 
@@ -78,10 +79,6 @@ def assert_close(runs: Path, file: str, atol: float, only: str = "") -> dict[str
     for key in (key for key in one if key.endswith(only)):
         np.testing.assert_allclose(two[key], one[key], rtol=1e-5, atol=atol, err_msg=key)
     return {key: array for key, array in one.items() if key.endswith(only)}
-
-
-def rows_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("engine", ["mlx", "torch"])

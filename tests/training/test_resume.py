@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
+from tests.runs import rows_of
 from tests.tiny import tiny_folder
 
 pytestmark = pytest.mark.e2e
@@ -80,13 +81,10 @@ def outcome(run) -> tuple[bytes, bytes, list[dict]]:
     """Adapters and optimizer of the last step, and the metrics without what depends on the
     clock."""
     last = run / "checkpoints" / f"step_{STEPS:06d}"
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = ("time/", "tok_s/", "mem/", "exec/")
-    rows = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
     files = [
         (last / name).read_bytes() for name in ("adapters.safetensors", "optimizer.safetensors")
     ]
-    return files[0], files[1], rows
+    return files[0], files[1], rows_of(run, clock=False)
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +114,7 @@ def test_a_run_trains_and_leaves_what_it_promises(uninterrupted):
 
 def test_phases_sum_to_the_wall_time(uninterrupted):
     run, _, _ = uninterrupted
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in rows_of(run):
         phases = sum(v for k, v in row.items() if k.startswith("time/") and k != "time/step")
         assert phases == pytest.approx(row["time/step"], rel=0.03)
 
@@ -126,8 +123,8 @@ def test_every_metric_is_registered(uninterrupted):
     from azr_mlx.monitoring.metrics import unregistered
 
     run, _, _ = uninterrupted
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        assert unregistered(json.loads(line)) == []
+    for row in rows_of(run):
+        assert unregistered(row) == []
 
 
 def test_the_adapters_load_in_mlx_lm(uninterrupted, model):

@@ -25,6 +25,7 @@ from azr_mlx.sandbox import Sandbox
 from azr_mlx.training import checkpoint
 from azr_mlx.training.run import INTERRUPTED, Trainer
 from tests.fake import FakeBackend
+from tests.runs import rows_of
 from tests.scripted import ROWS, Scripted, write_rows
 
 pytestmark = pytest.mark.sandbox
@@ -56,7 +57,7 @@ def trainer(run, sandbox, script=lambda prompt, n: " 1", evaluate=None, **change
 
 
 def steps(run) -> list[int]:
-    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["step"] for row in rows_of(run)]
 
 
 def weights(path) -> int:
@@ -205,7 +206,7 @@ def test_the_best_is_selected_by_the_selection_half_and_kept(tmp_path, sandbox):
     assert best(tmp_path) == "step_000002" and weights(tmp_path / "best") == 2
     assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_000002", "step_000005"]
     assert checkpoint.recorded(tmp_path, "best") == {"step": 2, "selection": 0.5}
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(tmp_path)
     assert [row["eval/best_step"] for row in rows] == [1, 2, 2, 2, 2]
     assert [row["eval/humaneval_pass_at_1"] for row in rows] == list(REPORT.values())
     assert all(unregistered(row) == [] for row in rows)

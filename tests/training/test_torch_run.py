@@ -15,6 +15,8 @@ pytest.importorskip("peft", reason="peft is not installed")
 
 from safetensors.numpy import load_file
 
+from tests.runs import rows_of
+
 pytestmark = pytest.mark.e2e
 
 SHORT = (
@@ -22,18 +24,12 @@ SHORT = (
     *("checkpoint_interval=1", "keep_checkpoints=0", "held_out.tasks=0", "warmup_steps=0"),
     "lr_scheduler_type=constant",  # another would follow max_steps
 )
-CLOCK = ("time/", "tok_s/", "mem/", "exec/")
 
 
 def train(cli, *arguments: str):
     done = cli("train", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
-
-
-def rows_of(run) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(CLOCK)} for row in rows]
 
 
 def adapters_of(run) -> dict[str, np.ndarray]:
@@ -44,7 +40,7 @@ def test_a_run_is_the_same_on_both_backends_resumed_and_handed_over(cli, tmp_pat
     runs = tmp_path / "runs"
     train(cli, "-c", "quickstart", *SHORT, "max_steps=3", "run_name=mlx", "--backend", "mlx")
     train(cli, "-c", "quickstart", *SHORT, "max_steps=3", "run_name=torch", "--backend", "torch")
-    ours, theirs = rows_of(runs / "mlx"), rows_of(runs / "torch")
+    ours, theirs = rows_of(runs / "mlx", clock=False), rows_of(runs / "torch", clock=False)
     assert ours[0].keys() == theirs[0].keys()
     for key in ("reward/solve/deduction", "solve_rate/abduction", "propose/valid", "rollouts"):
         assert theirs[0][key] == ours[0][key], "the same tokens: not a number of the first step"
@@ -56,10 +52,10 @@ def test_a_run_is_the_same_on_both_backends_resumed_and_handed_over(cli, tmp_pat
     train(cli, "--resume", "runs/cut", "max_steps=3")
     whole, cut = (adapters_of(runs / name) for name in ("torch", "cut"))
     assert all(np.array_equal(whole[k], cut[k]) for k in whole)
-    assert rows_of(runs / "cut") == theirs
+    assert rows_of(runs / "cut", clock=False) == theirs
 
     train(cli, "--resume", "runs/cut", "--backend", "mlx", "max_steps=4")
-    rows = rows_of(runs / "cut")
+    rows = rows_of(runs / "cut", clock=False)
     assert len(rows) == 4 and rows[-1]["grad_norm"] > 0
     starts = json.loads((runs / "cut" / "run.json").read_text())["starts"]
     assert [start["backend"].split()[0] for start in starts] == ["torch", "torch", "mlx"]
