@@ -2,7 +2,8 @@
 # Sets up what azr-mlx needs in a virtual environment of its own, then runs it.
 #
 #   ./run.sh                         train the quickstart
-#   ./run.sh test [PYTEST ARGS]      run the tests
+#   ./run.sh test                    run the tests: on all cores, then those that need the machine alone
+#   ./run.sh test PYTEST ARGS        run pytest with these arguments
 #   ./run.sh COMMAND [ARGS]          azr-mlx COMMAND ARGS: train, convert, generate, ...
 #   ./run.sh --resume DIR            azr-mlx train --resume DIR
 #   ./run.sh --eval-only --resume DIR --benchmark humaneval
@@ -123,6 +124,13 @@ has_word() { # WORD ARGS...
     return 1
 }
 
+test_all() { # the exit status is 0 only if both calls end with 0
+    local status=0
+    "$python" -m pytest -n logical --maxprocesses 4 --dist worksteal -m "not alone" || status=$?
+    "$python" -m pytest -m alone || status=$?
+    return "$status"
+}
+
 # A trap runs once pip has ended, so that an interrupted one leaves its mark.
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -134,7 +142,9 @@ case "${1-}" in
         shift
         set_up "${extras:+$extras,}dev" smollm2
         cd "$root"
-        exec "$python" -m pytest "$@"
+        if [ $# -gt 0 ]; then exec "$python" -m pytest "$@"; fi
+        test_all
+        exit
         ;;
     "" | -* | *=*)
         if has_word --eval-only "$@"; then

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 from azr_mlx.backends import blas
 
+IN_PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+# Beside other workers, threads that wait for each other make a product several times slower.
+if IN_PARALLEL:
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
+
 blas.enable()  # before any test module imports mlx
 
+# Property tests: few examples, the same each time, and no clock.
+settings.register_profile("suite", max_examples=25, deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
+
 ROOT = Path(__file__).resolve().parent.parent
+# Data that is not the project's: the tests that read it are skipped if it is not there.
+SHARED = ROOT.parent / "shared" / "data"
 TIERS = ("pure", "sandbox", "backend", "e2e", "gpu", "learning")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -22,16 +40,29 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Every test belongs to a tier, so that `-m pure` leaves nothing out by accident. Those that
-    take minutes run where they are asked for.
+    take minutes run if they are asked for; those that measure time, if no other runs beside them.
     """
     lost = [item.nodeid for item in items if not any(item.get_closest_marker(t) for t in TIERS)]
     if lost:
         raise pytest.UsageError(f"no tier marker ({', '.join(TIERS)}) on: {', '.join(lost)}")
     if "long" not in config.option.markexpr:
-        skip = pytest.mark.skip(reason="takes minutes: ./run.sh test -m long")
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(skip)
+        _skip(items, "long", "takes minutes: ./run.sh test -m long")
+    if IN_PARALLEL:
+        _skip(items, "alone", "measures time: ./run.sh test -m alone")
+
+
+@contextlib.contextmanager
+def benchmark_script(name: str) -> Iterator[ModuleType]:
+    """benchmarks/NAME.py, which imports what it shares with others from beside itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module(name)
+
+
+def _skip(items: list[pytest.Item], marker: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

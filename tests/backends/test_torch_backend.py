@@ -1,0 +1,369 @@
+"""The torch backend against MLX and float64 numpy: same model, same rollouts, same numbers."""
+
+from copy import deepcopy
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("peft", reason="peft is not installed")
+
+from mlx.utils import tree_flatten  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from azr_mlx import rng  # noqa: E402
+from azr_mlx.backends.base import WEIGHTS_FILE, Hyper, Sampling  # noqa: E402
+from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
+from azr_mlx.backends.mlx import adapters as mlx_adapters  # noqa: E402
+from azr_mlx.backends.torch import TorchBackend, adapters  # noqa: E402
+from azr_mlx.backends.torch import model as models  # noqa: E402
+from azr_mlx.config import Lora, Quantization  # noqa: E402
+from azr_mlx.errors import AzrError, UsageError  # noqa: E402
+from azr_mlx.models.locate import to_float32  # noqa: E402
+from azr_mlx.types import Prompt  # noqa: E402
+from tests import reference  # noqa: E402
+from tests.backends.test_mlx_ppo import FULL, VARIANTS, grouped_batch, make_batch  # noqa: E402
+from tests.numpy_llama import NumpyLlama  # noqa: E402
+from tests.tiny import VOCABULARY, CharTokenizer, tiny_folder, tiny_model  # noqa: E402
+
+pytestmark = pytest.mark.backend
+TOKENIZER = CharTokenizer()
+LORA = Lora(rank=4, scale=2.0)
+
+
+def torch_model(model) -> LlamaForCausalLM:
+    """transformers' model with the weights of the tiny one, its 4 bits dequantised."""
+    args = model.args
+    config = LlamaConfig(
+        hidden_size=args.hidden_size,
+        num_hidden_layers=args.num_hidden_layers,
+        intermediate_size=args.intermediate_size,
+        num_attention_heads=args.num_attention_heads,
+        num_key_value_heads=args.num_key_value_heads,
+        rms_norm_eps=args.rms_norm_eps,
+        vocab_size=args.vocab_size,
+        tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": args.rope_theta},
+        attn_implementation="sdpa",
+    )
+    made = LlamaForCausalLM(config).float()
+    arrays = dict(tree_flatten(to_float32(deepcopy(model)).parameters()))
+    state = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    missing, unexpected = made.load_state_dict(state, strict=False)
+    assert not missing and not unexpected
+    return made
+
+
+def pair(**options) -> tuple[MlxBackend, TorchBackend]:
+    """The two backends on one 4-bit model; LoRA B and the value head not zero, and equal."""
+    model = tiny_model(scale=2.0)
+    other = TorchBackend(torch_model(model), TOKENIZER, LORA, **options)
+    ours = MlxBackend(model, TOKENIZER, LORA, **options)
+    draw = np.random.default_rng(1)
+    pairs = zip(
+        mlx_adapters.adapter_layers(ours.policy.lm),
+        adapters.adapter_layers(other.policy.lm),
+        strict=True,
+    )
+    for (name, layer), (same, theirs) in pairs:
+        assert name == same
+        b = draw.normal(size=layer.lora_b.shape).astype(np.float32) * 0.2
+        layer.lora_b = mx.array(b)
+        theirs.lora_B["default"].weight.data.copy_(torch.from_numpy(b.T.copy()))
+    head = draw.normal(size=(1, 32)).astype(np.float32) * 0.2
+    ours.policy.value_head.weight = mx.array(head)
+    other.policy.value_head.weight.data.copy_(torch.from_numpy(head))
+    return ours, other
+
+
+@pytest.fixture(scope="module")
+def both():
+    return pair(micro_batch_tokens=48)
+
+
+def centred(batch, backend, hyper):
+    logp = backend.score(batch, "current", hyper.temperature).logp
+    return batch.with_(
+        sampler_logp=logp + batch.sampler_logp,
+        old_logp=logp + batch.old_logp,
+        ref_logp=logp + batch.ref_logp,
+    )
+
+
+def weights_of(backend) -> dict[str, np.ndarray]:
+    """The adapters in mlx-lm's layout, and the value head."""
+    if backend.name == "mlx":
+        found = mlx_adapters.adapter_weights(backend.policy.lm)
+        head = backend.policy.value_head
+        return {**{k: np.array(v) for k, v in found.items()}, "head": np.array(head.weight)}
+    found = {k: adapters.transposed(p).numpy() for k, p in backend.parameters.items()}
+    return {**found, "head": backend.policy.value_head.weight.detach().numpy().copy()}
+
+
+def assert_same(a, b, atol: float) -> None:
+    a, b = weights_of(a), weights_of(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=atol, err_msg=name)
+
+
+def test_a_seed_gives_the_same_adapters():
+    model = tiny_model()
+    other = TorchBackend(torch_model(model), TOKENIZER, LORA, seed=5)
+    assert_same(MlxBackend(model, TOKENIZER, LORA, seed=5), other, atol=1e-7)
+    assert other.adapter_config == MlxBackend(tiny_model(), TOKENIZER, LORA).adapter_config
+
+
+@pytest.mark.parametrize("batch", [make_batch(), grouped_batch()], ids=["rows", "groups"])
+@pytest.mark.parametrize("policy", ["current", "reference"])
+def test_scores_agree(both, policy, batch):
+    ours, theirs = (backend.score(batch, policy, 0.8) for backend in both)
+    np.testing.assert_allclose(theirs.logp, ours.logp, atol=1e-4)
+    np.testing.assert_allclose(theirs.entropy, ours.entropy, atol=1e-4)
+    if policy == "current":
+        np.testing.assert_allclose(theirs.values, ours.values, atol=1e-4)
+    assert np.abs(theirs.logp).max() > 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_loss_statistics_and_gradients_agree_with_mlx_and_numpy(both, name):
+    ours, theirs = both
+    hyper, without = VARIANTS[name]
+    batch = centred(make_batch(), ours, hyper).with_(**without)
+    loss, sums, grads = ours._accumulate(batch, hyper)
+    theirs._clear_gradients()
+    other, stats = theirs._accumulate(batch, hyper)
+    oracle = NumpyLlama(ours.policy).scores(batch.tokens, hyper.temperature)
+    exact, exact_stats, _ = reference.ppo_loss(*oracle, batch, hyper)
+    assert other == pytest.approx(exact, abs=1e-5) and other == pytest.approx(loss, abs=1e-5)
+    for key, value in stats.items():
+        assert value == pytest.approx(sums[key], rel=1e-4, abs=1e-5), key
+        assert value == pytest.approx(exact_stats[key], rel=1e-4, abs=1e-5), key
+    flat = dict(tree_flatten(grads))
+    largest = 0.0
+    for key, parameter in theirs.parameters.items():
+        own, expected = adapters.transposed(parameter.grad).numpy(), np.array(flat[f"lm.{key}"])
+        np.testing.assert_allclose(own, expected, atol=1e-5, err_msg=key)
+        largest = max(largest, np.abs(own).max())
+    assert largest > 1e-3
+    if "returns" not in without:
+        np.testing.assert_allclose(
+            theirs.policy.value_head.weight.grad, flat["value_head.weight"], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("distill", [False, True])
+def test_five_updates_agree(distill):
+    ours, theirs = pair(micro_batch_tokens=64)
+    lesson = make_batch(9, rows=2) if distill else None
+    hyper = replace(FULL, weight_decay=0.01, distill_coef=0.3 * distill)
+    before = weights_of(theirs)
+    for step in range(5):
+        batch = centred(make_batch(step), ours, hyper)
+        stats = [asdict(b.update(batch, hyper, lesson)) for b in (ours, theirs)]
+        for key, value in stats[0].items():
+            assert stats[1][key] == pytest.approx(value, rel=1e-3, abs=1e-4), (step, key)
+    assert_same(ours, theirs, atol=1e-4)
+    moved = [np.abs(weights_of(theirs)[k] - before[k]).max() for k in before]
+    assert min(moved) > 1e-3
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_completions_agree(both, temperature):
+    texts = ["abcabc", "abcabd", "xyz", "abcabc"]
+    prompts = [Prompt(t, tuple(TOKENIZER.encode(t)), stop=("q",), prefix=0) for t in texts]
+    prompts[1] = replace(prompts[1], prefix=5)
+    prompts[0] = replace(prompts[0], prefix=5)
+    sampling = [Sampling(12, temperature, top_p) for top_p in (1.0, 0.9, 1.0, 1.0)]
+    keys = [rng.key(0, "test", 0, i) for i in range(4)]
+    ours, theirs = (backend.generate(prompts, sampling, keys) for backend in both)
+    assert [c.token_ids for c in theirs] == [c.token_ids for c in ours]
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(b.logprobs, a.logprobs, atol=1e-4)
+        assert (a.text, a.finish) == (b.text, b.finish)
+
+
+def test_rows_that_wait_are_decoded_as_alone():
+    backend = pair(max_rows=2)[1]
+    prompts = [Prompt(t, tuple(TOKENIZER.encode(t))) for t in ("ab", "cdefg", "hi", "abcdefgh")]
+    sampling = [Sampling(4 + 3 * i) for i in range(4)]
+    keys = [rng.key(0, "test", 1, i) for i in range(4)]
+    together = backend.generate(prompts, sampling, keys)
+    for i in range(4):
+        alone = backend.generate([prompts[i]], [sampling[i]], [keys[i]])[0]
+        assert alone.token_ids == together[i].token_ids
+        np.testing.assert_allclose(alone.logprobs, together[i].logprobs, atol=1e-5)
+
+
+def test_decoding_leaves_the_weights_as_they_were(both):
+    base = both[1].policy.lm.model.layers[0].self_attn.q_proj.base_layer.weight
+    before = base.detach().clone()
+    prompt = Prompt("ab", tuple(TOKENIZER.encode("ab")))
+    sampled, score = ([both[1].generate([prompt], [Sampling(6)], [3])[0]] for _ in range(2))
+    assert sampled == score and torch.equal(base, before)
+    assert all(p.requires_grad for p in both[1].parameters.values())
+
+
+@pytest.mark.parametrize("way", ["to torch", "to mlx"])
+def test_a_run_goes_on_on_the_other_backend(tmp_path, way):
+    source, target = pair() if way == "to torch" else reversed(pair())
+    hyper = replace(FULL, micro_batch_tokens=4096)
+    first, second = make_batch(1), make_batch(2)
+    source.update(centred(first, source, hyper), hyper)
+    source.save(tmp_path)
+    target.load(tmp_path)
+    assert_same(source, target, atol=0)
+    scores = [backend.score(second, "current", 1.0).logp for backend in (source, target)]
+    np.testing.assert_allclose(*scores, atol=1e-4)
+    batch = centred(second, source, hyper)
+    for backend in (source, target):
+        backend.update(batch, hyper)
+    assert_same(source, target, atol=1e-5)
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path):
+    a, b = pair()[1], pair()[1]
+    batch = centred(make_batch(), a, FULL)
+    a.update(batch, FULL)
+    a.save(tmp_path)
+    b.load(tmp_path)
+    for backend in (a, b):
+        backend.update(batch, FULL)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for backend, name in ((a, "a"), (b, "b")):
+        backend.save(tmp_path / name)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+
+
+def test_a_checkpoint_before_any_update_can_be_loaded(tmp_path):
+    ours, theirs = pair()
+    theirs.save(tmp_path)
+    ours.load(tmp_path)
+    theirs.load(tmp_path)
+    hyper = replace(FULL, micro_batch_tokens=4096)
+    batch = centred(make_batch(), ours, hyper)
+    for backend in (ours, theirs):
+        backend.update(batch, hyper)
+    assert_same(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "against"),
+    [({"grad_checkpoint": True}, {"share_prompts": False}), ({"share_prompts": False}, {})],
+)
+def test_recomputed_layers_and_repeated_prompts_change_no_gradient(option, against):
+    plain, other = (pair(micro_batch_tokens=4096, **o)[1] for o in (against, option))
+    batch = grouped_batch()
+    batch = centred(batch, plain, FULL) if batch.old_logp is not None else batch
+    seen = []
+    for backend in (plain, other):
+        calls = counted(backend.policy.trunk.layers[0].mlp)
+        backend._accumulate(batch, FULL)
+        seen.append(sum(calls))
+    if "grad_checkpoint" in option:
+        assert seen[1] == 2 * seen[0], "the layers were not computed again"
+    assert seen[1] > seen[0], "the option did nothing"
+    for key, parameter in plain.parameters.items():
+        np.testing.assert_allclose(
+            other.parameters[key].grad, parameter.grad, atol=1e-6, err_msg=key
+        )
+
+
+def counted(module) -> list[int]:
+    """The tokens that a layer reads, call by call."""
+    calls = []
+    module.register_forward_pre_hook(lambda _, args: calls.append(args[0][..., 0].numel()))
+    return calls
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    backend = pair()[1]
+    before = weights_of(backend)
+    batch = make_batch()
+    with pytest.raises(AzrError, match="was not applied"):
+        backend.update(batch.with_(advantages=batch.advantages * np.inf), FULL)
+    after = weights_of(backend)
+    assert all(np.array_equal(before[k], after[k]) for k in before)
+    assert all(p.grad is None for p in backend.parameters.values())
+
+
+def test_dropout_is_keyed():
+    lora = replace(LORA, dropout=0.3)
+    batch = make_batch()
+    hyper = Hyper(lr=1e-2)
+    made = []
+    for used in (lora, lora, LORA):
+        backend = TorchBackend(torch_model(tiny_model(scale=2.0)), TOKENIZER, used)
+        torch.manual_seed(np.random.default_rng().integers(1 << 30))
+        for _ in range(2):
+            backend.update(batch, hyper)
+        made.append(weights_of(backend))
+    assert all(np.array_equal(made[0][k], made[1][k]) for k in made[0])
+    assert not all(np.allclose(made[0][k], made[2][k], atol=1e-4) for k in made[0])
+
+
+def test_a_model_s_own_dropout_is_off_and_a_head_with_a_bias_refused():
+    model = torch_model(tiny_model())
+    model.model.layers[0].self_attn.attention_dropout = 0.5
+    models.without_dropout(model)
+    assert model.model.layers[0].self_attn.attention_dropout == 0
+    models.check(model)
+    model.lm_head.bias = torch.nn.Parameter(torch.ones(VOCABULARY))
+    with pytest.raises(AzrError, match="has a head that is more than a matrix"):
+        models.check(model)
+
+
+def test_a_sliding_window_is_refused():
+    model = torch_model(tiny_model())
+    model.config.sliding_window = 64
+    with pytest.raises(AzrError, match="has a sliding window of 64 tokens"):
+        models.check(model)
+    model.config.use_sliding_window = False
+    models.check(model)
+
+
+def test_a_damaged_adapter_file_is_told(tmp_path):
+    file = tmp_path / WEIGHTS_FILE
+    file.write_bytes(b"\0" * 40)
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        pair()[1].load_adapters(file)
+
+
+def test_adapters_on_some_layers_only():
+    lora = Lora(rank=2, num_layers=1, keys=("self_attn.q_proj", "mlp.up_proj"))
+    theirs = TorchBackend(torch_model(tiny_model()), TOKENIZER, lora)
+    assert_same(MlxBackend(tiny_model(), TOKENIZER, lora), theirs, atol=1e-7)
+    assert len(theirs.parameters) == 4
+    with pytest.raises(UsageError, match=r"lora.keys: 'q_proj': no linear layer"):
+        TorchBackend(torch_model(tiny_model()), TOKENIZER, Lora(keys=("q_proj",)))
+
+
+def test_adapters_of_another_rank_are_named(tmp_path):
+    TorchBackend(torch_model(tiny_model()), TOKENIZER, Lora(rank=2)).save(tmp_path)
+    other = TorchBackend(torch_model(tiny_model()), TOKENIZER, Lora(rank=4))
+    with pytest.raises(ValueError, match=rf"{WEIGHTS_FILE}: adapters of another model"):
+        other.load(tmp_path)
+
+
+def test_a_folder_that_is_quantised_for_mlx_is_refused_in_one_line(tmp_path):
+    tiny_folder(tmp_path / "m")
+    with pytest.raises(UsageError, match="quantised for MLX, which torch cannot read"):
+        TorchBackend.from_folder(tmp_path / "m", LORA, Quantization(bits=0))
+
+
+def test_the_vocabulary_is_larger_than_a_chunk():
+    """The head works in chunks: one that ends within a row count must not lose rows."""
+    backend = pair()[1]
+    backend.policy.rows = 7
+    whole = pair()[1]
+    batch = make_batch(rows=6)
+    np.testing.assert_allclose(
+        backend.score(batch, "current", 1.0).logp,
+        whole.score(batch, "current", 1.0).logp,
+        atol=1e-6,
+    )
+    assert whole.policy.rows * VOCABULARY * 4 >= 6 << 20

@@ -1,0 +1,58 @@
+"""The learning benchmark's own arithmetic: controls, curves, pairing by seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from azr_mlx.config import load
+from azr_mlx.types import Role
+from tests.conftest import benchmark_script
+from tests.experiences import experience
+
+pytestmark = pytest.mark.pure
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with benchmark_script("learning") as script:
+        yield script
+
+
+def test_every_variant_is_a_configuration(bench):
+    for overrides in bench.VARIANTS.values():
+        load("quickstart", list(overrides))
+
+
+def test_shuffled_rewards_are_the_same_ones_within_a_role(bench):
+    rows = [experience(reward=float(i), group=i % 3) for i in range(40)]
+    rows += [experience(role=Role.PROPOSE, reward=-float(i), group=7) for i in range(20)]
+    out = bench.shuffled(rows, 4, 0)
+    for role in Role:
+        before = [e.reward.total for e in rows if e.role is role]
+        after = [e.reward.total for e in out if e.role is role]
+        assert Counter(before) == Counter(after)
+        assert sum(a != b for a, b in zip(before, after, strict=True)) > len(before) / 2
+    assert [e.group for e in out] == [e.group for e in rows]
+    assert bench.shuffled(rows, 4, 0) == out != bench.shuffled(rows, 5, 0)
+
+
+def test_curves_are_means_over_stretches(bench):
+    rows = [{"step": i, "entropy": float(i), "other": 1.0} for i in range(10)]
+    assert bench.curves(rows) == {"entropy": [0.5, 2.5, 4.5, 6.5, 8.5]}
+
+
+def test_variants_are_paired_with_base_by_seed(bench):
+    def run(variant, seed, gain):
+        table = {"in_range": {"mean": {"gain": gain}}}
+        return {"variant": variant, "seed": seed, "steps": 3, "seconds": 1.0, "greedy": table,
+                "sampled": table, "curves": {}}  # fmt: skip
+
+    noise = [0.3, -0.2, 0.1, 0.0, 0.25]
+    runs = [run("base", s, n) for s, n in enumerate(noise)]
+    runs += [run("rloo", s, n + 0.05) for s, n in enumerate(noise)]
+    row = bench.summary("rloo", runs)["greedy/in_range/against_base"]
+    assert row["mean"] == pytest.approx(0.05) and row["low"] == pytest.approx(0.05)
+    alone = bench.summary("rloo", runs)["greedy/in_range"]
+    assert alone["high"] - alone["low"] > 0.3

@@ -1,0 +1,144 @@
+"""What is exported gives, in the program it is for, the log-probabilities that it gives here."""
+
+import json
+
+import numpy as np
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
+torch = pytest.importorskip("torch", reason="torch is not installed")
+peft = pytest.importorskip("peft", reason="peft is not installed")
+
+from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
+from azr_mlx.cli import main  # noqa: E402
+from azr_mlx.commands.export import to_model, to_peft  # noqa: E402
+from azr_mlx.config import Config, Lora, to_yaml  # noqa: E402
+from azr_mlx.errors import UsageError  # noqa: E402
+from azr_mlx.models.locate import ModelError  # noqa: E402
+from tests.backends.test_mlx_ppo import make_backend, make_batch  # noqa: E402
+from tests.backends.test_torch_backend import torch_model  # noqa: E402
+from tests.tiny import tiny_folder, tiny_model  # noqa: E402
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture
+def saved(tmp_path):
+    backend = make_backend(base="tiny/model")
+    (tmp_path / "run").mkdir()
+    backend.save(tmp_path / "run")
+    return backend, tmp_path / "run"
+
+
+def test_peft_loads_it_and_computes_the_same(saved, tmp_path):
+    backend, run = saved
+    done = to_peft(run, tmp_path / "out")
+    assert (done.model, done.rank, done.alpha) == ("tiny/model", 4, 8.0)
+    plain = torch_model(tiny_model(scale=2.0))
+    model = peft.PeftModel.from_pretrained(plain, tmp_path / "out").eval()
+    batch = make_batch()
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(batch.tokens).long()).logits.log_softmax(-1)
+    tokens = torch.from_numpy(batch.tokens).long()[:, 1:, None]
+    theirs = logits[:, :-1].gather(-1, tokens)[..., 0].numpy() * batch.mask[:, 1:]
+    ours = backend.score(batch, "current", 1.0).logp[:, 1:]
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    reference = backend.score(batch, "reference", 1.0).logp[:, 1:]
+    assert np.abs(theirs - reference).max() > 0.01, "the adapters do nothing: this proves nothing"
+
+
+def test_bad_input_is_one_line_and_writes_nothing(saved, tmp_path):
+    _, run = saved
+    with pytest.raises(UsageError, match="no LoRA adapters there"):
+        to_peft(tmp_path / "nothing", tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UsageError, match="exists; name another folder"):
+        to_peft(run, tmp_path / "there")
+    config = json.loads((run / "adapter_config.json").read_text())
+    (run / "adapter_config.json").write_text(json.dumps({**config, "fine_tune_type": "dora"}))
+    with pytest.raises(UsageError, match="dora: not LoRA's"):
+        to_peft(run, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "there"]
+
+
+@pytest.fixture
+def learned(tmp_path):
+    """A 4-bit folder, and adapters on it that change what it says."""
+    tiny_folder(tmp_path / "base")
+    name = str(tmp_path / "base")
+    backend = MlxBackend.from_folder(tmp_path / "base", Lora(rank=4, scale=2.0), base=name)
+    draw = np.random.default_rng(1)
+    for _, layer in adapters.adapter_layers(backend.policy.lm):
+        layer.lora_b = mx.array(draw.normal(size=layer.lora_b.shape).astype(np.float32) * 0.2)
+    (tmp_path / "run").mkdir()
+    backend.save(tmp_path / "run")
+    return backend, tmp_path / "run"
+
+
+def test_transformers_loads_the_fused_model_and_computes_the_same(learned, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    backend, run = learned
+    done = to_model(run, tmp_path / "out")
+    assert done.dtype == "float32" and done.quantization is None
+    assert done.logp_change_max < 1e-4 and done.measured_on == "a fixed text"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.float32
+    batch = make_batch()
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(batch.tokens).long()).logits.log_softmax(-1)
+    tokens = torch.from_numpy(batch.tokens).long()[:, 1:, None]
+    theirs = logits[:, :-1].gather(-1, tokens)[..., 0].numpy() * batch.mask[:, 1:]
+    ours = backend.score(batch, "current", 1.0).logp[:, 1:]
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    reference = backend.score(batch, "reference", 1.0).logp[:, 1:]
+    assert np.abs(theirs - reference).max() > 0.01, "the adapters do nothing: this proves nothing"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    asked = tokenizer("def f(x):", return_tensors="pt")
+    answer = model.generate(**asked, max_new_tokens=5, do_sample=False)
+    assert tokenizer.decode(answer[0]).startswith("def f(x):")
+
+
+def test_a_fused_mlx_model_is_quantised_as_its_base_and_says_what_that_costs(learned, tmp_path):
+    _, run = learned
+    exact, lossy = to_model(run, tmp_path / "hf"), to_model(run, tmp_path / "mlx", to="mlx")
+    assert lossy.quantization == {"group_size": 32, "bits": 4}
+    assert lossy.bytes < exact.bytes / 2
+    assert lossy.logp_change_mean > 1e-3 > exact.logp_change_mean
+
+
+def test_what_fusing_changed_is_measured_on_the_rollouts_of_the_run(learned, tmp_path):
+    _, run = learned
+    (run / "config.yaml").write_text(to_yaml(Config()))
+    (run / "rollouts").mkdir()
+    row = {"prompt": {"token_ids": [5, 6, 7]}, "completion": {"token_ids": [8, 9, 0]}}
+    lines = f"{json.dumps(row)}\n" * 40
+    (run / "rollouts" / "step_000003.jsonl").write_text(lines)
+    done = to_model(run, tmp_path / "out")
+    assert (done.measured_on, done.measured_tokens) == ("32 rollouts of step_000003", 96)
+
+
+def test_the_command_prints_what_was_written(learned, tmp_path, capsys):
+    _, run = learned
+    given = ["export", "--adapter-path", str(run), "--out", str(tmp_path / "out"), "--json"]
+    assert main([*given, "--dtype", "float16"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["dtype"], said["path"]) == ("float16", str(tmp_path / "out"))
+    assert main(given) == 2 and "exists; name another folder" in capsys.readouterr().err
+
+
+def test_what_cannot_be_fused_is_one_line_and_writes_nothing(learned, tmp_path):
+    _, run = learned
+    with pytest.raises(UsageError, match="no adapters there; give runs/NAME"):
+        to_model(tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(ModelError, match="dtype 'int8' is not known"):
+        to_model(run, tmp_path / "out", dtype="int8")
+    config = json.loads((run / "adapter_config.json").read_text())
+    (run / "adapter_config.json").write_text(json.dumps({**config, "model": None}))
+    with pytest.raises(UsageError, match="--model: missing"):
+        to_model(run, tmp_path / "out")
+    wider = {**config, "lora_parameters": {**config["lora_parameters"], "rank": 8}}
+    (run / "adapter_config.json").write_text(json.dumps(wider))
+    with pytest.raises(UsageError, match="does not fit the model"):
+        to_model(run, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "run"]

@@ -1,0 +1,348 @@
+"""How completions are judged, benchmark by benchmark, on rows written by hand."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.benchmarks import Grade, grade, load
+from azr_mlx.evaluation.benchmarks.apps import (
+    HEADER,
+    CallCheck,
+    called_examples,
+    examples,
+    same_output,
+    same_value,
+)
+from azr_mlx.evaluation.benchmarks.cruxeval import arguments
+from azr_mlx.evaluation.benchmarks.plus import SPECIAL, PlusCheck
+from azr_mlx.sandbox import Sandbox
+from azr_mlx.types import Status
+
+pytestmark = pytest.mark.sandbox
+PASS, FAIL, ERROR = Status.PASS, Status.FAIL, Status.ERROR
+
+
+def verdict(sandbox: Sandbox, check: PlusCheck, code: str) -> tuple[Status, float]:
+    results = sandbox.run(check.jobs(code))
+    found = check.grade(code, results)
+    return found.status, found.share
+
+
+# ---------------------------------------------------------------- HumanEval+, MBPP+
+
+PLUS_ROW = {
+    "task_id": "HumanEval/7",
+    "prompt": 'def halves(xs):\n    """Half of each.\n\n    >>> halves([2])\n    [1.0]\n    """\n',
+    "entry_point": "halves",
+    "canonical_solution": "    return [x / 2 for x in xs]\n",
+    "base_input": [[[2]], [[]]],
+    "plus_input": [[[1, 2, 3]], [[10**9]]],
+    "atol": 0,
+}
+
+
+def test_humaneval_plus_is_judged_by_what_the_reference_gives(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    path = tmp_path / "HumanEvalPlus.jsonl"
+    path.write_text(json.dumps(PLUS_ROW) + "\n")
+    [problem] = load("humaneval-plus", tmp_path).problems
+    texts = [
+        PLUS_ROW["canonical_solution"],
+        "    return [x * 0.5 + 1e-9 for x in xs]\n",  # floats are compared with a tolerance
+        "    return [x / 2 for x in xs if x < 5]\n",
+        "    return [x // 2 for x in xs]\n",
+        "    return None if len(xs) > 2 else [x / 2 for x in xs]\n",
+        "    return 1 / 0\n",
+    ]
+    grades = grade(sandbox, [(problem, str(text)) for text in texts])
+    assert [g.status for g in grades] == [PASS, PASS, FAIL, FAIL, FAIL, ERROR]
+    assert [g.share for g in grades] == [1.0, 1.0, 0.75, 0.75, 0.75, 0.0]
+    shown = grade(sandbox, [(problem, str(text)) for text in texts], visible=True)
+    assert [g.status for g in shown] == [PASS, FAIL, PASS, PASS, PASS, ERROR]
+
+
+def test_evalplus_s_own_cache_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=r"humaneval-plus: not on this machine; .*https://"):
+        load("humaneval-plus")
+    folder = tmp_path / ("Library/Caches" if sys.platform == "darwin" else "") / "evalplus"
+    folder.mkdir(parents=True)
+    for version in ("v0.1.9", "v0.1.10"):
+        row = {**PLUS_ROW, "task_id": f"HumanEval/{version[-1]}"}
+        (folder / f"HumanEvalPlus-{version}.jsonl").write_text(json.dumps(row) + "\n")
+    assert load("humaneval-plus").source == "HumanEvalPlus-v0.1.10.jsonl"
+    other = tmp_path / "mine.jsonl"
+    other.write_text(json.dumps(PLUS_ROW) + "\n")
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(other))
+    assert [p.id for p in load("humaneval-plus").problems] == ["HumanEval/7"]
+
+
+def test_the_reference_runs_once_and_its_values_are_kept(sandbox: Sandbox) -> None:
+    check = PlusCheck("f", "def f(x): return x + 1", [(1,), (2,)], 0)
+    assert len(check.jobs("")) == 2
+    assert verdict(sandbox, check, "def f(x): return x + 1") == (PASS, 1.0)
+    assert len(check.jobs("")) == 1
+    assert verdict(sandbox, check, "def f(x): return 2") == (FAIL, 0.5)
+
+
+def test_many_samples_of_a_problem_run_its_reference_once(tmp_path: Path) -> None:
+    path = tmp_path / "HumanEvalPlus.jsonl"
+    path.write_text(json.dumps(PLUS_ROW) + "\n")
+    [problem] = load("humaneval-plus", tmp_path).problems
+    ran = []
+
+    class Counting(Sandbox):
+        def stream(self, jobs: Any) -> Any:
+            return super().stream(job for job in jobs if not ran.append(job.id))  # type: ignore[func-returns-value]
+
+    good, bad = str(PLUS_ROW["canonical_solution"]), "    return xs\n"
+    with Counting(workers=2) as box:
+        first = grade(box, [(problem, good), (problem, bad), (problem, good)])
+        again = grade(box, [(problem, bad)])
+    assert [g.status for g in first + again] == [PASS, FAIL, PASS, FAIL]
+    assert ran == ["reference", "code", "code", "code", "code"]
+
+
+def test_values_that_cannot_come_back_judge_nobody(sandbox: Sandbox) -> None:
+    """Left out of the share, and where there is nothing else there is no pass."""
+    code = "def f(n): return 'a' * n"
+    check = PlusCheck("f", code, [(1,), (200_000,), (2,)], 0)
+    assert verdict(sandbox, check, "def f(n): return 'a'") == (FAIL, 0.5)
+    assert verdict(sandbox, check, code) == (PASS, 1.0)
+    nothing = PlusCheck("f", "def f(n): return iter([n])", [(1,), (2,)], 0)
+    assert verdict(sandbox, nothing, "def f(n): return n") == (Status.INVALID, 0.0)
+
+
+def test_a_root_is_judged_by_the_polynomial_alone(sandbox: Sandbox) -> None:
+    """As EvalPlus does: near the reference's root a steep polynomial is far from zero."""
+    check = PlusCheck(
+        "find_zero", "def find_zero(c): return 1000.0", [([-(10.0**9), 0, 0, 1],)], 1e-4
+    )
+    assert verdict(sandbox, check, "def find_zero(c): return 1000.00005") == (FAIL, 0.0)
+    assert verdict(sandbox, check, "def find_zero(c): return 1000.0") == (PASS, 1.0)
+
+
+def test_a_reference_that_fails_passes_nobody(sandbox: Sandbox) -> None:
+    check = PlusCheck("f", "def f(x): return 1 / x", [(0,)], 0)
+    assert verdict(sandbox, check, "def f(x): return 1 / x") == (Status.INVALID, 0.0)
+
+
+def test_arguments_that_are_no_literals_travel_in_the_program(sandbox: Sandbox) -> None:
+    inf = float("inf")
+    rows = [
+        (inf, 1), (-inf, 2), ([inf], "inf"), ("a" * 200_000, 3), ("to inf and nan's end", (inf,)),
+        ({"inf": {inf}}, set()), (complex(1, inf), ({1: ()}, [])),
+    ]  # fmt: skip
+    code = "def f(x, y): return (str(x)[:20], str(y))"
+    check = PlusCheck("f", code, rows, 0)
+    assert check.more and verdict(sandbox, check, code) == (PASS, 1.0)
+    shown = [(str(x)[:20], str(y)) for x, y in rows]
+    assert check._expected == tuple(shown)
+    wrong = "def f(x, y): return (str(x)[:20], '1')"
+    assert verdict(sandbox, check, wrong) == (FAIL, pytest.approx(1 / 7))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "expected", "right", "wrong"),
+    [
+        ("similar_elements", ((1, 2), (2, 3)), (2, 5), (5, 2), (2,)),
+        ("text_match_three", ("a",), True, "text", None),
+        ("text_match_three", ("a",), None, None, "text"),
+        ("check_str", ("a",), True, True, False),
+        ("are_equivalent", (1, 2), True, False, None),
+        ("sum_div", (8,), 7, 0, 1),
+        ("surface_Area", (3, 4), 33, 35, 34),
+        ("digit_distance_nums", (123, 56), 0, 1 + 3 + 3, 8),
+        ("find_zero", ([-2, 1],), 2.0, 2.00001, 2.1),
+    ],
+)
+def test_rules_of_their_own(
+    name: str, args: tuple[Any, ...], expected: Any, right: Any, wrong: Any
+) -> None:
+    rule = SPECIAL[name]
+    assert rule(args, right, expected)
+    assert name == "are_equivalent" or not rule(args, wrong, expected)
+
+
+# ---------------------------------------------------------------- APPS
+
+
+def apps_row(number: int, tests: Any, level: str = "interview", **more: Any) -> dict[str, Any]:
+    row = {
+        "problem_id": number,
+        "question": "Add.",
+        "solutions": json.dumps(["print(sum(map(int, input().split())))"]),
+        "input_output": json.dumps(tests) if tests is not None else "",
+        "difficulty": level,
+        "starter_code": "",
+    }
+    return {**row, **more}
+
+
+ADD = {"inputs": ["1 2\n", "3 4\n", "5 6\n", "7 8\n"], "outputs": ["3\n", "7\n", "11\n", "15\n"]}
+CALLS = {"fn_name": "add", "inputs": [[1, 2], [[1], [2]]], "outputs": [3, [[1, 2]]]}
+
+
+def test_apps_counts_cases_and_leaves_out_problems_without_any(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    rows = [
+        apps_row(1, ADD),
+        apps_row(2, CALLS, "introductory"),
+        apps_row(3, {"inputs": [], "outputs": []}),
+        apps_row(4, None),
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load("apps", path)
+    assert found.excluded == ("APPS/0003", "APPS/0004")
+    assert [p.level for p in found.problems] == ["interview", "introductory"]
+    assert [p.id for p in load("apps-introductory", path).problems] == ["APPS/0002"]
+    with pytest.raises(UsageError, match="holds no apps-competition problem"):
+        load("apps-competition", path)
+    stdin, call = found.problems
+    cases = [
+        (stdin, "print(sum(map(int, input().split())))"),
+        (stdin, "a, b = map(int, input().split())\nprint(a + b if a < 6 else 0)"),
+        (stdin, "a, b = map(int, input().split())\nprint(a + b + 0.0)"),
+        (stdin, "a, b = map(int, input().split())\nif a < 4:\n    print(a + b)\n    return\n1 / 0"),
+        (call, "def add(a, b): return a + b"),
+        (call, "class Solution:\n    def add(self, a, b): return a + b if type(a) is int else 0"),
+        (call, "def plus(a, b): return a + b"),
+    ]
+    grades = grade(sandbox, cases)
+    assert [g.share for g in grades] == [1.0, 0.75, 1.0, 0.5, 1.0, 0.5, 0.0]
+    assert [g.status for g in grades] == [PASS, FAIL, PASS, ERROR, PASS, FAIL, ERROR]
+
+
+def test_solutions_have_the_names_that_the_reference_gives_them(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """And no builtin is another one for them: ``pow`` takes a modulus."""
+    names: dict[str, Any] = {}
+    exec(HEADER, names)
+    assert set(names) & set(dir(builtins)) == set()
+    rows = [
+        apps_row(1, {"inputs": ["16\n"], "outputs": ["4\n"]}),
+        apps_row(2, {"fn_name": "p", "inputs": [[3, 4, 5]], "outputs": [1]}),
+        apps_row(3, {"fn_name": "d", "inputs": [[1], [2]], "outputs": [[{"1": 2}], {"2": 3}]}),
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stdin, power, keyed = load("apps", path).problems
+    cases = [
+        (stdin, "stdout.write(str(int(sqrt(int(stdin.readline())))))"),
+        (stdin, '"""Doc."""\nfrom __future__ import annotations\nprint(int(input()) // 4)'),
+        (power, "def p(a: int, b: int, m: List[int]): return pow(a, b, m)"),
+        (keyed, "def d(x): return Counter({x: x + 1})"),
+    ]
+    assert grade(sandbox, cases) == [Grade(PASS, 1.0)] * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "same"),
+    [
+        ("1000000008", "1000000007", False), ("1000000007", "1000000007.0", True),
+        ("100000000.4", "100000000", True), ("+7 007 -0", "7 7 -0", True), ("100", "1", False),
+        ("-5", "5", False), ("Case 1: 0.5", "Case 1: 0.5000000001", True), ("1e3", "1000", True),
+        ("nan", "0", False), ("inf", "infinity", False), ("1_0", "10", False), ("1 2", "1", False),
+        ("1\n2\n", "1\n2", True), ("1 2", "1\n2", False), ("  1  2 ", "1 2", True),
+        ("1.0000000001", "1", True), ("1.1", "1", False), ("YES", "yes", False), ("", "", True),
+        ("", "0", False), ("2 1", "1 2", False), ("1\n\n2", "1\n2", True),
+        ("1\n2\n3", "1\n2", False),
+    ],
+)  # fmt: skip
+def test_what_is_the_same_output(given: str, wanted: str, same: bool) -> None:
+    assert same_output(given, wanted) is same
+
+
+def test_what_is_the_same_value() -> None:
+    assert same_value((1, [2, (3,)]), [1, [2, [3]]]) and same_value(3, [3]) and same_value([], [])
+    assert not same_value(3, [[3]]) and not same_value([1], [2]) and not same_value(None, [])
+
+
+def test_the_samples_of_a_statement_are_its_visible_tests() -> None:
+    text = (
+        "Add.\n\n-----Input-----\n\nTwo.\n\n-----Examples-----\nInput\n1 2\n\nOutput\n3\n\nInput\n"
+    )
+    shown = examples(text + "3 4\n\nOutput\n7\n\n\n\n-----Note-----\n\nThat is it.")
+    assert shown is not None
+    assert shown.inputs == ("1 2\n", "3 4\n") and [x.strip() for x in shown.outputs] == ["3", "7"]
+    assert examples("no examples") is None
+
+
+HALVES = """Add.
+
+-----Input-----
+Two numbers.
+
+-----Sample Input-----
+1 2
+3 4
+
+-----Sample Output-----
+3
+7
+
+The figure shows it.
+
+-----Example Input 2:-----
+5 6
+-----Example Output 2:-----
+11"""
+NAMED = """Example 1:
+Input: xs = [1, 2], k = 3
+Output: [3]
+Explanation: none.
+
+Example 2:
+Input: [4], "a, b"
+Output: true
+
+Example 3:
+Input: xs = [], k = 0
+Output: []
+"""
+
+
+def test_samples_in_halves_and_of_functions() -> None:
+    shown = examples(HALVES)
+    assert shown is not None
+    assert shown.inputs == ("1 2\n3 4\n", "5 6\n") and shown.outputs == ("3\n7", "11")
+    called = called_examples("f", NAMED)  # `true` is no literal
+    assert called == CallCheck("f", ("([1, 2], 3)", "([], 0)"), ([3], []))
+    assert called_examples("f", "Input: f(\nOutput: 1") is None
+
+
+# ---------------------------------------------------------------- CRUXEval
+
+
+@pytest.mark.parametrize(
+    ("answer", "args"),
+    [
+        ("assert f(1, 'a') == 2", "(1, 'a')"),
+        ("f(b=1, a=2)", "(2, 1)"),
+        ("f(1, b=2)", "(1, 2)"),
+        ("1, 2", "(1, 2)"),
+        ("[1], {2: 3}", "([1], {2: 3})"),
+        ("f()", "()"),
+        ("f(c=1)", None),
+        ("f(*[1, 2])", None),
+        ("f(g(1))", None),
+        ("0) or (True", None),
+        ("0 or True", None),
+        ("f(1) or True", None),
+        ("", "()"),
+    ],
+)
+def test_the_arguments_in_an_answer(answer: str, args: str | None) -> None:
+    assert arguments("def f(a, b): return a", answer) == args

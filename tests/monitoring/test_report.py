@@ -1,0 +1,228 @@
+"""The report of a run: all that its folder has, and nothing that a model wrote is markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from azr_mlx import cli
+from azr_mlx.config import load, to_yaml
+from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.monitoring import report
+from azr_mlx.monitoring.metrics import REGISTRY
+from azr_mlx.types import Prompt, Role, Status, TaskKind
+from tests.experiences import experience
+
+pytestmark = pytest.mark.pure
+
+HOSTILE = (
+    "</pre><script>alert(1)</script><img src=http://x.test/a onerror=alert(2)>\u202e\x1b[2J&\x00"
+)
+
+
+def keys() -> list[str]:
+    """One or two keys of each registered metric but the step."""
+    found = []
+    for metric in REGISTRY[1:]:
+        for which in (0, 1):
+            parts = re.split(r"\{([^}]*)\}", metric.name)
+            parts[1::2] = [(p or "one|two").split("|")[which] for p in parts[1::2]]
+            found.append("".join(parts))
+    return list(dict.fromkeys(found))
+
+
+def write_run(folder: Path, steps: int, *, text: str = HOSTILE) -> Path:
+    """A run's folder with every metric, each on a course of its own."""
+    folder.mkdir(parents=True)
+    names = keys()
+    rows = (
+        {
+            "step": s,
+            **{k: 0.1 + i % 7 / 10 + (s * (i + 1) % 97) / 1000 for i, k in enumerate(names)},
+        }
+        for s in range(1, steps + 1)
+    )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.yaml").write_text(to_yaml(load("quickstart")))
+    start = {"time": "2026-11-26T01:00:00", "backend": "mlx (it imports)", "platform": "Linux"}
+    (folder / "run.json").write_text(json.dumps({"starts": [start]}))
+    (folder / "rollouts").mkdir()
+    for step in {1, steps}:
+        experiences = [
+            experience(
+                prompt=Prompt(f"prompt {text}", (1, 2)),
+                text=f"completion {text}",
+                detail=f"detail {text}",
+                status=status,
+                role=role,
+                kind=kind,
+                step=step,
+            )
+            for role in Role
+            for kind in TaskKind
+            for status in (Status.PASS, Status.FAIL)
+        ]
+        lines = "".join(json.dumps(e.to_json()) + "\n" for e in experiences)
+        (folder / "rollouts" / f"step_{step:06d}.jsonl").write_text(lines)
+    return folder
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and the text of each figure."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.figures: list[str] = []
+        self.open = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "figure":
+            self.figures.append("")
+        self.open = self.open or tag == "figure"
+
+    def handle_endtag(self, tag):
+        self.open = self.open and tag != "figure"
+
+    def handle_data(self, data):
+        if self.open:
+            self.figures[-1] += f" {data}"
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("report") / "first", 40)
+
+
+@pytest.fixture(scope="module")
+def text(run) -> str:
+    return report.write(report.read(run)).read_text("utf-8")
+
+
+def test_every_metric_has_a_figure_with_axes_a_unit_and_what_is_healthy(text):
+    page = Page(text)
+    drawn = [m for m in REGISTRY[1:] if m.chart != "axis"]
+    assert len(page.figures) >= len(drawn)
+    said = " ".join(page.figures)
+    for metric in drawn:
+        title = metric.description[0].upper() + metric.description[1:]
+        [own] = [f for f in page.figures if f.strip().startswith(title)][:1] or [""]
+        assert own, f"{metric.name}: no figure"
+        assert f"Healthy: {metric.healthy}" in " ".join(own.split()), metric.name
+        assert metric.unit in own, metric.name
+    assert said.count(" step ") >= len(page.figures), "an x axis without its name"
+    assert len(page.named("svg")) >= len(page.figures)
+
+
+def test_nothing_that_a_model_wrote_is_markup(text):
+    page = Page(text)
+    assert len(page.named("script")) == 1 and page.named("img") == []
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert not set(text) & {"\x1b", "\u202e", "\x00"}
+    assert "&lt;script&gt;alert(1)" in text and "[U+202E]" in text
+
+
+def test_the_page_loads_nothing_and_sends_nothing(text):
+    page = Page(text)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "action", "data", "srcset", "formaction"):
+            assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
+    [policy] = [m["content"] for m in page.named("meta") if "Policy" in str(m.get("http-equiv"))]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "@import" not in text and "url(" not in text.partition("</style>")[0].replace(
+        "url(#", ""
+    )
+    assert not any("style" in attributes for _, attributes in page.tags), "the policy forbids it"
+
+
+def test_samples_are_of_both_roles_and_all_kinds_good_and_bad(text):
+    rows = [a for a in Page(text).named("tr") if "data-role" in a]
+    cells = {(r["data-role"], r["data-kind"], r["data-verdict"]) for r in rows}
+    assert len(cells) == 2 * 3 * 2
+    assert {r["data-step"] for r in rows} == {"1", "40"}
+
+
+def test_two_runs_are_drawn_together_and_what_differs_is_told(run, tmp_path):
+    other = write_run(tmp_path / "second", 30)
+    changed = to_yaml(load("quickstart", ["ppo.advantage=gae"]))
+    (other / "config.yaml").write_text(changed)
+    out = report.write(report.read(run), report.read(other), tmp_path / "both.html")
+    text = out.read_text()
+    assert "<title>first and second - azr-mlx</title>" in text
+    assert "What differs" in text and "<code>ppo.advantage</code>" in text
+    assert "ppo.epochs</code></th>" not in text
+    assert any("second" in figure for figure in Page(text).figures)
+
+
+@pytest.mark.alone
+def test_a_long_run_stays_small_and_is_written_quickly(tmp_path):
+    run = write_run(tmp_path / "long", 5000, text="x" * 5000)
+    start = time.perf_counter()
+    path = report.write(report.read(run))
+    seconds = time.perf_counter() - start
+    assert path.stat().st_size < 5e6
+    assert seconds < 10, "2 s on a machine with nothing else to do"
+
+
+def test_what_is_missing_or_broken_is_a_note_and_no_failure(tmp_path):
+    run = write_run(tmp_path / "odd", 3)
+    with (run / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 4, "grad_norm": NaN, "lr": Infinity, "unheard_of": 3.0}\n[1]\n{"step": 5')
+    (run / "config.yaml").write_text("a: [")
+    (run / "run.json").write_text('{"starts": 3}')
+    (run / "held_out.json").write_text("{}")
+    with (run / "rollouts" / "step_000001.jsonl").open("ab") as f:
+        f.write(b'{"cut off \xff')
+    read = report.read(run)
+    assert read.broken == {"grad_norm": 1, "lr": 1} and read.last_step == 4
+    text = report.write(read).read_text()
+    assert "config.yaml could not be read" in text and "unheard_of" in text
+    (run / "rollouts" / "step_000001.jsonl").unlink()
+    (run / "config.yaml").unlink()
+    assert report.write(report.read(run)).exists()
+
+
+def test_what_cannot_be_shown_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="no such folder; give runs/NAME"):
+        report.locate(str(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match=r"no step in its metrics\.jsonl"):
+        report.read(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no run with metrics in runs/"):
+        report.locate("latest")
+    run = report.read(write_run(tmp_path / "runs" / "a", 2))
+    with pytest.raises(AzrError, match=r"Is a directory|exists"):
+        report.write(run, out=tmp_path / "runs")
+    with pytest.raises(AzrError, match=r"--out .*No such file"):
+        report.write(run, out=tmp_path / "no" / "where.html")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_command_writes_the_latest_run_and_its_figures_as_json(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "runs" / "a", 3)
+    write_run(tmp_path / "runs" / "b", 4)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report"]) == 0
+    assert capsys.readouterr().out == "runs/b/report.html\n"
+    assert Path("runs/b/report.html").read_text().startswith("<!doctype html>")
+    given = ["report", "runs/a", "--compare", "runs/b", "--out", "both.html", "--json"]
+    assert cli.main(given) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["path"] == "both.html" and [r["steps"] for r in said["runs"]] == [3, 4]
+    assert said["runs"][0]["metrics"]["entropy"]["steps"] == 3
+    assert cli.main(["report", "runs/none"]) == 2
+
+
+def test_every_metric_that_is_drawn_has_a_unit_and_a_healthy_range():
+    lacking = [m.name for m in REGISTRY[1:] if m.chart != "flags" and not (m.unit and m.healthy)]
+    assert lacking == []

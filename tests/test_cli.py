@@ -1,0 +1,271 @@
+"""The command line in a subprocess: exit codes, one-line errors, and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from azr_mlx import __version__, cli
+from azr_mlx.errors import AzrError
+from tests.conftest import Cli
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.alone
+def test_help_is_fast_and_imports_nothing_heavy(cli: Cli) -> None:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = cli("--help")
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert {"train", "convert", "generate"} <= set(done.stdout.split())
+    # 0.3 s on a quiet machine; the fastest of five, and twice that, is what a busy one still gives.
+    assert min(seconds) < 0.6, seconds
+    code = "import sys, azr_mlx.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"mlx", "numpy", "yaml", "rich", "transformers"} & set(loaded.stdout.split())
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").stdout == f"azr-mlx {__version__}\n"
+
+
+def test_no_command_shows_the_help_and_is_a_usage_error(cli: Cli) -> None:
+    done = cli()
+    assert done.returncode == 2
+    assert "Commands:" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "convert", "generate"])
+def test_every_command_has_help(cli: Cli, command: str) -> None:
+    done = cli(command, "--help")
+    assert done.returncode == 0
+    assert "--debug" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["trane"], "No such command 'trane'"),
+        (["train", "--sed", "3"], "No such option: --sed"),
+        (["train", "--seed", "x"], "Invalid value for '--seed'"),
+        (["generate", "--model", "m"], "Missing option '-p' / '--prompt'"),
+        (["generate", "-p", "x", "--model", "m", "--top-p", "2"], "Invalid value for '--top-p'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    cli: Cli, arguments: list[str], fragment: str
+) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("azr-mlx: error: ")
+    assert fragment in line
+    assert "--help" in line
+
+
+def test_every_mistake_of_a_configuration_gets_a_line(cli: Cli) -> None:
+    done = cli("train", "-c", "quikstart", "lora.rnk=3", "seed=x", "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "azr-mlx: error: " + line
+        for line in (
+            done.stderr.splitlines()[0].removeprefix("azr-mlx: error: "),
+            "lora.rnk: 3: no such key; did you mean lora.rank?",
+            "seed: x: not a whole number; give one without point or exponent",
+        )
+    ]
+    assert "did you mean quickstart?" in done.stderr.splitlines()[0]
+
+
+def test_flags_are_configuration_too(cli: Cli) -> None:
+    done = cli("train", "--backend", "jax")
+    assert done.returncode == 2
+    assert "backend: jax: 'jax' is not a choice" in done.stderr
+
+
+def test_two_starts_are_refused(cli: Cli, tmp_path: Path) -> None:
+    done = cli("train", "--resume", "--resume-adapter-file", "a.safetensors")
+    assert done.returncode == 2
+    assert "there would be two starts" in done.stderr
+
+
+def test_a_missing_adapter_file_is_refused(cli: Cli) -> None:
+    done = cli("train", "--resume-adapter-file", "a.safetensors")
+    assert done.returncode == 2
+    assert "a.safetensors: no such file" in done.stderr
+
+
+def test_resuming_where_there_is_no_run_is_refused(cli: Cli) -> None:
+    for arguments in (["--resume"], ["--resume", "runs/none"], ["--resume", "seed=3"]):
+        done = cli("train", *arguments)
+        assert done.returncode == 2, arguments
+        assert done.stderr.startswith("azr-mlx: error: --resume "), arguments
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["train", "--resume"], ["train", "--resume", "latest"]),
+        (["train", "--resume", "--quiet"], ["train", "--resume", "latest", "--quiet"]),
+        (["train", "--resume", "-c", "x"], ["train", "--resume", "latest", "-c", "x"]),
+        (["train", "--resume", "seed=3"], ["train", "--resume", "latest", "seed=3"]),
+        (["train", "--resume", "latest"], ["train", "--resume", "latest"]),
+        (["train", "--resume", "runs/x", "seed=3"], ["train", "--resume", "runs/x", "seed=3"]),
+        (["train", "--resume=runs/x"], ["train", "--resume=runs/x"]),
+        (["train", "seed=3"], ["train", "seed=3"]),
+    ],
+)
+def test_resume_takes_a_value_or_none(given: list[str], read: list[str]) -> None:
+    assert cli._bare_resume(given) == read
+
+
+def test_a_run_whose_name_has_an_equals_sign_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lr=3").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli._bare_resume(["--resume", "lr=3"]) == ["--resume", "lr=3"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (AzrError("disk: full; free some"), 1, "azr-mlx: error: disk: full; free some"),
+        (ZeroDivisionError("x"), 1, "azr-mlx: error: ZeroDivisionError: x (--debug shows the "),
+        (OSError(28, "No space left on device", "runs/a/metrics.jsonl"), 1,
+         "azr-mlx: error: runs/a/metrics.jsonl: No space left on device; make room;"),
+        (KeyboardInterrupt(), 130, "azr-mlx: interrupted"),
+    ],
+)  # fmt: skip
+def test_errors_become_exit_codes(
+    error: BaseException,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["train"]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(line)
+    assert "Traceback" not in captured.err
+
+
+def test_the_traceback_is_shown_with_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_run", lambda arguments: 1 // 0)
+    assert cli.main(["train", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_traceback(root: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "azr_mlx.cli", "--help"],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+# With a tiny model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mlx.core", reason="mlx is not installed")
+    from tests.tiny import tiny_folder
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_folder(folder)
+    return folder
+
+
+def test_generate_writes_the_text_to_stdout_and_the_rest_to_stderr(cli: Cli, model: Path) -> None:
+    done = cli("generate", "--model", str(model), "-p", "-", "-m", "5", "--raw", input="def f")
+    assert done.returncode == 0, done.stderr
+    assert "tokens/s" in done.stderr
+    assert "tokens/s" not in done.stdout
+
+
+def test_generate_repeats_itself_with_a_seed(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = ["generate", "--model", str(model), "-p", "def f", "-m", "8", "--temp", "1", "--json"]
+    rows = []
+    for seed in ("1", "1", "2"):
+        assert cli.main([*fixed, "--seed", seed]) == 0
+        rows.append(json.loads(capsys.readouterr().out))
+    assert rows[0]["text"] == rows[1]["text"] != rows[2]["text"]
+    assert 1 <= rows[0]["tokens"] <= 8
+    assert rows[0]["finish"] in ("stop", "length")
+
+
+@pytest.mark.parametrize(
+    ("extra", "fragment"),
+    [
+        (["--adapter-path", "nowhere"], "no adapter_config.json in it"),
+        (["--raw", "--system", "x"], "needs a chat template"),
+        (["--strategy", "step_by_step"], "an instruction to a chat model"),
+        (["--strategy", "auto"], "needs --tests to choose by"),
+        (["--tests", "nowhere.py"], "--tests nowhere.py: cannot be read"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_do(
+    cli: Cli, model: Path, extra: list[str], fragment: str
+) -> None:
+    done = cli("generate", "--model", str(model), "-p", "x", *extra)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert fragment in line
+
+
+def test_a_program_that_no_strategy_gets_right_is_shown_and_exits_with_3(
+    cli: Cli, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.py").write_text("assert add(1, 2) == 3\n")
+    words = ["--model", str(model), "-p", "def add(a, b):", "--tests", "t.py", "-m", "4"]
+    done = cli("generate", *words)
+    assert done.returncode == 3
+    assert done.stdout.startswith("def add(a, b):")
+    assert "direct: error" in done.stderr and "no strategy's program passes" in done.stderr
+    row = json.loads(cli("generate", *words, "--json").stdout)
+    assert row["taken"] is None and [t["strategy"] for t in row["tries"]] == ["direct"]
+
+
+def test_a_program_that_passes_is_said_with_its_strategy(
+    cli: Cli, model: Path, tmp_path: Path
+) -> None:
+    """The prompt is the whole program: whatever follows a new function is cut."""
+    (tmp_path / "t.py").write_text("assert add(1, 2) == 3\n")
+    prompt = "def add(a, b):\n    return a + b\n# "  # a comment swallows what a random model says
+    words = ["--model", str(model), "-p", prompt, "--tests", "t.py", "-m", "4", "--raw"]
+    done = cli("generate", *words)
+    assert done.returncode == 0, done.stderr
+    assert "the tests pass, with strategy direct" in done.stderr
+    assert done.stdout.startswith("def add")

@@ -1,0 +1,194 @@
+"""The learner on a scripted backend: which passes are made, what reaches the loss, and when the
+epochs stop."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from azr_mlx.config import (
+    Config,
+    Distill,
+    Ppo,
+    Rollout,
+)
+from azr_mlx.monitoring.metrics import unregistered
+from azr_mlx.selfplay.round import Round
+from azr_mlx.tasks.buffer import SolutionBuffer, VerifiedSolution
+from azr_mlx.training.learner import Learner, rate_factor
+from azr_mlx.types import Experience
+from tests.experiences import experience
+from tests.fake import FakeBackend
+
+pytestmark = pytest.mark.pure
+
+CONFIG = Config(
+    kl_penalty="none", warmup_steps=4, learning_rate=0.4, rollout=Rollout(max_solve_tokens=8)
+)
+
+
+def experiences(count: int = 8) -> list[Experience]:
+    return [
+        experience(tokens=(3,) * (1 + i % 3), reward=float(i % 2), group=i // 4)
+        for i in range(count)
+    ]
+
+
+def learn(config, backend=None, step=1, solutions=None):
+    backend = backend or FakeBackend(lambda p, n: "")
+    learner = Learner(config, backend)
+    return learner.learn(Round(config.seed, step), experiences(), solutions), backend, learner
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.0)}, []),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.0, epochs=2)}, ["current"]),
+        ({"ppo": Ppo(advantage="gae", kl_coef=0.0)}, ["current"]),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "k3"}, ["reference"]),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "kl"}, ["current", "reference"]),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=0.0), "kl_penalty": "kl"}, []),
+    ],
+)
+def test_no_forward_pass_is_made_for_nothing(changes, passes):
+    row, backend, _ = learn(replace(CONFIG, **changes))
+    assert backend.scored == passes
+    assert ("kl_ref" in row) == ("reference" in passes), "what was not measured is not 0"
+
+
+def test_the_old_policy_is_given_only_where_several_updates_follow():
+    for epochs, given in ((1, False), (2, True)):
+        _, backend, _ = learn(replace(CONFIG, ppo=Ppo(advantage="gae", epochs=epochs)))
+        assert (backend.updates[0][0].old_logp is not None) == given
+
+
+def test_epochs_and_minibatches_cover_every_row_each_epoch():
+    _, backend, _ = learn(replace(CONFIG, ppo=Ppo(advantage="rloo", epochs=3, minibatches=2)))
+    assert [len(batch) for batch, _, _ in backend.updates] == [4] * 6
+    assert all(batch.weights.sum() == pytest.approx(1.0) for batch, _, _ in backend.updates)
+
+
+def test_epochs_stop_early_on_kl():
+    class Drifts(FakeBackend):
+        def update(self, batch, hyper, distill=None):
+            return replace(super().update(batch, hyper, distill), approx_kl=0.1 * len(self.updates))
+
+    config = replace(CONFIG, ppo=Ppo(advantage="rloo", epochs=10, kl_stop=0.2))
+    row, backend, _ = learn(config, Drifts(lambda p, n: ""))
+    assert len(backend.updates) == 4 and row["ppo/early_stop"] == 1.0  # 0.4 > 1.5 x 0.2
+    row, backend, _ = learn(replace(config, early_stopping=False), Drifts(lambda p, n: ""))
+    assert len(backend.updates) == 10 and row["ppo/early_stop"] == 0.0
+
+
+def test_the_entropy_bonus_grows_while_the_policy_is_below_the_floor():
+    class Sure(FakeBackend):
+        def update(self, batch, hyper, distill=None):
+            return replace(super().update(batch, hyper, distill), entropy=0.1)
+
+    backend = Sure(lambda p, n: "")
+    learner = Learner(replace(CONFIG, ppo=Ppo(advantage="rloo", entropy_floor=0.5)), backend)
+    for step in range(1, 4):
+        learner.learn(Round(learner.config.seed, step), experiences())
+    given = [hyper.entropy_coef for _, hyper, _ in backend.updates]
+    assert given[0] == 0.0 and 0 < given[1] < given[2]
+    again = Learner(learner.config, backend)
+    again.restore(json.loads(json.dumps(learner.to_json())))
+    assert again.entropy == learner.entropy
+
+
+def test_the_learning_rate_warms_up():
+    rates = [
+        learn(replace(CONFIG, ppo=Ppo(advantage="rloo")), step=s)[0]["lr"] for s in (1, 2, 4, 9)
+    ]
+    assert rates == pytest.approx([0.1, 0.2, 0.4, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("how", "wanted"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_the_learning_rate_falls_to_nothing_after_the_last_step(how, wanted):
+    assert [rate_factor(s, 2, 6, how) for s in range(1, 7)] == pytest.approx(wanted, abs=1e-6)
+    assert rate_factor(7, 2, 6, how) == (1.0 if how == "constant" else 0.0)
+    assert rate_factor(1, 0, 1, how) == 1.0
+
+
+def test_the_schedule_reaches_both_rates():
+    config = replace(
+        CONFIG, ppo=Ppo(advantage="rloo"), lr_scheduler_type="linear", max_steps=8, warmup_steps=0
+    )
+    hyper = learn(config, step=8)[1].updates[0][1]
+    assert hyper.lr == pytest.approx(config.learning_rate / 8)
+    assert hyper.value_lr == pytest.approx(config.ppo.value_learning_rate / 8)
+
+
+def test_beta_follows_the_measured_kl():
+    config = replace(
+        CONFIG, kl_penalty="k3", target_kl=0.05, ppo=Ppo(advantage="rloo", kl_coef=0.1)
+    )
+    _, backend, learner = learn(config)
+    assert backend.updates[0][1].kl_coef == 0.1
+    assert learner.kl.coef < 0.1, "no drift at all: the penalty may fall"
+    _, _, still = learn(replace(config, ppo=replace(config.ppo, adaptive_kl=False)))
+    assert still.kl.coef == 0.1
+
+
+def test_a_kl_penalty_in_the_reward_lowers_what_drifted_earns():
+    class Drifted(FakeBackend):
+        def score(self, batch, policy, temperature):
+            scores = super().score(batch, policy, temperature)
+            return scores if policy == "current" else replace(scores, logp=scores.logp - batch.mask)
+
+    config = replace(CONFIG, kl_penalty="kl", ppo=Ppo(advantage="gae", kl_coef=0.5, whiten=False))
+    _, plain, _ = learn(replace(config, ppo=replace(config.ppo, kl_coef=0.0)))
+    _, drifted, _ = learn(config, Drifted(lambda p, n: ""))
+    assert drifted.updates[0][0].returns.sum() < plain.updates[0][0].returns.sum() - 1
+
+
+def test_each_update_gets_its_own_lesson():
+    solutions = SolutionBuffer()
+    for i in range(40):
+        solutions.add(VerifiedSolution(f"task {i}", (1, i), (2,), 1.0, 1))
+    distill = Distill(coef=0.3, batch_size=4)
+    config = replace(CONFIG, distill=distill, ppo=Ppo(advantage="rloo", epochs=2))
+    row, backend, _ = learn(config, solutions=solutions)
+    first, second = (lesson.tokens for _, _, lesson in backend.updates)
+    assert first.shape[0] == second.shape[0] == 4 and not np.array_equal(first, second)
+    assert backend.updates[0][1].distill_coef == 0.3 and "distill_loss" in row
+
+
+def test_state_round_trip_and_names():
+    row, _, learner = learn(replace(CONFIG, kl_penalty="k3", ppo=Ppo(advantage="ema", kl_coef=0.1)))
+    assert unregistered(row) == []
+    other = Learner(learner.config, learner.backend)
+    other.restore(learner.to_json())
+    assert other.to_json() == learner.to_json() and other.baselines.state
+
+
+def test_no_experience_is_no_update():
+    """A frozen proposer whose proposals all failed leaves nothing to learn from."""
+    backend = FakeBackend(lambda p, n: "")
+    learner = Learner(replace(CONFIG, kl_penalty="k3", ppo=Ppo(kl_coef=0.1)), backend)
+    row = learner.learn(Round(0, 1), [])
+    assert row["ppo/updates"] == 0 and not backend.updates and learner.kl.coef == 0.1
+
+
+def test_what_the_configuration_says_holds_on_resume():
+    _, _, old = learn(replace(CONFIG, kl_penalty="k3", ppo=Ppo(advantage="ema", kl_coef=0.1)))
+    state = old.to_json()
+    other = Learner(
+        replace(CONFIG, kl_penalty="k3", target_kl=5.0, ppo=Ppo(advantage="ema", ema_decay=0.5)),
+        old.backend,
+    )
+    other.restore(state)
+    assert (other.kl.target, other.baselines.decay) == (5.0, 0.5)
+    assert other.kl.coef == old.kl.coef and other.baselines.state == old.baselines.state
+    without = Learner(replace(CONFIG, kl_penalty="none", ppo=Ppo(advantage="ema")), old.backend)
+    without.restore(state)
+    assert without.kl.coef == 0.0, "the reference would be scored for nothing"
