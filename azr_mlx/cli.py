@@ -376,7 +376,7 @@ def evaluate(
     if not all(part.strip().isdecimal() for part in k.split(",")):
         raise UsageError(f"--k {k}: must be whole numbers with commas between, for example 1,5,10")
     _start()
-    from azr_mlx.commands.evaluate import Request
+    from azr_mlx.commands.evaluate import EvalRequest
     from azr_mlx.commands.evaluate import evaluate as run
     from azr_mlx.evaluation.progress import reporter
     from azr_mlx.evaluation.protocol import Settings
@@ -393,7 +393,7 @@ def evaluate(
         strategy=strategy,
         seed=seed,
     )
-    request = Request(
+    request = EvalRequest(
         [name.strip() for name in benchmark.split(",") if name.strip()],
         settings,
         model=model,
@@ -450,16 +450,13 @@ def show_run(
     debug: Debug = False,
 ) -> int:
     """Write one HTML file that shows a run: curves, held-out tasks, samples."""
-    from azr_mlx.monitoring import report
+    from azr_mlx.commands.report import write_report
 
-    shown = report.read(report.locate(run))
-    beside = None if compare is None else report.read(report.locate(compare))
-    path = str(report.write(shown, beside, out))
+    written = write_report(run, compare, out)
     if as_json:
-        runs = [report.to_json(one) for one in (shown, beside) if one is not None]
-        _result({"path": path, "runs": runs}, True)
+        _result(written, True)
     else:
-        typer.echo(path)
+        typer.echo(written["path"])
     return 0
 
 

@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from azr_mlx.source import parsed
+
 FloatArray = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int32]
 
 
@@ -53,10 +56,11 @@ class Status(str, Enum):
 
 
 def canonical_source(program: str) -> str:
-    """The program without comments and layout; the text itself where it does not parse."""
+    """The program without comments and layout; the text itself if it does not parse."""
+    tree = parsed(program)
     try:
-        return ast.unparse(ast.parse(program))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return program if tree is None else ast.unparse(tree)
+    except (ValueError, RecursionError):  # an integer of too many digits; very deep nesting
         return program
 
 

@@ -38,6 +38,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 LEVELS = ("strong", "limits-only")
 BARE = "bare forks"
@@ -118,8 +119,18 @@ class WrongVerdict(Exception):
 # --- one measurement, in a process of its own ---
 
 
+def graded(sandbox: Any, candidates: Sequence[tuple[Any, str]]) -> list[Any]:
+    """The verdict on each (problem, completion), as the evaluator has it judged."""
+    from azr_mlx.tasks.answers import Judge
+
+    with Judge(sandbox) as judge:
+        for problem, text in candidates:
+            judge.submit(None, problem.check, problem.prefix + text)
+        return [grade for _, grade in judge.rest()]
+
+
 def measure_humaneval(level: str, workers: int, data: Path) -> dict[str, object]:
-    from azr_mlx.evaluation.benchmarks import grade, load
+    from azr_mlx.evaluation.benchmarks import load
     from azr_mlx.sandbox import Sandbox
     from azr_mlx.types import Status
 
@@ -128,11 +139,11 @@ def measure_humaneval(level: str, workers: int, data: Path) -> dict[str, object]
     started = time.perf_counter()
     with Sandbox(workers, level) as sandbox:
         start_s = time.perf_counter() - started
-        grade(sandbox, candidates[:WARM_UP])
+        graded(sandbox, candidates[:WARM_UP])
         started = time.perf_counter()
-        grades = grade(sandbox, candidates)
+        grades = graded(sandbox, candidates)
         seconds = time.perf_counter() - started
-    pairs = zip(candidates, (graded.status for graded in grades), strict=True)
+    pairs = zip(candidates, (one.status for one in grades), strict=True)
     wrong = [f"{p.id} {status.value}" for (p, _), status in pairs if status is not Status.PASS]
     return {"seconds": seconds, "start_s": start_s, "jobs": len(candidates), "wrong": wrong}
 

@@ -26,7 +26,7 @@ from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.models.locate import adapter_folder, base_of, quantization_of
-from azr_mlx.sandbox import Sandbox, SandboxError
+from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Task
 
 EVALS = Path("evals")  # where samples go that nobody gave a place
@@ -35,7 +35,7 @@ TOGETHER = {"cruxeval": ("cruxeval-i", "cruxeval-o")}  # names that stand for se
 
 
 @dataclass(frozen=True)
-class Request:
+class EvalRequest:
     """What the command was asked for.
 
     ``data`` is one benchmark's file, or a folder with several's. ``samples`` were made elsewhere
@@ -113,7 +113,7 @@ class Report:
         }
 
 
-def evaluate(request: Request, progress: Reporter | None = None) -> Report:
+def evaluate(request: EvalRequest, progress: Reporter | None = None) -> Report:
     """Evaluate a model, or score samples without one.
 
     Adapters of a run know their model: ``model`` may be None then, and ``adapter_path`` the run.
@@ -138,7 +138,7 @@ def evaluate(request: Request, progress: Reporter | None = None) -> Report:
         request.settings.check()
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that cannot be had is told before a model is loaded.
-        with open_sandbox(request.sandbox) as sandbox:
+        with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             quantization = request.quantization or _quantization(adapters)
             backend, subject = open_model(
                 model, adapters, quantization, request.cache_dir, request.backend
@@ -155,10 +155,13 @@ def _quantization(adapters: Path | None) -> Quantization:
 
 
 def _score(
-    request: Request, loaded: Sequence[Benchmark], given: dict[str, list[str]], progress: Reporter
+    request: EvalRequest,
+    loaded: Sequence[Benchmark],
+    given: dict[str, list[str]],
+    progress: Reporter,
 ) -> Report:
     s = request.settings
-    with open_sandbox(request.sandbox) as sandbox:
+    with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
         return Report(
             tuple(
                 score_samples(
@@ -174,7 +177,7 @@ class _Session:
 
     def __init__(
         self,
-        request: Request,
+        request: EvalRequest,
         backend: Backend,
         subject: Subject,
         sandbox: Sandbox,
@@ -238,15 +241,3 @@ def _overlaps(
         return
     for benchmark, problems in {a.protocol.benchmark: a.problems for a in arms}.items():
         yield contamination.check(benchmark, problems, practised)
-
-
-def open_sandbox(config: SandboxConfig) -> Sandbox:
-    """A sandbox with the configuration's isolation and workers; benchmarks bring their limits.
-
-    Raises:
-        UsageError: the isolation that was asked for cannot be had.
-    """
-    try:
-        return Sandbox(isolation=config.isolation, workers=config.workers)
-    except SandboxError as e:
-        raise UsageError(str(e)) from e

@@ -27,11 +27,10 @@ from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import FILE as HELD_OUT
-from azr_mlx.evaluation.held_out import HeldOut, Record, recorded
+from azr_mlx.evaluation.held_out import WAYS, BeforeAndAfter, HeldOut, Record, recorded
 from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.monitoring import report
-from azr_mlx.monitoring.outcome import Outcome
-from azr_mlx.monitoring.terminal import Display
+from azr_mlx.monitoring.terminal import Display, held_out_table
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tasks.gate import Runner
@@ -101,16 +100,16 @@ def train(
             evaluate=TrainingEvaluation(config, evaluated, backend, own) if evaluated else None,
         )
         _begin(trainer, start, display)
-        outcome = _outcome(config, run_dir, record, trainer, sandbox, display)
+        compared = _held_out(config, run_dir, record, trainer, sandbox, display)
         if trainer.step >= config.max_steps:
-            if outcome is not None and not outcome.record.after:  # cut off in its last measurement
-                outcome.finish()
+            if compared is not None and not compared.record.after:  # cut off while it measured
+                _show_gain(compared, display)
                 _report(run_dir, display, leads)
             display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
             return 0
         code = trainer.run()
-        if code == 0 and outcome is not None:
-            outcome.finish()
+        if code == 0 and compared is not None:
+            _show_gain(compared, display)
         _report(run_dir, display, leads)
         if code == 0:
             newest = run_dir / checkpoint.NEWEST
@@ -128,22 +127,31 @@ def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:
     return recorded(run_dir, config, resumed=trained)
 
 
-def _outcome(
+def _held_out(
     config: Config,
     run_dir: Path,
     record: Record | None,
     trainer: Trainer,
     sandbox: Runner,
     display: Display,
-) -> Outcome | None:
-    """Held-out tasks, solved once before the first step."""
+) -> BeforeAndAfter | None:
+    """The held-out tasks, solved once before the first step; None if the run has none."""
     if not config.held_out.tasks:
         return None
     tasks = None if record is None else record.tasks
     held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.solver.form, tasks)
-    outcome = Outcome(run_dir, held, record, display)
-    outcome.begin()
-    return outcome
+    compared = BeforeAndAfter(run_dir, held, record)
+    for text in compared.shortage:
+        display.warn(text)
+    compared.measure_before(display.note)
+    return compared
+
+
+def _show_gain(compared: BeforeAndAfter, display: Display) -> None:
+    """Solve the held-out tasks again, and show what changed."""
+    display.note("held-out tasks after training")
+    for way, found in compared.measure_after().items():
+        display.table(held_out_table(f"held-out tasks solved, {WAYS[way]}", found))
 
 
 def _report(run_dir: Path, display: Display, leads: bool) -> None:

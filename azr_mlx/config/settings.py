@@ -43,7 +43,7 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationConfig:
     benchmarks: Annotated[
         Names,
         OneOf(
@@ -165,7 +165,7 @@ class Distill:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutConfig:
     tasks: Count = 0  # per kind and distribution, solved before and after training; 0: none
     in_range: Fraction = 0.2  # difficulties up to it
     harder: Fraction = 0.3  # the other distribution's difficulty
@@ -230,7 +230,7 @@ class Config:
     difficulty_schedule: Annotated[str, OneOf("linear", "exponential", "step", "adaptive")] = (
         "adaptive"
     )
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb_project: str = ""
     wandb_entity: str = ""
     # what a run may take, in GB of 10^9 bytes; 0: what the machine has
@@ -243,7 +243,7 @@ class Config:
     proposer: Proposer = field(default_factory=Proposer)
     solver: Solver = field(default_factory=Solver)
     distill: Distill = field(default_factory=Distill)
-    held_out: HeldOut = field(default_factory=HeldOut)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     tracking: Tracking = field(default_factory=Tracking)
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from azr_mlx import rng
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation.paired import difference, mcnemar
-from azr_mlx.evaluation.passk import Estimate
 from azr_mlx.evaluation.result import BenchmarkResult, TaskResult, scores
+from azr_mlx.evaluation.statistics import Estimate, difference, mcnemar
 
 
 @dataclass(frozen=True, slots=True)

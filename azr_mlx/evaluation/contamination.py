@@ -25,13 +25,14 @@ from typing import Any, NamedTuple
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Problem
+from azr_mlx.source import parsed
 from azr_mlx.tasks.parse import skeleton
 from azr_mlx.training.checkpoint import BUFFER_FILE
 from azr_mlx.types import Task
 
 GRAM = 13
 _TOKEN = re.compile(r"\w+|[^\w\s()\[\]{},:;.'\"`]")
-Features = set[str]
+Fingerprint = set[str]
 
 
 class Overlap(NamedTuple):
@@ -97,7 +98,7 @@ def check(benchmark: str, problems: Sequence[Problem], tasks: Sequence[Task]) ->
 
 
 def _overlaps(
-    task: Task, features: Features, owners: dict[str, list[str]], what: str
+    task: Task, features: Fingerprint, owners: dict[str, list[str]], what: str
 ) -> Iterable[Overlap]:
     shared = {name for f in features if f in owners for name in owners[f]}
     return (Overlap(task.id, name, what) for name in shared)
@@ -107,17 +108,16 @@ def _order(overlap: Overlap) -> tuple[str, str, str]:
     return overlap.problem, overlap.shares, overlap.task
 
 
-def ngrams(text: str) -> Features:
+def ngrams(text: str) -> Fingerprint:
     """Every run of 13 tokens of a text."""
     tokens = _TOKEN.findall(text.lower())
     return {" ".join(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)}
 
 
-def shapes(source: str) -> Features:
-    """The shape of every function in a program; none where it does not parse."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+def shapes(source: str) -> Fingerprint:
+    """The shape of every function in a program; none if it does not parse."""
+    tree = parsed(source)
+    if tree is None:
         return set()
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {skeleton(ast.unparse(n)) for n in ast.walk(tree) if isinstance(n, functions)}

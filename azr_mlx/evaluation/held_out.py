@@ -9,7 +9,7 @@ tasks keeps them from its buffer. Two distributions: ``in_range`` (difficulties 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,7 @@ from azr_mlx import rng
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation import paired, passk
+from azr_mlx.evaluation import statistics
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.solver import TaskSolver
 from azr_mlx.tasks import parse, templates
@@ -41,7 +41,7 @@ FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
 NAMES = {"in_range": "in range", "harder": "one step harder"}
 WAYS = {"sampled": "sampled as in training", "greedy": "greedy"}
 
-Scores = dict[str, dict[str, list[float]]]  # way of answering -> task id -> its verdicts
+Verdicts = dict[str, dict[str, list[float]]]  # way of answering -> task id -> its verdicts
 
 
 def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]:
@@ -77,14 +77,14 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class HeldOutLine:
     """Shares of tasks solved, with 95 % intervals; ``gain`` is paired by task."""
 
     name: str
     tasks: int
-    before: passk.Estimate
-    after: passk.Estimate
-    gain: passk.Estimate
+    before: statistics.Estimate
+    after: statistics.Estimate
+    gain: statistics.Estimate
 
 
 class HeldOut:
@@ -107,7 +107,7 @@ class HeldOut:
             "harder": draw(config, c.harder, c.harder, sandbox),
         }
 
-    def measure(self) -> Scores:
+    def measure(self) -> Verdicts:
         """Verdicts on every task: one greedy answer, and ``SAMPLES`` drawn as in training.
 
         The strategy is the first of ``solver.strategies``, and the keys are the same at every call:
@@ -136,10 +136,10 @@ class HeldOut:
 
 
 def compare(
-    groups: Mapping[str, Sequence[Task]], before: Scores, after: Scores, way: str
-) -> dict[str, list[Line]]:
+    groups: Mapping[str, Sequence[Task]], before: Verdicts, after: Verdicts, way: str
+) -> dict[str, list[HeldOutLine]]:
     """Lines by distribution, the last one the mean of the kinds."""
-    out: dict[str, list[Line]] = {}
+    out: dict[str, list[HeldOutLine]] = {}
     for name, tasks in groups.items():
         by_kind = {k: [t for t in tasks if t.kind is k] for k in TaskKind}
         lines = [_line(k.value, own, before[way], after[way]) for k, own in by_kind.items() if own]
@@ -153,23 +153,25 @@ def _line(
     tasks: Sequence[Task],
     before: Mapping[str, list[float]],
     after: Mapping[str, list[float]],
-) -> Line:
+) -> HeldOutLine:
     old, new = ([fmean(scores[t.id]) for t in tasks] for scores in (before, after))
     count = sum(len(before[t.id]) for t in tasks)
-    gain = paired.difference(old, new, rng.generator(SEED, "bootstrap", 0))
-    return Line(name, len(tasks), passk.estimate(old, count), passk.estimate(new, count), gain)
+    gain = statistics.difference(old, new, rng.generator(SEED, "bootstrap", 0))
+    return HeldOutLine(
+        name, len(tasks), statistics.estimate(old, count), statistics.estimate(new, count), gain
+    )
 
 
-def mean_line(lines: Sequence[Line]) -> Line:
+def mean_line(lines: Sequence[HeldOutLine]) -> HeldOutLine:
     """The mean of the kinds; their intervals are independent, so half-widths add in quadrature."""
 
-    def joined(parts: Sequence[passk.Estimate]) -> passk.Estimate:
+    def joined(parts: Sequence[statistics.Estimate]) -> statistics.Estimate:
         value, n = fmean(p.value for p in parts), len(parts)
         low = sum((p.value - p.low) ** 2 for p in parts) ** 0.5 / n
         high = sum((p.high - p.value) ** 2 for p in parts) ** 0.5 / n
-        return passk.Estimate(value, value - low, value + high)
+        return statistics.Estimate(value, value - low, value + high)
 
-    return Line(
+    return HeldOutLine(
         "mean",
         sum(one.tasks for one in lines),
         joined([one.before for one in lines]),
@@ -204,8 +206,8 @@ class Record:
 
     settings: dict[str, Any]
     tasks: Mapping[str, Sequence[Task]]
-    before: Scores = field(default_factory=dict)
-    after: Scores = field(default_factory=dict)
+    before: Verdicts = field(default_factory=dict)
+    after: Verdicts = field(default_factory=dict)
 
     def write(self, run_dir: Path) -> None:
         """Whole or not at all."""
@@ -247,3 +249,40 @@ def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
                 f"{record.settings.get(key)!r}; keep that, or give held_out.tasks=0"
             )
     return record
+
+
+class BeforeAndAfter:
+    """The comparison of one run: its tasks, solved before the first step and after the last. A run
+    that goes on keeps what it measured at its start."""
+
+    def __init__(self, run_dir: Path, held: HeldOut, record: Record | None) -> None:
+        self.run_dir, self.held = run_dir, held
+        self.record = record or Record(settings(held.config), held.tasks)
+
+    @property
+    def shortage(self) -> list[str]:
+        """A sentence for each distribution that has fewer tasks than asked."""
+        c = self.held.config
+        wanted = c.held_out.tasks * len(c.task_types)
+        return [
+            f"held_out.tasks: {NAMES[name]}: {len(tasks)} tasks instead of {wanted}, for the "
+            "templates have no more reserved shapes of that difficulty"
+            for name, tasks in self.held.tasks.items()
+            if len(tasks) < wanted
+        ]
+
+    def measure_before(self, note: Callable[[str], None] = lambda text: None) -> None:
+        """Solve the tasks, unless the run has done so; ``note`` hears of it first."""
+        if not self.record.before:
+            note("held-out tasks before training")
+            self.record.before = self.held.measure()
+            self.record.write(self.run_dir)
+
+    def measure_after(self) -> dict[str, dict[str, list[HeldOutLine]]]:
+        """What changed: by way of answering, then by distribution."""
+        self.record.after = self.held.measure()
+        self.record.write(self.run_dir)
+        return {
+            way: compare(self.held.tasks, self.record.before, self.record.after, way)
+            for way in WAYS
+        }

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import protocol
 from azr_mlx.evaluation.benchmarks import Benchmark
-from azr_mlx.evaluation.passk import check_k
 from azr_mlx.evaluation.progress import Reporter, Silent
 from azr_mlx.evaluation.protocol import Extent, Settings
 from azr_mlx.evaluation.result import BenchmarkResult, Sample, by_task
+from azr_mlx.evaluation.statistics import check_k
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.tasks.answers import Judge
 

@@ -12,7 +12,7 @@ from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks, strategies
 from azr_mlx.evaluation.benchmarks import Benchmark, Problem
-from azr_mlx.evaluation.passk import check_k
+from azr_mlx.evaluation.statistics import check_k
 
 SPLITS = ("all", "selection", "report")
 

@@ -23,7 +23,7 @@ OURS = "measured here"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Citation:
     """Where figures were published, when (ISO date), and by which protocol they were measured."""
 
     key: str
@@ -53,7 +53,7 @@ class Published:
     """The shipped table: sources by key, models in their order, and the number of tasks of each
     benchmark as a whole."""
 
-    sources: dict[str, Source]
+    sources: dict[str, Citation]
     models: list[Baseline]
     sizes: dict[str, int]
 
@@ -63,7 +63,7 @@ def load() -> Published:
     path = shipped.config_dir() / "baselines.yaml"
     tree: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     sources = {
-        key: Source(key, **{**row, "date": str(row["date"]), "protocol": row["protocol"].strip()})
+        key: Citation(key, **{**row, "date": str(row["date"]), "protocol": row["protocol"].strip()})
         for key, row in tree["sources"].items()
     }
     models = [Baseline(**{"entry": row["name"], **row}) for row in tree["models"]]
@@ -132,7 +132,7 @@ def _how(p: Protocol) -> str:
     return f"{p.prompt}; strategy {p.strategy}; {drawn}; extraction: {p.extraction}"
 
 
-def _notes(ours: Sequence[Comparable], used: Sequence[Source]) -> list[str]:
+def _notes(ours: Sequence[Comparable], used: Sequence[Citation]) -> list[str]:
     """Which protocol each figure is of: where they differ, the columns are no comparison."""
     told = dict.fromkeys(f"{OURS}: {_how(r.protocol)}" for c in ours for r in c.results)
     told |= dict.fromkeys(f"{s.key}: {s.what}, {s.date}: {s.protocol}" for s in used)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from azr_mlx.evaluation.benchmarks import Grade, Problem
-from azr_mlx.evaluation.passk import Estimate, estimate, pass_at_k
 from azr_mlx.evaluation.protocol import Protocol
+from azr_mlx.evaluation.statistics import Estimate, estimate, pass_at_k
 from azr_mlx.types import Status
 
 CASES = "test-case average"  # APPS's second metric: the mean share of test cases that pass

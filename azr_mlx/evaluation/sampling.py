@@ -10,7 +10,7 @@ from azr_mlx import rng
 from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks, protocol
-from azr_mlx.evaluation.benchmarks import Benchmark, Check, Problem
+from azr_mlx.evaluation.benchmarks import Benchmark, Problem, ProblemCheck
 from azr_mlx.evaluation.progress import Reporter, Silent
 from azr_mlx.evaluation.protocol import Extent, Settings, Subject
 from azr_mlx.evaluation.result import BenchmarkResult, Sample, by_task
@@ -165,7 +165,7 @@ class _Chunk:
         key, checks = of.sampling_key(wanted, strategy), self._checks(problem, strategy)
         return Asked(prompt, of.settings.sampling, key, program, checks)
 
-    def _checks(self, problem: Problem, strategy: str) -> tuple[Check, ...]:
+    def _checks(self, problem: Problem, strategy: str) -> tuple[ProblemCheck, ...]:
         """The visible tests come first if another strategy could follow."""
         another = strategy != self.strategies[-1]
         shown = problem.visible if another else None

@@ -20,7 +20,7 @@ MANY_CUT = 0.5
 LONGER = 3.0  # times the mean length of the first window
 LOW_ENTROPY = 0.02  # nats a token
 
-Row = Mapping[str, float]
+MetricsRow = Mapping[str, float]
 
 
 class Sign(NamedTuple):
@@ -71,7 +71,7 @@ class Health:
     first_length: float = 0.0
     warned: dict[str, int] = field(default_factory=dict)
 
-    def observe(self, row: Row) -> tuple[dict[str, float], list[str]]:
+    def observe(self, row: MetricsRow) -> tuple[dict[str, float], list[str]]:
         """(metrics ``health/NAME``, 1 where a sign is there; what to say that was not said lately).
 
         Nothing is said before a whole window of steps has been seen.
@@ -106,7 +106,7 @@ class Health:
         return cls(list(row["recent"]), float(row["first_length"]), dict(row["warned"]))
 
 
-def _watched(row: Row) -> dict[str, float]:
+def _watched(row: MetricsRow) -> dict[str, float]:
     """The watched values of one step; one that the step does not have is left out."""
     found: dict[str, float] = {}
     rates = [row[k] for k in (f"propose/valid_rate/{kind.value}" for kind in TaskKind) if k in row]

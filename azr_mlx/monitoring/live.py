@@ -36,7 +36,7 @@ WIDE = 120  # columns from which the last proposal stands beside the figures
 BARS = "▁▂▃▄▅▆▇█"
 COLORS = ("cyan", "magenta", "green")
 
-Row = Mapping[str, float]
+MetricsRow = Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class View:
     total: int = 0
     phase_since: float = field(default_factory=time.monotonic)
     step_since: float = field(default_factory=time.monotonic)
-    rows: tuple[Row, ...] = ()
+    rows: tuple[MetricsRow, ...] = ()
     rewards: tuple[float, ...] = ()
     proposed: ShownProposal | None = None
 
@@ -64,7 +64,7 @@ class View:
         self.done, self.total = done, total
 
     def finish(
-        self, row: Row, experiences: Sequence[Experience], told: ShownProposal | None
+        self, row: MetricsRow, experiences: Sequence[Experience], told: ShownProposal | None
     ) -> None:
         """A step is over."""
         reward = fmean(e.reward.total for e in experiences) if experiences else 0.0
@@ -219,7 +219,7 @@ class LiveView:
         self._live.stop()
 
 
-def kl_parts(row: Row) -> list[str]:
+def kl_parts(row: MetricsRow) -> list[str]:
     """The KL divergences that the step measured: from the policy that sampled, which one update
     leaves at 0, and from the reference, where there is a penalty."""
     named = {"KL": "ppo/approx_kl", "KL to base": "kl_ref"}

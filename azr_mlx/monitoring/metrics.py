@@ -309,11 +309,6 @@ def find(key: str) -> Metric | None:
     return next((m for m in REGISTRY if m.slots(key) is not None), None)
 
 
-def unregistered(row: Mapping[str, Any]) -> list[str]:
-    """The row's names that no registered metric has."""
-    return [key for key in row if find(key) is None]
-
-
 def metrics_page() -> str:
     """docs/metrics.md: what every metric is, by section."""
     lines = [

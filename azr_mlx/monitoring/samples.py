@@ -1,42 +1,139 @@
-"""A few rollouts of a step, chosen to be read: for trackers that show tables."""
+"""Rollouts that are worth a look: of both roles and all kinds, good and bad. Trackers show some of
+each step, the report some of the whole run.
+
+A long run has gigabytes of rollouts: of its files a few are opened, and of their lines only those
+that are chosen are parsed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from azr_mlx.types import Experience
+from azr_mlx.types import Experience, Status
 
-LONGEST = 4000  # characters of a cell
+FILES = 8  # rollouts files that are opened
+BYTES = 16 << 20  # read of each
+MOST = 96  # rows, for 2 roles x 3 kinds x passed or not x FILES
+LONGEST_PROMPT, LONGEST_COMPLETION, LONGEST_DETAIL = 1200, 2000, 200
+
+GOOD = frozenset({Status.PASS.value, Status.OK.value})  # a proposal is ok where it is a task
+# A quote inside a JSON string has a backslash before it: no text of a model can look like these.
+_STATUS = re.compile(r'"verdict": \{"status": "(\w+)"')
+_CELL = re.compile(r'"role": "(\w+)", "kind": "(\w+)", "group": ')
 
 
-class Sample(NamedTuple):
-    """A row of the table: what was asked, what was answered, and what the judge said of it."""
+# The columns of a tracker's table, and the longest text of a cell, in characters.
+COLUMNS = ("step", "role", "kind", "verdict", "reward", "prompt", "completion")
+LONGEST_CELL = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRollout:
+    """What was asked, what was answered, and what the judge said of it."""
 
     step: int
     role: str
     kind: str
-    verdict: str
+    status: str
+    detail: str
     reward: float
     prompt: str
     completion: str
 
+    @property
+    def good(self) -> bool:
+        return self.status in GOOD
 
-def chosen(experiences: Sequence[Experience]) -> list[Sample]:
+    def cells(self) -> list[Any]:
+        """The values of ``COLUMNS``."""
+        first = [self.step, self.role, self.kind, self.status, self.reward]
+        return [*first, self.prompt, self.completion]
+
+
+def of_step(experiences: Sequence[Experience]) -> list[ShownRollout]:
     """The first that passed and the first that did not, of each role and kind."""
     found: dict[tuple[str, str, bool], Experience] = {}
     for one in experiences:
         found.setdefault((one.role.value, one.kind.value, one.verdict.passed), one)
-    return [_sample(found[key]) for key in sorted(found)]
+    return [_shown(found[key]) for key in sorted(found)]
 
 
-def _sample(one: Experience) -> Sample:
-    return Sample(
+def _shown(one: Experience) -> ShownRollout:
+    return ShownRollout(
         one.step,
         one.role.value,
         one.kind.value,
         one.verdict.status.value,
+        one.verdict.detail,
         one.reward.total,
-        one.prompt.text[-LONGEST:],  # the task comes last
-        one.completion.text[:LONGEST],
+        one.prompt.text[-LONGEST_CELL:],  # the task comes last
+        one.completion.text[:LONGEST_CELL],
     )
+
+
+def of_run(run_dir: Path) -> list[ShownRollout]:
+    """At most ``MOST`` rollouts, in the order of the steps."""
+    shown: Counter[tuple[str, str, str]] = Counter()
+    found = [
+        sample
+        for turn, path in enumerate(_spread(sorted((run_dir / "rollouts").glob("step_*.jsonl"))))
+        for sample in _of_file(path, turn, shown)
+    ]
+    return found[:MOST]
+
+
+def _spread(paths: Sequence[Path]) -> list[Path]:
+    """``FILES`` of them with equal distances, the first and the last among them."""
+    if len(paths) <= FILES:
+        return list(paths)
+    return [paths[round(i * (len(paths) - 1) / (FILES - 1))] for i in range(FILES)]
+
+
+def _of_file(path: Path, turn: int, shown: Counter[tuple[str, str, str]]) -> Iterator[ShownRollout]:
+    """One of each role and kind that is good, and one that is not: of the status that has been
+    shown least."""
+    cells: dict[tuple[str, str, bool], dict[str, list[str]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for line in _lines(path):
+        status, cell = _STATUS.search(line), _CELL.search(line)
+        if status is not None and cell is not None:
+            good = status[1] in GOOD
+            cells[cell[1], cell[2], good][status[1]].append(line)
+    for role, kind, good in sorted(cells, key=lambda key: (key[0], key[1], not key[2])):
+        by_status = cells[role, kind, good]
+        status_name = min(by_status, key=lambda name: (shown[role, kind, name], name))
+        lines = by_status[status_name]
+        sample = _parsed(lines[turn % len(lines)])
+        if sample is not None:
+            shown[role, kind, status_name] += 1
+            yield sample
+
+
+def _lines(path: Path) -> list[str]:
+    with path.open("rb") as f:
+        return f.read(BYTES).decode("utf-8", "replace").splitlines()
+
+
+def _parsed(line: str) -> ShownRollout | None:
+    """None for a line that was cut off."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+        return ShownRollout(
+            int(row["step"]),
+            str(row["role"]),
+            str(row["kind"]),
+            str(row["verdict"]["status"]),
+            str(row["verdict"].get("detail", "")),
+            float(row["reward"]["total"]),
+            str(row["prompt"]["text"]),
+            str(row["completion"]["text"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

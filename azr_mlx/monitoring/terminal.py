@@ -9,10 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from azr_mlx.evaluation import held_out
+from azr_mlx.evaluation.held_out import HeldOutLine
+from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.live import (
     KEPT,
     LiveView,
@@ -27,6 +31,8 @@ from azr_mlx.types import Experience, TaskKind
 
 LONGEST_LINE, MOST_LINES = 200, 13  # of a program
 LEVELS = ("debug", "info", "warning", "error")
+
+HELD_OUT_HEADINGS = ("tasks", "before", "after", "gain in points (95 %)")
 
 
 class Display:
@@ -138,3 +144,22 @@ def describe(one: ShownProposal) -> str:
     """A proposal with its verdict and reward, program indented below."""
     body = "".join(f"\n      {line[:LONGEST_LINE]}" for line in program_lines(one, MOST_LINES))
     return f"  {one.kind.value} proposed by the {one.source}: {verdict_line(one)}{body}"
+
+
+def held_out_table(title: str, found: Mapping[str, Sequence[HeldOutLine]]) -> Table:
+    """Shares and gains on 80 columns; the report has the intervals of the shares as well."""
+    made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    made.add_column("")
+    for heading in HELD_OUT_HEADINGS:
+        made.add_column(heading, justify="right", no_wrap=True)
+    for name, lines in found.items():
+        made.add_row(held_out.NAMES[name])
+        for line in lines:
+            shares = [f"{one.value:.1%}" for one in (line.before, line.after)]
+            cells = [str(line.tasks), *shares, _points(line.gain)]
+            made.add_row(f"  {line.name}", *cells, end_section=line is lines[-1])
+    return made
+
+
+def _points(one: Estimate) -> str:
+    return f"{100 * one.value:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"

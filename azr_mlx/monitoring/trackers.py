@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
-from azr_mlx.monitoring.samples import Sample
+from azr_mlx.monitoring.samples import COLUMNS, ShownRollout
 
 TABLE = "samples"
 PROJECT = "azr-mlx"  # where wandb_project names none
@@ -33,7 +33,7 @@ class Tracker(Protocol):
         """Record the numbers of one step."""
         ...
 
-    def table(self, rows: Sequence[Sample], step: int) -> None:
+    def table(self, rows: Sequence[ShownRollout], step: int) -> None:
         """Show a few of the step's rollouts."""
         ...
 
@@ -91,7 +91,7 @@ class _Guarded:
         if self._inner is not None:
             self._attempt("log", partial(self._inner.log, row, step))
 
-    def table(self, rows: Sequence[Sample], step: int) -> None:
+    def table(self, rows: Sequence[ShownRollout], step: int) -> None:
         if self._inner is not None:
             self._attempt("table", partial(self._inner.table, rows, step))
 
@@ -139,8 +139,8 @@ class _Wandb:
     def log(self, row: Mapping[str, float], step: int) -> None:
         self.run.log(dict(row), step=step)
 
-    def table(self, rows: Sequence[Sample], step: int) -> None:
-        made = self.wandb.Table(columns=list(Sample._fields), data=[list(row) for row in rows])
+    def table(self, rows: Sequence[ShownRollout], step: int) -> None:
+        made = self.wandb.Table(columns=list(COLUMNS), data=[row.cells() for row in rows])
         self.run.log({TABLE: made}, step=step)
 
     def close(self) -> None:
@@ -159,11 +159,11 @@ class _TensorBoard:
     def log(self, row: Mapping[str, float], step: int) -> None:
         self._write([self.summary.Value(tag=k, simple_value=v) for k, v in row.items()], step)
 
-    def table(self, rows: Sequence[Sample], step: int) -> None:
+    def table(self, rows: Sequence[ShownRollout], step: int) -> None:
         """As TensorBoard has no tables of text, as text: its own format of a summary of it."""
         made: Any = importlib.import_module("tensorboard.plugins.text.metadata")
         tensors: Any = importlib.import_module("tensorboard.util.tensor_util")
-        texts = [f"{r.role} {r.kind}: {r.verdict}, reward {r.reward:+.2f}" for r in rows]
+        texts = [f"{r.role} {r.kind}: {r.status}, reward {r.reward:+.2f}" for r in rows]
         bodies = [indented(f"{r.prompt}{r.completion}") for r in rows]
         shown = [f"{head}\n\n{body}" for head, body in zip(texts, bodies, strict=True)]
         value = self.summary.Value(
@@ -199,8 +199,8 @@ class _Trackio:
         # Its rows have a step already, and it takes no other of that name.
         self.trackio.log({k: v for k, v in row.items() if k != "step"}, step=step)
 
-    def table(self, rows: Sequence[Sample], step: int) -> None:
-        made = self.trackio.Table(columns=list(Sample._fields), data=[list(row) for row in rows])
+    def table(self, rows: Sequence[ShownRollout], step: int) -> None:
+        made = self.trackio.Table(columns=list(COLUMNS), data=[row.cells() for row in rows])
         self.trackio.log({TABLE: made}, step=step)
 
     def close(self) -> None:

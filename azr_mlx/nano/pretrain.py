@@ -51,10 +51,10 @@ POOL = 4096  # lessons that are sorted by length before they are batched
 PROMPT_WEIGHT = 0.1  # of a prompt's token in the loss; an answer's counts 1
 MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 100
 
-Row = tuple[list[int], list[float]]  # tokens and their weights in the loss
+WeightedTokens = tuple[list[int], list[float]]  # tokens and their weights in the loss
 
 
-class Phase(NamedTuple):
+class Part(NamedTuple):
     """``stream`` of lessons, tokens to read, share of slips."""
 
     stream: int
@@ -62,7 +62,7 @@ class Phase(NamedTuple):
     slips: float
 
 
-FIRST, SECOND = Phase(0, 22e6, 0.0), Phase(2, 12e6, 0.36)
+FIRST, SECOND = Part(0, 22e6, 0.0), Part(2, 12e6, 0.36)
 
 
 def main() -> int:
@@ -141,7 +141,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def train(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Part, seed: int
 ) -> list[dict[str, float]]:
     """A warm-up, and a cosine to a twentieth; the loss is that of the last hundred batches."""
     optimizers = make_optimizers(model)
@@ -185,7 +185,7 @@ def make_optimizers(model: Qwen3ForCausalLM) -> list[tuple[Any, float]]:
     ]
 
 
-def loss_of(model: Qwen3ForCausalLM, rows: list[Row]) -> tuple[torch.Tensor, float]:
+def loss_of(model: Qwen3ForCausalLM, rows: list[WeightedTokens]) -> tuple[torch.Tensor, float]:
     """(weighted loss, mean loss of the answers' tokens)."""
     width = max(len(tokens) for tokens, _ in rows)
     ids = np.zeros((len(rows), width), np.int64)
@@ -201,14 +201,16 @@ def loss_of(model: Qwen3ForCausalLM, rows: list[Row]) -> tuple[torch.Tensor, flo
     return (each * w).sum() / w.sum(), float(each.detach()[answers].mean())
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> Iterator[list[Row]]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, phase: Part, seed: int
+) -> Iterator[list[WeightedTokens]]:
     """Rows of about the same length, ``BATCH`` tokens of them, in random order."""
     draw = np.random.default_rng(seed)
     source = lessons(load_form("compact"), seed, phase.stream, phase.slips)
     while True:
         pool = [row for row in encoded(tokenizer, islice(source, POOL)) if len(row[0]) <= LONGEST]
         pool.sort(key=lambda row: len(row[0]))
-        made, batch = list[list[Row]](), list[Row]()
+        made, batch = list[list[WeightedTokens]](), list[WeightedTokens]()
         for row in pool:
             batch.append(row)
             if len(batch) * len(row[0]) >= BATCH:
@@ -218,12 +220,12 @@ def batches(tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> Iter
             yield made[i]
 
 
-def encoded(tokenizer: PreTrainedTokenizerFast, found: Iterator[Lesson]) -> list[Row]:
+def encoded(tokenizer: PreTrainedTokenizerFast, found: Iterator[Lesson]) -> list[WeightedTokens]:
     """Each part by itself, as prompts and completions are, and the end."""
     chosen = list(found)
     texts = [text for lesson in chosen for text, _ in lesson]
     parts = iter(tokenizer.backend_tokenizer.encode_batch(texts))
-    rows = list[Row]()
+    rows = list[WeightedTokens]()
     for lesson in chosen:
         tokens, weights = list[int](), list[float]()
         for (_, answer), part in zip(lesson, parts, strict=False):

@@ -28,6 +28,7 @@ from itertools import pairwise
 from typing import Any
 
 from azr_mlx.sandbox.jail.wire import MAX_CALLS
+from azr_mlx.source import parsed
 
 REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes
@@ -36,7 +37,7 @@ _MAX_SIZE = 1 << 16  # of a constant that is computed here
 
 _LEAVE = (ast.Return, ast.Yield, ast.YieldFrom)
 
-Evaluate = Callable[[Sequence[Any]], Any]
+Expression = Callable[[Sequence[Any]], Any]
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -81,13 +82,13 @@ class _Open(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Assertion:
     """One split assertion: ``holds`` says whether the reported values satisfy it (it may raise what
     the assertion itself would), ``times`` how often it must be reported.
     """
 
     text: str
-    holds: Evaluate
+    holds: Expression
     times: int
 
 
@@ -97,7 +98,7 @@ class Suite:
     ``checks`` the answers. Both are empty where the tests cannot be split.
     """
 
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Assertion, ...] = ()
     compiled: bytes = b""
 
     @property
@@ -141,17 +142,14 @@ def _remembered(tests: str) -> Suite:
 
 
 def _split(tests: str) -> Suite:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(tests)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(tests)
+    if tree is None:
         return Suite()
     nodes = list(ast.walk(tree))
     counts = _run_counts(tree, nodes)
     if not _says_no_more(tree, nodes):
         return Suite()
-    checks: list[Check] = []
+    checks: list[Assertion] = []
     edits: list[tuple[ast.Assert, str]] = []
     text = _Text(tests)
     for node in nodes:
@@ -164,7 +162,7 @@ def _split(tests: str) -> Suite:
             return Suite()
         sources = ", ".join(f"({text.of(hole)})" for hole in holes)
         edits.append((node, f"{REPORT}({len(checks)}, {sources})"))
-        checks.append(Check(_quoted(text.of(node)), holds, times))
+        checks.append(Assertion(_quoted(text.of(node)), holds, times))
     few = 0 < sum(check.times for check in checks) <= MAX_CALLS
     compiled = _compiled(text.edited(edits)) if few else b""
     return Suite(tuple(checks), compiled) if compiled else Suite()
@@ -279,14 +277,14 @@ class _Splitter:
     def __init__(self) -> None:
         self.holes: list[ast.expr] = []
 
-    def assertion(self, test: ast.expr) -> tuple[Evaluate, list[ast.expr]]:
+    def assertion(self, test: ast.expr) -> tuple[Expression, list[ast.expr]]:
         """Raises _Open."""
         holds = self._truth(test)
         if not self.holes:
             raise _Open
         return holds, self.holes
 
-    def _truth(self, node: ast.expr) -> Evaluate:
+    def _truth(self, node: ast.expr) -> Expression:
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
             parts = [self._truth(value) for value in node.values]
             return lambda values: all(part(values) for part in parts)
@@ -299,7 +297,7 @@ class _Splitter:
             return self._call(node)
         raise _Open
 
-    def _comparison(self, node: ast.Compare) -> Evaluate:
+    def _comparison(self, node: ast.Compare) -> Expression:
         operands = [node.left, *node.comparators]
         known = [_is_closed(operand) for operand in operands]
         # each unknown stands beside a literal
@@ -315,7 +313,7 @@ class _Splitter:
 
         return holds
 
-    def _call(self, node: ast.Call) -> Evaluate:
+    def _call(self, node: ast.Call) -> Expression:
         """``assert f(1)``: what is called gets literals only. ``math.isclose`` is computed here."""
         arguments = [*node.args, *[keyword.value for keyword in node.keywords]]
         if _name(node.func) == "math.isclose" and any(map(_is_closed, node.args)):
@@ -324,7 +322,7 @@ class _Splitter:
             raise _Open
         return self._hole(node)
 
-    def _side(self, node: ast.expr) -> Evaluate:
+    def _side(self, node: ast.expr) -> Expression:
         """One side of a comparison: a literal, a hole, or arithmetic of both."""
         if _is_closed(node):
             constant = _closed(node)
@@ -343,7 +341,7 @@ class _Splitter:
             return self._numeric(node)
         return self._hole(node)
 
-    def _numeric(self, node: ast.Call) -> Evaluate:
+    def _numeric(self, node: ast.Call) -> Expression:
         function = _NUMERIC[_name(node.func)]
         if _name(node.func) == "round" and not all(map(_is_closed, node.args[1:])):
             raise _Open  # to a number of digits of the job's, it could take for ever
@@ -355,7 +353,7 @@ class _Splitter:
             raise _Open
         return lambda values: function(*[part(values) for part in parts], **named)
 
-    def _hole(self, node: ast.expr) -> Evaluate:
+    def _hole(self, node: ast.expr) -> Expression:
         if not _is_question(node):
             raise _Open
         index = len(self.holes)

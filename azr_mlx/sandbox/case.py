@@ -6,7 +6,7 @@ import marshal
 from typing import Any
 
 from azr_mlx.sandbox import judge
-from azr_mlx.sandbox.asserts import split
+from azr_mlx.sandbox.asserts import Suite, split
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.types import Status
 
@@ -26,18 +26,19 @@ class Case:
         self.job, self.limits = job, job.limits or defaults
         self.suite = None if job.tests is None else split(job.tests)
         self.result: Result | None = None
-        self._outcomes: dict[int, judge.Outcome] = {}
+        self._outcomes: dict[int, judge.Observed] = {}
         self._deaths = 0
 
     def flavours(self) -> tuple[int, ...]:
         """The worker classes that the job starts in."""
         return (0, 1) if self.job.deterministic else (0,)
 
-    def next_run(self, flavour: int) -> judge.Run:
-        """What to run in a worker of this class."""
-        return judge.Run.of(self, flavour)
+    def next_run(self, flavour: int) -> judge.Execution:
+        """What to run in a worker of this class; it has a nonce of its own."""
+        spec = marshal.dumps(self._spec(flavour))
+        return judge.Execution(self.job, self.limits, spec, self.suite or Suite())
 
-    def take(self, flavour: int, outcome: judge.Outcome) -> None:
+    def take(self, flavour: int, outcome: judge.Observed) -> None:
         """Note an outcome. ``result`` is set when the case is decided."""
         self._outcomes[flavour] = outcome
         if self.result is not None or len(self._outcomes) < len(self.flavours()):
@@ -55,10 +56,10 @@ class Case:
         self.result = Result(self.job.id, Status.KILLED, detail=detail)
         return False
 
-    def _verdict(self, outcome: judge.Outcome) -> Result:
+    def _verdict(self, outcome: judge.Observed) -> Result:
         return judge.verdict(self.job, self.expected, outcome)
 
-    def spec(self, flavour: int) -> dict[str, Any]:
+    def _spec(self, flavour: int) -> dict[str, Any]:
         """All that the job's process is given at the start. Of the two runs of a deterministic job
         one is traced, so that code which asks whether it is cannot answer the same in both.
         """

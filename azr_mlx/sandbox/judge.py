@@ -4,11 +4,10 @@ unpickled here.
 
 from __future__ import annotations
 
-import marshal
 import secrets
 import signal
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from azr_mlx.sandbox.asserts import Suite
 from azr_mlx.sandbox.jail import wire
@@ -23,9 +22,6 @@ from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.literals import equal, literal
 from azr_mlx.types import Status
 
-if TYPE_CHECKING:
-    from azr_mlx.sandbox.case import Case
-
 _FRAME_STATUS = {
     "error": Status.ERROR,
     "fail": Status.FAIL,
@@ -34,11 +30,10 @@ _FRAME_STATUS = {
 }
 _NOTHING = object()
 _MAX_EXIT = 255
-_NO_TESTS = Suite()
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Execution:
     """One execution of a job: what its process is given, what of its tests is judged here, and the
     nonce of its frame.
     """
@@ -47,14 +42,7 @@ class Run:
     limits: Limits
     spec: bytes
     suite: Suite
-    nonce: bytes
-
-    @classmethod
-    def of(cls, case: Case, flavour: int) -> Run:
-        """A run with a fresh nonce."""
-        nonce = secrets.token_bytes(wire.NONCE_BYTES)
-        spec = marshal.dumps(case.spec(flavour))
-        return cls(case.job, case.limits, spec, case.suite or _NO_TESTS, nonce)
+    nonce: bytes = field(default_factory=lambda: secrets.token_bytes(wire.NONCE_BYTES))
 
     @property
     def examined(self) -> bool:
@@ -66,7 +54,7 @@ class Run:
         are examined, and the process of the code does not get it.
         """
         limits = self.limits
-        header = wire.Request(
+        header = wire.RunRequest(
             self.nonce,
             limits.wall_s,
             limits.memory_mb << 20,
@@ -79,7 +67,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Observed:
     """What one run showed. ``value`` is ``_NOTHING`` where there is none; PASS here means: the
     tests' end.
     """
@@ -93,7 +81,7 @@ class Outcome:
     steps: int | None = None
 
 
-def observe(run: Run, response: wire.Response, frame: bytes, stdout: bytes) -> Outcome:
+def observe(run: Execution, response: wire.RunResponse, frame: bytes, stdout: bytes) -> Observed:
     """Read one response. Total: whatever the bytes are, there is an outcome."""
     outcome = _ended_badly(run, response) or _read_frame(run, response, frame)
     return replace(
@@ -104,28 +92,28 @@ def observe(run: Run, response: wire.Response, frame: bytes, stdout: bytes) -> O
     )
 
 
-def _ended_badly(run: Run, response: wire.Response) -> Outcome | None:
+def _ended_badly(run: Execution, response: wire.RunResponse) -> Observed | None:
     limits = run.limits
     if response.cause == wire.TIMED_OUT:
-        return Outcome(Status.TIMEOUT, f"more than {limits.wall_s:g} s of wall time")
+        return Observed(Status.TIMEOUT, f"more than {limits.wall_s:g} s of wall time")
     if response.cause == wire.BAD_FRAME:
-        return Outcome(Status.INVALID, "the result is not a well-formed frame")
+        return Observed(Status.INVALID, "the result is not a well-formed frame")
     if response.cause == wire.TOO_MANY_PROCESSES:
-        return Outcome(Status.KILLED, f"more than {limits.processes} processes")
+        return Observed(Status.KILLED, f"more than {limits.processes} processes")
     if response.cause == wire.TOO_MUCH_MEMORY:
-        return Outcome(Status.MEMORY, f"more than {limits.memory_mb} MiB in all its processes")
+        return Observed(Status.MEMORY, f"more than {limits.memory_mb} MiB in all its processes")
     if response.exit >= 0:
         return None
     if response.exit == -signal.SIGXCPU or (
         response.exit == -signal.SIGKILL and response.cpu_s > 0.5 * limits.cpu_s
     ):
-        return Outcome(Status.TIMEOUT, f"more than {limits.cpu_s:g} s of CPU time")
+        return Observed(Status.TIMEOUT, f"more than {limits.cpu_s:g} s of CPU time")
     if _near_memory_limit(run, response):
-        return Outcome(Status.MEMORY, f"ended near the limit of {limits.memory_mb} MiB")
-    return Outcome(Status.KILLED, f"ended by {_signal_name(-response.exit)}")
+        return Observed(Status.MEMORY, f"ended near the limit of {limits.memory_mb} MiB")
+    return Observed(Status.KILLED, f"ended by {_signal_name(-response.exit)}")
 
 
-def _near_memory_limit(run: Run, response: wire.Response) -> bool:
+def _near_memory_limit(run: Execution, response: wire.RunResponse) -> bool:
     return response.peak_rss > 0.9 * (run.limits.memory_mb << 20)
 
 
@@ -136,7 +124,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
+def _read_frame(run: Execution, response: wire.RunResponse, frame: bytes) -> Observed:
     if not frame:
         return _no_frame(run, response)
     try:
@@ -145,25 +133,27 @@ def _read_frame(run: Run, response: wire.Response, frame: bytes) -> Outcome:
             return _code_ended(run, response, value)
         reports = _reports(value) if run.suite.sealed or run.job.style == "calls" else []
     except (CodecError, TypeError, ValueError) as error:
-        return Outcome(Status.INVALID, f"the result is not a well-formed frame: {error}"[:300])
+        return Observed(Status.INVALID, f"the result is not a well-formed frame: {error}"[:300])
     if run.job.style == "calls":
         return _values(run, kind, steps, detail, reports)
     if failure := run.suite.failure(reports):
-        return Outcome(Status.FAIL, _one_line(failure), steps=steps)
+        return Observed(Status.FAIL, _one_line(failure), steps=steps)
     if kind == "value" and run.job.style == "call":
-        return Outcome(Status.OK, "", value, steps=steps)
+        return Observed(Status.OK, "", value, steps=steps)
     if kind == "done" and run.job.style == "program":
-        return Outcome(Status.OK, steps=steps)
+        return Observed(Status.OK, steps=steps)
     if kind == "pass" and run.job.style == "tests":
         if not run.suite.complete(reports):
-            return Outcome(Status.FAIL, "the tests' end was reached past some of them", steps=steps)
-        return Outcome(Status.PASS, steps=steps)
+            return Observed(
+                Status.FAIL, "the tests' end was reached past some of them", steps=steps
+            )
+        return Observed(Status.PASS, steps=steps)
     if kind in _FRAME_STATUS:
-        return Outcome(_FRAME_STATUS[kind], detail, steps=steps)
-    return Outcome(Status.INVALID, "the result is a frame of another kind")
+        return Observed(_FRAME_STATUS[kind], detail, steps=steps)
+    return Observed(Status.INVALID, "the result is a frame of another kind")
 
 
-def _code_ended(run: Run, response: wire.Response, value: Any) -> Outcome:
+def _code_ended(run: Execution, response: wire.RunResponse, value: Any) -> Observed:
     """The process of the code ended before its tests did. Raises CodecError."""
     if type(value) is not tuple or [*map(type, value)] != [int, float, int]:
         raise CodecError("not the end of a process")
@@ -175,19 +165,19 @@ def _code_ended(run: Run, response: wire.Response, value: Any) -> Outcome:
 
 
 def _values(
-    run: Run, kind: str, steps: int | None, detail: str, reports: list[tuple[int, list[Any]]]
-) -> Outcome:
+    run: Execution, kind: str, steps: int | None, detail: str, reports: list[tuple[int, list[Any]]]
+) -> Observed:
     """The outcome of many calls."""
     if [number for number, _ in reports] != list(range(len(reports))):
-        return Outcome(Status.INVALID, "the values are not in the order of the calls")
+        return Observed(Status.INVALID, "the values are not in the order of the calls")
     if any(len(row) != 1 for _, row in reports):
-        return Outcome(Status.INVALID, "a call has one value")
+        return Observed(Status.INVALID, "a call has one value")
     values = tuple(value for _, (value,) in reports)
     if kind in _FRAME_STATUS:
-        return Outcome(_FRAME_STATUS[kind], detail, values, steps=steps)
+        return Observed(_FRAME_STATUS[kind], detail, values, steps=steps)
     if kind != "values" or len(values) != len(run.job.calls or ()):
-        return Outcome(Status.INVALID, "not every call's value came back")
-    return Outcome(Status.OK, "", values, steps=steps)
+        return Observed(Status.INVALID, "not every call's value came back")
+    return Observed(Status.OK, "", values, steps=steps)
 
 
 def _reports(value: Any) -> list[tuple[int, list[Any]]]:
@@ -206,7 +196,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:500]
 
 
-def _decoded(run: Run, frame: bytes) -> tuple[str, int | None, str, Any]:
+def _decoded(run: Execution, frame: bytes) -> tuple[str, int | None, str, Any]:
     nonce, body = frame[: wire.NONCE_BYTES], frame[wire.NONCE_BYTES :]
     if nonce != run.nonce:
         raise CodecError("wrong nonce")
@@ -219,15 +209,15 @@ def _decoded(run: Run, frame: bytes) -> tuple[str, int | None, str, Any]:
     return kind, steps, _one_line(detail), value
 
 
-def _no_frame(run: Run, response: wire.Response) -> Outcome:
+def _no_frame(run: Execution, response: wire.RunResponse) -> Observed:
     if run.job.style == "program" and response.exit == 0:
-        return Outcome(Status.OK)  # os._exit(0): what a program prints is its answer
+        return Observed(Status.OK)  # os._exit(0): what a program prints is its answer
     if _near_memory_limit(run, response):
-        return Outcome(Status.MEMORY, f"ended near the limit of {run.limits.memory_mb} MiB")
-    return Outcome(Status.ERROR, f"exited with status {response.exit} before it gave a result")
+        return Observed(Status.MEMORY, f"ended near the limit of {run.limits.memory_mb} MiB")
+    return Observed(Status.ERROR, f"exited with status {response.exit} before it gave a result")
 
 
-def agree(a: Outcome, b: Outcome) -> Outcome:
+def agree(a: Observed, b: Observed) -> Observed:
     """The outcome of two runs that must not differ (one's time-out and the like stand for both)."""
     for outcome in (a, b):
         if outcome.status in (Status.TIMEOUT, Status.MEMORY, Status.KILLED, Status.INVALID):
@@ -247,7 +237,7 @@ def agree(a: Outcome, b: Outcome) -> Outcome:
     return a
 
 
-def verdict(job: Job, expected: Any, outcome: Outcome) -> Result:
+def verdict(job: Job, expected: Any, outcome: Observed) -> Result:
     """The result of a well-formed job: its outcome, compared with what was ``expected`` of it."""
     status, detail, value = outcome.status, outcome.detail, None
     if status is Status.OK and job.style == "call":
@@ -266,7 +256,7 @@ def verdict(job: Job, expected: Any, outcome: Outcome) -> Result:
     )
 
 
-def _compare_stdout(expected: str, outcome: Outcome) -> tuple[Status, str]:
+def _compare_stdout(expected: str, outcome: Observed) -> tuple[Status, str]:
     """White space at the ends of lines and empty lines at the end do not count."""
     if outcome.stdout_cut:
         return Status.FAIL, "stdout is longer than what is kept of it"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import cmath
+import re
 import warnings
 from collections.abc import Hashable
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from azr_mlx.sandbox.jail.codec import CodecError, encode
 
 MAX_CHARS = 1 << 18
+_ADDRESS = re.compile(r": <ast\.(\w+) object at 0x[0-9a-f]+>")
 
 
 def equal(a: object, b: object) -> bool:
@@ -71,6 +73,7 @@ def parse_literal(text: str, max_chars: int = MAX_CHARS) -> Any:
 
 def _one_line(error: Exception) -> str:
     first = str(error).partition("\n")[0]
+    first = _ADDRESS.sub(r" (\1)", first)  # an address would differ from run to run
     return first[:200] or type(error).__name__
 
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from azr_mlx.errors import AzrError
 from azr_mlx.sandbox import judge
 from azr_mlx.sandbox.case import Case
 from azr_mlx.sandbox.jail import wire
@@ -31,7 +32,7 @@ _U32 = struct.Struct("<I")
 _MAX_HELLO = 1 << 16
 
 
-class SandboxError(RuntimeError):
+class SandboxError(AzrError):
     """The sandbox itself cannot run as asked."""
 
 
@@ -49,7 +50,7 @@ class Worker:
     def __init__(self, isolation: str, flavour: int) -> None:
         self.flavour = flavour
         self.hello: dict[str, object] | None = None
-        self.runs: deque[tuple[Case, judge.Run]] = deque()
+        self.runs: deque[tuple[Case, judge.Execution]] = deque()
         self._in, self._out = bytearray(), bytearray()
         self._killed = False  # so that jobs may have outlived the process
         self.base = tempfile.mkdtemp(prefix="azr-sandbox-")
@@ -107,7 +108,7 @@ class Worker:
         """Whether there is a request that has not gone out whole."""
         return bool(self._out)
 
-    def start(self, case: Case, run: judge.Run) -> None:
+    def start(self, case: Case, run: judge.Execution) -> None:
         """Queue one run."""
         self.runs.append((case, run))
         self._out += run.request()
@@ -128,7 +129,7 @@ class Worker:
         except OSError as error:
             raise WorkerDied(str(error)) from None
 
-    def receive(self) -> Iterator[tuple[Case, judge.Outcome]]:
+    def receive(self) -> Iterator[tuple[Case, judge.Observed]]:
         """Read what is there: the outcomes that it completes. Raises WorkerDied, after those that
         came before.
         """
@@ -161,12 +162,12 @@ class Worker:
             raise WorkerDied("it cannot start")
         return True
 
-    def _next_outcome(self) -> tuple[Case, judge.Outcome] | None:
+    def _next_outcome(self) -> tuple[Case, judge.Observed] | None:
         if not self.runs:
             raise WorkerDied("it answered what it was not asked")
         if len(self._in) < wire.RESPONSE_BYTES:
             return None
-        response = wire.Response.unpack(bytes(self._in[: wire.RESPONSE_BYTES]))
+        response = wire.RunResponse.unpack(bytes(self._in[: wire.RESPONSE_BYTES]))
         if response.frame_bytes > wire.MAX_FRAME or response.stdout_bytes > wire.MAX_STDOUT:
             raise WorkerDied("its answer is malformed")
         frame_end = wire.RESPONSE_BYTES + response.frame_bytes

@@ -13,7 +13,7 @@ from azr_mlx.tasks import parse
 from azr_mlx.tasks.prompts import arguments
 from azr_mlx.types import Experience, Reward, Role, Status, TaskKind, Verdict
 
-Row = dict[str, float]
+Metrics = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +62,18 @@ class RoundLog:
         """The model's proposals that were paid."""
         return [_shown(one) for one in self.paid if one.validated is not None]
 
-    def metrics(self) -> Row:
+    def metrics(self) -> Metrics:
         """What follows from the step's rollouts and proposals."""
         duplicates = sum(one.result.reason == "duplicate" for one in self.validated)
-        row: Row = {"buffer/duplicates": duplicates, "resampled": self.resampled}
+        row: Metrics = {"buffer/duplicates": duplicates, "resampled": self.resampled}
         row |= _rewards(self.experiences) | _lengths(self.experiences)
         return row | self._proposals() | self._programs() | self._runs()
 
-    def _proposals(self) -> Row:
+    def _proposals(self) -> Metrics:
         by_model = [one for one in self.validated if one.by_model]
         counted = [one for one in by_model if one.result.reason != "reserved"]
         templates = [one for one in self.validated if not one.by_model]
-        row: Row = {
+        row: Metrics = {
             "propose/count": len(counted),
             "propose/valid": sum(one.task is not None for one in by_model),
             "propose/templates": sum(one.task is not None for one in templates),
@@ -85,9 +85,9 @@ class RoundLog:
             row[f"propose/reject/{reason}"] = count / max(len(counted), 1)
         return row
 
-    def _programs(self) -> Row:
+    def _programs(self) -> Metrics:
         """Features of the step's new programs."""
-        row: Row = {}
+        row: Metrics = {}
         shapes = [parse.features(one.task.program) for one in self.validated if one.task]
         for name in ("ast_nodes", "depth", "cyclomatic"):
             if shapes:
@@ -96,7 +96,7 @@ class RoundLog:
         steps = [count for count in traced if count is not None]
         return row | ({"program/steps": mean(steps)} if steps else {})
 
-    def _runs(self) -> Row:
+    def _runs(self) -> Metrics:
         """The sandbox's jobs and their latency."""
         verdicts = [one.result.verdict for one in self.validated]
         verdicts += [one.verdict for one in self.solutions]
@@ -134,9 +134,9 @@ def _shown(one: Paid) -> ShownProposal:
 
 def _proposals_of(
     kind: TaskKind, counted: Sequence[Validated], experiences: Sequence[Experience]
-) -> Row:
+) -> Metrics:
     """The valid rate of a kind's proposals, and their mean learnability."""
-    row: Row = {}
+    row: Metrics = {}
     own = [one.task is not None for one in counted if one.proposed.draft.kind is kind]
     if own:
         row[f"propose/valid_rate/{kind.value}"] = mean(own)
@@ -147,9 +147,9 @@ def _proposals_of(
     return row
 
 
-def _rewards(experiences: Sequence[Experience]) -> Row:
+def _rewards(experiences: Sequence[Experience]) -> Metrics:
     """Mean reward by role and kind; solve rate by kind, and by strategy."""
-    row: Row = {}
+    row: Metrics = {}
     for role in Role:
         for kind in TaskKind:
             own = [e for e in experiences if e.role is role and e.kind is kind]
@@ -163,7 +163,7 @@ def _rewards(experiences: Sequence[Experience]) -> Row:
     return row
 
 
-def _lengths(experiences: Sequence[Experience]) -> Row:
+def _lengths(experiences: Sequence[Experience]) -> Metrics:
     if not experiences:
         return {}
     lengths = [len(e.completion.token_ids) for e in experiences]

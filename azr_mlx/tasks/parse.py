@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
+from azr_mlx.tasks.fences import fences
 from azr_mlx.tasks.program import (
     BANNED_NAMES,
     MAX_SOURCE,
@@ -119,9 +119,9 @@ def _completion_proposal(text: str) -> Proposal | None:
 def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
     if chat:
         text = _after_thinking(text)
-        blocks = list(_fences(text))
-        message = next((body.strip() for label, body in blocks if label == "message"), "")
-        inputs = [a for label, body in blocks if label == "input" for a in _each_args(body)]
+        blocks = fences(text)
+        message = next((body.strip() for label, body, _ in blocks if label == "message"), "")
+        inputs = [a for label, body, _ in blocks if label == "input" for a in _each_args(body)]
     else:
         message, _, rest = text.strip().partition("\n")
         inputs = _each_args(rest)
@@ -201,23 +201,14 @@ def _after_thinking(text: str) -> str:
     return text.partition("</answer>")[0]
 
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.S | re.M)
-
-
-def _fences(text: str) -> Iterator[tuple[str, str]]:
-    """(label, body) of each fenced block; the last may lack its end."""
-    for found in _FENCE.finditer(text):
-        yield found.group(1).lower(), found.group(2)
-
-
 def _chat_proposal(text: str) -> Proposal | None:
     text = _after_thinking(text)
-    blocks = list(_fences(text))
-    code = next((body for label, body in blocks if label not in ("input", "output")), None)
+    blocks = fences(text)
+    code = next((body for label, body, _ in blocks if label not in ("input", "output")), None)
     program = _program(text if code is None else code)
     if program is None:
         return None
-    inputs = [a for label, body in blocks if label == "input" for a in _each_args(body)]
+    inputs = [a for label, body, _ in blocks if label == "input" for a in _each_args(body)]
     if not inputs:
         found = re.search(r"^assert[ \t]+f[ \t]*\(", text, re.M)
         call = None if found is None else _call(text, found.end() - 1)
@@ -226,13 +217,13 @@ def _chat_proposal(text: str) -> Proposal | None:
 
 
 def _chat_answer(text: str, kind: TaskKind) -> str | None:
-    blocks = list(_fences(text))
+    blocks = fences(text)
     if kind is TaskKind.INDUCTION:
-        code = [body for _, body in blocks if "def " in body]
+        code = [body for _, body, _ in blocks if "def " in body]
         return _program(code[-1] if code else text)
     label = "output" if kind is TaskKind.DEDUCTION else "input"
-    labelled = [body for name, body in blocks if name == label]
-    body = (labelled or [body for _, body in blocks] or [text])[-1].strip()
+    labelled = [body for name, body, _ in blocks if name == label]
+    body = (labelled or [body for _, body, _ in blocks] or [text])[-1].strip()
     asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", body, re.M)]
     if asserts:
         last = body[asserts[-1] :]

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from collections.abc import Collection
 from copy import deepcopy
+
+from azr_mlx.source import parsed
 
 MAX_SOURCE = 20_000  # characters that are ever handed to the Python parser
 MOST_INLINED = 500  # nodes of a program whose temporary variables are written out
 RESERVED = 8  # one of so many shapes is kept for held-out tasks
-
-# SystemError: CPython 3.11's parser answers very deep input with it
-_PARSE_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
 
 # Names that a program may not use unless it binds them itself: I/O, other people's code, and what
 # tells one process from another. This keeps proposals on the subject; what keeps the machine safe
@@ -48,19 +46,14 @@ def parse_source(source: str) -> ast.Module | None:
     """The syntax tree, or None where there is none to be had."""
     if len(source) > MAX_SOURCE:
         return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the model's escapes, to nobody's use
-            return ast.parse(source)
-    except _PARSE_ERRORS:
-        return None
+    return parsed(source)
 
 
 def unparse(node: ast.AST) -> str | None:
     """The source of a tree; None where it cannot be written (an integer of too many digits)."""
     try:
         return ast.unparse(node)
-    except _PARSE_ERRORS:
+    except (ValueError, RecursionError, MemoryError):
         return None
 
 

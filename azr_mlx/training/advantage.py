@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from azr_mlx.types import FloatArray
-
-Float64 = NDArray[np.float64]
+from azr_mlx.types import Float64Array, FloatArray
 
 ESTIMATORS = ("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")
 EPS = 1e-6
@@ -250,13 +248,13 @@ def _members(cells: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     return {str(c): np.flatnonzero(labels == c) for c in dict.fromkeys(labels.tolist())}
 
 
-def _moments(x: Float64, weights: Float64) -> tuple[float, float]:
+def _moments(x: Float64Array, weights: Float64Array) -> tuple[float, float]:
     """Weighted mean and population deviation."""
     mean = float(np.average(x, weights=weights))
     return mean, float(np.sqrt(np.average((x - mean) ** 2, weights=weights)))
 
 
-def _group_means(scores: ArrayLike, groups: ArrayLike) -> tuple[Float64, Float64]:
+def _group_means(scores: ArrayLike, groups: ArrayLike) -> tuple[Float64Array, Float64Array]:
     """[B] each: the mean of the row's group, and its size."""
     r = np.asarray(scores, np.float64)
     _, inverse, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from azr_mlx.types import Batch, Experience, FloatArray
 
-Index = NDArray[np.int64]
+RowIndex = NDArray[np.int64]
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 
@@ -110,7 +110,7 @@ def token_weights(mask: ArrayLike, how: str, constant: float | None = None) -> F
     return weights.astype(np.float32)
 
 
-def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[Index]:
+def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[RowIndex]:
     """Row indices of ``count`` random minibatches; every row is in exactly one.
 
     Sizes are equal within one row. Fewer are given where there are fewer rows. Lengths play no part

@@ -35,8 +35,7 @@ from azr_mlx.training.batch import (
     token_rewards,
     token_weights,
 )
-from azr_mlx.training.entropy import EntropyFloor
-from azr_mlx.training.kl import AdaptiveKL
+from azr_mlx.training.controllers import AdaptiveKL, EntropyFloor
 from azr_mlx.types import (
     Batch,
     Experience,
@@ -242,7 +241,7 @@ class Learner:
     def restore(self, row: dict[str, Any]) -> None:
         """The state alone: what the configuration says (targets, decay, no penalty) holds."""
         if self.config.kl_penalty != "none":
-            self.kl.coef = row["kl"]["coef"]
+            self.kl.restore(row["kl"])
         if "entropy" in row:  # a checkpoint of 0.1 has none
             self.entropy.restore(row["entropy"])
         self.baselines.state = EmaBaselines.from_json(row["baselines"]).state

@@ -28,7 +28,7 @@ from azr_mlx.training import checkpoint
 from azr_mlx.training.algorithm import SelfPlay
 from azr_mlx.types import Experience
 
-Evaluate = Callable[[int], dict[str, float]]
+EvaluateStep = Callable[[int], dict[str, float]]
 INTERRUPTED = Interrupted.exit_code
 
 
@@ -62,7 +62,7 @@ class Trainer:
         *,
         display: Display,
         trackers: Sequence[Tracker] = (),
-        evaluate: Evaluate | None = None,
+        evaluate: EvaluateStep | None = None,
     ):
         self.config, self.run_dir, self.backend = config, run_dir, backend
         self.display, self.trackers, self.evaluate = display, trackers, evaluate
@@ -140,7 +140,7 @@ class Trainer:
         self._report(row | clock.metrics(), log)
         if saved:
             for tracker in self.trackers:
-                tracker.table(samples.chosen(experiences), step)
+                tracker.table(samples.of_step(experiences), step)
         for text in warnings:
             self.display.warn(f"step {step}: {text}")
 

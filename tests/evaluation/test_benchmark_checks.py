@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation.benchmarks import Grade, grade, load
+from azr_mlx.evaluation.benchmarks import Grade, load
 from azr_mlx.evaluation.benchmarks.apps import (
     HEADER,
     CallCheck,
@@ -24,6 +24,7 @@ from azr_mlx.evaluation.benchmarks.cruxeval import arguments
 from azr_mlx.evaluation.benchmarks.plus import SPECIAL, PlusCheck
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Status
+from tests.judging import grade
 
 pytestmark = pytest.mark.sandbox
 PASS, FAIL, ERROR = Status.PASS, Status.FAIL, Status.ERROR

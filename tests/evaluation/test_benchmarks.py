@@ -272,8 +272,8 @@ def test_every_benchmark_says_how_to_get_its_data():
 
 
 def test_every_benchmark_can_be_evaluated_in_training():
-    from azr_mlx.config import Evaluation, check, load
+    from azr_mlx.config import EvaluationConfig, check, load
 
     for name in SPECS:
         assert check(load(None, [f"evaluation.benchmarks={name}"])) == []
-    assert Evaluation().benchmarks[0] in SPECS
+    assert EvaluationConfig().benchmarks[0] in SPECS

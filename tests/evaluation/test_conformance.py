@@ -22,7 +22,6 @@ from azr_mlx.evaluation.benchmarks import (
     Benchmark,
     Grade,
     Problem,
-    grade,
     load,
     plus,
 )
@@ -31,6 +30,7 @@ from azr_mlx.evaluation.store import read_samples
 from azr_mlx.sandbox import Limits, Sandbox, is_opaque
 from azr_mlx.types import Status
 from tests.conftest import SHARED
+from tests.judging import grade
 from tests.sandbox.test_reward_hacks import ASSERT_HACKS, always
 
 pytestmark = pytest.mark.sandbox

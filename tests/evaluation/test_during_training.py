@@ -12,8 +12,7 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx.monitoring.metrics import unregistered
-from tests.runs import rows_of
+from tests.runs import rows_of, unregistered
 from tests.scripted import write_rows
 from tests.tiny import tiny_folder
 from tests.training.test_resume import STEPS, command, environment, outcome, train

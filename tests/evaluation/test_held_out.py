@@ -9,23 +9,23 @@ import pytest
 
 from azr_mlx.config import (
     Config,
+    HeldOutConfig,
     Proposer,
     Rollout,
     Solver,
 )
-from azr_mlx.config import HeldOut as HeldOutConfig
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import (
+    BeforeAndAfter,
     HeldOut,
-    Line,
+    HeldOutLine,
     Record,
     mean_line,
 )
-from azr_mlx.evaluation.passk import Estimate
+from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring import report
-from azr_mlx.monitoring.outcome import Outcome
-from azr_mlx.monitoring.terminal import Display
+from azr_mlx.monitoring.terminal import Display, held_out_table
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks import parse
@@ -132,28 +132,29 @@ def test_measuring_judges_every_answer_and_a_gain_is_paired(held):
 
 def test_intervals_of_the_mean_add_in_quadrature():
     one = Estimate(0.5, 0.2, 0.8)
-    line = mean_line([Line("a", 4, one, one, one), Line("b", 4, one, one, one)])
+    line = mean_line([HeldOutLine(name, 4, one, one, one) for name in "ab"])
     assert line.gain.value == 0.5
     assert line.gain.low == pytest.approx(0.5 - 0.3 * 2**0.5 / 2)
 
 
-def outcome(run, held, resumed=False):
+def before_and_after(run, held, resumed=False):
     record = held_out.recorded(run, held.config, resumed=resumed)
-    return Outcome(run, held, record, Display(2))
+    return BeforeAndAfter(run, held, record)
 
 
-def test_the_outcome_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path, held, capsys):
+def test_the_gain_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path, held, capsys):
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": i, "solve_rate/deduction": i / 10}) + "\n" for i in range(1, 8))
     )
-    first = outcome(tmp_path, held)
-    first.begin()
+    first = before_and_after(tmp_path, held)
+    first.measure_before()
     held.backend.script = lambda prompt, n: " 'never'"
-    again = outcome(tmp_path, held, resumed=True)
-    again.begin()
+    again = before_and_after(tmp_path, held, resumed=True)
+    again.measure_before()
     assert again.record.before == first.record.before, "the start was measured anew"
     assert again.record.tasks == held.tasks and not again.record.after
-    again.finish()
+    for way, found in again.measure_after().items():
+        Display(2).table(held_out_table(way, found))
     page = report.write(report.read(tmp_path)).read_text()
     assert "in range" in page and "one step harder" in page and "-100.0" in page
     both = Record.read(tmp_path)
@@ -182,8 +183,8 @@ def test_a_run_that_began_without_held_out_tasks_has_nothing_to_compare(tmp_path
         held_out.recorded(tmp_path, CONFIG, resumed=True)
 
 
-def test_fewer_shapes_than_asked_are_told(tmp_path, held, capsys):
+def test_fewer_shapes_than_asked_are_named(tmp_path, held):
     few = {name: group[:2] for name, group in held.tasks.items()}
     made = HeldOut(CONFIG, held.backend, held.solver.sandbox, held.solver.form, few)
-    Outcome(tmp_path, made, None, Display(2)).begin()
-    assert "2 tasks instead of 15" in capsys.readouterr().err
+    in_range, harder = BeforeAndAfter(tmp_path, made, None).shortage
+    assert "in range: 2 tasks instead of 15" in in_range and "2 tasks instead" in harder

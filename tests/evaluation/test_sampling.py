@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx.commands.evaluate import Request, evaluate
+from azr_mlx.commands.evaluate import EvalRequest, evaluate
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Grade
 from azr_mlx.evaluation.imported_samples import score_samples
@@ -265,8 +265,8 @@ def test_a_result_with_levels_shows_both_metrics_for_each(small, sandbox):
 # ---------------------------------------------------------------- given samples
 
 
-def request(benchmarks=("humaneval",), **more) -> Request:
-    return Request(benchmarks, **more)
+def request(benchmarks=("humaneval",), **more) -> EvalRequest:
+    return EvalRequest(benchmarks, **more)
 
 
 def test_a_name_may_stand_for_several_benchmarks_and_none_is_taken_twice():

@@ -12,7 +12,7 @@ from azr_mlx.monitoring.health import (
     WINDOW,
     Health,
 )
-from azr_mlx.training.entropy import LEAST, MOST, EntropyFloor
+from azr_mlx.training.controllers import LEAST, MOST, EntropyFloor
 
 pytestmark = pytest.mark.pure
 

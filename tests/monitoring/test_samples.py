@@ -2,7 +2,7 @@
 
 import pytest
 
-from azr_mlx.monitoring.samples import LONGEST, chosen
+from azr_mlx.monitoring.samples import LONGEST_CELL, of_step
 from azr_mlx.types import Experience, Prompt, Role, Status, TaskKind
 from tests.experiences import experience
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.pure
 
 
 def rollout(role: Role, kind: TaskKind, status: Status, text: str = "answer") -> Experience:
-    prompt = Prompt("x" * LONGEST + " the task", (1, 2))
+    prompt = Prompt("x" * LONGEST_CELL + " the task", (1, 2))
     return experience(prompt=prompt, text=text, status=status, role=role, kind=kind, step=4)
 
 
@@ -19,17 +19,17 @@ def test_one_that_passed_and_one_that_did_not_of_each_role_and_kind():
         rollout(Role.SOLVE, TaskKind.DEDUCTION, Status.FAIL, "first"),
         rollout(Role.SOLVE, TaskKind.DEDUCTION, Status.ERROR, "second"),
         rollout(Role.SOLVE, TaskKind.DEDUCTION, Status.PASS),
-        rollout(Role.PROPOSE, TaskKind.INDUCTION, Status.PASS, "y" * 2 * LONGEST),
+        rollout(Role.PROPOSE, TaskKind.INDUCTION, Status.PASS, "y" * 2 * LONGEST_CELL),
     ]
-    rows = chosen(given)
-    assert [(r.step, r.role, r.kind, r.verdict) for r in rows] == [
+    rows = of_step(given)
+    assert [(r.step, r.role, r.kind, r.status) for r in rows] == [
         (4, "propose", "induction", "pass"),
         (4, "solve", "deduction", "fail"),
         (4, "solve", "deduction", "pass"),
     ]
-    assert rows[1].completion == "first" and len(rows[0].completion) == LONGEST
-    assert all(r.prompt.endswith(" the task") and len(r.prompt) == LONGEST for r in rows)
+    assert rows[1].completion == "first" and len(rows[0].completion) == LONGEST_CELL
+    assert all(r.prompt.endswith(" the task") and len(r.prompt) == LONGEST_CELL for r in rows)
 
 
 def test_nothing_of_nothing():
-    assert chosen([]) == []
+    assert of_step([]) == []

@@ -322,7 +322,7 @@ _HUGE = 10**4000  # no float, and no number of anything
 def test_no_frame_of_odd_numbers_is_more_than_invalid(frame: object) -> None:
     """An exception here would end the trainer; so would the mean of such counts of steps."""
     run = case.Case(Job("a", "", tests=LOOP + "    f()"), Limits()).next_run(0)
-    response = wire.Response(0, wire.ENDED, 0, 0.1, 0.1, 1 << 20, 0, 0)
+    response = wire.RunResponse(0, wire.ENDED, 0, 0.1, 0.1, 1 << 20, 0, 0)
     outcome = judge.observe(run, response, run.nonce + encode(frame, wire.MAX_BODY), b"")
     assert outcome.status is Status.INVALID and len(outcome.detail) <= 300
 

@@ -39,6 +39,7 @@ from azr_mlx.types import (
     TaskKind,
     Verdict,
 )
+from tests import judging
 from tests.judging import check_answers
 
 pytestmark = pytest.mark.sandbox
@@ -426,7 +427,7 @@ def short(problem: Problem) -> Problem:
 
 
 def grade(sandbox: Sandbox, candidates: Sequence[tuple[Problem, str]]) -> list[Status]:
-    return [found.status for found in benchmarks.grade(sandbox, candidates)]
+    return [found.status for found in judging.grade(sandbox, candidates)]
 
 
 def _problem(benchmark: Benchmark, name: str) -> Problem:

@@ -12,13 +12,13 @@ from azr_mlx.config import (
     Rollout,
     Solver,
 )
-from azr_mlx.monitoring.metrics import unregistered
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.training.algorithm import SelfPlay
 from azr_mlx.types import Role, Status, TaskKind
 from tests.fake import FakeBackend
+from tests.runs import unregistered
 
 pytestmark = pytest.mark.sandbox
 

@@ -13,13 +13,13 @@ from azr_mlx.config import (
     Ppo,
     Rollout,
 )
-from azr_mlx.monitoring.metrics import unregistered
 from azr_mlx.selfplay.round import Round
 from azr_mlx.tasks.buffer import SolutionBuffer, VerifiedSolution
 from azr_mlx.training.learner import Learner, rate_factor
 from azr_mlx.types import Experience
 from tests.experiences import experience
 from tests.fake import FakeBackend
+from tests.runs import unregistered
 
 pytestmark = pytest.mark.pure
 

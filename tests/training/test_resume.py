@@ -120,7 +120,7 @@ def test_phases_sum_to_the_wall_time(uninterrupted):
 
 
 def test_every_metric_is_registered(uninterrupted):
-    from azr_mlx.monitoring.metrics import unregistered
+    from tests.runs import unregistered
 
     run, _, _ = uninterrupted
     for row in rows_of(run):

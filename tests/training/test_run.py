@@ -10,22 +10,21 @@ import pytest
 
 from azr_mlx.config import (
     Config,
+    EvaluationConfig,
     Proposer,
     Rollout,
     Solver,
 )
-from azr_mlx.config import Evaluation as EvaluationConfig
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.protocol import half
-from azr_mlx.monitoring.metrics import unregistered
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.training import checkpoint
 from azr_mlx.training.run import INTERRUPTED, Trainer
 from tests.fake import FakeBackend
-from tests.runs import rows_of
+from tests.runs import rows_of, unregistered
 from tests.scripted import ROWS, Scripted, write_rows
 
 pytestmark = pytest.mark.sandbox

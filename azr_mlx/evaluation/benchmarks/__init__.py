@@ -1,15 +1,15 @@
 """Benchmark problems: where they come from, how a model is asked, how its answer is judged.
 
 A benchmark is one entry of ``SPECS``. Problems without tests are set aside and counted, since no
-answer to them can be wrong. What a problem expects stays in its ``Check``, outside the sandbox.
+answer to them can be wrong. What a problem expects stays in its ``ProblemCheck``, outside the
+sandbox.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -28,28 +28,26 @@ from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.evaluation.benchmarks.problem import (
     AssertCheck,
     Benchmark,
-    Check,
     Grade,
     Problem,
+    ProblemCheck,
     Spec,
 )
 from azr_mlx.evaluation.benchmarks.source import read_jsonl
-from azr_mlx.sandbox import Job, Result, Sandbox
-from azr_mlx.types import Prompt, Status
+from azr_mlx.types import Prompt
 
 __all__ = [
     "PROTOCOLS",
     "SPECS",
     "AssertCheck",
     "Benchmark",
-    "Check",
     "Grade",
     "Problem",
+    "ProblemCheck",
     "Spec",
     "completion",
     "content_sha256",
     "extract_code",
-    "grade",
     "load",
     "prompt",
     "read_jsonl",
@@ -95,38 +93,6 @@ def content_sha256(problems: Sequence[Problem]) -> str:
     """Hash of ids, prompts and what is expected, in order."""
     content = json.dumps([[p.id, p.prompt, p.check.content()] for p in problems])
     return hashlib.sha256(content.encode()).hexdigest()
-
-
-def grade(
-    sandbox: Sandbox, candidates: Sequence[tuple[Problem, str]], *, visible: bool = False
-) -> list[Grade]:
-    """The verdict on each (problem, completion), in order; ``visible``: by the examples that the
-    model was shown, INVALID where there are none.
-    """
-    checks = [(p.visible if visible else p.check, p.prefix + text) for p, text in candidates]
-    jobs = [[] if check is None else check.jobs(code) for check, code in checks]
-    results = zip(checks, _results(sandbox, jobs), strict=True)
-    return [
-        Grade(Status.INVALID, 0.0, "no visible tests") if check is None else check.grade(code, own)
-        for (check, code), own in results
-    ]
-
-
-def _results(sandbox: Sandbox, groups: Sequence[Sequence[Job]]) -> Iterator[list[Result]]:
-    """The results of each group of jobs, in one stream. A job that is in several groups (that of a
-    reference, for many samples) runs once.
-    """
-    uses = Counter(id(job) for group in groups for job in group)
-    running = sandbox.stream({id(job): job for group in groups for job in group}.values())
-    shared: dict[int, Result] = {}
-    for group in groups:
-        found = []
-        for job in group:
-            result = shared[id(job)] if id(job) in shared else next(running)
-            if uses[id(job)] > 1:
-                shared[id(job)] = result
-            found.append(result)
-        yield found
 
 
 def prompt(

@@ -21,9 +21,9 @@ import numpy as np
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.problem import (
+    DataRow,
     Grade,
     Problem,
-    Row,
     Spec,
 )
 from azr_mlx.sandbox import (
@@ -33,6 +33,7 @@ from azr_mlx.sandbox import (
     literal,
     parse_literal,
 )
+from azr_mlx.source import parsed
 from azr_mlx.types import Status
 
 # The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.
@@ -119,10 +120,10 @@ def _program(code: str) -> str:
     """The reference harness puts a program into a function, and some of the human solutions end
     with a ``return``: those are put into one here.
     """
-    try:
-        outside = [n for n in ast.parse(code).body if not isinstance(n, _SCOPES)]
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parsed(code)
+    if tree is None:
         return code
+    outside = [n for n in tree.body if not isinstance(n, _SCOPES)]
     if not any(isinstance(n, ast.Return) for statement in outside for n in ast.walk(statement)):
         return code
     return f"def _main():\n{textwrap.indent(code, '    ')}\n_main()\n"
@@ -185,7 +186,7 @@ def _listed(value: Any) -> Any:
 # --- rows ---
 
 
-def parse(row: Row) -> Problem | None:
+def parse(row: DataRow) -> Problem | None:
     """A row of the hub's files, in which some fields are JSON as text."""
     tests = row["input_output"]
     tests = json.loads(tests) if isinstance(tests, str) and tests.strip() else tests or {}
@@ -218,7 +219,7 @@ _WAYS = {
 }
 
 
-def _check(tests: Row) -> StdinCheck | CallCheck | None:
+def _check(tests: DataRow) -> StdinCheck | CallCheck | None:
     inputs, outputs = tests.get("inputs") or [], tests.get("outputs") or []
     if not inputs or len(inputs) != len(outputs):
         return None
@@ -290,17 +291,17 @@ def _shown_arguments(text: str) -> tuple[Any, ...]:
     return tuple(ast.literal_eval(n) for n in [*call.args, *(k.value for k in call.keywords)])
 
 
-def _id(row: Row) -> str:
+def _id(row: DataRow) -> str:
     return f"APPS/{int(row['problem_id']):04d}"
 
 
-def folder_rows(folder: Path) -> Iterator[Row] | None:
+def folder_rows(folder: Path) -> Iterator[DataRow] | None:
     """The rows of the original layout, a folder a problem; None where it is not that."""
     found = sorted(path.parent for path in folder.glob("**/question.txt"))
     return map(_row, found) if found else None
 
 
-def _row(problem: Path) -> Row:
+def _row(problem: Path) -> DataRow:
     def read(name: str) -> str:
         path = problem / name
         return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from azr_mlx.evaluation.benchmarks.problem import (
+    DataRow,
     Grade,
     Problem,
-    Row,
     Spec,
 )
 from azr_mlx.sandbox import (
@@ -28,6 +28,7 @@ from azr_mlx.sandbox import (
     literal,
     parse_literal,
 )
+from azr_mlx.source import parsed_expression
 from azr_mlx.types import Status
 
 LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=512, output_kb=16)
@@ -153,10 +154,7 @@ def _assertion(text: str) -> str:
 
 def _after_equals(text: str) -> list[str]:
     """What stands right of a top-level ``==``."""
-    try:
-        node = ast.parse(text[:_MAX_ANSWER], mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
+    node = parsed_expression(text[:_MAX_ANSWER])
     if not isinstance(node, ast.Compare) or len(node.ops) != 1 or not _is_call(node.left):
         return []
     if not isinstance(node.ops[0], ast.Eq):
@@ -176,12 +174,13 @@ def arguments(program: str, answer: str) -> str | None:
     if len(text) > _MAX_ANSWER:
         return None
     for candidate in (text, f"f({text})"):
+        node = parsed_expression(candidate)
+        if isinstance(node, ast.Compare):
+            node = node.left
+        if node is None or not _is_call(node):
+            continue
         try:
-            node = ast.parse(candidate, mode="eval").body
-            if isinstance(node, ast.Compare):
-                node = node.left
-            if _is_call(node):
-                return literal(_placed(program, node))
+            return literal(_placed(program, node))
         except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
             continue
     return None
@@ -213,7 +212,7 @@ def answer(text: str, entry: str = "") -> str:
     return (asserts or lines or [""])[-1].strip()
 
 
-def _problem(row: Row, form: str, reference: str, check: OutputCheck | InputCheck) -> Problem:
+def _problem(row: DataRow, form: str, reference: str, check: OutputCheck | InputCheck) -> Problem:
     fields = {name: row[name] for name in ("code", "input", "output")}
     asked = form
     for name, value in fields.items():
@@ -230,7 +229,7 @@ def _problem(row: Row, form: str, reference: str, check: OutputCheck | InputChec
     )
 
 
-def _knows(row: Row) -> bool:
+def _knows(row: DataRow) -> bool:
     """Whether what is expected is a literal: else no answer could be judged."""
     try:
         parse_literal(row["output"])
@@ -239,14 +238,14 @@ def _knows(row: Row) -> bool:
     return True
 
 
-def parse_output(row: Row) -> Problem | None:
+def parse_output(row: DataRow) -> Problem | None:
     if not _knows(row):
         return None
     reference = f"assert f({row['input']}) == {row['output']}"
     return _problem(row, _OUTPUT, reference, OutputCheck(row["output"]))
 
 
-def parse_input(row: Row) -> Problem | None:
+def parse_input(row: DataRow) -> Problem | None:
     """None, too, where the benchmark's own input is no literal (a lambda, say)."""
     reference = f"assert f({row['input']}) == {row['output']}"
     if not _knows(row) or arguments(row["code"], reference) is None:
@@ -254,7 +253,7 @@ def parse_input(row: Row) -> Problem | None:
     return _problem(row, _INPUT, reference, InputCheck(row["code"], row["output"]))
 
 
-def _id(row: Row) -> str:
+def _id(row: DataRow) -> str:
     return f"CRUXEval/{str(row['id']).removeprefix('sample_')}"
 
 

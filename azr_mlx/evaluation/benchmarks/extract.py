@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-import warnings
 
-_FENCE = re.compile(r"^[ \t]*(```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1|\Z)", re.S | re.M)
+from azr_mlx.source import parsed
+from azr_mlx.tasks.fences import fences
+
 _PYTHON_LABELS = frozenset({"", "python", "python3", "py", "py3"})
 _BEGINS = re.compile(r"^(?:import |from \w|def |async def |class |@)", re.M)
 _MAX_CUTS = 400  # lines that are taken off an answer's end, one by one, until it is a program
@@ -28,7 +29,7 @@ def extract_code(text: str, entry_point: str) -> str:
     """
     text = text.replace("\r\n", "\n").rpartition("</think>")[2]
     text = text.partition("<think>")[0]
-    blocks = [body for _, label, body in _FENCE.findall(text) if label.lower() in _PYTHON_LABELS]
+    blocks = [one.body for one in fences(text) if one.label in _PYTHON_LABELS]
     if not blocks:
         return _definitions(_bare(text), entry_point)
     defines = re.compile(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.M)
@@ -39,29 +40,20 @@ def extract_code(text: str, entry_point: str) -> str:
 def _bare(text: str) -> str:
     """The code among prose; the text as it is where none begins in it."""
     found = _BEGINS.search(text)
-    if found is None or _parsed(text) is not None:
+    if found is None or parsed(text) is not None:
         return text
     lines = text[found.start() :].splitlines(keepends=True)
     for end in range(len(lines), max(0, len(lines) - _MAX_CUTS), -1):
-        if _parsed("".join(lines[:end])) is not None:
+        if parsed("".join(lines[:end])) is not None:
             return "".join(lines[:end])
     return text[found.start() :]
-
-
-def _parsed(code: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def _definitions(code: str, entry_point: str) -> str:
     """The program without statements that only show or ask for something; the code as it is where
     it is no program or does not define ``entry_point``.
     """
-    tree = _parsed(code) if entry_point else None
+    tree = parsed(code) if entry_point else None
     if tree is None or not any(entry_point in _names(node, ast.Store) for node in tree.body):
         return code
     kept = [node for node in tree.body if not _only_shows(node, entry_point)]

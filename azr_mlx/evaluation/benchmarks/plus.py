@@ -25,9 +25,9 @@ import numpy as np
 from azr_mlx.evaluation.benchmarks import humaneval, mbpp
 from azr_mlx.evaluation.benchmarks.problem import (
     AssertCheck,
+    DataRow,
     Grade,
     Problem,
-    Row,
     Spec,
 )
 from azr_mlx.sandbox import (
@@ -286,7 +286,7 @@ def arguments(name: str, rows: Sequence[list[Value]]) -> list[tuple[Value, ...]]
 # --- rows ---
 
 
-def check(row: Row, *, base_only: bool = False) -> PlusCheck:
+def check(row: DataRow, *, base_only: bool = False) -> PlusCheck:
     """The check of a row; ``base_only``: by the original benchmark's inputs alone."""
     rows = [*row["base_input"], *([] if base_only else row["plus_input"])]
     reference = row["canonical_solution"]
@@ -296,7 +296,7 @@ def check(row: Row, *, base_only: bool = False) -> PlusCheck:
     return PlusCheck(row["entry_point"], reference, inputs, row["atol"])
 
 
-def parse_mbpp(row: Row) -> Problem | None:
+def parse_mbpp(row: DataRow) -> Problem | None:
     text = row["prompt"].strip().strip('"').strip()
     asserts = [line for line in text.split("\n") if line.startswith("assert ")]
     if not row["base_input"]:
@@ -314,7 +314,7 @@ def parse_mbpp(row: Row) -> Problem | None:
     )
 
 
-def parse_humaneval(row: Row) -> Problem | None:
+def parse_humaneval(row: DataRow) -> Problem | None:
     prompt, entry = row["prompt"], row["entry_point"]
     if not row["base_input"]:
         return None
@@ -343,7 +343,7 @@ def _cached(name: str) -> Path | None:
     return max(found, key=lambda path: [*map(int, re.findall(r"\d+", path.name))], default=None)
 
 
-def _spec(original: Spec, parse: Callable[[Row], Problem | None], name: str) -> Spec:
+def _spec(original: Spec, parse: Callable[[DataRow], Problem | None], name: str) -> Spec:
     """As the original benchmark's; the data is EvalPlus's, which is on no hub in this form."""
     file = f"{name}Plus.jsonl"
     return replace(

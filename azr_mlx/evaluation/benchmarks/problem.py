@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.sandbox import Job, Limits, Result
+from azr_mlx.tasks.answers import Check
 from azr_mlx.types import Status
 
-Row = Mapping[str, Any]
+DataRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,8 @@ class Grade:
     detail: str = ""
 
 
-class Check(Protocol):
-    """How a completion is judged. It holds what is expected, and never enters the sandbox."""
-
-    def jobs(self, code: str) -> list[Job]:
-        """What to run for a program; nothing where its text is the answer."""
-        ...
-
-    def grade(self, code: str, results: Sequence[Result]) -> Grade:
-        """The verdict, from the results of those jobs in their order."""
-        ...
+class ProblemCheck(Check, Protocol):
+    """How a completion is judged."""
 
     def content(self) -> Any:
         """What the verdict depends on, as JSON: it goes into the benchmark's hash."""
@@ -74,8 +67,8 @@ class Problem:
     prefix: str
     entry_point: str
     reference: str
-    check: Check
-    visible: Check | None = None
+    check: ProblemCheck
+    visible: ProblemCheck | None = None
     level: str = ""
     program: str = ""
 
@@ -104,8 +97,8 @@ class Spec:
     """
 
     name: str
-    parse: Callable[[Row], Problem | None]
-    id_of: Callable[[Row], str]
+    parse: Callable[[DataRow], Problem | None]
+    id_of: Callable[[DataRow], str]
     stop: tuple[str, ...]
     limits: Limits
     form: str
@@ -115,7 +108,7 @@ class Spec:
     hub_file: str = ""
     package: str = ""
     cached: Callable[[], Path | None] = lambda: None
-    rows: Callable[[Path], Iterator[Row] | None] = lambda folder: None
+    rows: Callable[[Path], Iterator[DataRow] | None] = lambda folder: None
     selected: Callable[[str], bool] = lambda name: True
     level: str = ""
     shots: int = 0

@@ -17,25 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation.benchmarks.problem import Problem, Row, Spec
+from azr_mlx.evaluation.benchmarks.problem import DataRow, Problem, Spec
 
 _ANSWER_S = 3.0
 
 
-def rows(spec: Spec, data: Path | None) -> tuple[Iterator[Row], str]:
+def rows(spec: Spec, data: Path | None) -> tuple[Iterator[DataRow], str]:
     """The rows, and a name for where they are from. Raises UsageError where there are none."""
     if data is not None:
         return _of_data(spec, data)
     module = spec.package.partition(".")[0]
     if module and importlib.util.find_spec(module) is not None:
-        problems: Mapping[str, Row] = importlib.import_module(spec.package).read_problems()
+        problems: Mapping[str, DataRow] = importlib.import_module(spec.package).read_problems()
         return iter(problems.values()), f"package {module}"
     if (path := spec.cached()) is not None:
         return read_jsonl(path), path.name
     return _of_hub(spec), f"hub {spec.hub_file or '/'.join(spec.hub)}"
 
 
-def _of_data(spec: Spec, data: Path) -> tuple[Iterator[Row], str]:
+def _of_data(spec: Spec, data: Path) -> tuple[Iterator[DataRow], str]:
     if data.is_dir():
         found = next((data / name for name in spec.files if (data / name).is_file()), None)
         if found is None:
@@ -50,7 +50,7 @@ def _of_data(spec: Spec, data: Path) -> tuple[Iterator[Row], str]:
     return (read_json if data.suffix == ".json" else read_jsonl)(data), data.name
 
 
-def _of_hub(spec: Spec) -> Iterator[Row]:
+def _of_hub(spec: Spec) -> Iterator[DataRow]:
     """Through ``datasets``, from its cache where that has them. Where the hub does not answer at
     once, it is not asked five times over.
     """
@@ -63,7 +63,7 @@ def _of_hub(spec: Spec) -> Iterator[Row]:
         datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
     files = {"data_files": {"test": spec.hub_file}} if spec.hub_file else {}
     try:
-        found: Iterator[Row] = iter(datasets.load_dataset(*spec.hub, split="test", **files))
+        found: Iterator[DataRow] = iter(datasets.load_dataset(*spec.hub, split="test", **files))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
         lines = (line.strip() for line in str(e).splitlines())
         reason = next(filter(None, lines), type(e).__name__)
@@ -123,7 +123,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def problems(spec: Spec, found: Iterator[Row], source: str) -> tuple[list[Problem], list[str]]:
+def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Problem], list[str]]:
     """The problems of the benchmark that have tests, and the ids of those that have none.
 
     Raises UsageError, naming the row that is not one.

@@ -1,6 +1,6 @@
-"""``azr-mlx report``: one HTML file that shows a run, with everything in it.
+"""The report of a run: one HTML file, with everything in it.
 
-``data`` reads a run's files, ``samples`` chooses rollouts, ``figures`` makes charts of the registry
+``data`` reads a run's files, ``figures`` makes charts of the registry
 of metrics, ``charts`` draws them as SVG, ``page`` puts it together, ``summary`` is for machines.
 """
 
@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 
 from azr_mlx.errors import AzrError
-from azr_mlx.monitoring.report import page, samples
-from azr_mlx.monitoring.report.data import Run, locate, read
+from azr_mlx.monitoring import samples
+from azr_mlx.monitoring.report import page
+from azr_mlx.monitoring.report.data import ShownRun, locate, read
 from azr_mlx.monitoring.report.summary import to_json
 
 FILE = "report.html"
@@ -19,14 +20,14 @@ FILE = "report.html"
 __all__ = ["FILE", "Run", "locate", "read", "to_json", "write"]
 
 
-def write(run: Run, compared: Run | None = None, out: Path | None = None) -> Path:
+def write(run: ShownRun, compared: ShownRun | None = None, out: Path | None = None) -> Path:
     """Write the report, whole or not at all; returns its path, RUN/report.html if ``out`` is none.
 
     Raises:
         AzrError: it cannot be written there.
     """
     runs = [run] if compared is None else [run, compared]
-    text = page.compose(runs, samples.choose(run.path))
+    text = page.compose(runs, samples.of_run(run.path))
     path = run.path / FILE if out is None else out
     fresh = path.with_name(f".{path.name}.tmp")
     try:

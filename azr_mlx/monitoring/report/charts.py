@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from azr_mlx.monitoring.report import curves
-from azr_mlx.monitoring.report.curves import Array
 from azr_mlx.monitoring.report.scale import (
     BOTTOM,
     HEIGHT,
@@ -24,6 +23,7 @@ from azr_mlx.monitoring.report.scale import (
     y_scale,
 )
 from azr_mlx.text import escape, number
+from azr_mlx.types import Float64Array
 
 STYLES = 8  # that style.css and ``patterns`` have
 FEW = 24  # points that are drawn as dots, too
@@ -37,8 +37,8 @@ class Series:
     """Values over steps. ``style`` is their colour and dash; ``ringed`` a line of the other run."""
 
     label: str
-    steps: Array
-    values: Array
+    steps: Float64Array
+    values: Float64Array
     style: int = 0
     ringed: bool = False
     broken: int = 0  # values that were no finite numbers
@@ -88,7 +88,7 @@ def _note(series: Sequence[Series], smoothed: Sequence[Series], compared: bool, 
     return " ".join(notes)
 
 
-def _line(one: Series, final: Array, x: Scale, y: Scale) -> str:
+def _line(one: Series, final: Float64Array, x: Scale, y: Scale) -> str:
     steps, values = curves.thinned(one.steps), curves.thinned(final)
     xs, ys = [x(s) for s in steps], [y(v) for v in values]
     drawn = f'<path class="line s{one.style}" d="{_path(xs, ys)}"/>'
@@ -166,7 +166,7 @@ def _order(panels: Sequence[Sequence[Series]]) -> list[str]:
     return order if len(order) <= LAYERS else [*order[: LAYERS - 1], OTHERS]
 
 
-def _layers(series: Sequence[Series], order: Sequence[str]) -> tuple[Array, Array]:
+def _layers(series: Sequence[Series], order: Sequence[str]) -> tuple[Float64Array, Float64Array]:
     """(steps, [len(order), steps] values), 0 where a step has no value, in buckets."""
     steps = np.unique(np.concatenate([one.steps for one in series]))
     table = np.zeros((len(order), len(steps)))
@@ -176,7 +176,7 @@ def _layers(series: Sequence[Series], order: Sequence[str]) -> tuple[Array, Arra
     return curves.thinned(steps), np.array([curves.thinned(row) for row in table])
 
 
-def _stack_legend(order: Sequence[str], tables: Sequence[Array], unit: str) -> str:
+def _stack_legend(order: Sequence[str], tables: Sequence[Float64Array], unit: str) -> str:
     items = []
     for i, label in enumerate(order):
         swatch = f'<rect class="layer" fill="url(#p{i % STYLES})" width="28" height="12"/>'
@@ -288,7 +288,7 @@ def _path(xs: Sequence[float], ys: Sequence[float]) -> str:
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(xs, ys, strict=True))
 
 
-def _area(xs: Sequence[float], low: Array, high: Array, y: Scale) -> str:
+def _area(xs: Sequence[float], low: Float64Array, high: Float64Array, y: Scale) -> str:
     there = _path(xs, [y(v) for v in high])
     back = _path(xs[::-1], [y(v) for v in low[::-1]])
     return f"{there}L{back[1:]}Z"

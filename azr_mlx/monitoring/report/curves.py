@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from azr_mlx.types import Float64Array
 
 POINTS = 240  # of a curve, at most: about two for each pixel of a phone
 NOISY = 4.0  # times its range that a curve goes up and down
 SHORT = 12  # values that are shown as they are
 
 
-def is_noisy(values: Array) -> bool:
+def is_noisy(values: Float64Array) -> bool:
     if len(values) < SHORT:
         return False
     spread = float(values.max() - values.min())
@@ -24,13 +24,13 @@ def window(count: int) -> int:
     return max(5, count // 20) | 1
 
 
-def smooth(values: Array) -> Array:
+def smooth(values: Float64Array) -> Float64Array:
     """Centred moving mean, over fewer values at both ends."""
     half = window(len(values)) // 2
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
-    means: Array = (total[high] - total[low]) / (high - low)
+    means: Float64Array = (total[high] - total[low]) / (high - low)
     return means
 
 
@@ -38,20 +38,20 @@ def _starts(count: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count, min(count, POINTS), endpoint=False).astype(np.int64))
 
 
-def thinned(values: Array) -> Array:
+def thinned(values: Float64Array) -> Float64Array:
     """The mean of each bucket; the values themselves where they are few."""
     starts = _starts(len(values))
     sizes = np.diff(np.append(starts, len(values)))
     return np.add.reduceat(values, starts) / sizes
 
 
-def envelope(values: Array) -> tuple[Array, Array]:
+def envelope(values: Float64Array) -> tuple[Float64Array, Float64Array]:
     """The lowest and the highest value of each bucket."""
     starts = _starts(len(values))
     return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
 
 
-def ends(values: Array) -> tuple[float, float]:
+def ends(values: Float64Array) -> tuple[float, float]:
     """Means of the first and of the last tenth."""
     part = max(1, len(values) // 10)
     return float(values[:part].mean()), float(values[-part:].mean())

@@ -9,31 +9,30 @@ from typing import Any, TypeVar
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import held_out
-from azr_mlx.evaluation.held_out import Line, Record
+from azr_mlx.evaluation.held_out import HeldOutLine, Record
 from azr_mlx.monitoring.metrics import MetricsFile
 from azr_mlx.training import checkpoint
+from azr_mlx.types import Float64Array
 
 METRICS = "metrics.jsonl"
 LATEST = "latest"
 
-Array = NDArray[np.float64]
-HeldOutLines = dict[str, dict[str, list[Line]]]  # way of answering -> distribution -> lines
+HeldOutLines = dict[str, dict[str, list[HeldOutLine]]]  # way of answering -> distribution -> lines
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Run:
+class ShownRun:
     """A run as its files say it: ``columns`` are its metrics over ``steps``, NaN where a step had
     none; ``broken`` counts, by metric, the values that are no finite numbers."""
 
     path: Path
-    steps: Array
-    columns: dict[str, Array]
+    steps: Float64Array
+    columns: dict[str, Float64Array]
     broken: dict[str, int] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
@@ -54,7 +53,7 @@ class Run:
         value = self.config.get("max_steps")
         return value if isinstance(value, int) else None
 
-    def column(self, key: str) -> tuple[Array, Array]:
+    def column(self, key: str) -> tuple[Float64Array, Float64Array]:
         """(steps, values) of a metric, where it has finite values."""
         values = self.columns.get(key)
         if values is None:
@@ -76,10 +75,10 @@ def locate(where: str) -> Path:
     return max(found, key=lambda p: p.stat().st_mtime_ns).parent
 
 
-def read(path: Path) -> Run:
+def read(path: Path) -> ShownRun:
     """Everything but the rollouts. Raises UsageError where there is no metric to show."""
     steps, columns, broken = _metrics(path)
-    run = Run(path, steps, columns, broken)
+    run = ShownRun(path, steps, columns, broken)
     run.config_text = _attempt(run, "config.yaml", _text, path / "config.yaml", "")
     run.config = _attempt(run, "config.yaml", _mapping, run.config_text, {})
     run.starts = _attempt(run, checkpoint.RUN_FILE, _starts, path, [])
@@ -87,7 +86,7 @@ def read(path: Path) -> Run:
     return run
 
 
-def _metrics(path: Path) -> tuple[Array, dict[str, Array], dict[str, int]]:
+def _metrics(path: Path) -> tuple[Float64Array, dict[str, Float64Array], dict[str, int]]:
     """(steps, columns, broken values by metric); the last row of a step counts."""
     rows: dict[float, Mapping[str, Any]] = {}
     for row in MetricsFile(path / METRICS).rows():
@@ -97,7 +96,7 @@ def _metrics(path: Path) -> tuple[Array, dict[str, Array], dict[str, int]]:
     if not rows:
         raise UsageError(f"report {path}: no step in its {METRICS}; train first, or give runs/NAME")
     steps = sorted(rows)
-    columns: dict[str, Array] = {}
+    columns: dict[str, Float64Array] = {}
     broken: dict[str, int] = {}
     for index, step in enumerate(steps):
         for key, value in rows[step].items():
@@ -116,7 +115,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _attempt(run: Run, name: str, reader: Callable[[Any], T], source: Any, otherwise: T) -> T:
+def _attempt(run: ShownRun, name: str, reader: Callable[[Any], T], source: Any, otherwise: T) -> T:
     """What a file says; a note where it cannot be read, for the curves are worth showing anyway."""
     try:
         return reader(source)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from azr_mlx.monitoring.metrics import SECTIONS, Metric, find
 from azr_mlx.monitoring.report import charts
 from azr_mlx.monitoring.report.charts import Drawn, Series
-from azr_mlx.monitoring.report.data import Run
+from azr_mlx.monitoring.report.data import ShownRun
 from azr_mlx.text import escape, number
 
 OTHER = "Other"
@@ -26,7 +26,7 @@ class Figure:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def sections(runs: Sequence[Run]) -> dict[str, list[Figure]]:
+def sections(runs: Sequence[ShownRun]) -> dict[str, list[Figure]]:
     """The figures of the runs by section, in the order of the registry; metrics that it does not
     have come last."""
     keys = list(dict.fromkeys(key for run in runs for key in (*run.columns, *run.broken)))
@@ -56,7 +56,7 @@ def _figures(metric: Metric, keys: Sequence[str]) -> list[Figure]:
     return list(figures.values())
 
 
-def constant(figure: Figure, runs: Sequence[Run]) -> str | None:
+def constant(figure: Figure, runs: Sequence[ShownRun]) -> str | None:
     """What the figure's metrics were in every step of every run; None where that is no one value
     each, or nothing that a line could hold."""
     values: dict[str, str] = {}
@@ -72,7 +72,7 @@ def constant(figure: Figure, runs: Sequence[Run]) -> str | None:
     return ", ".join(f"{label} {value}" for label, value in values.items())
 
 
-def draw(figure: Figure, runs: Sequence[Run]) -> Drawn | None:
+def draw(figure: Figure, runs: Sequence[ShownRun]) -> Drawn | None:
     """None where no run has a finite value of it."""
     metric, compared = figure.metric, len(runs) > 1
     panels = [(run.name, list(_series(figure, run))) for run in runs]
@@ -102,7 +102,7 @@ def draw(figure: Figure, runs: Sequence[Run]) -> Drawn | None:
     return charts.lines(figure.title, joined, metric.unit, compared=True)
 
 
-def _series(figure: Figure, run: Run) -> Iterator[Series]:
+def _series(figure: Figure, run: ShownRun) -> Iterator[Series]:
     for style, (key, label) in enumerate(figure.labels.items()):
         steps, values = run.column(key)
         if len(steps):
@@ -110,14 +110,14 @@ def _series(figure: Figure, run: Run) -> Iterator[Series]:
             yield Series(label, steps, values, style % charts.STYLES, broken=broken)
 
 
-def html(found: dict[str, list[Figure]], runs: Sequence[Run]) -> dict[str, str]:
+def html(found: dict[str, list[Figure]], runs: Sequence[ShownRun]) -> dict[str, str]:
     """Sections: their charts, then what need not be drawn."""
     seen: dict[tuple[bytes, ...], str] = {}
     return {title: _section(figures, runs, seen) for title, figures in found.items()}
 
 
 def _section(
-    figures: Sequence[Figure], runs: Sequence[Run], seen: dict[tuple[bytes, ...], str]
+    figures: Sequence[Figure], runs: Sequence[ShownRun], seen: dict[tuple[bytes, ...], str]
 ) -> str:
     drawn, still = [], []
     for figure in figures:
@@ -136,7 +136,7 @@ def _section(
     return (f'<div class="charts">{"".join(drawn)}</div>' if drawn else "") + _still(still)
 
 
-def _bytes(key: str, runs: Sequence[Run]) -> tuple[bytes, ...]:
+def _bytes(key: str, runs: Sequence[ShownRun]) -> tuple[bytes, ...]:
     """What two metrics have in common that are the same."""
     return tuple(run.columns[key].tobytes() if key in run.columns else b"" for run in runs)
 

@@ -11,23 +11,23 @@ from typing import Any
 
 from azr_mlx import __version__
 from azr_mlx.evaluation import held_out
-from azr_mlx.evaluation.held_out import Line
-from azr_mlx.evaluation.passk import Estimate
+from azr_mlx.evaluation.held_out import HeldOutLine
+from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.report import charts, figures
-from azr_mlx.monitoring.report.data import Run, flat
-from azr_mlx.monitoring.report.samples import (
+from azr_mlx.monitoring.report.data import ShownRun, flat
+from azr_mlx.monitoring.report.summary import facts, headline
+from azr_mlx.monitoring.samples import (
     LONGEST_COMPLETION,
     LONGEST_DETAIL,
     LONGEST_PROMPT,
-    Sample,
+    ShownRollout,
 )
-from azr_mlx.monitoring.report.summary import facts, headline
 from azr_mlx.text import clip, escape
 
 SAMPLE_COLUMNS = ("step", "role", "kind", "verdict", "reward", "prompt and completion")
 
 
-def compose(runs: Sequence[Run], samples: Sequence[Sample]) -> str:
+def compose(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
     """The report of the first run; a second one is drawn beside it."""
     style, script = _asset("style.css"), _asset("filter.js")
     title = " and ".join(run.name for run in runs)
@@ -87,12 +87,12 @@ def _table(head: Iterable[str], rows: Iterable[str], caption: str = "", classes:
 # -- header ----------------------------------------------------------------------------------------
 
 
-def _notes(runs: Sequence[Run]) -> str:
+def _notes(runs: Sequence[ShownRun]) -> str:
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes]
     return "".join(f'<p class="notice">{escape(note)}</p>' for note in notes)
 
 
-def _headline(runs: Sequence[Run]) -> str:
+def _headline(runs: Sequence[ShownRun]) -> str:
     """The few figures that one asks for first."""
     found = [headline(run) for run in runs]
     names = dict.fromkeys(name for one in found for name in one)
@@ -103,7 +103,7 @@ def _headline(runs: Sequence[Run]) -> str:
     return f'<ul class="tiles">{"".join(tiles)}</ul>'
 
 
-def _facts(runs: Sequence[Run]) -> str:
+def _facts(runs: Sequence[ShownRun]) -> str:
     found = [facts(run) for run in runs]
     names = dict.fromkeys(name for one in found for name in one)
     head = ["", *(run.name for run in runs)] if len(runs) > 1 else []
@@ -119,7 +119,7 @@ def _facts(runs: Sequence[Run]) -> str:
 # -- held-out tasks --------------------------------------------------------------------------------
 
 
-def _held_out(runs: Sequence[Run]) -> str:
+def _held_out(runs: Sequence[ShownRun]) -> str:
     """Shares of tasks solved before and after, and the gain, with 95 % intervals."""
     made = []
     for run in runs:
@@ -138,7 +138,7 @@ def _held_out(runs: Sequence[Run]) -> str:
     return f'<div class="pairs">{"".join(made)}</div>' if made else ""
 
 
-def _held_out_rows(name: str, lines: Sequence[Line], extent: float) -> list[str]:
+def _held_out_rows(name: str, lines: Sequence[HeldOutLine], extent: float) -> list[str]:
     rows = [f'<tr class="group"><th scope=rowgroup colspan=6>{escape(name)}</th></tr>']
     for line in lines:
         mean = ' class="mean"' if line is lines[-1] else ""
@@ -172,7 +172,7 @@ def _interval(one: Estimate, extent: float) -> str:
 # -- samples ---------------------------------------------------------------------------------------
 
 
-def _samples(runs: Sequence[Run], samples: Sequence[Sample]) -> str:
+def _samples(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
     if not samples:
         return ""
     said = (
@@ -183,7 +183,7 @@ def _samples(runs: Sequence[Run], samples: Sequence[Sample]) -> str:
     return f"<p>{said}</p>{_filter(samples)}{_table(SAMPLE_COLUMNS, rows, classes='samples')}"
 
 
-def _filter(samples: Sequence[Sample]) -> str:
+def _filter(samples: Sequence[ShownRollout]) -> str:
     """Hidden until the script that serves it has started."""
     choices: dict[str, Iterable[Any]] = {
         "role": sorted({one.role for one in samples}),
@@ -203,7 +203,7 @@ def _filter(samples: Sequence[Sample]) -> str:
     )
 
 
-def _sample(one: Sample) -> str:
+def _sample(one: ShownRollout) -> str:
     data = "".join(
         f' data-{name}="{escape(value)}"'
         for name, value in (
@@ -226,7 +226,7 @@ def _sample(one: Sample) -> str:
 # -- run and configuration -------------------------------------------------------------------------
 
 
-def _starts(runs: Sequence[Run]) -> str:
+def _starts(runs: Sequence[ShownRun]) -> str:
     rows = []
     for run in runs:
         for start in run.starts:
@@ -245,7 +245,7 @@ def _starts(runs: Sequence[Run]) -> str:
     return _table(("run", "started", "from", "backend", "versions"), rows, "Starts and resumes")
 
 
-def _config(runs: Sequence[Run]) -> str:
+def _config(runs: Sequence[ShownRun]) -> str:
     differences = ""
     if len(runs) > 1:
         first, second = (flat(run.config) for run in runs)

@@ -6,7 +6,7 @@ from typing import Any
 
 from azr_mlx.monitoring.health import SIGNS
 from azr_mlx.monitoring.report import curves
-from azr_mlx.monitoring.report.data import Run, flat
+from azr_mlx.monitoring.report.data import ShownRun, flat
 from azr_mlx.text import duration, number
 from azr_mlx.types import TaskKind
 
@@ -27,7 +27,7 @@ HIGHLIGHTS = (
 )
 
 
-def headline(run: Run) -> dict[str, str]:
+def headline(run: ShownRun) -> dict[str, str]:
     """What one asks for first."""
     of = "" if run.max_steps is None else f" of {run.max_steps}"
     found = {"steps": f"{run.last_step}{of}"}
@@ -57,13 +57,13 @@ def headline(run: Run) -> dict[str, str]:
     return found
 
 
-def collapses(run: Run) -> dict[str, int]:
+def collapses(run: ShownRun) -> dict[str, int]:
     """In how many steps each sign was there."""
     counts = {name: int((run.column(f"health/{name}")[1] > 0).sum()) for name in SIGNS}
     return {name: count for name, count in counts.items() if count}
 
 
-def facts(run: Run) -> dict[str, str]:
+def facts(run: ShownRun) -> dict[str, str]:
     """Where, with what and how the run was made."""
     last = run.starts[-1] if run.starts else {}
     model = last.get("model") if isinstance(last.get("model"), dict) else {}
@@ -87,7 +87,7 @@ def facts(run: Run) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def to_json(run: Run) -> dict[str, Any]:
+def to_json(run: ShownRun) -> dict[str, Any]:
     """Steps, every metric's course, held-out tasks, signs of a collapse; finite numbers only."""
     metrics = {}
     for key in run.columns:

@@ -24,7 +24,7 @@ POLL_S = 0.02
 def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
     """Take requests until the pool hangs up."""
     while header := _read(pool, wire.REQUEST_BYTES):
-        request = wire.Request.unpack(header)
+        request = wire.RunRequest.unpack(header)
         try:
             watch = Watch(setting, zygote, request, _read(pool, request.spec_bytes))
             watch.run(pool.fileno())
@@ -37,7 +37,7 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
 
 def _broken(reason: str) -> bytes:
     text = reason.encode("utf-8", "replace")[:1000]
-    response = wire.Response(0, wire.BROKEN, 0, 0.0, 0.0, 0, len(text), 0)
+    response = wire.RunResponse(0, wire.BROKEN, 0, 0.0, 0.0, 0, len(text), 0)
     return bytes(response.pack() + text)
 
 
@@ -210,7 +210,9 @@ class Watch:
         """The response for the pool."""
         status, cpu_s, peak_rss = self.end
         sizes = len(self.frame), len(self.out)
-        response = wire.Response(status, self.cause, self.cut, self.wall, cpu_s, peak_rss, *sizes)
+        response = wire.RunResponse(
+            status, self.cause, self.cut, self.wall, cpu_s, peak_rss, *sizes
+        )
         return bytes(response.pack() + self.frame + self.out)
 
 

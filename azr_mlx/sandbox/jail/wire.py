@@ -24,7 +24,7 @@ RESPONSE_BYTES = _RESPONSE.size
 MAX_STDOUT = 1 << 24
 
 
-class Request(NamedTuple):
+class RunRequest(NamedTuple):
     """``nonce`` opens the job's frame; ``examined``: its tests get a process of their own."""
 
     nonce: bytes
@@ -39,7 +39,7 @@ class Request(NamedTuple):
         return _REQUEST.pack(*self)
 
     @classmethod
-    def unpack(cls, header: bytes) -> Request:
+    def unpack(cls, header: bytes) -> RunRequest:
         return cls._make(_REQUEST.unpack(header))
 
 
@@ -47,7 +47,7 @@ class Request(NamedTuple):
 ENDED, TIMED_OUT, BAD_FRAME, TOO_MANY_PROCESSES, TOO_MUCH_MEMORY, BROKEN = range(6)
 
 
-class Response(NamedTuple):
+class RunResponse(NamedTuple):
     """``exit`` is the exit status, or minus the signal; times in seconds, ``peak_rss`` in bytes."""
 
     exit: int
@@ -63,5 +63,5 @@ class Response(NamedTuple):
         return _RESPONSE.pack(*self)
 
     @classmethod
-    def unpack(cls, header: bytes) -> Response:
+    def unpack(cls, header: bytes) -> RunResponse:
         return cls._make(_RESPONSE.unpack(header))

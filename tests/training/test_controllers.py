@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.training.kl import AdaptiveKL
+from azr_mlx.training.controllers import AdaptiveKL
 
 pytestmark = pytest.mark.pure
 
@@ -44,7 +44,8 @@ def test_a_restored_controller_continues_exactly(measured):
     for kl in measured[: len(measured) // 2]:
         whole.update(kl)
         half.update(kl)
-    restored = AdaptiveKL.from_json(json.loads(json.dumps(half.to_json())))
+    restored = AdaptiveKL(0.5, 0.05)
+    restored.restore(json.loads(json.dumps(half.to_json())))
     for kl in measured[len(measured) // 2 :]:
         assert restored.update(kl) == whole.update(kl)
     assert restored == whole

@@ -1,0 +1,86 @@
+"""Two weights of the loss that follow what is measured: that of the penalty on drifting from the
+reference policy, and that of the entropy bonus."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_ERROR = 0.2
+STEP = 1.5  # what the extra entropy weight is multiplied or divided by, once a training step
+LEAST, MOST = 1e-3, 0.1
+
+
+@dataclass(slots=True)
+class AdaptiveKL:
+    """Proportional control of beta in log space (Ziegler et al., arXiv 1909.08593, section 2.2).
+
+        error = clip((kl - target) / target, -0.2, 0.2);  beta <- beta * (1 + error / horizon)
+
+    ``target`` is the wanted KL(pi || pi_ref) per token, in nats; ``horizon`` is counted in updates,
+    and 10 is the paper's K_beta of 0.1. A beta of 0 stays 0. Raises ValueError on a negative beta,
+    a target that is not positive, or a horizon below 1.
+    """
+
+    coef: float
+    target: float
+    horizon: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.coef >= 0.0:
+            raise ValueError(f"ppo.kl_coef {self.coef}: negative; a penalty is 0 or more")
+        if not self.target > 0.0:
+            raise ValueError(f"target_kl {self.target}: not positive; the error is relative to it")
+        if not self.horizon >= 1.0:
+            raise ValueError(f"horizon {self.horizon}: below 1 update")
+
+    def update(self, kl: float) -> float:
+        """The new beta, after an update whose mean KL was ``kl``. Raises ValueError on NaN."""
+        if math.isnan(kl):
+            raise ValueError("kl_ref NaN: the policy diverged; lower learning_rate")
+        error = min(max((kl - self.target) / self.target, -MAX_ERROR), MAX_ERROR)
+        self.coef *= 1.0 + error / self.horizon
+        return self.coef
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+    def restore(self, row: Mapping[str, Any]) -> None:
+        """The coefficient alone: the target is the configuration's."""
+        self.coef = float(row["coef"])
+
+
+@dataclass(slots=True)
+class EntropyFloor:
+    """The weight of the entropy bonus, raised while the policy's entropy is below a floor.
+
+    ``coef`` is ``base``, and above it an extra weight between ``LEAST`` and ``MOST`` that grows
+    while the entropy is below ``floor`` (nats per token) and shrinks, at last to 0, while it is
+    not. A floor of 0 leaves ``base`` alone. (In the manner of an adaptive temperature, arXiv
+    1812.05905, with a bounded multiplicative step.)
+    """
+
+    base: float
+    floor: float
+    extra: float = 0.0
+
+    @property
+    def coef(self) -> float:
+        return self.base + self.extra
+
+    def update(self, entropy: float) -> None:
+        """After a step whose rollouts had a mean ``entropy``, in nats per token."""
+        if not self.floor:
+            return
+        if entropy < self.floor:
+            self.extra = min(max(self.extra * STEP, LEAST), MOST)
+        else:
+            self.extra = self.extra / STEP if self.extra > LEAST else 0.0
+
+    def to_json(self) -> dict[str, float]:
+        return {"extra": self.extra}
+
+    def restore(self, row: Mapping[str, Any]) -> None:
+        self.extra = float(row["extra"]) if self.floor else 0.0
