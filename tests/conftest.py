@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -28,6 +31,8 @@ settings.register_profile("suite", max_examples=25, deadline=None, derandomize=T
 settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
+# Data that is not the project's: the tests that read it are skipped if it is not there.
+SHARED = ROOT.parent / "shared" / "data"
 TIERS = ("pure", "sandbox", "backend", "e2e", "gpu", "learning")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,6 +49,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _skip(items, "long", "takes minutes: ./run.sh test -m long")
     if IN_PARALLEL:
         _skip(items, "alone", "measures time: ./run.sh test -m alone")
+
+
+@contextlib.contextmanager
+def benchmark_script(name: str) -> Iterator[ModuleType]:
+    """benchmarks/NAME.py, which imports what it shares with others from beside itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        yield importlib.import_module(name)
 
 
 def _skip(items: list[pytest.Item], marker: str, reason: str) -> None:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from azr_mlx.config import load
 from azr_mlx.types import Role
+from tests.conftest import benchmark_script
 from tests.experiences import experience
 
 pytestmark = pytest.mark.pure
-BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
 
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, BENCHMARKS)
-    try:
-        yield importlib.import_module("learning")
-    finally:
-        sys.path.remove(BENCHMARKS)
+    with benchmark_script("learning") as script:
+        yield script
 
 
 def test_every_variant_is_a_configuration(bench):

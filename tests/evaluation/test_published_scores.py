@@ -6,7 +6,6 @@ import datetime
 import io
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,10 +16,10 @@ from azr_mlx.evaluation.protocol import Protocol
 from azr_mlx.evaluation.published_scores import Comparable, load, table
 from azr_mlx.evaluation.result import BenchmarkResult, Sample, TaskResult
 from azr_mlx.types import Status
+from tests.conftest import SHARED
 
 pytestmark = pytest.mark.pure
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 EVALPLUS = {
     "humaneval": "humaneval",
     "humaneval-plus": "humaneval+",

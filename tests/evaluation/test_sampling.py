@@ -24,11 +24,11 @@ from azr_mlx.evaluation.result import (
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.types import Status
+from tests.conftest import SHARED
 from tests.scripted import HARD_CODED, RIGHT, WRONG, Scripted
 
 pytestmark = pytest.mark.sandbox
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 QWEN = SHARED / "qwen2.5-coder-1.5b"
 
 

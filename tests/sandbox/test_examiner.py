@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,9 +23,9 @@ from azr_mlx.sandbox.asserts import Suite, split
 from azr_mlx.sandbox.jail import wire
 from azr_mlx.sandbox.jail.codec import encode
 from azr_mlx.types import Status
+from tests.conftest import SHARED
 
 pytestmark = pytest.mark.sandbox
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 LOOP = "for _ in [1]:\n"  # what cannot be split
 _POINT = """

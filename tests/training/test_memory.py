@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -21,21 +19,18 @@ from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.training import memory  # noqa: E402
 from azr_mlx.training.memory import estimate, limit  # noqa: E402
 from azr_mlx.training.memory.shape import Shape, UnknownModel  # noqa: E402
+from tests.conftest import benchmark_script  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHAPE = Shape(4, 256, 768, 8, 4, 32, 8192, True)
 
 
 @pytest.fixture(scope="module")
 def bench():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("memory")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+    with benchmark_script("memory") as script:
+        yield script
 
 
 @pytest.fixture
