@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -38,15 +38,19 @@ class Check(Protocol):
 
 class Judge(Generic[Tag]):
     """Judges answers in the sandbox while others are still being written. Each verdict comes back
-    with the tag that its answer was submitted with, in the order of submission.
+    with the tag that its answer was submitted with, in the order of submission. A job that several
+    open answers have in common (the run of a benchmark's reference) runs once.
 
     A context manager: leaving it drops what has not been judged.
     """
 
     def __init__(self, sandbox: Runner) -> None:
         self._batch = sandbox.batch()
-        self._open: deque[tuple[Tag, Check, Any, int]] = deque()
-        self._results: deque[Result] = deque()
+        self._open: deque[tuple[Tag, Check, Any, list[Job]]] = deque()
+        self._running: deque[Job] = deque()
+        # By the identity of a job, which its open answers keep alive.
+        self._uses: Counter[int] = Counter()
+        self._known: dict[int, Result] = {}
 
     def __enter__(self) -> Judge[Tag]:
         self._batch.__enter__()
@@ -63,18 +67,31 @@ class Judge(Generic[Tag]):
     def submit(self, tag: Tag, check: Check, answer: Any) -> None:
         """Queue an answer. Its verdict may need any number of jobs, even none."""
         jobs = check.jobs(answer)
-        self._open.append((tag, check, answer, len(jobs)))
+        self._open.append((tag, check, answer, jobs))
         for job in jobs:
-            self._batch.submit(job)
+            self._uses[id(job)] += 1
+            if self._uses[id(job)] == 1:
+                self._running.append(job)
+                self._batch.submit(job)
 
     def ready(self) -> Iterator[tuple[Tag, Any]]:
         """The verdicts that are known by now, without waiting. More answers may be submitted
         meanwhile."""
         self._batch.poll()
-        self._results.extend(self._batch.ready())
-        while self._open and len(self._results) >= self._open[0][3]:
-            tag, check, answer, count = self._open.popleft()
-            yield tag, check.grade(answer, [self._results.popleft() for _ in range(count)])
+        for result in self._batch.ready():
+            self._known[id(self._running.popleft())] = result
+        while self._open and all(id(job) in self._known for job in self._open[0][3]):
+            tag, check, answer, jobs = self._open.popleft()
+            grade = check.grade(answer, [self._known[id(job)] for job in jobs])
+            self._release(jobs)
+            yield tag, grade
+
+    def _release(self, jobs: Sequence[Job]) -> None:
+        """Forget the results that no open answer waits for."""
+        for job in jobs:
+            self._uses[id(job)] -= 1
+            if not self._uses[id(job)]:
+                del self._uses[id(job)], self._known[id(job)]
 
     def rest(self) -> Iterator[tuple[Tag, Any]]:
         """All verdicts that are still open, waiting for them; also on what is submitted

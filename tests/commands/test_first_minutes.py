@@ -246,7 +246,7 @@ def test_a_form_that_the_model_does_not_know_leaves_nothing_to_resume(tmp_path):
 
 
 def test_ctrl_c_before_the_first_step_is_one_word(tmp_path):
-    command = [sys.executable, "-m", "azr_mlx.cli", *QUICK, "held_out.tasks=100"]
+    command = [sys.executable, "-m", "azr_mlx.cli", *QUICK, "held_out.tasks=12"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,

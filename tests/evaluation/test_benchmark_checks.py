@@ -22,7 +22,7 @@ from azr_mlx.evaluation.benchmarks.apps import (
 )
 from azr_mlx.evaluation.benchmarks.cruxeval import arguments
 from azr_mlx.evaluation.benchmarks.plus import SPECIAL, PlusCheck
-from azr_mlx.sandbox import Sandbox
+from azr_mlx.sandbox import JobBatch, Sandbox
 from azr_mlx.types import Status
 from tests.judging import grade
 
@@ -102,8 +102,11 @@ def test_many_samples_of_a_problem_run_its_reference_once(tmp_path: Path) -> Non
     ran = []
 
     class Counting(Sandbox):
-        def stream(self, jobs: Any) -> Any:
-            return super().stream(job for job in jobs if not ran.append(job.id))  # type: ignore[func-returns-value]
+        def batch(self) -> JobBatch:
+            made = super().batch()
+            submit = made.submit
+            made.submit = lambda job: (ran.append(job.id), submit(job))  # type: ignore[method-assign]
+            return made
 
     good, bad = str(PLUS_ROW["canonical_solution"]), "    return xs\n"
     with Counting(workers=2) as box:

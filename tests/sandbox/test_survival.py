@@ -192,7 +192,8 @@ def test_daemons_die_with_a_killed_zygote(level: str, temporary: Path, watched: 
         running.start()
         watched.settle(len(first) + 2)
         for pid in first:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has gone with another
+                os.kill(pid, signal.SIGKILL)
         running.join()
     _check_nothing_left(watched, temporary)
 

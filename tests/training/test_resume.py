@@ -112,6 +112,7 @@ def test_a_run_trains_and_leaves_what_it_promises(uninterrupted):
     )
 
 
+@pytest.mark.alone
 def test_phases_sum_to_the_wall_time(uninterrupted):
     run, _, _ = uninterrupted
     for row in rows_of(run):

@@ -46,7 +46,7 @@ class Targets:
 
     def _start_canary(self) -> None:
         secret = {"SECRET": self.secret, "PATH": "/usr/bin:/bin"}
-        self.canary = subprocess.Popen(["sleep", "1000"], env=secret)
+        self.canary = subprocess.Popen(["sleep", "86400"], env=secret)
         self.well = self._canary_state()
 
     def _end_canary(self) -> None:
