@@ -2,7 +2,6 @@
 
     python benchmarks/memory.py                    # all configurations; prints one JSON object
     python benchmarks/memory.py --only qkv --smollm2 MODEL
-    python benchmarks/memory.py --derive 60        # measure the coefficients anew: seconds a phase
 
 Every configuration is run as ``azr_mlx.training.memory`` plans it: prompts of the planned length,
 completions that end only at their limit, micro-batches filled to the budget; the measured peak is
@@ -289,13 +288,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few of them")
     parser.add_argument("--smollm2", help="path of the model's GGUF file")
     parser.add_argument("--cache", type=Path, default=Path("models"), help="of converted models")
-    parser.add_argument("--derive", type=float, default=0, help="seconds for each phase")
     options = parser.parse_args()
-    if options.derive:
-        import memory_derive
-
-        memory_derive.derive(options.derive)
-        return 0
     chosen = options.only or (QUICK if options.quick else [one.name for one in CASES])
     start, rows = time.monotonic(), []
     for one in CASES:

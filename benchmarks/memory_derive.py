@@ -1,4 +1,10 @@
-"""Peaks of small random models, for ``memory_fit``: what ``memory.py --derive`` runs."""
+"""Measures the coefficients of the memory plan anew: peaks of small random models, fitted by
+``memory_fit``.
+
+    python benchmarks/memory_derive.py 60     # seconds per phase
+
+Writes ``azr_mlx/training/memory/coefficients.py``.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ import gc
 import random
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -168,3 +175,14 @@ def _above(run: Callable[[], Any]) -> int:
     mx.clear_cache()
     before = mx.get_active_memory()
     return memory.peak(run, RUNS) - before
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("seconds", type=float, help="of measurements, for each phase")
+    derive(parser.parse_args().seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """The coefficients of ``azr_mlx.training.memory``: how many arrays of each kind are alive when most
 is needed.
 
-    python benchmarks/memory.py --derive 60      # seconds for each phase; writes coefficients.py
+    python benchmarks/memory_derive.py 60      # seconds per phase; writes coefficients.py
 
 A phase's peak is the largest over its situations of sum(coefficient x feature): a convex, piecewise
 linear function of exact counts. The coefficients are fitted to peaks of small random models by

@@ -53,7 +53,7 @@ def test_predicted_peaks_are_near_the_measured_ones(bench, number):
     wrong = {phase: row[phase] for phase in bench.PHASES if not row[phase]["holds"]}
     assert not wrong, (
         f"{name}: a coefficient no longer says what is alive: what runs has changed; "
-        f"python benchmarks/memory.py --derive 120 measures them anew: {wrong}"
+        f"python benchmarks/memory_derive.py 120 measures them anew: {wrong}"
     )
 
 

@@ -1,5 +1,5 @@
 """How many arrays of each kind are alive when a phase needs most: measured, not derived.
-``benchmarks/memory.py --derive`` writes this file.
+``benchmarks/memory_derive.py`` writes this file.
 
 A row is a situation that a phase may be in, a key a feature, an exact count of numbers (see
 ``estimate.py``):

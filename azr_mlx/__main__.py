@@ -1,0 +1,7 @@
+"""``python -m azr_mlx`` is ``azr-mlx``."""
+
+import sys
+
+from azr_mlx.cli import main
+
+sys.exit(main())
