@@ -1,4 +1,4 @@
-"""The command line: parses, imports what a command needs inside it, maps errors to exit codes.
+"""The command line: parses arguments, calls a command, and maps errors to exit codes.
 
 Exit codes: 0 ok; 1 the run failed; 2 usage or configuration; 3 a check failed; 130 interrupted.
 """
@@ -38,66 +38,85 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback if an error occurs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example ppo.epochs=2")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Override keys of the configuration, for example ppo.epochs=2.",
+    ),
 ]
-_MODEL_HELP = "Hub repository, folder, .gguf file or package:NAME/FILE."
+_MODEL_HELP = "Model: hub repository, local folder, .gguf file, or package:NAME/FILE."
 
 # Options that several commands have.
 Model = Annotated[
-    str | None, typer.Option("--model", help=_MODEL_HELP + " With adapters of a run: theirs.")
+    str | None, typer.Option("--model", help=_MODEL_HELP + " Default: the model of the adapters.")
 ]
 Adapters = Annotated[
     Path | None,
-    typer.Option("--adapter-path", help="A run (runs/NAME), or a folder with adapters."),
+    typer.Option("--adapter-path", help="Trained adapters: a run (runs/NAME) or a folder."),
 ]
-MaxTokens = Annotated[int, typer.Option("-m", "--max-tokens", min=1, help="Longest completion.")]
-Temp = Annotated[float, typer.Option("--temp", min=0.0, help="0 is greedy.")]
-TopP = Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus.")]
-BackendName = Annotated[str | None, typer.Option("--backend", help="auto, mlx or torch.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+MaxTokens = Annotated[
+    int, typer.Option("-m", "--max-tokens", min=1, help="Maximum number of tokens to generate.")
+]
+Temp = Annotated[float, typer.Option("--temp", min=0.0, help="Sampling temperature; 0 is greedy.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus sampling probability.")
+]
+BackendName = Annotated[str | None, typer.Option("--backend", help="Backend: auto, mlx or torch.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 
 # Options of eval alone: with them its signature would hide its body.
 Ks = Annotated[
-    str, typer.Option("--k", help="pass@k for these, for example 1,5,10: at most num-samples.")
+    str,
+    typer.Option("--k", help="Values of k for pass@k, for example 1,5,10; at most --num-samples."),
 ]
 EvalStrategy = Annotated[
     str,
     typer.Option(
         "--strategy",
-        help="How a chat model is asked: direct, step_by_step, test_driven, chain_of_thought, or "
-        "auto: each in turn until the examples that the task shows pass.",
+        help="How to ask a chat model: direct, step_by_step, test_driven or chain_of_thought; or "
+        "auto, which tries one after another until the task's visible examples pass.",
     ),
 ]
 EvalProtocol = Annotated[
-    str, typer.Option("--protocol", help="base, chat, or auto: chat where it has a template.")
+    str,
+    typer.Option(
+        "--protocol",
+        help="Prompt protocol: base, chat, or auto (chat if the model has a template).",
+    ),
 ]
 Compare = Annotated[
     str | None,
-    typer.Option("--compare", metavar="base", help="Measure without the adapters, too."),
+    typer.Option(
+        "--compare", metavar="base", help="Also evaluate the base model without the adapters."
+    ),
 ]
 Split = Annotated[
     str,
     typer.Option(
         "--split",
-        help="all, or report: without the tasks that training selects its best checkpoint by.",
+        help="Tasks to use: all, or report, which leaves out the tasks that training uses to "
+        "select its best checkpoint.",
     ),
 ]
 Samples = Annotated[
     Path | None,
-    typer.Option("--samples", help="Score this .jsonl (task_id, completion); no model."),
+    typer.Option(
+        "--samples", help="Score a .jsonl file of samples (task_id, completion) without a model."
+    ),
 ]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="The benchmark's own file, or a folder that holds it.")
+    Path | None,
+    typer.Option("--data", help="The benchmark's data file, or the folder that contains it."),
 ]
 EvalOut = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        help="Folder for the samples, as they come; evals/BENCHMARK-HASH if none. The same command "
-        "again goes on from them.",
+        help="Output folder for samples and results; default evals/BENCHMARK-HASH. The same "
+        "command again continues from it.",
     ),
 ]
 
@@ -106,16 +125,16 @@ TestsFile = Annotated[
     Path | None,
     typer.Option(
         "--tests",
-        help="A Python file of assertions. Strategies are tried in turn until the sandbox passes "
-        "them; the program goes to stdout, and the exit code is 3 if none did.",
+        help="Python file of assertions. Strategies are tried one after another until a program "
+        "passes them in the sandbox. Exit code 3 if none does.",
     ),
 ]
 Strategy = Annotated[
     str | None,
     typer.Option(
         "--strategy",
-        help="direct, step_by_step, test_driven or chain_of_thought; with --tests also auto, which "
-        "is the default there.",
+        help="How to ask a chat model: direct, step_by_step, test_driven or chain_of_thought; with "
+        "--tests also auto (the default there).",
     ),
 ]
 
@@ -129,10 +148,13 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """What holds for every command."""
+    """Options of the program itself."""
 
 
 @app.command()
@@ -141,34 +163,39 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            "-c", "--config", help="A shipped config's name, or a YAML file; azr_config if none."
+            "-c",
+            "--config",
+            help="Name of a shipped configuration, or a YAML file. Default: azr_config.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None,
     backend: BackendName = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of every random draw.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed.")] = None,
     resume: Annotated[
         str | None,
         typer.Option(
             "--resume",
             metavar="[RUN_DIR|CHECKPOINT|latest]",
-            help="Continue exactly; alone: the latest run. Without -c the run's own config holds.",
+            help="Continue a run exactly; without a value, the latest one. Uses the run's own "
+            "configuration unless -c is given.",
         ),
     ] = None,
     resume_adapter_file: Annotated[
-        Path | None, typer.Option("--resume-adapter-file", help="Start from these adapter weights.")
+        Path | None,
+        typer.Option("--resume-adapter-file", help="Initialise the adapters from this file."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print config and estimates; load no weights.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show the configuration and memory estimates; do not load weights."
+        ),
     ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Train by self-play: propose tasks, solve them, verify, learn."""
     if resume is not None and resume_adapter_file is not None:
-        raise UsageError(
-            "--resume-adapter-file: with --resume there would be two starts; give one of them"
-        )
+        raise UsageError("--resume-adapter-file: cannot be combined with --resume; use one of them")
     if resume_adapter_file is not None and not resume_adapter_file.is_file():
         raise UsageError(f"--resume-adapter-file: {resume_adapter_file}: no such file; check it")
     flags = {"model_id": model, "backend": backend, "seed": seed}
@@ -188,20 +215,27 @@ def train(
 
 @app.command()
 def convert(
-    mlx_path: Annotated[Path, typer.Option("--mlx-path", help="The folder to write.")],
+    mlx_path: Annotated[Path, typer.Option("--mlx-path", help="Output folder.")],
     hf_path: Annotated[str, typer.Option("--hf-path", "--model", help=_MODEL_HELP)],
-    quantize: Annotated[bool, typer.Option("-q", "--quantize", help="Quantise.")] = False,
-    q_bits: Annotated[int | None, typer.Option("--q-bits", help="Bits per weight.")] = None,
+    quantize: Annotated[
+        bool, typer.Option("-q", "--quantize", help="Quantize the weights.")
+    ] = False,
+    q_bits: Annotated[
+        int | None, typer.Option("--q-bits", help="Bits per weight for quantization.")
+    ] = None,
     q_group_size: Annotated[
-        int | None, typer.Option("--q-group-size", help="Weights that share a scale.")
+        int | None, typer.Option("--q-group-size", help="Group size for quantization.")
     ] = None,
     q_mode: Annotated[
-        str, typer.Option("--q-mode", help="affine, mxfp4, nvfp4 or mxfp8.")
+        str, typer.Option("--q-mode", help="Quantization mode: affine, mxfp4, nvfp4 or mxfp8.")
     ] = "affine",
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float16, bfloat16 or float32.")
+        str | None,
+        typer.Option("--dtype", help="Type of the weights: float16, bfloat16 or float32."),
     ] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Hub revision.")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Hub revision (branch, tag or commit).")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
@@ -222,7 +256,7 @@ def convert(
     _result(report.to_json(), as_json)
     if (report.logp_change_mean or 0.0) > LARGE_CHANGE:
         typer.echo(
-            "azr-mlx: warning: quantising changed what the model says; take more bits, or a "
+            "azr-mlx: warning: quantization changed the model's answers; use more bits, or a "
             "smaller --q-group-size",
             err=True,
         )
@@ -232,28 +266,31 @@ def convert(
 @app.command()
 def export(
     adapter_path: Annotated[
-        Path, typer.Option("--adapter-path", help="A run, or a folder of adapters.")
+        Path,
+        typer.Option("--adapter-path", help="Trained adapters: a run (runs/NAME) or a folder."),
     ],
-    out: Annotated[Path, typer.Option("--out", "--save-path", help="The folder to write.")],
+    out: Annotated[Path, typer.Option("--out", "--save-path", help="Output folder.")],
     to: Annotated[
         str,
         typer.Option(
             "--to",
-            help="hf: a whole model for transformers, the adapters fused into its dequantised "
-            "weights. mlx: for mlx-lm, quantised as the base is (lossy). peft: the adapters alone.",
+            help="Format. hf: full model for transformers, adapters fused into dequantized "
+            "weights. mlx: for mlx-lm, quantized like the base (lossy). peft: the adapters alone.",
         ),
     ] = "hf",
     model: Annotated[
-        str | None, typer.Option("--model", help="The base, where the adapters do not name it.")
+        str | None, typer.Option("--model", help="Base model, if the adapters do not name it.")
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", help="float16, bfloat16 or float32, which hf takes if none."),
+        typer.Option(
+            "--dtype", help="Type of the weights: float16, bfloat16 or float32 (hf's default)."
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Write what was learned for other programs: transformers, vLLM, mlx-lm, TRL."""
+    """Export a trained model for other programs: transformers, vLLM, mlx-lm, PEFT."""
     if to not in ("hf", "mlx", "peft"):
         raise UsageError(f"--to {to}: unknown; take hf, mlx or peft")
     if to == "peft" and (model or dtype):
@@ -271,21 +308,25 @@ def export(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")],
+    prompt: Annotated[
+        str, typer.Option("-p", "--prompt", help="Prompt text; - reads it from stdin.")
+    ],
     model: Model = None,
     adapter_path: Adapters = None,
     max_tokens: MaxTokens = 256,
     temp: Temp = 0.0,
     top_p: TopP = 1.0,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of the sampler.")] = None,
-    system: Annotated[str, typer.Option("--system", help="System turn of the chat.")] = "",
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text: no template.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Random seed.")] = None,
+    system: Annotated[str, typer.Option("--system", help="System message of the chat.")] = "",
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text without a chat template.")
+    ] = False,
     tests: TestsFile = None,
     strategy: Strategy = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Complete a prompt. The text goes to stdout, everything else to stderr."""
+    """Generate text from a prompt, on this machine. Text goes to stdout, the rest to stderr."""
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text:
         raise UsageError("--prompt: empty; give some text")
@@ -323,7 +364,7 @@ def _say_try(one: Try) -> None:
 
 
 def _solved(tries: Sequence[Try], as_json: bool) -> int:
-    """The last try's program, whether or not it passed; which strategy it was, or that none did."""
+    """Print the last program, and which strategy wrote it, or that none passed."""
     last = tries[-1]
     if as_json:
         taken = last.strategy if last.passed else None
@@ -333,7 +374,7 @@ def _solved(tries: Sequence[Try], as_json: bool) -> int:
     if last.passed:
         typer.echo(f"the tests pass, with strategy {last.strategy}", err=True)
         return 0
-    typer.echo("no strategy's program passes the tests; the last one is shown", err=True)
+    typer.echo("no program passes the tests; the last one is shown", err=True)
     return CHECK_FAILED
 
 
@@ -343,14 +384,14 @@ def evaluate(
         str,
         typer.Option(
             "--benchmark",
-            help="One, or several with commas: humaneval, humaneval-plus, mbpp, mbpp-sanitized, "
-            "mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o.",
+            help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, "
+            "mbpp-sanitized, mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o.",
         ),
     ] = "humaneval",
     model: Model = None,
     adapter_path: Adapters = None,
     num_samples: Annotated[
-        int, typer.Option("--num-samples", min=1, help="Completions per task.")
+        int, typer.Option("--num-samples", min=1, help="Number of samples per task.")
     ] = 1,
     k: Ks = "1",
     temp: Temp = 0.0,
@@ -360,21 +401,21 @@ def evaluate(
     protocol: EvalProtocol = "auto",
     compare: Compare = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="The first tasks only.")
+        int | None, typer.Option("--limit", min=1, help="Use only the first N tasks.")
     ] = None,
     split: Split = "all",
     samples: Samples = None,
     data: Data = None,
     out: EvalOut = None,
     backend: BackendName = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sampler.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Measure pass@k on benchmarks, each figure with its interval and protocol."""
+    """Evaluate a model on code benchmarks: pass@k with intervals and the protocol used."""
     if not all(part.strip().isdecimal() for part in k.split(",")):
-        raise UsageError(f"--k {k}: must be whole numbers with commas between, for example 1,5,10")
+        raise UsageError(f"--k {k}: must be whole numbers separated by commas, for example 1,5,10")
     _start()
     from azr_mlx.commands.evaluate import EvalRequest
     from azr_mlx.commands.evaluate import evaluate as run
@@ -414,7 +455,7 @@ def evaluate(
 
 
 def _set_beside(report: Report) -> None:
-    """Ours beside the figures that others have published for the same benchmarks."""
+    """Print our figures next to published ones for the same benchmarks."""
     from rich.console import Console
 
     from azr_mlx.evaluation.published_scores import Comparable, table
@@ -431,7 +472,7 @@ def _set_beside(report: Report) -> None:
 
 @app.command()
 def doctor(as_json: Json = False, debug: Debug = False) -> int:
-    """Say what this machine can do, and the mend of what it cannot (exit code 3 if any)."""
+    """Check this machine, and say how to fix what does not work (exit code 3 if any)."""
     from azr_mlx.commands.doctor import doctor as run
 
     return 0 if run(as_json=as_json, debug=debug) else CHECK_FAILED
@@ -439,17 +480,20 @@ def doctor(as_json: Json = False, debug: Debug = False) -> int:
 
 @app.command("report")
 def show_run(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="runs/NAME, or latest.")] = "latest",
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run folder (runs/NAME), or latest.")
+    ] = "latest",
     compare: Annotated[
-        str | None, typer.Option("--compare", metavar="RUN2", help="Draw this run's curves, too.")
+        str | None,
+        typer.Option("--compare", metavar="RUN2", help="Second run to draw in the same charts."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write; RUN/report.html if none.")
+        Path | None, typer.Option("--out", help="Output file. Default: RUN/report.html.")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Write one HTML file that shows a run: curves, held-out tasks, samples."""
+    """Write a run's report as one HTML file: curves, held-out tasks, samples."""
     from azr_mlx.commands.report import write_report
 
     written = write_report(run, compare, out)
@@ -468,7 +512,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader left. Python would complain again when it flushes stdout at exit.
+        # The reader closed the pipe. Python would fail again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
@@ -486,7 +530,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
-    """A line for what no command has a word for; a full disk may fail any write."""
+    """The line for an error that nobody foresaw. Any write can fail if the disk is full."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room; a training run goes on with train --resume"
@@ -497,7 +541,7 @@ def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
-        # Not by command.main, which makes an exit code of Ctrl-C and says nothing.
+        # Not command.main: it turns Ctrl-C into an exit code without a message.
         with command.make_context("azr-mlx", list(arguments)) as context:
             code = command.invoke(context)
     except typer.Exit as end:
@@ -508,15 +552,16 @@ def _run(arguments: list[str]) -> int:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        # One of typer's usage errors; it exports no class of its own to catch them by.
+        # One of typer's usage errors. Typer does not export a class to catch them by.
         where = getattr(getattr(error, "ctx", None), "command_path", "azr-mlx")
-        mend = _meant(error, arguments) or f"see {where} --help"
-        raise UsageError(f"{message().rstrip('.')}; {mend}") from error
+        fix = _meant(error, arguments) or f"see {where} --help"
+        raise UsageError(f"{message().rstrip('.')}; {fix}") from error
     return int(code or 0)
 
 
 def _meant(error: Exception, arguments: Sequence[str]) -> str:
-    """What somebody meant who gave a key as an option, or a configuration as a command."""
+    """A hint for someone who typed a configuration key as an option, or a configuration as a
+    command."""
     from dataclasses import fields
 
     from azr_mlx.config import Config
@@ -531,7 +576,8 @@ def _meant(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _bare_resume(argv: Sequence[str]) -> list[str]:
-    """``--resume`` with no value means the latest run: options with optional values are ours."""
+    """Let ``--resume`` without a value mean the latest run: typer has no options with optional
+    values."""
     arguments: list[str] = []
     for index, word in enumerate(argv):
         arguments.append(word)
@@ -545,7 +591,7 @@ def _bare_resume(argv: Sequence[str]) -> list[str]:
 
 
 def _config(name: str | None, resume: str | None, overrides: list[str]) -> Config:
-    """The named configuration; without a name the resumed run's own, or the product's default."""
+    """The named configuration; without a name that of the resumed run, or else the default."""
     from azr_mlx.config import load
     from azr_mlx.training import checkpoint
 
@@ -557,7 +603,7 @@ def _config(name: str | None, resume: str | None, overrides: list[str]) -> Confi
 
 
 def _start() -> None:
-    """MLX binds its BLAS when it is first imported, so a fast one must be there before."""
+    """Load a fast BLAS, before MLX is imported and binds to the BLAS that it finds."""
     from azr_mlx.backends import blas
 
     if importlib.util.find_spec("mlx") is None:
@@ -575,7 +621,7 @@ def _stream(text: str) -> None:
 
 
 def _ignore(text: str) -> None:
-    """No stream: the text is in the result."""
+    """Do not stream: the text is part of the result."""
 
 
 def _result(row: dict[str, Any], as_json: bool) -> None:
