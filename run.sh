@@ -10,7 +10,7 @@
 #                                    azr-mlx eval --adapter-path DIR --benchmark humaneval
 #   ./run.sh max_steps=5 --seed 3    azr-mlx train -c quickstart max_steps=5 --seed 3
 #
-# AZR_MLX_VENV    the virtual environment (default: .venv beside this file), made and remade by this script
+# AZR_MLX_VENV    the virtual environment (default: .venv next to this file), made and remade by this script
 # AZR_MLX_EXTRAS  extras of pyproject.toml to install, with commas (default: cpu on Linux, none on a Mac)
 # PYTHON          the Python to make it with (default: the first of python3, python3.13 ... that will do)
 #
@@ -65,7 +65,7 @@ make_venv() {
         say "the Python of $venv is gone: starting again"
         rm -rf "$venv"
     elif [ -n "$(ls -A "$venv" 2>/dev/null)" ]; then
-        die "$venv is no virtual environment; remove it, or set AZR_MLX_VENV to a new folder"
+        die "$venv is not a virtual environment; remove it, or set AZR_MLX_VENV to a new folder"
     fi
     base=$(find_python)
     say "making $venv with $("$base" --version)"
@@ -95,7 +95,7 @@ is_installed() { # HASH EXTRAS
 pip_install() {
     if ! "$python" -m pip install --disable-pip-version-check --quiet "$@"; then
         rm -f "$installing" # pip gave up in good order
-        die "pip install $*: failed for the reason above; mend it and run this again"
+        die "pip install $*: failed for the reason above; fix it and run this again"
     fi
 }
 

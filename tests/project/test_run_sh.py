@@ -218,7 +218,7 @@ def test_a_folder_that_is_no_virtual_environment_is_left_alone(sandbox: Sandbox)
     precious.touch()
     done = sandbox.run(AZR_MLX_VENV="mine")
     assert done.returncode == 1
-    assert "is no virtual environment" in done.stderr
+    assert "is not a virtual environment" in done.stderr
     assert precious.exists()
 
 
