@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from azr_mlx.backends.microbatch import Index
 from azr_mlx.types import Batch, Experience, FloatArray
 
-Index = NDArray[np.int64]
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 

@@ -25,6 +25,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from azr_mlx.backends.limits import (
+    MIN_PREFIX,
+    PREFILL_TOKENS,
+    ROW_MULTIPLE,
+    SLACK,
+    TOKEN_MULTIPLE,
+    chunk_rows,
+)
 from azr_mlx.config import Config
 from azr_mlx.training.memory.coefficients import COEFFICIENTS
 from azr_mlx.training.memory.shape import Shape
@@ -33,18 +41,10 @@ FLOAT32, FLOAT16 = 4, 2
 MOMENTS = 2  # AdamW keeps two per weight
 PROMPT_TOKENS = 320  # a few-shot prompt with its references, as measured on the shipped forms
 
-# As the MLX backend has them, which is not imported here: a test compares.
-CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # head.CHUNK_BYTES
-MIN_CHUNK = 32  # head.MIN_CHUNK
-PREFILL_TOKENS = 2048  # rollout.PREFILL_TOKENS
-SLACK = 64  # slots.SLACK
-ROW_MULTIPLE, TOKEN_MULTIPLE = 8, 16  # micro.split's padding and ppo.TOKEN_MULTIPLE
-MIN_PREFIX = 16  # micro.MIN_PREFIX: the least that prompts with a common beginning have apart
-
 Features = Mapping[str, float]
 
 
-class Stage(NamedTuple):
+class PlannedStage(NamedTuple):
     """``rows`` sequences of ``tokens`` each that attend to ``span`` keys, their own included."""
 
     rows: int
@@ -103,10 +103,10 @@ class Planner:
             self.shape, c.lora.rank, prompt, rows, places, buffer, start, kept
         )
 
-    def score_of(self, c: Config, stages: tuple[Stage, ...]) -> list[Situation]:
+    def score_of(self, c: Config, stages: tuple[PlannedStage, ...]) -> list[Situation]:
         return score_situations(self.shape, c.lora.rank, stages, self._head(c, stages))
 
-    def update_of(self, c: Config, stages: tuple[Stage, ...]) -> list[Situation]:
+    def update_of(self, c: Config, stages: tuple[PlannedStage, ...]) -> list[Situation]:
         again = c.ppo.grad_checkpoint == "true"
         return update_situations(self.shape, c.lora.rank, stages, self._head(c, stages), again)
 
@@ -125,7 +125,7 @@ class Planner:
         norms = max(self.norms(c, stages) for stages in layouts)
         return self._peak(c, found, {"gradients kept": kept, "inputs of norms": norms})
 
-    def norms(self, c: Config, stages: tuple[Stage, ...]) -> int:
+    def norms(self, c: Config, stages: tuple[PlannedStage, ...]) -> int:
         """Bytes of the queries and keys that norms of their own keep for the backward pass."""
         if not self.shape.normed or c.ppo.grad_checkpoint == "true":
             return 0
@@ -143,7 +143,7 @@ class Planner:
         count = max(count, 1)
         return count, longest + SLACK * (count < rows)
 
-    def layouts(self, c: Config, rows: int) -> list[tuple[Stage, ...]]:
+    def layouts(self, c: Config, rows: int) -> list[tuple[PlannedStage, ...]]:
         """Micro-batches filled to the budget: rows that have their prompts to themselves, and rows
         that share one."""
         budget, answer = c.ppo.micro_batch_tokens, answer_tokens(c)
@@ -152,10 +152,9 @@ class Planner:
             sharing(budget, rows, self.prompt_tokens, answer),
         ]
 
-    def _head(self, c: Config, stages: tuple[Stage, ...]) -> Features:
+    def _head(self, c: Config, stages: tuple[PlannedStage, ...]) -> Features:
         """What the head's situation counts, all but the entropy's share."""
-        v = self.shape.vocabulary
-        chunk = max(MIN_CHUNK, CHUNK_BYTES[self.device] // (FLOAT32 * v))
+        chunk = chunk_rows(self.shape.vocabulary, self.device)
         targets = up(stages[-1].rows * min(answer_tokens(c), stages[-1].tokens), TOKEN_MULTIPLE)
         return {
             "chunk": chunk,
@@ -242,7 +241,7 @@ PARTS = {
 # -- situations ------------------------------------------------------------------------------------
 
 
-def stage_features(s: Shape, rank: int, stage: Stage) -> dict[str, float]:
+def stage_features(s: Shape, rank: int, stage: PlannedStage) -> dict[str, float]:
     """Numbers of one layer at work on a stage, one array of each kind."""
     n, t, span = stage
     return {
@@ -256,7 +255,7 @@ def stage_features(s: Shape, rank: int, stage: Stage) -> dict[str, float]:
     }
 
 
-def kept_features(s: Shape, rank: int, stages: tuple[Stage, ...]) -> dict[str, float]:
+def kept_features(s: Shape, rank: int, stages: tuple[PlannedStage, ...]) -> dict[str, float]:
     """Numbers of all layers, one array of each kind. The last layer of a stage that is not the last
     does no work but its keys and values, which is not counted."""
     total: dict[str, float] = {}
@@ -272,13 +271,13 @@ def kept_features(s: Shape, rank: int, stages: tuple[Stage, ...]) -> dict[str, f
     return total
 
 
-def together(s: Shape, rank: int, stages: tuple[Stage, ...]) -> dict[str, float]:
+def together(s: Shape, rank: int, stages: tuple[PlannedStage, ...]) -> dict[str, float]:
     """Layers of all stages at work at once: evaluation goes through the graph breadth-first."""
     each = [stage_features(s, rank, stage) for stage in stages]
     return {name: sum(one[name] for one in each) for name in each[0]}
 
 
-def past(s: Shape, stages: tuple[Stage, ...]) -> float:
+def past(s: Shape, stages: tuple[PlannedStage, ...]) -> float:
     """Keys (or values) of stages, in all layers."""
     return s.layers * sum(one.rows * one.span * s.key for one in stages)
 
@@ -288,12 +287,12 @@ def head_logits(s: Shape, head: Features, chunks: float) -> float:
     return min(head["targets"], chunks * head["chunk"]) * s.vocabulary
 
 
-def kind_of(stages: tuple[Stage, ...]) -> str:
+def kind_of(stages: tuple[PlannedStage, ...]) -> str:
     return "separate" if len(stages) == 1 else "sharing"
 
 
 def score_situations(
-    s: Shape, rank: int, stages: tuple[Stage, ...], head: Features
+    s: Shape, rank: int, stages: tuple[PlannedStage, ...], head: Features
 ) -> list[Situation]:
     kind, found, layer = kind_of(stages), [], {}
     for number, stage in enumerate(stages):
@@ -318,7 +317,7 @@ def score_situations(
 
 
 def update_situations(
-    s: Shape, rank: int, stages: tuple[Stage, ...], head: Features, again: bool
+    s: Shape, rank: int, stages: tuple[PlannedStage, ...], head: Features, again: bool
 ) -> list[Situation]:
     """``again``: layers are recomputed in the backward pass, and keep their input alone."""
     name = f"{'recompute' if again else 'update'} {kind_of(stages)}"
@@ -360,7 +359,9 @@ def reading_situations(
             continue
         layer: dict[str, float] = {}
         if s.layers > 1:  # the last one gives its keys and values, and computes nothing with them
-            layer = stage_features(s, rank, Stage(count, min(own, PREFILL_TOKENS), max(read, 1)))
+            layer = stage_features(
+                s, rank, PlannedStage(count, min(own, PREFILL_TOKENS), max(read, 1))
+            )
         layer["reading"] = 2 * s.layers * s.key * (count * read + kept)
         taken = {"cache": cache["cache"]} if there else {}
         found += [Situation(f"read {which}", {**taken, **layer}) for which in ("a", "b")]
@@ -371,7 +372,7 @@ def reading_situations(
 def decoding_situation(
     s: Shape, rank: int, places: int, buffer: int, kept: int, cache: Features
 ) -> Situation:
-    step = stage_features(s, rank, Stage(places, 1, buffer))
+    step = stage_features(s, rank, PlannedStage(places, 1, buffer))
     step |= {"step_logits": places * s.vocabulary, "joined_heads": places * buffer * s.query}
     step["reading"] = 2 * s.layers * s.key * kept
     return Situation("decode", {**step, "cache": cache["cache"]})
@@ -465,19 +466,19 @@ def kv_tokens(c: Config, s: Shape, device: str) -> int:
     return max(1, budget // per_token) if budget else 0
 
 
-def separate(budget: int, rows: int, prompt: int, answer: int) -> tuple[Stage, ...]:
+def separate(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedStage, ...]:
     width = up(prompt - 1 + answer, ROW_MULTIPLE)
     count = max(1, min(rows, budget // width))
-    return (Stage(count, width, width),)
+    return (PlannedStage(count, width, width),)
 
 
-def sharing(budget: int, rows: int, prompt: int, answer: int) -> tuple[Stage, ...]:
+def sharing(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedStage, ...]:
     """Rows of one prompt; ``separate`` where that leaves but one row."""
     first, own = up(prompt - 1, ROW_MULTIPLE), up(answer, ROW_MULTIPLE)
     count = min(rows, (budget - first) // own)
     if count < 2 or prompt < 2:
         return separate(budget, rows, prompt, answer)
-    return (Stage(1, first, first), Stage(count, own, first + own))
+    return (PlannedStage(1, first, first), PlannedStage(count, own, first + own))
 
 
 def up(n: int, multiple: int) -> int:
