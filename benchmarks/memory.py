@@ -35,12 +35,12 @@ import numpy as np  # noqa: E402
 from mlx_lm.models import llama, qwen3  # noqa: E402
 
 from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
+from azr_mlx.backends.limits import MIN_PREFIX  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.config import Config, Quantization, load  # noqa: E402
 from azr_mlx.training.memory.estimate import (  # noqa: E402
-    MIN_PREFIX,
+    PlannedStage,
     Planner,
-    Stage,
     answer_tokens,
     beginnings,
     calls,
@@ -228,7 +228,7 @@ def prompts_of(rows: int, tokens: int, families: int, vocabulary: int) -> list[P
     ]
 
 
-def batch_of(stages: tuple[Stage, ...], c: Config, planner: Planner, rows: int) -> Batch:
+def batch_of(stages: tuple[PlannedStage, ...], c: Config, planner: Planner, rows: int) -> Batch:
     """Two micro-batches' worth of rows of that layout, as far as there are so many."""
     draw, prompt, answer = np.random.default_rng(0), planner.prompt_tokens, answer_tokens(c)
     count = min(rows, 2 * stages[-1].rows)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-SLACK = 64  # positions beyond the longest row, where places are filled again: steps between moves
+from azr_mlx.backends.limits import SLACK
 
 
 class Past(NamedTuple):
@@ -24,7 +24,7 @@ class Past(NamedTuple):
     values: Any
 
 
-class Arrays(Protocol):
+class ArrayLibrary(Protocol):
     """What places need of an array library; indexing and assignment to slices are the same in
     all."""
 
@@ -47,7 +47,7 @@ class Places:
     A place that is free reads only what it has written itself.
     """
 
-    def __init__(self, arrays: Arrays, depth: int, places: int, longest: int, refilled: bool):
+    def __init__(self, arrays: ArrayLibrary, depth: int, places: int, longest: int, refilled: bool):
         """``longest``: the most tokens that a row will ever hold here; ``refilled``: whether more
         rows will come than there are places."""
         self.arrays = arrays

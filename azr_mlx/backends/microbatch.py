@@ -17,18 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from azr_mlx.backends.limits import MIN_PREFIX, ROW_MULTIPLE
 from azr_mlx.types import Batch
 
 Tokens = tuple[int, ...]
 Index = NDArray[np.int64]
 
-MIN_PREFIX = 16  # tokens below which a stage of its own costs more than it saves
 PADDING = 0.25  # how much padding may be taken into the bargain for fewer micro-batches
 BUCKETS = (1, 2, 4)  # numbers of classes of completion length that are tried
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainedRow:
     """One row of a batch: ``context`` is its prompt without the last token; ``tail`` is that token
     and the completion without its own last one, so that each state in it emits the next token."""
 
@@ -65,7 +65,9 @@ class MicroBatch:
         return sum(stage.tokens.size for stage in self.stages)
 
 
-def split(batch: Batch, budget: int, share: bool = True, multiple: int = 8) -> list[MicroBatch]:
+def split(
+    batch: Batch, budget: int, share: bool = True, multiple: int = ROW_MULTIPLE
+) -> list[MicroBatch]:
     """Micro-batches of at most ``budget`` tokens each (one row at the least); rows without a
     trained token are left out. Lengths are padded to ``multiple``."""
     rows = _rows(batch)
@@ -76,22 +78,22 @@ def split(batch: Batch, budget: int, share: bool = True, multiple: int = 8) -> l
     return [_micro(batch, chosen, share, multiple) for chosen in best]
 
 
-def _rows(batch: Batch) -> list[Row]:
+def _rows(batch: Batch) -> list[TrainedRow]:
     out = []
     for number, (tokens, mask) in enumerate(zip(batch.tokens, batch.mask > 0, strict=True)):
         if mask.any():
             first, end = int(mask.argmax()), len(mask) - int(mask[::-1].argmax())
             ids = tokens.tolist()
-            out.append(Row(number, tuple(ids[: first - 1]), tuple(ids[first - 1 : end - 1])))
+            out.append(TrainedRow(number, tuple(ids[: first - 1]), tuple(ids[first - 1 : end - 1])))
     return out
 
 
 def _plan(
-    rows: Sequence[Row], budget: int, share: bool, multiple: int, buckets: int
-) -> list[list[Row]]:
+    rows: Sequence[TrainedRow], budget: int, share: bool, multiple: int, buckets: int
+) -> list[list[TrainedRow]]:
     """Rows in an order in which neighbours have most in common, cut where the next one does not
     pay."""
-    plan: list[list[Row]] = []
+    plan: list[list[TrainedRow]] = []
     for row in _ordered(rows, share, buckets):
         if plan:
             joined = _cost([*plan[-1], row], share, multiple)
@@ -103,7 +105,7 @@ def _plan(
     return plan
 
 
-def _ordered(rows: Sequence[Row], share: bool, buckets: int) -> list[Row]:
+def _ordered(rows: Sequence[TrainedRow], share: bool, buckets: int) -> list[TrainedRow]:
     """By class of completion length, then by shared beginning, prompt length, prompt and length."""
     if not share:
         return sorted(rows, key=lambda r: (len(r.context) + len(r.tail), r.index))
@@ -130,7 +132,7 @@ def _families(contexts: Iterable[Tokens]) -> dict[Tokens, int]:
     return family
 
 
-def _cost(rows: Sequence[Row], share: bool, multiple: int) -> int:
+def _cost(rows: Sequence[TrainedRow], share: bool, multiple: int) -> int:
     if not share:
         return len(rows) * _up(max(len(r.context) + len(r.tail) for r in rows), multiple)
     contexts = {r.context for r in rows}
@@ -156,7 +158,7 @@ def common_length(a: Tokens, b: Tokens) -> int:
     return min(len(a), len(b))
 
 
-def _micro(batch: Batch, rows: Sequence[Row], share: bool, multiple: int) -> MicroBatch:
+def _micro(batch: Batch, rows: Sequence[TrainedRow], share: bool, multiple: int) -> MicroBatch:
     contexts = sorted({r.context for r in rows}, key=lambda c: (len(c), c))
     prefix = _prefix(set(contexts))
     if not share or not max(map(len, contexts)) or (len(contexts) == len(rows) and not prefix):

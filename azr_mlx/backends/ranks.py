@@ -21,7 +21,7 @@ from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.errors import AzrError
 from azr_mlx.types import Batch, Completion, Prompt
 
-Run = Callable[[Sequence[Prompt], Sequence[Sampling], Sequence[int], OnStep | None], Any]
+Generate = Callable[[Sequence[Prompt], Sequence[Sampling], Sequence[int], OnStep | None], Any]
 
 
 class World(Protocol):
@@ -104,7 +104,7 @@ def _costs(batch: Batch) -> list[float]:
 
 def run_shared(
     world: World,
-    run: Run,
+    generate: Generate,
     prompts: Sequence[Prompt],
     sampling: Sequence[Sampling],
     keys: Sequence[int],
@@ -113,10 +113,10 @@ def run_shared(
     """Completions of all prompts, each rank having made its own. With several ranks ``on_step``
     comes once, at the end, with all of them: so all ranks judge in the same order."""
     if world.size == 1:
-        done: list[Completion] = run(prompts, sampling, keys, on_step)
+        done: list[Completion] = generate(prompts, sampling, keys, on_step)
         return done
     own = share(world, [float(s.max_tokens) for s in sampling])
-    made = run(prompts[own], sampling[own], keys[own], None)
+    made = generate(prompts[own], sampling[own], keys[own], None)
     rows = [row for part in gather(world, [asdict(one) for one in made]) for row in part]
     done = [
         Completion(

@@ -16,12 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
-from azr_mlx.backends.kv_places import (
-    SLACK,
-    Arrays,
-    Past,
-    Places,
-)
+from azr_mlx.backends.kv_places import ArrayLibrary, Past, Places
+from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import (
     Stage,
     Tokens,
@@ -31,7 +27,6 @@ from azr_mlx.backends.microbatch import (
 from azr_mlx.backends.sampler import Stream
 from azr_mlx.types import Completion, Prompt
 
-PREFILL_TOKENS = 2048  # that are read in one forward pass
 SHRINK = 0.75  # of the places are taken: below it the others are given up, once nothing waits
 REFILL = 0.75  # below it waiting rows are let in
 
@@ -51,7 +46,7 @@ class Decoder(Protocol):
     lookahead: bool
 
     @property
-    def arrays(self) -> Arrays: ...
+    def arrays(self) -> ArrayLibrary: ...
 
     def read(self, stage: Stage, before: Any) -> Read:
         """Keys and values of a stage behind another; they are computed when it returns."""
@@ -96,7 +91,7 @@ class _Drawn(NamedTuple):
     tokens: Any
     logprobs: Any
 
-    def of(self, places: list[int], arrays: Arrays) -> _Drawn:
+    def of(self, places: list[int], arrays: ArrayLibrary) -> _Drawn:
         index = arrays.of(np.array(places))
         return _Drawn([self.rows[i] for i in places], self.tokens[index], self.logprobs[index])
 

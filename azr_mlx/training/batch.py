@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from azr_mlx.backends.microbatch import Index
 from azr_mlx.types import Batch, Experience, FloatArray
 
-RowIndex = NDArray[np.int64]
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
 
 
@@ -110,7 +110,7 @@ def token_weights(mask: ArrayLike, how: str, constant: float | None = None) -> F
     return weights.astype(np.float32)
 
 
-def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[RowIndex]:
+def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[Index]:
     """Row indices of ``count`` random minibatches; every row is in exactly one.
 
     Sizes are equal within one row. Fewer are given where there are fewer rows. Lengths play no part

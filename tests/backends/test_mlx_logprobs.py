@@ -7,8 +7,9 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 import mlx.nn as nn  # noqa: E402
 
+from azr_mlx.backends import limits  # noqa: E402
 from azr_mlx.backends.mlx import kernels  # noqa: E402
-from azr_mlx.backends.mlx.logprobs import chunk_rows, head_of, selected_logprob  # noqa: E402
+from azr_mlx.backends.mlx.logprobs import head_of, selected_logprob  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -124,8 +125,10 @@ def test_logits_of_one_chunk_are_held_and_not_those_of_all_rows():
 
 
 def test_the_chunk_follows_the_vocabulary():
-    assert chunk_rows(1000, 4_000_000) == 1000
-    assert chunk_rows(10**9) == 32, "a product with fewer rows is bound by reading the head"
+    assert limits.chunk_rows(1000, "cpu") == (6 << 20) // 4000
+    assert limits.chunk_rows(10**9, "gpu") == 32, (
+        "a product with fewer rows is bound by reading the head"
+    )
 
 
 def test_a_head_of_another_kind_is_not_guessed_at():

@@ -76,6 +76,12 @@ def make_batch(seed: int = 0, rows: int = 5, width: int = 24) -> Batch:
     )
 
 
+def accumulated(backend: MlxBackend, batch: Batch, hyper: Hyper):
+    """(loss, statistics, gradients) of a minibatch."""
+    backend._clear_gradients()
+    return *backend._accumulate(batch, hyper), backend._gradients()
+
+
 def centred(batch: Batch, backend: MlxBackend, hyper: Hyper) -> Batch:
     """The batch with its log-probabilities moved around the current policy's."""
     logp = backend.score(batch, "current", hyper.temperature).logp
@@ -122,7 +128,7 @@ def test_loss_and_statistics_agree_with_the_reference(backend, name):
     batch = centred(make_batch(), backend, hyper).with_(**without)
     oracle = NumpyLlama(backend.policy).scores(batch.tokens, hyper.temperature)
     loss, stats, _ = reference.ppo_loss(*oracle, batch, hyper)
-    ours, sums, _ = backend._accumulate(batch, hyper)
+    ours, sums, _ = accumulated(backend, batch, hyper)
     assert ours == pytest.approx(loss, abs=1e-6)
     for key, value in sums.items():
         assert value == pytest.approx(stats[key], rel=1e-6, abs=1e-6), key
@@ -134,7 +140,7 @@ def test_loss_and_statistics_agree_with_the_reference(backend, name):
 def test_gradients_agree_with_finite_differences_of_the_float64_loss(backend, name):
     hyper, without = VARIANTS[name]
     batch = centred(make_batch(), backend, hyper).with_(**without)
-    _, _, grads = backend._accumulate(batch, hyper)
+    _, _, grads = accumulated(backend, batch, hyper)
     flat = dict(tree_flatten(grads))
     oracle = NumpyLlama(backend.policy)
     draw = np.random.default_rng(7)
@@ -170,8 +176,8 @@ def _slope(oracle, key, direction, batch, hyper, eps: float = 1e-5) -> float:
 def test_micro_batches_add_up(backend):
     """Batch 5 = 5 x 1 accumulated: every term is normalised over the minibatch."""
     batch = centred(make_batch(), backend, FULL)
-    whole = backend._accumulate(batch, replace(FULL, micro_batch_tokens=4096))
-    single = backend._accumulate(batch, replace(FULL, micro_batch_tokens=1))
+    whole = accumulated(backend, batch, replace(FULL, micro_batch_tokens=4096))
+    single = accumulated(backend, batch, replace(FULL, micro_batch_tokens=1))
     assert whole[0] == pytest.approx(single[0], abs=1e-6)
     for (key, a), (_, b) in zip(tree_flatten(whole[2]), tree_flatten(single[2]), strict=False):
         np.testing.assert_allclose(np.array(a), np.array(b), atol=2e-6, err_msg=key)
@@ -185,8 +191,8 @@ def test_padding_changes_nothing(backend):
             for name in Batch.__dataclass_fields__
         }
     )
-    assert backend._accumulate(wide, FULL)[0] == pytest.approx(
-        backend._accumulate(batch, FULL)[0], abs=1e-6
+    assert accumulated(backend, wide, FULL)[0] == pytest.approx(
+        accumulated(backend, batch, FULL)[0], abs=1e-6
     )
 
 
@@ -267,8 +273,8 @@ def test_gradient_checkpointing_changes_no_gradient():
     plain, checkpointed = make_backend(), make_backend(grad_checkpoint=True)
     for batch in (make_batch(), grouped_batch()):
         batch = centred(batch, plain, FULL)
-        _, _, expected = plain._accumulate(batch, FULL)
-        _, _, grads = checkpointed._accumulate(batch, FULL)
+        _, _, expected = accumulated(plain, batch, FULL)
+        _, _, grads = accumulated(checkpointed, batch, FULL)
         assert_close(expected, grads, 1e-6)
 
 
@@ -298,9 +304,9 @@ def test_prompts_that_are_read_once_give_the_gradients_of_prompts_read_for_each_
     batch = centred(grouped_batch(), backend, FULL)
     stages = [len(m.stages) for m in split(batch, 4096)]
     assert max(stages) == 3, "no rows share a prompt, no prompts a prefix: nothing is tried here"
-    whole = backend._accumulate(batch, replace(FULL, micro_batch_tokens=4096))
+    whole = accumulated(backend, batch, replace(FULL, micro_batch_tokens=4096))
     backend.share_prompts = False
-    plain = backend._accumulate(batch, replace(FULL, micro_batch_tokens=4096))
+    plain = accumulated(backend, batch, replace(FULL, micro_batch_tokens=4096))
     assert whole[0] == pytest.approx(plain[0], abs=1e-6)
     assert_close(plain[2], whole[2], 2e-6)
 
@@ -331,7 +337,7 @@ def test_padding_cannot_poison_the_reference_penalty():
     batch = make_batch()
     logp = backend.score(batch, "current", 1.0).logp
     hyper = replace(FULL, temperature=1.0, entropy_coef=0.0)
-    loss, stats, _ = backend._accumulate(batch.with_(old_logp=logp, ref_logp=logp), hyper)
+    loss, stats, _ = accumulated(backend, batch.with_(old_logp=logp, ref_logp=logp), hyper)
     assert np.isfinite(loss) and stats["kl_ref"] == 0
 
 

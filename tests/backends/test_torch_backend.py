@@ -24,7 +24,7 @@ from azr_mlx.errors import AzrError, UsageError  # noqa: E402
 from azr_mlx.models.locate import to_float32  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
 from tests import reference  # noqa: E402
-from tests.backends.test_mlx_ppo import FULL, VARIANTS, grouped_batch, make_batch  # noqa: E402
+from tests.backends.test_mlx_ppo import FULL, VARIANTS, accumulated, grouped_batch, make_batch  # noqa: E402
 from tests.numpy_llama import NumpyLlama  # noqa: E402
 from tests.tiny import VOCABULARY, CharTokenizer, tiny_folder, tiny_model  # noqa: E402
 
@@ -132,7 +132,7 @@ def test_loss_statistics_and_gradients_agree_with_mlx_and_numpy(both, name):
     ours, theirs = both
     hyper, without = VARIANTS[name]
     batch = centred(make_batch(), ours, hyper).with_(**without)
-    loss, sums, grads = ours._accumulate(batch, hyper)
+    loss, sums, grads = accumulated(ours, batch, hyper)
     theirs._clear_gradients()
     other, stats = theirs._accumulate(batch, hyper)
     oracle = NumpyLlama(ours.policy).scores(batch.tokens, hyper.temperature)

@@ -7,23 +7,19 @@ The files are exactly mlx-lm's (``adapters.safetensors`` + ``adapter_config.json
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from azr_mlx import rng
-from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
+from azr_mlx.backends.adapter_files import describe, require_fit
 from azr_mlx.backends.mlx.cpu import FusedLoRALinear
 from azr_mlx.config import Lora
 
@@ -45,19 +41,15 @@ def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
     A is uniform with bound 1/sqrt(fan_in), drawn from named keys; B is zero, so the policy starts
     as the base model (Hu et al., arXiv 2106.09685, section 4.1).
     """
-    depth = len(model.layers)
-    count = depth if lora.num_layers < 0 else min(lora.num_layers, depth)
-    parameters: dict[str, Any] = {"rank": lora.rank, "scale": lora.scale, "dropout": lora.dropout}
-    if lora.keys:
-        parameters["keys"] = list(lora.keys)
+    described = describe(lora, len(model.layers))
     model.freeze()
-    linear_to_lora_layers(model, count, parameters)
+    linear_to_lora_layers(model, described["num_layers"], described["lora_parameters"])
     for index, (_, layer) in enumerate(adapter_layers(model)):
         bound = layer.lora_a.shape[-2] ** -0.5
         key = mx.random.key(rng.key(seed, "lora", 0, index))
         layer.lora_a = mx.random.uniform(-bound, bound, layer.lora_a.shape, key=key)
     mx.eval(model.parameters())
-    return {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters}
+    return described
 
 
 def adapter_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -101,35 +93,12 @@ def adapter_weights(model: nn.Module) -> dict[str, mx.array]:
     return {k: v for k, v in leaves if k.rsplit(".", 1)[-1] in ("lora_a", "lora_b", "m")}
 
 
-def save_adapters(model: nn.Module, config: dict[str, Any], path: Path) -> None:
-    save_arrays(path / WEIGHTS_FILE, adapter_weights(model))
-    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-
-
-def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:
-    """A safetensors file whose bytes follow from the arrays alone: MLX's own writer orders them by
-    chance."""
-    try:
-        save_file({k: np.array(v) for k, v in arrays.items()}, file, metadata={"format": "mlx"})
-    except SafetensorError as e:  # a full disk, say: to the caller an OSError like any other
-        raise OSError(str(e)) from e
-
-
 def load_adapter_weights(model: nn.Module, file: Path) -> None:
     """Fill the adapter layers that ``add_lora`` made.
 
     Raises:
-        ValueError: a tensor is missing, unexpected, or of another shape; all are named.
+        ValueError: the tensors are not those of this model and LoRA configuration.
     """
     new, own = mx.load(str(file)), adapter_weights(model)
-    wrong = [f"{k}: missing" for k in own if k not in new]
-    wrong += [f"{k}: unexpected" for k in new if k not in own]
-    wrong += [
-        f"{k}: shape {tuple(new[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in own
-        if k in new and new[k].shape != own[k].shape
-    ]
-    if wrong:
-        shown = "; ".join(wrong[:2]) + (f"; and {len(wrong) - 2} more" if len(wrong) > 2 else "")
-        raise ValueError(f"{file}: adapters of another model or LoRA configuration: {shown}")
+    require_fit(file, new, own)
     model.load_weights(list(new.items()), strict=False)

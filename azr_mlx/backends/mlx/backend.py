@@ -1,14 +1,14 @@
-"""``MlxBackend``: one mlx-lm model that generates, scores and learns.
+"""``MlxBackend``: what is MLX's of a backend, around one mlx-lm model.
 
-The reference policy is the same weights with the adapters taken out. On a machine without a GPU the
-base is dequantised to float32 at load: 4-bit and bfloat16 products do not reach a BLAS there.
+On a machine without a GPU the base is dequantised to float32 at load: 4-bit and bfloat16 products
+do not reach a BLAS there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,8 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.utils import load as load_mlx
 
-from azr_mlx import rng
-from azr_mlx.backends import base
-from azr_mlx.backends.base import (
-    OPTIMIZER_FILE,
-    VALUE_FILE,
-    WEIGHTS_FILE,
-    Hyper,
-    Memory,
-    Sampling,
-    Tokenizer,
-)
-from azr_mlx.backends.microbatch import MicroBatch, reduced, split
+from azr_mlx.backends.base import Hyper, Memory, Tokenizer
+from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.mlx import (
     adapters,
     cpu,
@@ -39,29 +29,28 @@ from azr_mlx.backends.mlx import (
 )
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.logprobs import Head, chunk_rows, head_of
-from azr_mlx.backends.ranks import (
-    Alone,
-    World,
-    gather,
-    own_part,
-    run_shared,
-)
+from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
 from azr_mlx.models.locate import loading, to_float32
-from azr_mlx.types import (
-    Batch,
-    Completion,
-    Prompt,
-    Scores,
-    UpdateStats,
-)
+from azr_mlx.types import Batch
 
 LossAndGrads = Callable[..., tuple[Any, Any]]
 
 
-class MlxBackend:
+@dataclass
+class _Term:
+    """One term of an update's loss, and the sum of its gradients over the passes so far."""
+
+    weight: float
+    gradients: Any = None
+
+    def add(self, new: Any) -> None:
+        self.gradients = new if self.gradients is None else _add(self.gradients, new)
+
+
+class MlxBackend(ModelBackend):
     """The Backend protocol on MLX. All calls belong on one thread, the main one."""
 
     name = "mlx"
@@ -81,40 +70,34 @@ class MlxBackend:
         share_prompts: bool = True,
         base: str = "",
     ):
-        """Wrap a loaded model; ``base`` is what adapter_config.json names as the model the adapters
-        belong to.
+        """Wrap a loaded model.
 
         Raises:
             AzrError: the architecture's head cannot be told from its trunk.
         """
-        self.tokenizer = tokenizer
-        self.micro_batch_tokens = micro_batch_tokens
-        self.share_prompts = share_prompts
-        self.lora, self.seed = lora or Lora(), seed
-        width, head = _trunk_width(model), head_of(model)
-        if head is None:
-            raise _unsupported(model, "has a head that is neither linear nor an embedding")
-        self.adapter_config = adapters.add_lora(model, self.lora, seed)
-        if mx.default_device() == mx.cpu:
-            cpu.install(model)
-        if base:
-            self.adapter_config["model"] = base
-        self.policy = ppo.Policy(model, width, head, chunk_rows(_vocabulary(model, head, width)))
-        self._check_head(head)
-        if not prefix_sharing.is_supported(model.model, len(model.layers)):
-            raise _unsupported(model, "keeps more than plain keys and values of what it has read")
+        lora = lora or Lora()
+        policy, adapter_config = _adapted(model, lora, seed)
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
             prefix_sharing.checkpoint_layers(model)
+        super().__init__(
+            policy,
+            RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens),
+            adapter_config,
+            lora,
+            base=base,
+            seed=seed,
+            micro_batch_tokens=micro_batch_tokens,
+            share_prompts=share_prompts,
+        )
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
         self.optimizer.init(self._adapter_parameters())
         self.value_optimizer.init(self.policy.value_head.parameters())
-        self.engine = RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens)
-        self._sampled: base.Policy = "current"  # whose beginnings of prompts the engine keeps
         self.compile = compile
         self._grad_functions: dict[Any, LossAndGrads] = {}
-        self.world: World = Alone()
+        self._terms: list[_Term] = []
+        self._clipped: tuple[Any, Any] | None = None  # gradients of the adapters and value head
 
     @classmethod
     def from_folder(cls, path: Path | str, lora: Lora | None = None, **options: Any) -> MlxBackend:
@@ -123,26 +106,11 @@ class MlxBackend:
             model, tokenizer = load_mlx(str(path))
         return cls(on_device(model), tokenizer, lora, **options)
 
-    # -- rollouts and scores -----------------------------------------------------------------------
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: Sequence[Sampling],
-        keys: Sequence[int],
-        on_step: base.OnStep | None = None,
-        policy: base.Policy = "current",
-    ) -> list[Completion]:
-        if policy != self._sampled:
-            self.engine.forget()
-            self._sampled = policy
-        weights = adapters.merged if policy == "current" else adapters.bypassed
-        with self._inference(), weights(self.policy.lm):
-            return run_shared(self.world, self.engine.run, prompts, sampling, keys, on_step)
+    # -- the model ---------------------------------------------------------------------------------
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """LoRA dropout off; afterwards the buffers of shapes that may not come again are freed."""
+        """Afterwards the buffers of shapes that may not come again are freed."""
         self.policy.eval()
         try:
             yield
@@ -150,114 +118,59 @@ class MlxBackend:
             self.policy.train()
             mx.clear_cache()
 
-    def _as(self, policy: base.Policy) -> AbstractContextManager[None]:
-        return adapters.bypassed(self.policy.lm) if policy == "reference" else nullcontext()
+    def _bypassed(self) -> AbstractContextManager[None]:
+        return adapters.bypassed(self.policy.lm)
 
-    def score(self, batch: Batch, policy: base.Policy, temperature: float) -> Scores:
-        self.engine.forget()
-        out = [np.zeros(batch.tokens.shape, np.float32) for _ in range(3)]
-        reference = policy == "reference"
-        with self._inference(), self._as(policy):
-            for micro in self._micro_batches(batch, self.micro_batch_tokens):
-                arrays = ppo.arrays_of(batch, micro)
-                scores = self.policy.scores(
-                    arrays, temperature, gradient=False, entropy_gradient=False
-                )
-                mx.eval(scores)  # one micro-batch's activations at a time
-                for array, values in zip(out, scores, strict=True):
-                    array[micro.rows, micro.columns] = np.array(values)[: len(micro.index)]
-        if self.world.size > 1:
-            out = [np.array(array) for array in self.world.sum([mx.array(one) for one in out])]
-        return Scores(out[0], out[1], None if reference else out[2])
+    def _merged(self) -> AbstractContextManager[None]:
+        return adapters.merged(self.policy.lm)
 
-    def _micro_batches(self, batch: Batch, tokens: int) -> list[MicroBatch]:
-        """This rank's."""
-        return split(own_part(self.world, batch), tokens, self.share_prompts)
+    def _scores(self, batch: Batch, micro: MicroBatch, temperature: float) -> list[np.ndarray]:
+        arrays = ppo.arrays_of(batch, micro)
+        scores = self.policy.scores(arrays, temperature, gradient=False, entropy_gradient=False)
+        mx.eval(scores)  # one micro-batch's activations at a time
+        return [np.array(values)[: len(micro.index)] for values in scores]
 
-    def forget(self) -> None:
-        self.engine.forget()
+    def _array(self, values: np.ndarray) -> mx.array:
+        return mx.array(values)
 
-    # -- update ------------------------------------------------------------------------------------
+    # -- gradients ---------------------------------------------------------------------------------
 
-    def update(self, batch: Batch, hyper: Hyper, distill: Batch | None = None) -> UpdateStats:
-        """One optimizer step.
+    def _clear_gradients(self) -> None:
+        self._terms, self._clipped = [], None
 
-        Raises:
-            AzrError: the gradient is not finite; nothing has been changed then.
-        """
-        self.engine.forget()
-        loss, stats, grads = self._accumulate(batch, hyper)
-        distill_loss = 0.0
-        if distill is not None and hyper.distill_coef > 0:
-            distill_loss, extra = self._accumulate_supervised(distill)
-            grads = _add(grads, tree_map(lambda g: g * hyper.distill_coef, extra))
-            loss += hyper.distill_coef * distill_loss
-        norm = self._step(grads, hyper)
-        return UpdateStats(
-            loss=loss, distill_loss=distill_loss, grad_norm=norm, lr=hyper.lr, **stats
-        )
+    def _open_term(self, weight: float) -> None:
+        self._terms.append(_Term(weight))
 
-    def _accumulate(self, batch: Batch, hyper: Hyper) -> tuple[float, dict[str, Any], Any]:
-        """Loss, statistics and gradients of the minibatch, summed over micro-batches."""
-        tokens = int(batch.mask.sum())
+    def _ppo_pass(
+        self, batch: Batch, micro: MicroBatch, tokens: int, hyper: Hyper
+    ) -> dict[str, float]:
         scalars = {
             "total": mx.array(float(tokens)),
             "kl_coef": mx.array(hyper.kl_coef),
             "entropy_coef": mx.array(hyper.entropy_coef),
         }
-        grads, sums = None, []
-        for number, micro in enumerate(self._micro_batches(batch, hyper.micro_batch_tokens)):
-            self._key_dropout("dropout", number)
-            arrays = ppo.arrays_of(batch, micro)
-            step = self._grad_function(ppo.ppo_loss, arrays, hyper)
-            (loss, stats), new = step(arrays, scalars)
-            grads = new if grads is None else _add(grads, new)
-            mx.eval(grads, loss, stats)  # one micro-batch's activations at a time
-            sums.append({"loss": loss.item()} | {k: v.item() for k, v in stats.items()})
-        if not tokens:
-            raise AzrError("nothing to learn from: no completion token in the batch")
-        every = [one for part in gather(self.world, sums) for one in part]
-        loss = float(np.sum([one.pop("loss") for one in every]))
-        return loss, {**reduced(every, tokens), "tokens": tokens}, self._summed(grads)
+        arrays, term = ppo.arrays_of(batch, micro), self._terms[-1]
+        step = self._grad_function(ppo.ppo_loss, arrays, hyper)
+        (loss, stats), new = step(arrays, scalars)
+        term.add(new)
+        mx.eval(term.gradients, loss, stats)  # one micro-batch's activations at a time
+        return {"loss": loss.item()} | {k: v.item() for k, v in stats.items()}
 
-    def _accumulate_supervised(self, batch: Batch) -> tuple[float, Any]:
-        scalars = {"total": mx.array(float(batch.mask.sum()))}
-        grads, losses = None, []
-        for number, micro in enumerate(self._micro_batches(batch, self.micro_batch_tokens)):
-            self._key_dropout("lesson dropout", number)
-            arrays = ppo.arrays_of(batch, micro)
-            step = self._grad_function(ppo.supervised_loss, arrays, None)
-            loss, new = step(arrays, scalars)
-            grads = new if grads is None else _add(grads, new)
-            mx.eval(grads, loss)
-            losses.append(loss.item())
-        every = [one for part in gather(self.world, losses) for one in part]
-        return float(np.sum(every)), self._summed(grads)
-
-    def _summed(self, grads: Any) -> Any:
-        """Gradients over all ranks; a rank without rows has none of its own."""
-        if self.world.size == 1:
-            return grads
-        if grads is None:
-            grads = tree_map(mx.zeros_like, self.policy.trainable_parameters())
-        names, arrays = zip(*tree_flatten(grads), strict=True)
-        return tree_unflatten(list(zip(names, self.world.sum(arrays), strict=True)))
-
-    def _key_dropout(self, stream: str, micro: int) -> None:
-        """Dropout layers draw from MLX's global random state: name its key like every other's."""
-        if self.lora.dropout > 0:
-            updates = int(self.optimizer.state["step"].item())
-            mx.random.seed(rng.key(self.seed, stream, updates, micro, *self._of_rank()))
-
-    def _of_rank(self) -> list[int]:
-        return [self.world.rank] if self.world.rank else []
+    def _supervised_pass(self, lesson: Batch, micro: MicroBatch, total: float) -> float:
+        arrays, term = ppo.arrays_of(lesson, micro), self._terms[-1]
+        step = self._grad_function(ppo.supervised_loss, arrays, None)
+        loss, new = step(arrays, {"total": mx.array(total)})
+        term.add(new)
+        mx.eval(term.gradients, loss)  # one micro-batch's activations at a time
+        return float(loss.item())
 
     def _grad_function(
         self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any
     ) -> LossAndGrads:
-        """``value_and_grad`` of a loss, compiled once per hyper-parameters and arrays present.
+        """``value_and_grad`` of a loss, compiled once for each choice of hyper-parameters and of
+        arrays that are present.
 
-        The learning rates are no part of the loss, so a schedule does not compile anew.
+        The learning rates do not enter the loss, so a schedule does not compile it again.
         """
         fixed = None if hyper is None else _static(hyper)
         key = (loss.__name__, fixed, tuple(sorted(a)))
@@ -271,17 +184,34 @@ class MlxBackend:
             self._grad_functions[key] = compiled
         return self._grad_functions[key]
 
-    def _step(self, grads: Any, hyper: Hyper) -> float:
-        """Clip and apply. The value head is clipped apart: its gradient must not scale the policy's
-        down."""
+    def _gradients(self) -> Any:
+        """The gradients of all terms, over all ranks."""
+        first, *others = self._terms
+        total = self._summed(first.gradients)
+        for term in others:
+            total = _add(total, _scaled(self._summed(term.gradients), term.weight))
+        return total
+
+    def _summed(self, grads: Any) -> Any:
+        """Gradients over all ranks; a rank without rows has none of its own."""
+        if self.world.size == 1:
+            return grads
+        if grads is None:
+            grads = tree_map(mx.zeros_like, self.policy.trainable_parameters())
+        names, arrays = zip(*tree_flatten(grads), strict=True)
+        return tree_unflatten(list(zip(names, self.world.sum(arrays), strict=True)))
+
+    def _clip_gradients(self, max_norm: float) -> tuple[float, float]:
+        grads = self._gradients()
         value_grads = grads.pop("value_head")
-        grads, norm = optim.clip_grad_norm(grads, hyper.max_grad_norm)
-        value_grads, value_norm = optim.clip_grad_norm(value_grads, hyper.max_grad_norm)
-        if not np.isfinite(norm.item() + value_norm.item()):
-            raise AzrError(
-                f"gradient norm is {norm.item()} (value head {value_norm.item()}): "
-                "the update was not applied; lower learning_rate or ppo.max_grad_norm"
-            )
+        grads, norm = optim.clip_grad_norm(grads, max_norm)
+        value_grads, value_norm = optim.clip_grad_norm(value_grads, max_norm)
+        self._clipped = grads, value_grads
+        return float(norm.item()), float(value_norm.item())
+
+    def _apply_gradients(self, hyper: Hyper) -> None:
+        assert self._clipped is not None
+        grads, value_grads = self._clipped
         self.optimizer.learning_rate = hyper.lr
         self.optimizer.weight_decay = hyper.weight_decay
         self.value_optimizer.learning_rate = hyper.value_lr
@@ -291,30 +221,41 @@ class MlxBackend:
             self.policy.trainable_parameters(), self.optimizer.state, self.value_optimizer.state
         )
         mx.clear_cache()
-        return float(norm.item())
 
-    # -- state -------------------------------------------------------------------------------------
+    @property
+    def updates(self) -> int:
+        return int(self.optimizer.state["step"].item())
 
-    def save(self, path: Path) -> None:
-        adapters.save_adapters(self.policy.lm, self.adapter_config, path)
-        head = dict(tree_flatten(self.policy.value_head.parameters()))
-        adapters.save_arrays(path / VALUE_FILE, head)
+    def _seed_dropout(self, key: int) -> None:
+        mx.random.seed(key)
+
+    # -- state and memory --------------------------------------------------------------------------
+
+    def _adapter_parameters(self) -> Any:
+        parameters = self.policy.trainable_parameters()
+        parameters.pop("value_head")
+        return parameters
+
+    def _adapter_arrays(self) -> Mapping[str, mx.array]:
+        return adapters.adapter_weights(self.policy.lm)
+
+    def _value_arrays(self) -> Mapping[str, mx.array]:
+        return dict(tree_flatten(self.policy.value_head.parameters()))
+
+    def _optimizer_arrays(self) -> Mapping[str, mx.array]:
         states = {"adapters": self.optimizer.state, "value_head": self.value_optimizer.state}
-        adapters.save_arrays(path / OPTIMIZER_FILE, dict(tree_flatten(states)))
+        return dict(tree_flatten(states))
 
-    def load(self, path: Path) -> None:
-        """Raises ValueError where the files do not fit this model and LoRA configuration."""
-        self.load_adapters(path)
-        self.policy.value_head.load_weights(str(path / VALUE_FILE))
-        states = tree_unflatten(list(mx.load(str(path / OPTIMIZER_FILE)).items()))
+    def _load_adapters(self, file: Path) -> None:
+        adapters.load_adapter_weights(self.policy.lm, file)
+
+    def _load_value_head(self, file: Path) -> None:
+        self.policy.value_head.load_weights(str(file))
+
+    def _load_optimizer(self, file: Path) -> None:
+        states = tree_unflatten(list(mx.load(str(file)).items()))
         self.optimizer.state = states["adapters"]
         self.value_optimizer.state = states["value_head"]
-
-    def load_adapters(self, path: Path) -> None:
-        """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
-        self.engine.forget()
-        file = path / WEIGHTS_FILE if path.is_dir() else path
-        adapters.load_adapter_weights(self.policy.lm, file)
 
     def memory(self) -> Memory:
         return Memory(active=mx.get_active_memory(), peak=mx.get_peak_memory())
@@ -322,27 +263,27 @@ class MlxBackend:
     def reset_peak_memory(self) -> None:
         mx.reset_peak_memory()
 
-    # -- checks ------------------------------------------------------------------------------------
-
-    def _adapter_parameters(self) -> Any:
-        parameters = self.policy.trainable_parameters()
-        parameters.pop("value_head")
-        return parameters
-
-    def _check_head(self, head: Head) -> None:
-        """Head of trunk must be the model: some architectures scale or cap their logits on the
-        way."""
-        probe = mx.array([[1, 2, 3]])
-        whole = self.policy.lm(probe)
-        parts = head.logits(self.policy.lm.model(probe))
-        if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
-            raise _unsupported(self.policy.lm, "changes its logits after the head")
-
 
 def on_device(model: nn.Module) -> nn.Module:
     """The model as this machine computes it best: as it is on a GPU, dequantised to float32 on a
     CPU."""
     return to_float32(model) if mx.default_device() == mx.cpu else model
+
+
+def _adapted(model: nn.Module, lora: Lora, seed: int) -> tuple[ppo.PolicyModel, dict[str, Any]]:
+    """The model with fresh adapters and a value head, and its adapter_config.json."""
+    width, head = _trunk_width(model), head_of(model)
+    if head is None:
+        raise _unsupported(model, "has a head that is neither linear nor an embedding")
+    adapter_config = adapters.add_lora(model, lora, seed)
+    if mx.default_device() == mx.cpu:
+        cpu.install(model)
+    rows = chunk_rows(_vocabulary(model, head, width))
+    policy = ppo.PolicyModel(model, width, head, rows)
+    _check_head(model, head)
+    if not prefix_sharing.is_supported(model.model, len(model.layers)):
+        raise _unsupported(model, "keeps more than plain keys and values of what it has read")
+    return policy, adapter_config
 
 
 def _trunk_width(model: nn.Module) -> int:
@@ -359,20 +300,29 @@ def _vocabulary(model: nn.Module, head: Head, width: int) -> int:
     return int(head.logits(mx.zeros((1, width), dtype)).shape[-1])
 
 
+def _check_head(model: nn.Module, head: Head) -> None:
+    """The head of the trunk must be the whole model: some architectures scale or cap their logits
+    on the way."""
+    probe = mx.array([[1, 2, 3]])
+    whole, parts = model(probe), head.logits(model.model(probe))
+    if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
+        raise _unsupported(model, "changes its logits after the head")
+
+
 def _unsupported(model: nn.Module, why: str) -> AzrError:
-    kind = getattr(model, "model_type", type(model).__name__)
-    return AzrError(
-        f"model type {kind!r} {why}; training it is not supported: choose a llama, qwen2, qwen3 "
-        "or similar model"
-    )
+    return unsupported(getattr(model, "model_type", type(model).__name__), why)
 
 
 def _static(hyper: Hyper) -> Hyper:
-    """What the compiled loss depends on: the rates are applied outside it, and of two weights,
-    which are inputs, only whether they are there."""
+    """What the compiled loss depends on. The rates are applied outside it; two of the weights are
+    inputs, so only whether they are 0 counts."""
     there = {name: float(getattr(hyper, name) > 0) for name in ("kl_coef", "entropy_coef")}
     return replace(hyper, lr=0.0, value_lr=0.0, weight_decay=0.0, **there)
 
 
 def _add(a: Any, b: Any) -> Any:
     return tree_map(lambda x, y: x + y, a, b)
+
+
+def _scaled(grads: Any, weight: float) -> Any:
+    return tree_map(lambda g: g * weight, grads)

@@ -22,7 +22,7 @@ from azr_mlx.backends.sampler import (
 
 
 class MlxArrays:
-    """``slots.Arrays``."""
+    """``kv_places.ArrayLibrary``."""
 
     def of(self, values: np.ndarray) -> mx.array:
         return mx.array(values)

@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from azr_mlx.backends import limits
 from azr_mlx.backends.mlx import cpu, kernels
-
-CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # of the float32 logits of one chunk
-MIN_CHUNK = 32  # rows; with fewer a product is bound by reading the head
 
 
 class Head(NamedTuple):
@@ -60,10 +58,9 @@ def _row_quantized(layer: Any, y: mx.array) -> mx.array:
     return mx.dequantize(*packed, **kind)
 
 
-def chunk_rows(vocabulary: int, budget: int | None = None) -> int:
-    """Rows of logits that are live at once: as many as fit into ``budget`` bytes of float32."""
-    device = "cpu" if mx.default_device() == mx.cpu else "gpu"
-    return max(MIN_CHUNK, (budget or CHUNK_BYTES[device]) // (4 * vocabulary))
+def chunk_rows(vocabulary: int) -> int:
+    """Rows of logits that are live at once on this machine."""
+    return limits.chunk_rows(vocabulary, "cpu" if mx.default_device() == mx.cpu else "gpu")
 
 
 def selected_logprob(

@@ -15,17 +15,17 @@ import mlx.nn as nn
 import numpy as np
 
 from azr_mlx.backends.base import Hyper
+from azr_mlx.backends.limits import TOKEN_MULTIPLE
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.mlx import prefix_sharing
 from azr_mlx.backends.mlx.logprobs import Head, selected_logprob
 from azr_mlx.types import Batch
 
-TOKEN_MULTIPLE = 16  # flat arrays are padded to it: fewer shapes
 OPTIONAL = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns", "weights")
 Arrays = dict[str, Any]
 
 
-class Policy(nn.Module):
+class PolicyModel(nn.Module):
     """A language model with a value head: one linear layer on the last hidden state, zero at the
     start."""
 
@@ -84,7 +84,7 @@ def arrays_of(batch: Batch, micro: MicroBatch) -> Arrays:
 
 
 def ppo_loss(
-    policy: Policy, a: Arrays, scalars: dict[str, mx.array], hyper: Hyper
+    policy: PolicyModel, a: Arrays, scalars: dict[str, mx.array], hyper: Hyper
 ) -> tuple[mx.array, dict[str, mx.array]]:
     """One micro-batch's share of the minibatch loss, and sums of its statistics.
 
@@ -150,7 +150,7 @@ def _value_loss(values: mx.array, a: Arrays, hyper: Hyper) -> mx.array:
     return 0.5 * (a["mask"] * errors).sum()
 
 
-def supervised_loss(policy: Policy, a: Arrays, scalars: dict[str, mx.array]) -> mx.array:
+def supervised_loss(policy: PolicyModel, a: Arrays, scalars: dict[str, mx.array]) -> mx.array:
     """A micro-batch's share of the mean negative log-likelihood at temperature 1."""
     logp, _, _ = policy.scores(a, 1.0, gradient=True, entropy_gradient=False)
     return -(a["mask"] * logp).sum() / scalars["total"]

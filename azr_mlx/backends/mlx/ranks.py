@@ -11,7 +11,7 @@ from azr_mlx.backends.ranks import RankError
 
 
 class MlxWorld:
-    """``world.World``. Which stream an exchange is on is the engine's affair: a ring's is the
+    """``ranks.World``. Which stream an exchange is on is the engine's affair: a ring's is the
     CPU's, NCCL's the GPU's."""
 
     def __init__(self, group: mx.distributed.Group):

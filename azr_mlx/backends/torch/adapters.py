@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from azr_mlx import rng
+from azr_mlx.backends.adapter_files import describe, require_fit
 from azr_mlx.backends.torch import kernels
 from azr_mlx.config import Lora
 from azr_mlx.errors import UsageError
@@ -32,11 +33,11 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
     """(peft's model, the adapter_config.json that describes it). A seed gives the adapters that
     it gives on MLX.
 
-    Raises UsageError where ``lora.keys`` names what is no linear layer.
+    Raises UsageError if ``lora.keys`` names something that is not a linear layer.
     """
     depth = model.config.num_hidden_layers
-    count = depth if lora.num_layers < 0 else min(lora.num_layers, depth)
-    names = _linear_names(model, depth - count, lora.keys)
+    described = describe(lora, depth)
+    names = _linear_names(model, depth - described["num_layers"], lora.keys)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=cast(int, lora.rank * lora.scale),  # any number will do
@@ -52,10 +53,7 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
         key = rng.key(seed, "lora", 0, index)
         with torch.no_grad():
             a.copy_(uniform(key, (a.shape[1], a.shape[0]), a.shape[1] ** -0.5).T)
-    parameters: dict[str, Any] = {"rank": lora.rank, "scale": lora.scale, "dropout": lora.dropout}
-    if lora.keys:
-        parameters["keys"] = list(lora.keys)
-    return adapted, {"fine_tune_type": "lora", "num_layers": count, "lora_parameters": parameters}
+    return adapted, described
 
 
 def uniform(key: int, shape: tuple[int, int], bound: float) -> torch.Tensor:
@@ -137,22 +135,13 @@ def load_weights(model: Any, file: Path) -> None:
     """Fill the adapter layers from mlx-lm's file.
 
     Raises:
-        ValueError: a tensor is missing, unexpected, or of another shape; all are named.
+        ValueError: the tensors are not those of this model and LoRA configuration.
     """
     try:
         new, own = load_file(file), named_parameters(model)
     except SafetensorError as e:
         raise ValueError(f"{file}: not a safetensors file ({e})") from e
-    wrong = [f"{k}: missing" for k in own if k not in new]
-    wrong += [f"{k}: unexpected" for k in new if k not in own]
-    wrong += [
-        f"{k}: shape {tuple(new[k].shape)}, expected {tuple(own[k].T.shape)}"
-        for k in own
-        if k in new and new[k].shape != own[k].T.shape
-    ]
-    if wrong:
-        shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
-        raise ValueError(f"{file}: adapters of another model or LoRA configuration: {shown}")
+    require_fit(file, new, {name: parameter.T for name, parameter in own.items()})
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(new[name].T)

@@ -28,7 +28,7 @@ Tensor = torch.Tensor
 
 
 class TorchArrays:
-    """``slots.Arrays``; what is computed is computed at once."""
+    """``kv_places.ArrayLibrary``; what is computed is computed at once."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -62,7 +62,7 @@ class TorchDecoder:
         if mask is None:
             width = places.end + 1 - places.low
             mask = tokens.new_ones((len(places), 1, 1, width), dtype=torch.bool)
-        hidden = run(self.trunk, _Slots(places), tokens, mask, places.offset[:, None])
+        hidden = run(self.trunk, _PlacesCache(places), tokens, mask, places.offset[:, None])
         logits = self.lm.get_output_embeddings()(hidden[:, -1])
         if not self.lookahead:
             return draw_on_host(logits.float().cpu().numpy(), streams)
@@ -72,7 +72,7 @@ class TorchDecoder:
         return torch.where(torch.tensor(pending, device=known.device), queued.long(), known)
 
 
-class _Slots:
+class _PlacesCache:
     """What the model takes for its cache: the places' layers."""
 
     def __init__(self, places: Places):

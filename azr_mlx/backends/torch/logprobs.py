@@ -10,17 +10,15 @@ from typing import Any
 
 import torch
 
+from azr_mlx.backends import limits
 from azr_mlx.backends.torch import kernels
-
-CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 64 << 20, "mps": 64 << 20}  # of a chunk's float32 logits
-MIN_CHUNK = 32  # rows
 
 Tensor = torch.Tensor
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
-    """Rows of logits that are live at once."""
-    return max(MIN_CHUNK, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
+    """Rows of logits that are live at once on this device."""
+    return limits.chunk_rows(vocabulary, "gpu" if device.type in ("cuda", "mps") else "cpu")
 
 
 def selected_logprob(

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
+from azr_mlx.backends.model_backend import unsupported
 from azr_mlx.config import Quantization
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.models.locate import read_config
@@ -121,7 +122,4 @@ def check(model: Any) -> None:
 
 
 def _unsupported(model: Any, why: str) -> AzrError:
-    return AzrError(
-        f"model type {model.config.model_type!r} {why}; training it is not supported: choose a "
-        "llama, qwen2, qwen3 or similar model"
-    )
+    return unsupported(model.config.model_type, why)

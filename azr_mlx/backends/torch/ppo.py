@@ -19,7 +19,7 @@ Arrays = dict[str, Any]
 Tensor = torch.Tensor
 
 
-class Policy(torch.nn.Module):
+class PolicyModel(torch.nn.Module):
     """A language model with a value head: one linear layer on the last hidden state, zero at the
     start."""
 
@@ -70,7 +70,7 @@ def arrays_of(batch: Batch, micro: MicroBatch, device: torch.device) -> Arrays:
 
 
 def ppo_loss(
-    policy: Policy, a: Arrays, total: float, hyper: Hyper
+    policy: PolicyModel, a: Arrays, total: float, hyper: Hyper
 ) -> tuple[Tensor, dict[str, float]]:
     """One micro-batch's share of the minibatch loss, and sums of its statistics; ``total``: the
     minibatch's tokens."""
@@ -125,7 +125,7 @@ def _value_loss(values: Tensor, a: Arrays, hyper: Hyper) -> Tensor:
     return loss
 
 
-def supervised_loss(policy: Policy, a: Arrays, total: float) -> Tensor:
+def supervised_loss(policy: PolicyModel, a: Arrays, total: float) -> Tensor:
     """A micro-batch's share of the mean negative log-likelihood at temperature 1."""
     logp, _, _ = policy.scores(a, 1.0, gradient=True, entropy_gradient=False)
     return -logp.sum() / total

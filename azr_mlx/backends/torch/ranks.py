@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 
 class TorchWorld:
-    """``world.World``, over the default process group: gloo, or NCCL where each rank has a GPU."""
+    """``ranks.World``, over the default process group: gloo, or NCCL where each rank has a GPU."""
 
     def __init__(self, device: torch.device):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()

@@ -25,6 +25,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from azr_mlx.backends.limits import (
+    MIN_PREFIX,
+    PREFILL_TOKENS,
+    ROW_MULTIPLE,
+    SLACK,
+    TOKEN_MULTIPLE,
+    chunk_rows,
+)
 from azr_mlx.config import Config
 from azr_mlx.training.memory.coefficients import COEFFICIENTS
 from azr_mlx.training.memory.shape import Shape
@@ -32,14 +40,6 @@ from azr_mlx.training.memory.shape import Shape
 FLOAT32, FLOAT16 = 4, 2
 MOMENTS = 2  # AdamW keeps two per weight
 PROMPT_TOKENS = 320  # a few-shot prompt with its references, as measured on the shipped forms
-
-# As the MLX backend has them, which is not imported here: a test compares.
-CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # head.CHUNK_BYTES
-MIN_CHUNK = 32  # head.MIN_CHUNK
-PREFILL_TOKENS = 2048  # rollout.PREFILL_TOKENS
-SLACK = 64  # slots.SLACK
-ROW_MULTIPLE, TOKEN_MULTIPLE = 8, 16  # micro.split's padding and ppo.TOKEN_MULTIPLE
-MIN_PREFIX = 16  # micro.MIN_PREFIX: the least that prompts with a common beginning have apart
 
 Counts = Mapping[str, float]
 
@@ -154,8 +154,7 @@ class Planner:
 
     def _head(self, c: Config, stages: tuple[PlannedStage, ...]) -> Counts:
         """What the head's situation counts, all but the entropy's share."""
-        v = self.shape.vocabulary
-        chunk = max(MIN_CHUNK, CHUNK_BYTES[self.device] // (FLOAT32 * v))
+        chunk = chunk_rows(self.shape.vocabulary, self.device)
         targets = up(stages[-1].rows * min(answer_tokens(c), stages[-1].tokens), TOKEN_MULTIPLE)
         return {
             "chunk": chunk,
