@@ -18,7 +18,7 @@ import numpy as np
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import ModelUsageError
-from azr_mlx.models.locate import (
+from azr_mlx.models.folder import (
     MODE_DEFAULTS,
     Source,
     check_quantization,

@@ -21,7 +21,7 @@ from azr_mlx.commands.convert import Text, float_dtype, logprobs
 from azr_mlx.commands.generate import attach
 from azr_mlx.config import Quantization
 from azr_mlx.errors import AzrError, UsageError
-from azr_mlx.models.locate import (
+from azr_mlx.models.folder import (
     ResolvedModel,
     adapter_folder,
     base_of,

@@ -11,7 +11,7 @@ from typing import Any
 from azr_mlx.backends.base import Sampling
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models.locate import (
+from azr_mlx.models.folder import (
     adapter_folder,
     base_of,
     loading,

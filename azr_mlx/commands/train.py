@@ -28,7 +28,7 @@ from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import FILE as HELD_OUT
 from azr_mlx.evaluation.held_out import HeldOut, Record, recorded
-from azr_mlx.models.locate import ResolvedModel
+from azr_mlx.models.folder import ResolvedModel
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.outcome import Outcome
 from azr_mlx.monitoring.terminal import Display

@@ -31,7 +31,7 @@ def open_model(
     """
     from azr_mlx.backends.base import WEIGHTS_FILE
     from azr_mlx.backends.select import choose, open_backend, resolve_model
-    from azr_mlx.models.locate import read_config
+    from azr_mlx.models.folder import read_config
 
     lora = None if adapter_path is None else read_lora(adapter_path)
     engine, _ = choose(backend_name)

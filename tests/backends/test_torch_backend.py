@@ -21,7 +21,7 @@ from azr_mlx.backends.torch import TorchBackend, adapters  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
 from azr_mlx.errors import AzrError, UsageError  # noqa: E402
-from azr_mlx.models.locate import to_float32  # noqa: E402
+from azr_mlx.models.folder import to_float32  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
 from tests import reference  # noqa: E402
 from tests.backends.test_mlx_ppo import FULL, VARIANTS, grouped_batch, make_batch  # noqa: E402

@@ -11,7 +11,7 @@ pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.config import load
 from azr_mlx.evaluation import held_out
-from azr_mlx.models.locate import resolve
+from azr_mlx.models.folder import resolve
 from azr_mlx.nano import FOLDER
 from azr_mlx.nano.lessons import Lesson, lessons
 from azr_mlx.tasks.prompts import load_form
@@ -44,7 +44,7 @@ def test_mlx_lm_and_transformers_agree_on_it():
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from azr_mlx.models.locate import to_float32
+    from azr_mlx.models.folder import to_float32
 
     model, tokenizer = load_mlx(str(FOLDER))
     other = AutoTokenizer.from_pretrained(FOLDER)

@@ -49,7 +49,7 @@ from azr_mlx.backends.ranks import (
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
-from azr_mlx.models.locate import loading, to_float32
+from azr_mlx.models.folder import loading, to_float32
 from azr_mlx.types import (
     Batch,
     Completion,

@@ -46,7 +46,7 @@ from azr_mlx.backends.torch import model as models
 from azr_mlx.backends.torch.decoder import TorchDecoder
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import AzrError
-from azr_mlx.models.locate import loading
+from azr_mlx.models.folder import loading
 from azr_mlx.types import (
     Batch,
     Completion,

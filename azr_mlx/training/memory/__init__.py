@@ -16,7 +16,7 @@ import yaml
 from azr_mlx.config import Config, load, to_yaml
 from azr_mlx.config.shipped import config_dir, shipped_configs
 from azr_mlx.errors import ModelUsageError
-from azr_mlx.models.locate import (
+from azr_mlx.models.folder import (
     ModelError,
     check_hub_name,
     hub_snapshot,
