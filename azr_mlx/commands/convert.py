@@ -18,6 +18,7 @@ import numpy as np
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import ModelUsageError
+from azr_mlx.files import whole_folder
 from azr_mlx.models.folder import (
     MODE_DEFAULTS,
     Source,
@@ -27,7 +28,6 @@ from azr_mlx.models.folder import (
     locate,
     read_config,
     to_float32,
-    whole_folder,
 )
 
 MEASURED_TEXT = """\

@@ -25,7 +25,8 @@ from azr_mlx.evaluation.result import BenchmarkResult
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
-from azr_mlx.models.folder import adapter_folder, base_of, quantization_of
+from azr_mlx.models.folder import base_of, quantization_of
+from azr_mlx.run_folder import adapter_folder
 from azr_mlx.sandbox import Sandbox, SandboxError
 from azr_mlx.types import Task
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,23 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from azr_mlx import run_folder
 from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
 from azr_mlx.commands.convert import Text, float_dtype, logprobs
 from azr_mlx.commands.generate import attach
 from azr_mlx.config import Quantization
 from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.files import read_rows, whole_folder
 from azr_mlx.models.folder import (
     ResolvedModel,
-    adapter_folder,
     base_of,
     check_quantization,
     quantization_of,
     read_config,
     resolve,
-    run_of,
     to_float32,
-    whole_folder,
 )
+from azr_mlx.run_folder import adapter_folder, run_of
 
 MEASURED_ROLLOUTS = 32
 
@@ -109,22 +110,19 @@ def _quantization(adapters: Path) -> Quantization:
     """What the base was quantised to in training. Torch's is not MLX's: there it is the model's own
     weights that are nearest."""
     run = run_of(adapters)
-    record = None if run is None else run / "run.json"
-    if record is not None and record.is_file():
-        starts = json.loads(record.read_text(encoding="utf-8")).get("starts") or [{}]
-        if str(starts[-1].get("backend", "")).startswith("torch"):
-            return Quantization(bits=0)
+    starts = [] if run is None else run_folder.recorded(run, "starts") or []
+    if starts and str(starts[-1].get("backend", "")).startswith("torch"):
+        return Quantization(bits=0)
     return quantization_of(adapters) or Quantization()
 
 
 def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
     """The last rollouts of the run, as far as it has any, and what they are called."""
     run = run_of(adapters)
-    files = [] if run is None else sorted((run / "rollouts").glob("step_*.jsonl"))
+    files = [] if run is None else run_folder.rollouts(run)
     if not files:
         return None, "a fixed text"
-    with files[-1].open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line, _ in zip(lines, range(MEASURED_ROLLOUTS), strict=False)]
+    rows = islice(read_rows(files[-1]), MEASURED_ROLLOUTS)
     texts = [(r["prompt"]["token_ids"], r["completion"]["token_ids"]) for r in rows]
     return texts, f"{len(texts)} rollouts of {files[-1].stem}"
 

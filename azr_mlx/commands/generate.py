@@ -12,12 +12,12 @@ from azr_mlx.backends.base import Sampling
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
 from azr_mlx.models.folder import (
-    adapter_folder,
     base_of,
     loading,
     resolve,
     to_float32,
 )
+from azr_mlx.run_folder import adapter_folder
 
 CACHE_DIR = Path("models")
 

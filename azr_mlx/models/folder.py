@@ -11,9 +11,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import shutil
 import struct
 import sys
 import tempfile
@@ -26,7 +24,9 @@ from typing import Any
 from azr_mlx.config import Quantization, load
 from azr_mlx.errors import AzrError, ModelUsageError
 from azr_mlx.errors import ModelError as ModelError
+from azr_mlx.files import whole_folder
 from azr_mlx.models.hub import hub_snapshot as hub_snapshot
+from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS, CONFIG_FILE, adapter_folder, run_of
 
 MODE_DEFAULTS = {
     "affine": (64, 4),
@@ -145,11 +145,11 @@ def check_folder(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir())
     ggufs = [name for name in names if name.endswith(".gguf")]
     where = f"model folder {str(folder)!r}"
-    if "adapter_config.json" in names and "config.json" not in names:
+    if ADAPTER_CONFIG in names and "config.json" not in names:
         raise ModelError(
             f"{where} holds LoRA adapters", "name the base model, and pass it as --adapter-path"
         )
-    if "checkpoints" in names and "config.json" not in names:
+    if CHECKPOINTS in names and "config.json" not in names:
         raise ModelError(
             f"{where} is a training run, no model", f"pass it as --adapter-path {folder}"
         )
@@ -310,16 +310,10 @@ def convert_folder(
             )
 
 
-def adapter_folder(path: Path) -> Path:
-    """The folder with the adapters: ``path``, or the newest of a run where ``path`` is one."""
-    newest = path / "adapters"
-    return newest if (newest / "adapter_config.json").is_file() else path
-
-
 def base_of(path: Path) -> str | None:
     """The model that a folder of adapters says it belongs to; None where it does not say. Raises
     ModelError."""
-    file = adapter_folder(path) / "adapter_config.json"
+    file = adapter_folder(path) / ADAPTER_CONFIG
     if not file.is_file():
         return None
     try:
@@ -332,18 +326,10 @@ def base_of(path: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def run_of(adapters: Path) -> Path | None:
-    """The run whose adapters these are: its folder, its newest adapters or one of its
-    checkpoints."""
-    above = adapters.resolve()
-    places = (above, *list(above.parents)[:2])
-    return next((place for place in places if (place / "config.yaml").is_file()), None)
-
-
 def quantization_of(adapters: Path) -> Quantization | None:
     """How the run of these adapters quantises its base; None where they are of no run."""
     run = run_of(adapters)
-    return None if run is None else load(run / "config.yaml").quantization
+    return None if run is None else load(run / CONFIG_FILE).quantization
 
 
 def to_float32(model: Any) -> Any:
@@ -357,52 +343,6 @@ def to_float32(model: Any) -> Any:
 
     model.update(tree_map(widen, model.parameters()))
     return dequantize_model(model)
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A path to make a folder at: renamed to ``target`` at the end, removed on failure.
-
-    A folder that a killed process left behind is removed. Where another process made ``target``
-    meanwhile, its folder stays.
-    """
-    work = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(target)
-        work.mkdir()  # told now, and not after the work
-        work.rmdir()
-    except OSError as error:
-        raise ModelError(
-            f"folder {str(target)!r} cannot be made: {error.strerror}",
-            "choose one that can be written",
-        ) from error
-    try:
-        yield work
-        try:
-            work.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _remove_stale(target: Path) -> None:
-    for path in target.parent.glob("*.tmp"):
-        match = re.fullmatch(re.escape(target.name) + r"\.(\d+)\.tmp(\..+)?", path.name)
-        if match and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def check_quantization(quantization: Quantization, dtype: str | None = None) -> None:

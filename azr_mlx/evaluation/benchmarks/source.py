@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
 import importlib
 import importlib.util
@@ -18,6 +17,7 @@ from typing import Any
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.problem import Problem, Row, Spec
+from azr_mlx.files import read_lines
 
 _ANSWER_S = 3.0
 
@@ -93,11 +93,9 @@ def hub_answers(endpoint: str) -> bool:
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a .jsonl or .jsonl.gz file. Raises UsageError, naming the line."""
     try:
-        unzipped = path.suffix != ".gz"
-        with (open if unzipped else gzip.open)(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _object(line, f"{path}, line {number}")
+        for number, line in enumerate(read_lines(path), 1):
+            if line.strip():
+                yield _object(line, f"{path}, line {number}")
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise UsageError(f"{path}: cannot be read: {e}") from e
 

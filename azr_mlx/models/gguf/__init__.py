@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azr_mlx.config import Quantization
-from azr_mlx.models.folder import whole_folder
+from azr_mlx.files import whole_folder
 from azr_mlx.models.gguf.architecture import build_config
 from azr_mlx.models.gguf.reader import read
 from azr_mlx.models.gguf.tokenizer import build_tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from azr_mlx.models.folder import ModelError
+from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile
 
 # general.architecture -> the class that transformers builds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from azr_mlx.models.folder import ModelError
+from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.integrity import check_whole
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tokenizers import (
     processors,
 )
 
-from azr_mlx.models.folder import ModelError
+from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile
 
 # How text is cut before the merges: tokenizer.ggml.pre -> kind. The regular expressions are those

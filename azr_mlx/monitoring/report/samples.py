@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from azr_mlx import run_folder
 from azr_mlx.types import Status
 
 FILES = 8  # rollouts files that are opened
@@ -48,7 +49,7 @@ def choose(run_dir: Path) -> list[Sample]:
     shown: Counter[tuple[str, str, str]] = Counter()
     found = [
         sample
-        for turn, path in enumerate(_spread(sorted((run_dir / "rollouts").glob("step_*.jsonl"))))
+        for turn, path in enumerate(_spread(run_folder.rollouts(run_dir)))
         for sample in _of_file(path, turn, shown)
     ]
     return found[:MOST]
