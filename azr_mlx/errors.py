@@ -34,6 +34,12 @@ class ModelUsageError(ModelError):
     exit_code = UsageError.exit_code
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not empty; its type if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
 class Interrupted(AzrError):
     """Ctrl-C, after what was complete has been kept; the message says where."""
 

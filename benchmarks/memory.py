@@ -273,7 +273,7 @@ def smollm2(path: str, cache: Path) -> Iterator[tuple[Case, nn.Module]]:
     from mlx_lm.utils import load as load_mlx
 
     from azr_mlx.backends.mlx.backend import on_device
-    from azr_mlx.models.folder import resolve
+    from azr_mlx.models.locate import resolve
 
     found = resolve(path, quantization=Quantization(group_size=32), cache_dir=cache)
     row = json.loads((found.path / "config.json").read_text())

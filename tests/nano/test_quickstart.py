@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.config import load
-from azr_mlx.models.folder import resolve
+from azr_mlx.models.locate import resolve
 from azr_mlx.nano import FOLDER
 from azr_mlx.nano.lessons import Lesson, lessons
 from azr_mlx.run_folder import HELD_OUT_FILE
@@ -44,7 +44,7 @@ def test_mlx_lm_and_transformers_agree_on_it():
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from azr_mlx.models.folder import to_float32
+    from azr_mlx.models.mlx_model import to_float32
 
     model, tokenizer = load_mlx(str(FOLDER))
     other = AutoTokenizer.from_pretrained(FOLDER)

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -23,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from azr_mlx import rng
-from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
 from azr_mlx.backends.mlx.cpu import FusedLoRALinear
 from azr_mlx.config import Lora
+from azr_mlx.models.mlx_model import adapter_weights
+from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 # No common parent class in mlx-lm: the attribute under which each holds the layer it wraps.
 WRAPPED = {
@@ -95,15 +96,9 @@ def merged(model: nn.Module) -> Iterator[None]:
         model.update_modules(tree_unflatten(layers))
 
 
-def adapter_weights(model: nn.Module) -> dict[str, mx.array]:
-    """The tensors that mlx-lm's ``load_adapters`` accepts: lora_a, lora_b and m, nothing else."""
-    leaves = tree_flatten(model.parameters())
-    return {k: v for k, v in leaves if k.rsplit(".", 1)[-1] in ("lora_a", "lora_b", "m")}
-
-
 def save_adapters(model: nn.Module, config: dict[str, Any], path: Path) -> None:
-    save_arrays(path / WEIGHTS_FILE, adapter_weights(model))
-    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    save_arrays(path / ADAPTER_WEIGHTS, adapter_weights(model))
+    (path / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
 def save_arrays(file: Path, arrays: dict[str, mx.array]) -> None:

@@ -24,7 +24,6 @@ from azr_mlx.backends import base
 from azr_mlx.backends.base import (
     OPTIMIZER_FILE,
     VALUE_FILE,
-    WEIGHTS_FILE,
     Hyper,
     Memory,
     Sampling,
@@ -49,7 +48,9 @@ from azr_mlx.backends.ranks import (
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
-from azr_mlx.models.folder import loading, to_float32
+from azr_mlx.models.folder import loading
+from azr_mlx.models.mlx_model import to_float32
+from azr_mlx.run_folder import ADAPTER_WEIGHTS
 from azr_mlx.types import (
     Batch,
     Completion,
@@ -313,7 +314,7 @@ class MlxBackend:
     def load_adapters(self, path: Path) -> None:
         """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
         self.engine.forget()
-        file = path / WEIGHTS_FILE if path.is_dir() else path
+        file = path / ADAPTER_WEIGHTS if path.is_dir() else path
         adapters.load_adapter_weights(self.policy.lm, file)
 
     def memory(self) -> Memory:

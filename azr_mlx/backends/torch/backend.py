@@ -21,10 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from azr_mlx import rng
 from azr_mlx.backends.base import (
-    CONFIG_FILE,
     OPTIMIZER_FILE,
     VALUE_FILE,
-    WEIGHTS_FILE,
     Hyper,
     Memory,
     OnStep,
@@ -47,6 +45,7 @@ from azr_mlx.backends.torch.decoder import TorchDecoder
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import AzrError
 from azr_mlx.models.folder import loading
+from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from azr_mlx.types import (
     Batch,
     Completion,
@@ -270,8 +269,8 @@ class TorchBackend:
 
     def save(self, path: Path) -> None:
         weights = {k: adapters.transposed(p) for k, p in self.parameters.items()}
-        _write(path / WEIGHTS_FILE, weights)
-        (path / CONFIG_FILE).write_text(json.dumps(self.adapter_config, indent=2) + "\n")
+        _write(path / ADAPTER_WEIGHTS, weights)
+        (path / ADAPTER_CONFIG).write_text(json.dumps(self.adapter_config, indent=2) + "\n")
         head = {k: p.detach().cpu().contiguous() for k, p in self.head_parameters.items()}
         _write(path / VALUE_FILE, head)
         _write(
@@ -329,7 +328,7 @@ class TorchBackend:
     def load_adapters(self, path: Path) -> None:
         """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
         self.engine.forget()
-        adapters.load_weights(self.policy.lm, path / WEIGHTS_FILE if path.is_dir() else path)
+        adapters.load_weights(self.policy.lm, path / ADAPTER_WEIGHTS if path.is_dir() else path)
 
     def memory(self) -> Memory:
         """On a CPU those of the process: its peak is never reset."""

@@ -18,6 +18,7 @@ from azr_mlx.commands.doctor.finding import (
     WARN,
     Finding,
 )
+from azr_mlx.models.locate import CACHE_DIR
 
 GB = 1e9
 MIB = 1 << 20
@@ -119,7 +120,7 @@ def disk() -> Finding:
     """Room and leave to write where runs, converted models, downloads and scratch go."""
     places = {
         "runs/": (Path("runs"), "go to a folder of yours, or give output_dir=DIR"),
-        "models/": (Path("models"), "go to a folder of yours"),
+        "models/": (CACHE_DIR, "go to a folder of yours"),
         "the hub's cache": (_hub_cache(), "set HF_HOME to a folder of yours"),
         "temporary files": (Path(tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
     }

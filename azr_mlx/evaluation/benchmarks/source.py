@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import UsageError, first_line
 from azr_mlx.evaluation.benchmarks.problem import Problem, Row, Spec
 from azr_mlx.files import read_lines
 
@@ -65,8 +65,7 @@ def _of_hub(spec: Spec) -> Iterator[Row]:
     try:
         found: Iterator[Row] = iter(datasets.load_dataset(*spec.hub, split="test", **files))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
-        lines = (line.strip() for line in str(e).splitlines())
-        reason = next(filter(None, lines), type(e).__name__)
+        reason = first_line(e)
         raise UsageError(
             f"{spec.name}: not on this machine, and the hub does not give it ({reason[:120]}); "
             f"{spec.mend}"

