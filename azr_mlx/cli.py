@@ -513,8 +513,8 @@ def _run(arguments: list[str]) -> int:
             raise
         # One of typer's usage errors; it exports no class of its own to catch them by.
         where = getattr(getattr(error, "ctx", None), "command_path", "azr-mlx")
-        mend = _meant(error, arguments) or f"see {where} --help"
-        raise UsageError(f"{message().rstrip('.')}; {mend}") from error
+        fix = _meant(error, arguments) or f"see {where} --help"
+        raise UsageError(f"{message().rstrip('.')}; {fix}") from error
     return int(code or 0)
 
 
@@ -568,7 +568,7 @@ def _start() -> None:
     info = blas.enable()
     if not info.fast:
         typer.echo(
-            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.mend}", err=True
+            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.fix}", err=True
         )
 
 

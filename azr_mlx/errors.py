@@ -1,4 +1,4 @@
-"""Errors that are the user's business: one line each, saying what, why and the mend."""
+"""Errors that are the user's business: one line each, saying what, why and how to fix it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class UsageError(AzrError):
 
 
 class ModelError(AzrError, ValueError):
-    """A model cannot be found, read or converted: one line; ``mend`` says what to do."""
+    """A model cannot be found, read or converted: one line; ``fix`` says what to do."""
 
-    def __init__(self, what: str, mend: str = "") -> None:
-        super().__init__(f"{what}; {mend}" if mend else what)
-        self.mend = mend
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what}; {fix}" if fix else what)
+        self.fix = fix
 
 
 class ModelUsageError(ModelError):

@@ -268,7 +268,7 @@ class Config:
 
 
 class ConfigError(UsageError):
-    """Every mistake of a configuration, one per line: ``dotted.key: value: why; mend``."""
+    """Every mistake of a configuration, one per line: ``dotted.key: value: why; fix``."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))

@@ -118,8 +118,8 @@ def loading(folder: Path | str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
             TypeError, ValueError) as error:  # fmt: skip
         known = "not supported" not in str(error)
-        mend = "fetch or convert it again" if known else "take a model of another architecture"
-        raise ModelError(f"model {str(folder)!r} cannot be loaded: {_flat(error)}", mend) from error
+        fix = "fetch or convert it again" if known else "take a model of another architecture"
+        raise ModelError(f"model {str(folder)!r} cannot be loaded: {_flat(error)}", fix) from error
 
 
 def _flat(error: BaseException) -> str:

@@ -116,7 +116,7 @@ def package_file(model_id: str) -> Path:
     """The file or folder of ``package:NAME/FILE``, found without importing it. Raises
     ModelError."""
     package, _, member = model_id.removeprefix("package:").partition("/")
-    mend = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
+    fix = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
     if not (package.isidentifier() and member):
         raise ModelUsageError(
             f"model {model_id!r} is not package:NAME/FILE",
@@ -124,12 +124,12 @@ def package_file(model_id: str) -> Path:
         )
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModelUsageError(f"model {model_id!r}: the package {package} is not installed", mend)
+        raise ModelUsageError(f"model {model_id!r}: the package {package} is not installed", fix)
     for folder in spec.submodule_search_locations:
         path = Path(folder, member)
         if path.exists():
             return path.resolve()
-    raise ModelUsageError(f"model {model_id!r}: the package {package} has no file {member}", mend)
+    raise ModelUsageError(f"model {model_id!r}: the package {package} has no file {member}", fix)
 
 
 def _resolve_gguf(

