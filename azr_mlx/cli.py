@@ -592,14 +592,14 @@ def _bare_resume(argv: Sequence[str]) -> list[str]:
 
 def _config(name: str | None, resume: str | None, overrides: list[str]) -> Config:
     """The named configuration; without a name that of the resumed run, or else the default."""
+    from azr_mlx import run_folder
     from azr_mlx.config import load
-    from azr_mlx.training import checkpoint
 
     if name is not None or resume is None:
         return load(name or "azr_config", overrides)
     output_dir = load(None, [o for o in overrides if o.startswith("output_dir=")]).output_dir
-    run_dir, _ = checkpoint.find(resume, Path(output_dir))
-    return load(run_dir / "config.yaml", overrides)
+    run_dir, _ = run_folder.find(resume, Path(output_dir))
+    return load(run_dir / run_folder.CONFIG_FILE, overrides)
 
 
 def _start() -> None:
@@ -611,7 +611,7 @@ def _start() -> None:
     info = blas.enable()
     if not info.fast:
         typer.echo(
-            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.mend}", err=True
+            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.fix}", err=True
         )
 
 

@@ -1,4 +1,4 @@
-"""Errors that are the user's business: one line each, saying what, why and the mend."""
+"""Errors that are the user's business: one line each, saying what, why and how to fix it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ class UsageError(AzrError):
 
 
 class ModelError(AzrError, ValueError):
-    """A model cannot be found, read or converted: one line; ``mend`` says what to do."""
+    """A model cannot be found, read or converted: one line; ``fix`` says what to do."""
 
-    def __init__(self, what: str, mend: str = "") -> None:
-        super().__init__(f"{what}; {mend}" if mend else what)
-        self.mend = mend
+    def __init__(self, what: str, fix: str = "") -> None:
+        super().__init__(f"{what}; {fix}" if fix else what)
+        self.fix = fix
 
 
 class ModelUsageError(ModelError):
     """What was typed names no model, or asks of one what cannot be."""
 
     exit_code = UsageError.exit_code
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not empty; its type if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 class Interrupted(AzrError):

@@ -161,7 +161,9 @@ def _smollm2(work: Work) -> tuple[Any, Any]:
 
     from azr_mlx.backends.blas import cache_dir
     from azr_mlx.config import Quantization
-    from azr_mlx.models.locate import ModelError, resolve, to_float32
+    from azr_mlx.errors import ModelError
+    from azr_mlx.models.locate import resolve
+    from azr_mlx.models.mlx_model import to_float32
 
     cache = Path(work.cache) if work.cache else cache_dir()
     try:

@@ -204,7 +204,8 @@ def problems(count: int) -> list[tuple[str, str]]:
 def nano() -> tuple[Any, Any]:
     from mlx_lm.utils import load
 
-    from azr_mlx.models.locate import locate, to_float32
+    from azr_mlx.models.locate import locate
+    from azr_mlx.models.mlx_model import to_float32
 
     model, tokenizer = load(str(locate("package:azr_mlx/nano/model").path))
     return to_float32(model), tokenizer

@@ -19,8 +19,6 @@ from azr_mlx.types import (
 Policy = Literal["current", "reference"]
 
 # What ``Backend.save`` writes; the first two are mlx-lm's, and all are the same on every backend.
-WEIGHTS_FILE = "adapters.safetensors"
-CONFIG_FILE = "adapter_config.json"
 VALUE_FILE = "value_head.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 

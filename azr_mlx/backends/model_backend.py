@@ -18,10 +18,8 @@ import numpy as np
 from azr_mlx import rng
 from azr_mlx.backends.adapter_files import write_arrays
 from azr_mlx.backends.base import (
-    CONFIG_FILE,
     OPTIMIZER_FILE,
     VALUE_FILE,
-    WEIGHTS_FILE,
     Hyper,
     Memory,
     OnStep,
@@ -33,6 +31,7 @@ from azr_mlx.backends.ranks import Alone, World, gather, own_part, run_shared
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
+from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 
@@ -170,8 +169,8 @@ class ModelBackend(ABC):
     # -- state -------------------------------------------------------------------------------------
 
     def save(self, path: Path) -> None:
-        write_arrays(path / WEIGHTS_FILE, self._adapter_arrays())
-        (path / CONFIG_FILE).write_text(json.dumps(self.adapter_config, indent=2) + "\n")
+        write_arrays(path / ADAPTER_WEIGHTS, self._adapter_arrays())
+        (path / ADAPTER_CONFIG).write_text(json.dumps(self.adapter_config, indent=2) + "\n")
         write_arrays(path / VALUE_FILE, self._value_arrays())
         write_arrays(path / OPTIMIZER_FILE, self._optimizer_arrays())
 
@@ -184,7 +183,7 @@ class ModelBackend(ABC):
     def load_adapters(self, path: Path) -> None:
         """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
         self.engine.forget()
-        self._load_adapters(path / WEIGHTS_FILE if path.is_dir() else path)
+        self._load_adapters(path / ADAPTER_WEIGHTS if path.is_dir() else path)
 
     # -- what an engine supplies: the model --------------------------------------------------------
 

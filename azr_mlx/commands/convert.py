@@ -5,10 +5,8 @@ Says what quantising did to the model: the change of each token's log-probabilit
 
 from __future__ import annotations
 
-import math
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,31 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from azr_mlx.config import Quantization
+from azr_mlx.config import MODES, Quantization
 from azr_mlx.errors import ModelUsageError
-from azr_mlx.models.locate import (
-    MODE_DEFAULTS,
-    Source,
+from azr_mlx.files import whole_folder
+from azr_mlx.models.folder import (
     check_quantization,
     convert_folder,
     link_folder,
-    locate,
     read_config,
-    to_float32,
-    whole_folder,
 )
-
-MEASURED_TEXT = """\
-def count_vowels(text: str) -> int:
-    return sum(1 for letter in text.lower() if letter in "aeiou")
-
-assert count_vowels("Reasoning about code") == 9
-The train leaves at 14:35 and takes 1 hour 40 minutes, so it arrives at 16:15.
-The café's naïve rule failed twice: “never” is not “rarely”.
-"""
-
-
-Text = tuple[Sequence[int], Sequence[int]]
+from azr_mlx.models.locate import Source, locate
+from azr_mlx.models.measure import bits_per_weight, float_dtype, logprobs
 
 
 class ConvertError(ModelUsageError):
@@ -107,10 +91,8 @@ def convert(
 
 def _quantization(quantize: bool, bits: int | None, group: int | None, mode: str) -> Quantization:
     """mlx-lm's defaults by mode; bits 0 where nothing is to be quantised."""
-    if mode not in MODE_DEFAULTS:
-        raise ConvertError(
-            f"--q-mode {mode!r} is not known", f"take one of {', '.join(MODE_DEFAULTS)}"
-        )
+    if mode not in MODES:
+        raise ConvertError(f"--q-mode {mode!r} is not known", f"take one of {', '.join(MODES)}")
     if not quantize:
         if bits or group or mode != "affine":
             raise ConvertError(
@@ -119,8 +101,8 @@ def _quantization(quantize: bool, bits: int | None, group: int | None, mode: str
         return Quantization(bits=0)
     if bits == 0:
         raise ConvertError("--q-bits 0 quantises nothing", "leave --quantize out")
-    usual_group, usual_bits = MODE_DEFAULTS[mode]
-    return Quantization(bits or usual_bits, group or usual_group, mode)
+    usual = MODES[mode]
+    return Quantization(bits or usual.bits, group or usual.group_size, mode)
 
 
 def _write(
@@ -154,7 +136,7 @@ def _report(
         model_type=str(config["model_type"]),
         dtype=float_dtype(model),
         quantization=config.get("quantization"),
-        bits_per_weight=round(_bits_per_weight(model), 3),
+        bits_per_weight=round(bits_per_weight(model), 3),
         bytes=sum(path.stat().st_size for path in work.iterdir()),
         kept=counts[0],
         dequantized=counts[1],
@@ -162,27 +144,6 @@ def _report(
         logp_change_max=None if changes is None else float(changes.max()),
         measured_tokens=0 if changes is None else len(changes),
     )
-
-
-def _bits_per_weight(model: Any) -> float:
-    from mlx_lm import utils
-
-    compute: Any = utils.compute_bits_per_weight
-    return float(compute(model))
-
-
-def float_dtype(model: Any) -> str:
-    """The commonest type of the floating-point arrays: scales, and what is not quantised."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-
-    sizes: dict[str, int] = {}
-    arrays: Any = tree_flatten(model.parameters())
-    for _, array in arrays:
-        if mx.issubdtype(array.dtype, mx.floating):
-            name = str(array.dtype).removeprefix("mlx.core.")
-            sizes[name] = sizes.get(name, 0) + array.size
-    return max(sizes, key=lambda name: sizes[name])
 
 
 def _measure(source: Source, work: Path, dtype: str | None) -> np.ndarray:
@@ -200,43 +161,3 @@ def _measure(source: Source, work: Path, dtype: str | None) -> np.ndarray:
         before = logprobs(full)
     changes: np.ndarray = np.abs(logprobs(work) - before)
     return changes
-
-
-def logprobs(
-    folder: Path, texts: Sequence[Text] | None = None, adapters: Path | None = None
-) -> np.ndarray:
-    """log p of every token that follows given those before it, float64 [tokens], of each of
-    ``texts``: (token ids that are given, token ids that follow); if none, of a fixed text.
-
-    On a CPU the weights are dequantised to float32 first, the only type that its products are fast
-    in. Raises ConvertError where one is not finite.
-    """
-    import mlx.core as mx
-    from mlx_lm.utils import load
-
-    from azr_mlx.commands.generate import attach
-
-    with redirect_stdout(sys.stderr):
-        model, tokenizer = load(str(folder))[:2]
-    if mx.default_device() == mx.cpu:
-        to_float32(model)
-    if adapters is not None:
-        attach(model, adapters)
-    if texts is None:
-        ids = tokenizer.encode(MEASURED_TEXT)
-        texts = [(ids[:1], ids[1:])]
-    values = np.concatenate([_following(model, *text) for text in texts])
-    if not all(map(math.isfinite, values)):
-        raise ConvertError(
-            f"{folder.name}: the model's log-probabilities are not finite", "try --dtype float32"
-        )
-    return values
-
-
-def _following(model: Any, given: Sequence[int], following: Sequence[int]) -> np.ndarray:
-    import mlx.core as mx
-
-    ids = mx.array([*given, *following])
-    logits = model(ids[None, :-1])[0, len(given) - 1 :].astype(mx.float32)
-    chosen = mx.take_along_axis(logits, ids[len(given) :, None], axis=-1)[:, 0]
-    return np.asarray(chosen - mx.logsumexp(logits, axis=-1), dtype=np.float64)

@@ -18,14 +18,16 @@ from azr_mlx.evaluation.benchmarks import Benchmark
 from azr_mlx.evaluation.compare import Comparison, compare
 from azr_mlx.evaluation.contamination import Contamination
 from azr_mlx.evaluation.imported_samples import score_samples
-from azr_mlx.evaluation.model import open_model, read_lora
+from azr_mlx.evaluation.model import open_model
 from azr_mlx.evaluation.progress import Reporter, Silent
 from azr_mlx.evaluation.protocol import Settings, Subject
 from azr_mlx.evaluation.result import BenchmarkResult
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
-from azr_mlx.models.locate import adapter_folder, base_of, quantization_of
+from azr_mlx.models.adapters import base_of, quantization_of, read_lora
+from azr_mlx.models.locate import CACHE_DIR
+from azr_mlx.run_folder import adapter_folder
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Task
 
@@ -53,7 +55,7 @@ class EvalRequest:
     out: Path | None = None
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     quantization: Quantization | None = None  # the run's, where adapters are of one
-    cache_dir: Path = Path("models")
+    cache_dir: Path = CACHE_DIR
     backend: str = "auto"
 
     @property

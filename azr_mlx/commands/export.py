@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
-from azr_mlx.commands.convert import Text, float_dtype, logprobs
-from azr_mlx.commands.generate import attach
+from azr_mlx import run_folder
 from azr_mlx.config import Quantization
 from azr_mlx.errors import AzrError, UsageError
-from azr_mlx.models.locate import (
-    ResolvedModel,
-    adapter_folder,
-    base_of,
-    check_quantization,
-    quantization_of,
-    read_config,
-    resolve,
-    run_of,
-    to_float32,
-    whole_folder,
-)
+from azr_mlx.files import read_rows, whole_folder
+from azr_mlx.models import adapters as adapter_files
+from azr_mlx.models.adapters import base_of, quantization_of
+from azr_mlx.models.folder import check_quantization, read_config
+from azr_mlx.models.locate import CACHE_DIR, ResolvedModel, resolve
+from azr_mlx.models.measure import Text, float_dtype, logprobs
+from azr_mlx.models.mlx_model import open_model
+from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder, run_of
 
 MEASURED_ROLLOUTS = 32
 
@@ -65,7 +58,7 @@ def to_model(
     to: str = "hf",
     model: str | None = None,
     dtype: str | None = None,
-    cache_dir: Path = Path("models"),
+    cache_dir: Path = CACHE_DIR,
 ) -> Fused:
     """Fuse adapters into the model that they were trained on, in the folder ``out``.
 
@@ -79,7 +72,7 @@ def to_model(
     """
     check_quantization(Quantization(bits=0), dtype)
     source, name = adapter_folder(adapters), model or base_of(adapters)
-    if not (source / CONFIG_FILE).is_file():
+    if not (source / ADAPTER_CONFIG).is_file():
         raise UsageError(f"--adapter-path {adapters}: no adapters there; give runs/NAME")
     if out.exists():
         raise UsageError(f"--out {out}: exists; name another folder or remove it")
@@ -109,22 +102,19 @@ def _quantization(adapters: Path) -> Quantization:
     """What the base was quantised to in training. Torch's is not MLX's: there it is the model's own
     weights that are nearest."""
     run = run_of(adapters)
-    record = None if run is None else run / "run.json"
-    if record is not None and record.is_file():
-        starts = json.loads(record.read_text(encoding="utf-8")).get("starts") or [{}]
-        if str(starts[-1].get("backend", "")).startswith("torch"):
-            return Quantization(bits=0)
+    starts = [] if run is None else run_folder.recorded(run, "starts") or []
+    if starts and str(starts[-1].get("backend", "")).startswith("torch"):
+        return Quantization(bits=0)
     return quantization_of(adapters) or Quantization()
 
 
 def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
     """The last rollouts of the run, as far as it has any, and what they are called."""
     run = run_of(adapters)
-    files = [] if run is None else sorted((run / "rollouts").glob("step_*.jsonl"))
+    files = [] if run is None else run_folder.rollouts(run)
     if not files:
         return None, "a fixed text"
-    with files[-1].open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line, _ in zip(lines, range(MEASURED_ROLLOUTS), strict=False)]
+    rows = islice(read_rows(files[-1]), MEASURED_ROLLOUTS)
     texts = [(r["prompt"]["token_ids"], r["completion"]["token_ids"]) for r in rows]
     return texts, f"{len(texts)} rollouts of {files[-1].stem}"
 
@@ -136,17 +126,13 @@ def _write(
     import mlx.core as mx
     from mlx.utils import tree_map, tree_unflatten
     from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
-    from mlx_lm.utils import load, save_config, save_model
+    from mlx_lm.utils import save_config, save_model
 
-    with redirect_stdout(sys.stderr):
-        loaded: Any = load(str(base.path), return_config=True, lazy=True)
-    model, tokenizer, config = loaded
+    model, tokenizer, config = open_model(base.path, adapters, dense=to == "hf")
     if to == "hf":
         if any(isinstance(m, SwitchLinear | QuantizedSwitchLinear) for m in model.modules()):
             raise UsageError("--to hf: MLX stacks this model's experts; take --to mlx or peft")
-        model = to_float32(model)
         config = {k: v for k, v in config.items() if not k.startswith("quantization")}
-    attach(model, adapters)
     fused = [(n, m.fuse(dequantize=False)) for n, m in model.named_modules() if hasattr(m, "fuse")]
     model.update_modules(tree_unflatten(fused))
     if dtype is not None:
@@ -188,27 +174,27 @@ def to_peft(adapters: Path, out: Path) -> Exported:
     if out.exists():
         raise UsageError(f"--out {out}: exists; name another folder or remove it")
     try:
-        config = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
-        arrays = load_file(source / WEIGHTS_FILE)
-        kind, lora = config.get("fine_tune_type", "lora"), config["lora_parameters"]
-        rank, scale, dropout = int(lora["rank"]), float(lora["scale"]), float(lora["dropout"])
+        config = adapter_files.read(source)
+        arrays = load_file(source / ADAPTER_WEIGHTS)
+        rank, scale, dropout = config.rank, config.scale, config.dropout
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         why = "no such file" if isinstance(e, FileNotFoundError) else e
         raise UsageError(
-            f"--adapter-path {adapters}: no LoRA adapters there ({CONFIG_FILE}, {WEIGHTS_FILE}: "
-            f"{why}); give a run, for example runs/NAME"
+            f"--adapter-path {adapters}: no LoRA adapters there ({ADAPTER_CONFIG}, "
+            f"{ADAPTER_WEIGHTS}: {why}); give a run, for example runs/NAME"
         ) from e
     odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
+    kind = config.fine_tune_type
     if kind != "lora" or odd:
         raise UsageError(f"--adapter-path {adapters}: {odd[0] if odd else kind}: not LoRA's")
     made = {_peft_name(k): np.ascontiguousarray(a.T) for k, a in arrays.items()}
-    alpha, model = rank * scale, str(config.get("model", ""))
+    alpha, model = rank * scale, config.model or ""
     described = _peft_config(model, rank, alpha, dropout, list(arrays))
     try:
         with whole_folder(out) as work:
             work.mkdir()
             save_file(made, work / PEFT_WEIGHTS, metadata={"format": "pt"})
-            (work / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
+            (work / ADAPTER_CONFIG).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
     except (OSError, SafetensorError) as e:
         raise AzrError(f"--out {out}: {e}; choose a folder that can be written") from e
     return Exported(out, model, len(made), rank, alpha)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,15 +10,10 @@ from typing import Any
 from azr_mlx.backends.base import Sampling
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models.locate import (
-    adapter_folder,
-    base_of,
-    loading,
-    resolve,
-    to_float32,
-)
-
-CACHE_DIR = Path("models")
+from azr_mlx.models.adapters import base_of
+from azr_mlx.models.locate import CACHE_DIR, resolve
+from azr_mlx.models.mlx_model import open_model
+from azr_mlx.run_folder import ADAPTER_CONFIG, adapter_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +44,9 @@ class Generator:
         if adapter_path is not None:
             adapter_path = adapter_folder(adapter_path)
             model_id = model_id or base_of(adapter_path)
-        if adapter_path is not None and not (adapter_path / "adapter_config.json").is_file():
+        if adapter_path is not None and not (adapter_path / ADAPTER_CONFIG).is_file():
             raise UsageError(
-                f"--adapter-path: {adapter_path}: no adapter_config.json in it; give a folder that "
+                f"--adapter-path: {adapter_path}: no {ADAPTER_CONFIG} in it; give a folder that "
                 "train or mlx_lm.lora wrote, for example runs/NAME/adapters"
             )
         if model_id is None:
@@ -107,23 +101,9 @@ def seed_sampler(seed: int | None) -> None:
 
 
 def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
-    """The model and its tokenizer, adapters in place; float32 on a CPU.
-
-    A CPU decodes quantised and half-precision weights several times slower than float32 ones.
-    """
-    folder = _folder(model_id)  # before the imports, so that a wrong name is told at once
-    import mlx.core as mx
-    import mlx_lm
-
-    on_gpu = mx.default_device() == mx.gpu
-    with loading(model_id):
-        model, tokenizer = mlx_lm.load(str(folder), lazy=not on_gpu)[:2]
-    if not on_gpu:
-        model = to_float32(model)
-    if adapter_path is not None:
-        attach(model, adapter_path)
-    model.eval()
-    return model, tokenizer
+    """The model and its tokenizer, adapters in place; float32 on a CPU."""
+    opened = open_model(_folder(model_id), adapter_path, name=model_id)
+    return opened.model, opened.tokenizer
 
 
 def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") -> list[int]:
@@ -150,33 +130,3 @@ def _folder(model_id: str) -> Path:
     bits = 8 if model_id.endswith(".gguf") else 0
     quantization = Quantization(bits=bits, group_size=32 if bits else 64)
     return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path
-
-
-def attach(model: Any, path: Path) -> None:
-    """mlx-lm's ``load_adapters``, which before 0.32 passes over what does not fit the model."""
-    import mlx.core as mx
-    from mlx.utils import tree_flatten
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
-    from azr_mlx.backends.base import CONFIG_FILE, WEIGHTS_FILE
-    from azr_mlx.backends.mlx.adapters import adapter_weights
-
-    try:
-        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        kind = config.get("fine_tune_type", "lora")
-        if kind != "full":
-            layers, parameters = config["num_layers"], config["lora_parameters"]
-            linear_to_lora_layers(model, layers, parameters, use_dora=kind == "dora")
-        new: Any = mx.load(str(path / WEIGHTS_FILE))
-        leaves: Any = tree_flatten(model.parameters())
-        own = dict(leaves) if kind == "full" else adapter_weights(model)
-        wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]
-        if wrong:
-            raise ValueError(f"no place for {wrong[0]} ({len(wrong)} such of {len(new)} tensors)")
-        model.load_weights(list(new.items()), strict=False)
-    except (ValueError, KeyError, OSError, RuntimeError, AttributeError) as error:
-        why = " ".join(str(error).split())[:300]
-        mend = "give the adapters of this very model"
-        raise UsageError(
-            f"--adapter-path: {path}: does not fit the model: {why}; {mend}"
-        ) from error

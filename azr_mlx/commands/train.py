@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from azr_mlx import run_folder
 from azr_mlx.backends import blas
 from azr_mlx.backends.ranks import World, gather
 from azr_mlx.backends.select import choose, open_backend, resolve_model
@@ -26,20 +27,17 @@ from azr_mlx.config import (
 from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
-from azr_mlx.evaluation.held_out import FILE as HELD_OUT
 from azr_mlx.evaluation.held_out import WAYS, BeforeAndAfter, HeldOut, Record, recorded
-from azr_mlx.models.locate import ResolvedModel
+from azr_mlx.models.locate import CACHE_DIR, ResolvedModel
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.terminal import Display, held_out_table
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tasks.gate import Runner
-from azr_mlx.training import checkpoint
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
 from azr_mlx.training.run import Trainer
 
-MODEL_CACHE = Path("models")
 # Resuming with another of these would be another run under the same name.
 FIXED = ("model_id", "quantization", "lora", "seed")
 
@@ -66,7 +64,7 @@ def train(
         run_dir, start = _place(world, config, resume, stack)
         record = _record(config, run_dir, start)
         config = fitting(config, backend_name)
-        model = resolve_model(backend_name, config.model_id, config.quantization, MODEL_CACHE)
+        model = resolve_model(backend_name, config.model_id, config.quantization, CACHE_DIR)
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0
         display = Display(
@@ -112,7 +110,7 @@ def train(
             _show_gain(compared, display)
         _report(run_dir, display, leads)
         if code == 0:
-            newest = run_dir / checkpoint.NEWEST
+            newest = run_dir / run_folder.NEWEST
             display.note(f"done: {config.max_steps} steps; adapters in {newest}")
             if trainer.best is not None:
                 display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
@@ -123,7 +121,7 @@ def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:
     """What a run that goes on measured at its start. Raises UsageError where it is no use now."""
     if not config.held_out.tasks:
         return None
-    trained = start is not None and start != checkpoint.folder(run_dir, 0)
+    trained = start is not None and start != run_folder.checkpoint_of(run_dir, 0)
     return recorded(run_dir, config, resumed=trained)
 
 
@@ -157,7 +155,7 @@ def _show_gain(compared: BeforeAndAfter, display: Display) -> None:
 def _report(run_dir: Path, display: Display, leads: bool) -> None:
     """The report of a run that ended or was interrupted. One that fails is no failure of the
     run."""
-    if not leads or not (run_dir / "metrics.jsonl").exists():
+    if not leads or not (run_dir / run_folder.METRICS_FILE).exists():
         return
     try:
         path = report.write(report.read(run_dir))
@@ -186,7 +184,7 @@ def open_sandbox(config: Config) -> Sandbox:
 def backend_for(config: Config) -> Any:
     """The backend that a run of this configuration would begin with."""
     name, _ = choose(config.backend)
-    model = resolve_model(name, config.model_id, config.quantization, MODEL_CACHE)
+    model = resolve_model(name, config.model_id, config.quantization, CACHE_DIR)
     return _load(name, config, model, None)
 
 
@@ -239,9 +237,9 @@ def _place(
     if world.size == 1:
         return run_dir, start
     if name is not None:
-        start = start or run_dir / "checkpoints" / name
+        start = start or run_dir / run_folder.CHECKPOINTS / name
         share_files(world, [f for f in start.glob("*") if f.is_file()], start)
-    share_files(world, list(run_dir.glob(HELD_OUT)), run_dir)
+    share_files(world, list(run_dir.glob(run_folder.HELD_OUT_FILE)), run_dir)
     return run_dir, start
 
 
@@ -271,11 +269,11 @@ def _locate_run(config: Config, resume: str | None) -> tuple[Path, Path | None]:
     """(run folder, checkpoint to start from). A new run never writes into an old one's folder."""
     output_dir = Path(config.output_dir)
     if resume is not None:
-        run_dir, start = checkpoint.find(resume, output_dir)
+        run_dir, start = run_folder.find(resume, output_dir)
         _refuse_another_run(config, run_dir)
         return run_dir, start
     run_dir = output_dir / (config.run_name or time.strftime("%Y%m%d-%H%M%S"))
-    if checkpoint.steps(run_dir):
+    if run_folder.checkpoints(run_dir):
         raise UsageError(
             f"run_name: {run_dir} has checkpoints of an earlier run; continue it with "
             f"--resume {run_dir}, or choose another run_name"
@@ -287,7 +285,7 @@ def _make_run_dir(run_dir: Path, config: Config) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         text = to_yaml(replace(config, run_name=run_dir.name))
-        (run_dir / "config.yaml").write_text(text, encoding="utf-8")
+        (run_dir / run_folder.CONFIG_FILE).write_text(text, encoding="utf-8")
     except OSError as e:
         why = e.strerror or str(e)
         raise AzrError(f"output_dir: {run_dir}: {why}; choose a folder that can be written") from e
@@ -295,7 +293,7 @@ def _make_run_dir(run_dir: Path, config: Config) -> None:
 
 def _refuse_another_run(config: Config, run_dir: Path) -> None:
     """What a run is (its model, its adapters, its seed) cannot change when it goes on."""
-    made = load(run_dir / "config.yaml", [])
+    made = load(run_dir / run_folder.CONFIG_FILE, [])
     changed = {k: v for k, v in diff(made, config).items() if k.split(".")[0] in FIXED}
     if changed:
         raise UsageError(
@@ -308,7 +306,7 @@ def _refuse_another_run(config: Config, run_dir: Path) -> None:
 
 def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display: Display) -> None:
     """Backends quantise differently, or not at all: adapters make up for one base's errors."""
-    starts = checkpoint.recorded(run_dir, "starts") or []
+    starts = run_folder.recorded(run_dir, "starts") or []
     last = starts[-1].get("backend", backend).split()[0] if starts else backend
     if last != backend and config.quantization.bits:
         display.warn(
@@ -330,8 +328,8 @@ def _describe_run(
         "model": {"source": model.source, "revision": model.revision, "path": str(model.path)},
         **describe_process(),
     }
-    starts = checkpoint.recorded(run_dir, "starts") or []
-    checkpoint.record(run_dir, starts=[*starts, entry])
+    starts = run_folder.recorded(run_dir, "starts") or []
+    run_folder.record(run_dir, starts=[*starts, entry])
 
 
 def describe_process(

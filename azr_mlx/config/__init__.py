@@ -1,6 +1,7 @@
 """The configuration of a run, and what ships with the package."""
 
 from azr_mlx.config.settings import (
+    MODES,
     Config,
     ConfigError,
     Distill,
@@ -23,6 +24,7 @@ from azr_mlx.config.settings import (
 )
 
 __all__ = [
+    "MODES",
     "Config",
     "ConfigError",
     "Distill",

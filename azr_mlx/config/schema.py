@@ -2,7 +2,7 @@
 
 Nothing here knows which configuration it reads. Values stay text until the field's type says what
 they are (PyYAML takes ``1e-5`` for a string), and mistakes are collected rather than raised, one
-line each: ``dotted.key: value: why; mend``.
+line each: ``dotted.key: value: why; fix``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Between:
     or_zero: bool = False  # 0 turns the thing off
 
     def complaint(self, value: float) -> str:
-        """Why ``value`` is refused and the mend; empty if it is not."""
+        """Why ``value`` is refused and the fix; empty if it is not."""
         inside = self.low <= value <= self.high and self.above < value < self.below
         if inside or (self.or_zero and value == 0):
             return ""
@@ -48,7 +48,7 @@ class OneOf:
         object.__setattr__(self, "options", options)
 
     def complaint(self, value: object) -> str:
-        """Why ``value`` (or an item of it) is refused and the mend; empty if it is not."""
+        """Why ``value`` (or an item of it) is refused and the fix; empty if it is not."""
         given = value if isinstance(value, tuple) else (value,)
         wrong = [item for item in given if item not in self.options]
         if not wrong:
@@ -66,7 +66,7 @@ class Listed:
     empty: bool = False
 
     def complaint(self, value: tuple[str, ...]) -> str:
-        """Why ``value`` is refused and the mend; empty if it is not."""
+        """Why ``value`` is refused and the fix; empty if it is not."""
         if not value and not self.empty:
             return "empty; name at least one"
         twice = sorted({item for item in value if value.count(item) > 1})
@@ -96,7 +96,7 @@ def read(path: Path, errors: list[str]) -> dict[str, Any]:
 
 
 def _unreadable(error: Exception) -> str:
-    """Where a file is no YAML, why, and the mend."""
+    """Where a file is no YAML, why, and how to fix it."""
     if isinstance(error, OSError):
         return f": cannot be read: {error.strerror}; name another file"
     if isinstance(error, UnicodeDecodeError):
@@ -105,8 +105,8 @@ def _unreadable(error: Exception) -> str:
     where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
     why = " ".join(str(getattr(error, "problem", None) or error).split())
     tab = "\\t" in why or (mark is not None and (mark.get_snippet() or "").lstrip(" ")[:1] == "\t")
-    mend = "indent with blanks, not tabs" if tab else "mend that line"
-    return f"{where}: not YAML: {why}; {mend}"
+    fix = "indent with blanks, not tabs" if tab else "mend that line"
+    return f"{where}: not YAML: {why}; {fix}"
 
 
 def _value(node: yaml.Node, path: str, errors: list[str]) -> Any:
@@ -170,7 +170,7 @@ def build(
 
 
 def _coerce(raw: Any, hint: Any) -> Any:
-    """``raw`` (text, None or a list) as the field's type. Raises ``ValueError``: why; mend."""
+    """``raw`` (text, None or a list) as the field's type. Raises ``ValueError``: why; fix."""
     kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if get_origin(kind) is tuple:
         return _items(raw)
@@ -219,7 +219,7 @@ _READERS: dict[type, Callable[[str], Any]] = {int: _int, float: _float, bool: _b
 
 
 def complaints(config: Any) -> dict[str, str]:
-    """The dotted keys whose values are out of bounds, with why and the mend."""
+    """The dotted keys whose values are out of bounds, with why and how to fix it."""
     cls: Any = type(config)
     kinds, found = leaves(cls), {}
     for key, value in flat(config):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import yaml
 
@@ -33,13 +33,32 @@ from azr_mlx.errors import UsageError
 Difficulty = Annotated[float, Between(0.1, 0.9)]
 
 
+class Mode(NamedTuple):
+    """A way to quantise that MLX has: the group and the bits that are usual, and all it takes."""
+
+    group_size: int
+    bits: int
+    groups: tuple[int, ...]
+    widths: tuple[int, ...]
+
+
+MODES = {
+    "affine": Mode(64, 4, (32, 64, 128), (2, 3, 4, 5, 6, 8)),
+    "mxfp4": Mode(32, 4, (32,), (4,)),
+    "nvfp4": Mode(16, 4, (16,), (4,)),
+    "mxfp8": Mode(32, 8, (32,), (8,)),
+}
+_GROUPS = sorted({group for mode in MODES.values() for group in mode.groups})
+_WIDTHS = sorted({0, *(bits for mode in MODES.values() for bits in mode.widths)})
+
+
 @dataclass(frozen=True, slots=True)
 class Quantization:
     """How a model is quantised when it is converted. ``bits`` 0 keeps it as it is."""
 
-    bits: Annotated[int, OneOf(0, 2, 3, 4, 5, 6, 8)] = 4
-    group_size: Annotated[int, OneOf(16, 32, 64, 128)] = 64
-    mode: Annotated[str, OneOf("affine", "mxfp4", "nvfp4", "mxfp8")] = "affine"
+    bits: Annotated[int, OneOf(*_WIDTHS)] = 4
+    group_size: Annotated[int, OneOf(*_GROUPS)] = 64
+    mode: Annotated[str, OneOf(*MODES)] = "affine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +268,7 @@ class Config:
 
 
 class ConfigError(UsageError):
-    """Every mistake of a configuration, one per line: ``dotted.key: value: why; mend``."""
+    """Every mistake of a configuration, one per line: ``dotted.key: value: why; fix``."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
@@ -306,8 +325,6 @@ def check(config: Config) -> list[str]:
     return lines
 
 
-_GROUPS = {"affine": (32, 64, 128), "mxfp4": (32,), "nvfp4": (16,), "mxfp8": (32,)}
-_BITS = {"mxfp4": 4, "nvfp4": 4, "mxfp8": 8}
 _Check = tuple[tuple[str, ...], Callable[[Config], bool], str]
 _GROUPED = ("rloo", "grpo", "dr_grpo")
 _CROSS: tuple[_Check, ...] = (
@@ -332,12 +349,12 @@ _CROSS: tuple[_Check, ...] = (
     ),
     (
         ("quantization.group_size", "quantization.mode"),
-        lambda c: c.quantization.group_size in _GROUPS[c.quantization.mode],
+        lambda c: c.quantization.group_size in MODES[c.quantization.mode].groups,
         "this mode has no such group; affine takes 32, 64 or 128, nvfp4 16, mxfp4 and mxfp8 32",
     ),
     (
         ("quantization.bits", "quantization.mode"),
-        lambda c: c.quantization.bits in (0, _BITS.get(c.quantization.mode, c.quantization.bits)),
+        lambda c: c.quantization.bits in (0, *MODES[c.quantization.mode].widths),
         "this mode has its own width; mxfp4 and nvfp4 take 4 bits, mxfp8 takes 8",
     ),
     (

@@ -13,8 +13,6 @@ one. Two texts overlap where they share
 from __future__ import annotations
 
 import ast
-import gzip
-import json
 import re
 import zlib
 from collections import defaultdict
@@ -23,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from azr_mlx import run_folder
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Problem
 from azr_mlx.source import parsed
 from azr_mlx.tasks.parse import skeleton
-from azr_mlx.training.checkpoint import BUFFER_FILE
 from azr_mlx.types import Task
 
 GRAM = 13
@@ -130,12 +128,12 @@ def tasks_of_run(adapters: Path) -> list[Task] | None:
     Raises:
         UsageError: the checkpoint's buffer cannot be read.
     """
-    file = adapters.resolve() / BUFFER_FILE
+    checkpoint = adapters.resolve()
+    file = checkpoint / run_folder.BUFFER_FILE
     if not file.is_file():
         return None
     try:
-        with gzip.open(file, "rt", encoding="utf-8") as lines:
-            return [Task.from_json(json.loads(line)["task"]) for line in lines]
+        return [Task.from_json(row["task"]) for row in run_folder.read_buffer(checkpoint)]
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as e:
         raise UsageError(
             f"{file}: the run's tasks cannot be read ({type(e).__name__}: {e}), so that nobody "

@@ -20,6 +20,8 @@ from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import statistics
+from azr_mlx.files import write_json
+from azr_mlx.run_folder import HELD_OUT_FILE
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.solver import TaskSolver
 from azr_mlx.tasks import parse, templates
@@ -33,7 +35,6 @@ from azr_mlx.tasks.gate import (
 from azr_mlx.tasks.prompts import PromptForm
 from azr_mlx.types import Task, TaskKind
 
-FILE = "held_out.json"
 SEED = 20_000  # of the tasks: every run is measured on the same ones
 SAMPLES = 4  # drawn answers to a task, beside the greedy one
 FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
@@ -213,14 +214,12 @@ class Record:
         """Whole or not at all."""
         tasks = {name: [t.to_json() for t in group] for name, group in self.tasks.items()}
         row = {"settings": self.settings, "tasks": tasks, "before": self.before}
-        fresh = run_dir / f"{FILE}.tmp"
-        fresh.write_text(json.dumps({**row, "after": self.after}) + "\n", encoding="utf-8")
-        fresh.replace(run_dir / FILE)
+        write_json(run_dir / HELD_OUT_FILE, {**row, "after": self.after})
 
     @classmethod
     def read(cls, run_dir: Path) -> Record | None:
         """That of a run; None where it has none."""
-        path = run_dir / FILE
+        path = run_dir / HELD_OUT_FILE
         if not path.is_file():
             return None
         row = json.loads(path.read_text("utf-8"))

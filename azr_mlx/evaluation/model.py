@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.protocol import Subject
+from azr_mlx.models.adapters import read_lora
+from azr_mlx.models.folder import read_config
+from azr_mlx.run_folder import ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from azr_mlx.backends.base import Backend
@@ -29,9 +31,7 @@ def open_model(
     Raises:
         UsageError: there is no such model, or the adapters are missing or another model's.
     """
-    from azr_mlx.backends.base import WEIGHTS_FILE
     from azr_mlx.backends.select import choose, open_backend, resolve_model
-    from azr_mlx.models.locate import read_config
 
     lora = None if adapter_path is None else read_lora(adapter_path)
     engine, _ = choose(backend_name)
@@ -41,7 +41,7 @@ def open_model(
     if adapter_path is not None:
         try:
             backend.load_adapters(adapter_path)
-            adapter, adapter_sha256 = str(adapter_path), fingerprint(adapter_path / WEIGHTS_FILE)
+            adapter, adapter_sha256 = str(adapter_path), fingerprint(adapter_path / ADAPTER_WEIGHTS)
         except (ValueError, OSError, RuntimeError) as e:
             raise UsageError(f"--adapter-path {adapter_path}: {e}") from e
     stored = read_config(found.path).get("quantization") or {}
@@ -67,29 +67,3 @@ def fingerprint(*files: Path) -> str:
                 f.seek(block * max(size - _BLOCK, 0) // (_BLOCKS - 1))
                 digest.update(f.read(_BLOCK))
     return digest.hexdigest()
-
-
-def read_lora(folder: Path) -> Lora:
-    """The LoRA configuration of an adapter folder. Raises UsageError where it cannot be loaded."""
-    file = folder / "adapter_config.json"
-    try:
-        row = json.loads(file.read_text(encoding="utf-8"))
-        kind, shape = row.get("fine_tune_type", "lora"), row["lora_parameters"]
-        lora = Lora(
-            rank=shape["rank"],
-            scale=shape["scale"],
-            dropout=shape.get("dropout", 0.0),
-            num_layers=row["num_layers"],
-            keys=tuple(shape.get("keys") or ()),
-        )
-    except OSError as e:
-        raise UsageError(
-            f"--adapter-path {folder}: has no adapter_config.json; give runs/NAME/adapters, say"
-        ) from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UsageError(
-            f"{file}: not a LoRA adapter's configuration ({type(e).__name__}: {e})"
-        ) from e
-    if kind != "lora":
-        raise UsageError(f"{file}: fine_tune_type is {kind!r}; only 'lora' adapters can be loaded")
-    return lora

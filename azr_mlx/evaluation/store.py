@@ -22,6 +22,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Grade, read_jsonl
 from azr_mlx.evaluation.protocol import NAMES, Protocol, different
 from azr_mlx.evaluation.result import Sample
+from azr_mlx.files import write_json
 from azr_mlx.types import Status
 
 PROTOCOL, SAMPLES, TRIES, RESULT = "protocol.json", "samples.jsonl", "tries.jsonl", "result.json"
@@ -96,7 +97,7 @@ class Store:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the figures beside the samples."""
         if self.folder is not None:
-            _replace(self.folder / RESULT, result)
+            write_json(self.folder / RESULT, result, indent=1)
 
     def _write(self, name: str, row: Mapping[str, Any]) -> None:
         if self._files:
@@ -111,7 +112,7 @@ def _claim(folder: Path, protocol: Protocol) -> None:
     if not path.exists():
         if (folder / SAMPLES).stat().st_size:
             raise UsageError(f"--out {folder}: has samples without a {PROTOCOL}; choose another")
-        _replace(path, own)
+        write_json(path, own, indent=1)
         return
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
@@ -129,13 +130,6 @@ def _claim(folder: Path, protocol: Protocol) -> None:
 def _brief(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _replace(path: Path, row: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(path)
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from azr_mlx.errors import ModelError, ModelUsageError
+from azr_mlx.errors import ModelError, ModelUsageError, first_line
 
 # mlx-lm's own choice (its name for it came with 0.32): a snapshot serves both.
 DOWNLOADED = (
@@ -49,9 +49,8 @@ def _explained(asked: str, repo: str, error: Exception) -> ModelError:
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return _not_cached(asked, error)
-    why = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
     return ModelError(
-        f"model {asked!r} cannot be had from the hub: {why}", f"try again, or {LOCAL}"
+        f"model {asked!r} cannot be had from the hub: {first_line(error)}", f"try again, or {LOCAL}"
     )
 
 

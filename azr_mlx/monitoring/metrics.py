@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from azr_mlx.files import json_lines, write_whole
+
 KINDS = "deduction|abduction|induction"
 ROLES = "propose|solve"
 
@@ -359,10 +361,8 @@ class MetricsFile:
             kept.append(dict(last))
         if aside:
             with self.path.with_suffix(".set_aside.jsonl").open("a", encoding="utf-8") as f:
-                f.writelines(json.dumps(row) + "\n" for row in aside)
-        replacement = self.path.with_suffix(".tmp")
-        replacement.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        replacement.replace(self.path)
+                f.write(json_lines(aside))
+        write_whole(self.path, json_lines(kept))
         return len(aside)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from azr_mlx import run_folder
 from azr_mlx.types import Experience, Status
 
 FILES = 8  # rollouts files that are opened
@@ -82,7 +83,7 @@ def of_run(run_dir: Path) -> list[ShownRollout]:
     shown: Counter[tuple[str, str, str]] = Counter()
     found = [
         sample
-        for turn, path in enumerate(_spread(sorted((run_dir / "rollouts").glob("step_*.jsonl"))))
+        for turn, path in enumerate(_spread(run_folder.rollouts(run_dir)))
         for sample in _of_file(path, turn, shown)
     ]
     return found[:MOST]

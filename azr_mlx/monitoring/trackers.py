@@ -107,10 +107,10 @@ class _Guarded:
         except Exception as e:  # other people's code: whatever it raises, training goes on
             self._inner = None
             first = next((line for line in str(e).splitlines() if line.strip()), "")
-            mend = "; WANDB_MODE=offline needs no login or network" if self.name == "wandb" else ""
+            fix = "; WANDB_MODE=offline needs no login or network" if self.name == "wandb" else ""
             self.warn(
                 f"{self.name}: {what} failed ({type(e).__name__}: {first}); "
-                f"nothing more is sent to it, metrics.jsonl has everything{mend}"
+                f"nothing more is sent to it, metrics.jsonl has everything{fix}"
             )
 
 

@@ -70,8 +70,8 @@ class Sandbox:
             if worker in self._crew and worker.hello is not None:
                 self._failed_starts = 0
                 return level, worker.hello
-        mend = " (isolation limits-only runs without it)" if asked == "strong" else ""
-        raise SandboxError(f"sandbox.isolation = {asked!r} cannot be had here: {reason}{mend}")
+        fix = " (isolation limits-only runs without it)" if asked == "strong" else ""
+        raise SandboxError(f"sandbox.isolation = {asked!r} cannot be had here: {reason}{fix}")
 
     def __enter__(self) -> Sandbox:
         return self
@@ -297,7 +297,7 @@ def _result(case: Case | Result) -> Result | None:
     return case if isinstance(case, Result) else case.result
 
 
-_MENDS = {
+_FIXES = {
     errno.EMFILE: "allow more open files (ulimit -n), or fewer sandbox.workers",
     errno.ENFILE: "the system has no open files left",
     errno.EAGAIN: "allow more processes (ulimit -u), or fewer sandbox.workers",
@@ -306,8 +306,8 @@ _MENDS = {
 
 
 def _mended(error: OSError) -> str:
-    mend = _MENDS.get(error.errno or 0, "")
-    return f"{error}; {mend}" if mend else str(error)
+    fix = _FIXES.get(error.errno or 0, "")
+    return f"{error}; {fix}" if fix else str(error)
 
 
 def _cores() -> int:

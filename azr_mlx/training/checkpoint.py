@@ -12,27 +12,29 @@ of every other file. JSON and safetensors only: nothing here is ever unpickled.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from azr_mlx.errors import AzrError, UsageError
-
-STATE_FILE = "state.json"
-BUFFER_FILE = "buffer.jsonl.gz"
-FOLDER = "checkpoints"
-NEWEST = "adapters"
-BEST = "best"
-RUN_FILE = "run.json"
-
-
-class CheckpointError(UsageError):
-    """A checkpoint that cannot be used; the message names the previous good one, if there is
-    one."""
+from azr_mlx.errors import AzrError
+from azr_mlx.files import fsync, point
+from azr_mlx.run_folder import (
+    BEST,
+    BUFFER_FILE,
+    CHECKPOINTS,
+    NEWEST,
+    STATE_FILE,
+    CheckpointError,
+    checkpoint_of,
+    checkpoints,
+    damage,
+    previous_good,
+    read_buffer,
+    rollouts,
+    sha256,
+)
 
 
 class Saves(Protocol):
@@ -52,7 +54,7 @@ def save(
         AzrError: the disk is full or the folder cannot be written; earlier checkpoints are
         untouched.
     """
-    final = folder(run_dir, step)
+    final = checkpoint_of(run_dir, step)
     tmp = final.with_suffix(".tmp")
     if final.exists() and not damage(final):
         return final  # the same step of the same run: exact resume makes it the same checkpoint
@@ -61,15 +63,15 @@ def save(
         tmp.mkdir(parents=True)
         backend.save(tmp)
         _write_rows(tmp / BUFFER_FILE, buffer_rows)
-        hashes = {f.name: _sha256(f) for f in sorted(tmp.iterdir())}
+        hashes = {f.name: sha256(f) for f in sorted(tmp.iterdir())}
         text = json.dumps({**state, "step": step, "sha256": hashes}, indent=1)
         (tmp / STATE_FILE).write_text(text, encoding="utf-8")
         for file in [*tmp.iterdir(), tmp]:
-            _fsync(file)
+            fsync(file)
         shutil.rmtree(final, ignore_errors=True)
         tmp.rename(final)
-        _fsync(final.parent)
-        _point(run_dir / NEWEST, final)
+        fsync(final.parent)
+        point(run_dir / NEWEST, final)
     except OSError as e:
         shutil.rmtree(tmp, ignore_errors=True)
         raise AzrError(
@@ -87,33 +89,16 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     problem = damage(path)
     if problem:
-        raise CheckpointError(f"checkpoint {path}: {problem}; {_advice(path)}")
+        raise CheckpointError(f"checkpoint {path}: {problem}; {previous_good(path)}")
     state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    with gzip.open(path / BUFFER_FILE, "rt", encoding="utf-8") as f:
-        return state, [json.loads(line) for line in f]
-
-
-def damage(path: Path) -> str:
-    """What is wrong with a checkpoint, in a few words; "" if nothing is."""
-    try:
-        hashes = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["sha256"]
-    except FileNotFoundError:
-        return f"{STATE_FILE} is missing"
-    except (ValueError, KeyError, TypeError):
-        return f"{STATE_FILE} is damaged"
-    for name, digest in hashes.items():
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if _sha256(path / name) != digest:
-            return f"{name} is damaged (its sha256 is not the one recorded)"
-    return ""
+    return state, list(read_buffer(path))
 
 
 def set_aside(run_dir: Path, resumed: Path) -> None:
     """Move the checkpoints and rollouts past ``resumed`` into ``set_aside`` folders: they are of a
     branch that is left, and must be taken neither for the newest nor for this one's."""
-    past = [p for p in steps(run_dir) if p.name > resumed.name]
-    past += [p for p in (run_dir / "rollouts").glob("step_*.jsonl") if p.stem > resumed.name]
+    past = [p for p in checkpoints(run_dir) if p.name > resumed.name]
+    past += [p for p in rollouts(run_dir) if p.stem > resumed.name]
     for path in past:
         aside = path.parent / "set_aside"
         aside.mkdir(exist_ok=True)
@@ -121,115 +106,31 @@ def set_aside(run_dir: Path, resumed: Path) -> None:
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)
-    _point(run_dir / NEWEST, resumed)
-
-
-def record(run_dir: Path, **entries: Any) -> None:
-    """Set entries of ``run.json``, whole or not at all."""
-    file = run_dir / RUN_FILE
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    fresh = file.with_suffix(".tmp")
-    fresh.write_text(json.dumps({**known, **entries}, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(file)
-
-
-def recorded(run_dir: Path, name: str) -> Any:
-    """An entry of ``run.json``; None where there is none."""
-    file = run_dir / RUN_FILE
-    return json.loads(file.read_text(encoding="utf-8")).get(name) if file.exists() else None
-
-
-def steps(run_dir: Path) -> list[Path]:
-    """The run's checkpoint folders, oldest first."""
-    return sorted(p for p in (run_dir / FOLDER).glob("step_*") if p.is_dir() and p.suffix != ".tmp")
-
-
-def folder(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step is, if there is one."""
-    return run_dir / FOLDER / f"step_{step:06d}"
+    point(run_dir / NEWEST, resumed)
 
 
 def prune(run_dir: Path, keep: int, best: int | None = None) -> None:
     """Delete all but the newest ``keep`` checkpoints (0 keeps all) and that of step ``best``, and
     what a kill left half-written."""
-    for path in (run_dir / FOLDER).glob("*.tmp"):
+    for path in (run_dir / CHECKPOINTS).glob("*.tmp"):
         shutil.rmtree(path)
     if keep > 0:
-        for path in steps(run_dir)[:-keep]:
-            if best is None or path != folder(run_dir, best):
+        for path in checkpoints(run_dir)[:-keep]:
+            if best is None or path != checkpoint_of(run_dir, best):
                 shutil.rmtree(path)
 
 
 def mark_best(run_dir: Path, step: int | None) -> bool:
     """Point ``best`` at the checkpoint of ``step``; without one there is no such link. Returns
     whether there is."""
-    target = None if step is None else folder(run_dir, step)
+    target = None if step is None else checkpoint_of(run_dir, step)
     if target is None or not target.is_dir():
         (run_dir / BEST).unlink(missing_ok=True)
         return False
-    _point(run_dir / BEST, target)
+    point(run_dir / BEST, target)
     return True
-
-
-def find(where: str, output_dir: Path) -> tuple[Path, Path]:
-    """(run folder, checkpoint) for ``--resume``: a run's folder, a checkpoint's, or ``latest``.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if where == "latest":
-        runs = [p for p in output_dir.glob("*") if steps(p)]
-        if not runs:
-            raise CheckpointError(
-                f"--resume latest: no run with a checkpoint in {output_dir}/; train first"
-            )
-        run = max(runs, key=lambda p: steps(p)[-1].stat().st_mtime_ns)
-        return run, steps(run)[-1]
-    path = Path(where)
-    if (path / STATE_FILE).exists() or path.parent.name == FOLDER:
-        if not path.is_dir():
-            raise CheckpointError(f"--resume {where}: no such checkpoint; {_advice(path)}")
-        return path.parent.parent, path
-    if steps(path):
-        return path, steps(path)[-1]
-    raise CheckpointError(
-        f"--resume {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
-    )
-
-
-def _advice(bad: Path) -> str:
-    good = [p for p in steps(bad.parent.parent) if p != bad and p.name < bad.name and not damage(p)]
-    return (
-        f"the previous good one is {good[-1]}: use --resume {good[-1]}"
-        if good
-        else "no earlier one is good"
-    )
 
 
 def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as f:
         f.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _point(link: Path, target: Path) -> None:
-    """Make ``link`` a relative symbolic link to ``target``, in one step."""
-    fresh = link.with_name(f".{link.name}.tmp")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(target, link.parent))
-    fresh.replace(link)

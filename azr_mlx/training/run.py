@@ -7,14 +7,15 @@ keyed by step, and everything else that a step depends on is in the checkpoint.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from azr_mlx import run_folder
 from azr_mlx.backends.base import Backend
 from azr_mlx.config import Config
 from azr_mlx.errors import PROGRAM, Interrupted
+from azr_mlx.files import json_lines
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.monitoring import samples
 from azr_mlx.monitoring.health import Health
@@ -39,7 +40,7 @@ class Best(NamedTuple):
     selection: float
 
     def describe(self, run_dir: Path) -> str:
-        return f"step {self.step} ({self.selection:.1%}), {run_dir / checkpoint.BEST}"
+        return f"step {self.step} ({self.selection:.1%}), {run_dir / run_folder.BEST}"
 
 
 class Snapshot(NamedTuple):
@@ -68,7 +69,7 @@ class Trainer:
         self.display, self.trackers, self.evaluate = display, trackers, evaluate
         self.selfplay = SelfPlay(config, backend, sandbox)
         self.health = Health()
-        self.metrics = MetricsFile(run_dir / "metrics.jsonl")
+        self.metrics = MetricsFile(run_dir / run_folder.METRICS_FILE)
         self.step = 0
         self.best: Best | None = None
         self.row: dict[str, float] = {}  # the last step's, for a kill between checkpoint and row
@@ -90,7 +91,7 @@ class Trainer:
         try:
             self.backend.load(path)
         except ValueError as e:
-            raise checkpoint.CheckpointError(str(e)) from e
+            raise run_folder.CheckpointError(str(e)) from e
         self.selfplay.memory.restore(state["selfplay"], rows)
         self.selfplay.learner.restore(state["learner"])
         if "health" in state:  # a checkpoint of 0.1 has none
@@ -201,17 +202,16 @@ class Trainer:
         if not checkpoint.mark_best(self.run_dir, best and best.step) and best is not None:
             self.display.warn(
                 f"the best checkpoint so far, step {best.step}, is no longer on disk: there is no "
-                f"{self.run_dir / checkpoint.BEST} until a better one comes"
+                f"{self.run_dir / run_folder.BEST} until a better one comes"
             )
-        checkpoint.record(self.run_dir, best=best and best._asdict())
+        run_folder.record(self.run_dir, best=best and best._asdict())
 
     def _write_rollouts(self, step: int, experiences: Sequence[Experience]) -> None:
         if not self.config.tracking.save_rollouts:
             return
-        folder = self.run_dir / "rollouts"
-        folder.mkdir(exist_ok=True)
-        rows = (json.dumps(e.to_json()) + "\n" for e in experiences)
-        (folder / f"step_{step:06d}.jsonl").write_text("".join(rows), encoding="utf-8")
+        file = run_folder.rollouts_of(self.run_dir, step)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json_lines(e.to_json() for e in experiences), encoding="utf-8")
 
     def _interrupted(self, at: Snapshot) -> int:
         """Save what the weights now are; ``at`` is the state that belongs to them."""

@@ -14,14 +14,15 @@ from mlx.utils import tree_flatten  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from azr_mlx import rng  # noqa: E402
-from azr_mlx.backends.base import WEIGHTS_FILE, Hyper, Sampling  # noqa: E402
+from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx import adapters as mlx_adapters  # noqa: E402
 from azr_mlx.backends.torch import TorchBackend, adapters  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
 from azr_mlx.errors import AzrError, UsageError  # noqa: E402
-from azr_mlx.models.locate import to_float32  # noqa: E402
+from azr_mlx.models.mlx_model import to_float32  # noqa: E402
+from azr_mlx.run_folder import ADAPTER_WEIGHTS  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
 from tests import reference  # noqa: E402
 from tests.backends.test_mlx_ppo import FULL, VARIANTS, accumulated, grouped_batch, make_batch  # noqa: E402
@@ -327,7 +328,7 @@ def test_a_sliding_window_is_refused():
 
 
 def test_a_damaged_adapter_file_is_told(tmp_path):
-    file = tmp_path / WEIGHTS_FILE
+    file = tmp_path / ADAPTER_WEIGHTS
     file.write_bytes(b"\0" * 40)
     with pytest.raises(ValueError, match="not a safetensors file"):
         pair()[1].load_adapters(file)
@@ -345,7 +346,7 @@ def test_adapters_on_some_layers_only():
 def test_adapters_of_another_rank_are_named(tmp_path):
     TorchBackend(torch_model(tiny_model()), TOKENIZER, Lora(rank=2)).save(tmp_path)
     other = TorchBackend(torch_model(tiny_model()), TOKENIZER, Lora(rank=4))
-    with pytest.raises(ValueError, match=rf"{WEIGHTS_FILE}: adapters of another model"):
+    with pytest.raises(ValueError, match=rf"{ADAPTER_WEIGHTS}: adapters of another model"):
         other.load(tmp_path)
 
 

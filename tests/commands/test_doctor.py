@@ -100,7 +100,7 @@ def test_a_sandbox_that_lets_something_through_is_found(monkeypatch):
     monkeypatch.setattr(trials, "try_sandbox", lambda box: ["the network is open"])
     found = trials.sandbox()
     assert (
-        found.status == FAIL and "the network is open" in found.what and "do not run" in found.mend
+        found.status == FAIL and "the network is open" in found.what and "do not run" in found.fix
     )
 
 
@@ -117,7 +117,7 @@ def test_weak_isolation_is_a_warning_with_its_reason(monkeypatch):
     monkeypatch.setattr("azr_mlx.sandbox.Sandbox", weak)
     found = trials.sandbox()
     assert found.status == WARN and "limits-only" in found.what and "no namespaces" in found.what
-    assert found.mend
+    assert found.fix
 
 
 def test_a_model_that_answers_wrongly_is_found(monkeypatch):
@@ -138,19 +138,19 @@ def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
 
     monkeypatch.setattr(machine.tempfile, "TemporaryFile", refuse)
     found = machine.disk()
-    assert found.status == FAIL and "Permission denied" in found.what and "output_dir" in found.mend
+    assert found.status == FAIL and "Permission denied" in found.what and "output_dir" in found.fix
 
 
 def test_versions_out_of_range_are_told_with_the_command(monkeypatch):
     monkeypatch.setattr(software, "requires", lambda name: ["mlx-lm<0.1", "numpy>=1"])
     found = software.versions()
-    assert found.status == WARN and found.mend == "pip install --upgrade 'mlx-lm<0.1'"
+    assert found.status == WARN and found.fix == "pip install --upgrade 'mlx-lm<0.1'"
 
 
 def test_the_hub_is_no_failure_without_a_network(monkeypatch):
     monkeypatch.setattr(software, "_answers", lambda endpoint: False)
     found = software.hub()
-    assert found.status == WARN and "does not answer" in found.what and "HTTPS_PROXY" in found.mend
+    assert found.status == WARN and "does not answer" in found.what and "HTTPS_PROXY" in found.fix
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert software.hub().status == OK
 

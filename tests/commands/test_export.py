@@ -13,8 +13,7 @@ from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.cli import main  # noqa: E402
 from azr_mlx.commands.export import to_model, to_peft  # noqa: E402
 from azr_mlx.config import Config, Lora, to_yaml  # noqa: E402
-from azr_mlx.errors import UsageError  # noqa: E402
-from azr_mlx.models.locate import ModelError  # noqa: E402
+from azr_mlx.errors import ModelError, UsageError  # noqa: E402
 from tests.backends.test_mlx_ppo import make_backend, make_batch  # noqa: E402
 from tests.backends.test_torch_backend import torch_model  # noqa: E402
 from tests.tiny import tiny_folder, tiny_model  # noqa: E402

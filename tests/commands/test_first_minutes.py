@@ -1,4 +1,4 @@
-"""The errors that a newcomer is likely to meet: each is one line with its mend, the exit code is
+"""The errors that a newcomer is likely to meet: each is one line with its fix, the exit code is
 right, and nothing is left half-written."""
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def hub() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("model", "code", "what", "mend"),
+    ("model", "code", "what", "fix"),
     [
         ("some/gated", 1, "is gated on the hub", "ask for access at"),
         ("some/private", 2, "neither a local path nor a model of the hub", "hf auth login"),
@@ -95,10 +95,10 @@ def hub() -> Iterator[str]:
         ("some/down", 1, "answers with 503", "try again later, or name a local folder"),
     ],
 )
-def test_what_the_hub_refuses(hub, tmp_path, model, code, what, mend):
+def test_what_the_hub_refuses(hub, tmp_path, model, code, what, fix):
     got, lines = azr("generate", "--model", model, "-p", "x", cwd=tmp_path, HF_ENDPOINT=hub)
     said = the_error(lines)
-    assert got == code and f"'{model}'" in said and what in said and mend in said, said
+    assert got == code and f"'{model}'" in said and what in said and fix in said, said
 
 
 def test_no_network(tmp_path):

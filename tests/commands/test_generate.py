@@ -13,9 +13,8 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.commands import generate  # noqa: E402
-from azr_mlx.errors import UsageError  # noqa: E402
+from azr_mlx.errors import ModelError, UsageError  # noqa: E402
 from azr_mlx.models import hub  # noqa: E402
-from azr_mlx.models.locate import ModelError  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend

@@ -267,7 +267,7 @@ def test_a_base_completion_ends_at_the_first_stop_string(problem):
 
 
 def test_every_benchmark_says_how_to_get_its_data():
-    assert all("https://" in spec.mend and spec.files for spec in SPECS.values())
+    assert all("https://" in spec.fix and spec.files for spec in SPECS.values())
     assert set(benchmarks.SPECS) == {spec.name for spec in SPECS.values()}
 
 

@@ -12,7 +12,6 @@ from azr_mlx.commands.evaluate import EvalRequest, evaluate
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Grade
 from azr_mlx.evaluation.imported_samples import score_samples
-from azr_mlx.evaluation.model import read_lora
 from azr_mlx.evaluation.protocol import Settings, Subject, half
 from azr_mlx.evaluation.result import (
     CASES,
@@ -23,6 +22,7 @@ from azr_mlx.evaluation.result import (
 )
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
+from azr_mlx.models.adapters import read_lora
 from azr_mlx.types import Status
 from tests.conftest import SHARED
 from tests.scripted import HARD_CODED, RIGHT, WRONG, Scripted

@@ -23,7 +23,8 @@ pytest.importorskip("accelerate", reason="transformers reads GGUF files with acc
 
 from azr_mlx.commands.convert import convert  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
-from azr_mlx.models.locate import resolve, to_float32  # noqa: E402
+from azr_mlx.models.locate import resolve  # noqa: E402
+from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 

@@ -35,7 +35,7 @@ ILL = {
     "length": {"len/mean": 90.0},
     "entropy": {"entropy": 0.001},
 }  # fmt: skip
-MENDS = {
+FIXES = {
     "valid": "learning_rate",
     "distinct": "rollout.temperature",
     "flat_groups": "rollout.group_size",
@@ -60,7 +60,7 @@ def test_each_sign_trips_on_its_own_cause_and_names_a_key(sign):
     assert said == [] and not any(metrics.values())
     metrics, said = fed(health, [{**WELL, **ILL[sign]}] * WINDOW, WINDOW + 1)
     assert metrics == {f"health/{name}": float(name == sign) for name in SIGNS}
-    assert len(said) == 1 and MENDS[sign] in said[0]
+    assert len(said) == 1 and FIXES[sign] in said[0]
 
 
 def test_one_bad_step_is_no_collapse():

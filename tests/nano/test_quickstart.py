@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.config import load
-from azr_mlx.evaluation import held_out
 from azr_mlx.models.locate import resolve
 from azr_mlx.nano import FOLDER
 from azr_mlx.nano.lessons import Lesson, lessons
+from azr_mlx.run_folder import HELD_OUT_FILE
 from azr_mlx.tasks.prompts import load_form
 from tests.runs import rows_of
 
@@ -44,7 +44,7 @@ def test_mlx_lm_and_transformers_agree_on_it():
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from azr_mlx.models.locate import to_float32
+    from azr_mlx.models.mlx_model import to_float32
 
     model, tokenizer = load_mlx(str(FOLDER))
     other = AutoTokenizer.from_pretrained(FOLDER)
@@ -87,7 +87,7 @@ def test_the_quickstart_ends_with_a_table_and_a_report(cli, tmp_path):
     assert "report: runs/first/report.html" in done.stderr
     report = (run / "report.html").read_text()
     assert "one step harder" in report and "solve_rate/{deduction" in report
-    measured = json.loads((run / held_out.FILE).read_text())
+    measured = json.loads((run / HELD_OUT_FILE).read_text())
     assert len(measured["before"]["greedy"]) == 36 == len(measured["after"]["sampled"])
     rows = rows_of(run)
     assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
@@ -98,11 +98,11 @@ def test_the_quickstart_ends_with_a_table_and_a_report(cli, tmp_path):
 def _check_resumed(cli, run, measured):
     """What was cut off in its last measurement is measured; what cannot be compared is refused."""
     cut = {**measured, "after": {}}
-    (run / held_out.FILE).write_text(json.dumps(cut))
+    (run / HELD_OUT_FILE).write_text(json.dumps(cut))
     (run / "report.html").unlink()
     done = cli("train", "--resume", "runs/first")
     assert done.returncode == 0 and "report: runs/first/report.html" in done.stderr
-    assert json.loads((run / held_out.FILE).read_text()) == measured, "not the same figures"
+    assert json.loads((run / HELD_OUT_FILE).read_text()) == measured, "not the same figures"
     config = (run / "config.yaml").read_text()
     done = cli("train", "--resume", "runs/first", "max_steps=3", "rollout.temperature=0.5")
     assert done.returncode == 2

@@ -69,9 +69,6 @@ def beside(file: Path, name: str) -> str:
     return name
 
 
-CURED_NEXT = pytest.mark.xfail(reason="cured by the commits after the move", strict=True)
-
-
 def is_version(file: Path, line: int) -> bool:
     """Whether the line imports the version, which the package has without importing anything."""
     return file.read_text("utf-8").splitlines()[line - 1].strip() == (
@@ -79,7 +76,6 @@ def is_version(file: Path, line: int) -> bool:
     )
 
 
-@CURED_NEXT
 def test_imports_point_only_to_rooms_further_left() -> None:
     modules = sources()
     wrong = []
@@ -93,7 +89,6 @@ def test_imports_point_only_to_rooms_further_left() -> None:
     assert wrong == []
 
 
-@CURED_NEXT
 def test_no_module_imports_itself_by_way_of_others() -> None:
     modules = sources()
     graph = {

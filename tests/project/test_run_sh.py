@@ -1,4 +1,4 @@
-"""run.sh: what it passes on, when it installs, and how it mends a set-up that was cut off.
+"""run.sh: what it passes on, when it installs, and how it repairs a set-up that was cut off.
 
 A stand-in for Python records what pip is asked for, so that nothing is installed.
 """

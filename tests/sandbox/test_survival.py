@@ -450,7 +450,7 @@ def test_strong_refuses_without_user_namespaces(denial: str) -> None:
     done = _command(DENIALS[denial], "--workers=1", "--isolation=strong")
     line = _check_one_line(done)
     assert done.stdout == "", "no verdict where the level asked for cannot be had"
-    assert "strong" in line and "limits-only" in line, f"what is wrong, and the mend: {line}"
+    assert "strong" in line and "limits-only" in line, f"what is wrong, and the fix: {line}"
 
 
 @pytest.mark.parametrize("denial", DENIALS)

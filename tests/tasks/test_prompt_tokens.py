@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.models.locate import ModelError, package_file
+from azr_mlx.errors import ModelError
+from azr_mlx.models.locate import package_file
 from azr_mlx.tasks.prompts import FormOutput, load_form, render
 from azr_mlx.types import Task, TaskKind
 

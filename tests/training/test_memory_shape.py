@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten  # noqa: E402
 
 from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.config import Config, Lora  # noqa: E402
-from azr_mlx.models import locate  # noqa: E402
+from azr_mlx.errors import ModelError  # noqa: E402
 from azr_mlx.training import memory  # noqa: E402
 from tests.tiny import CharTokenizer, tiny_folder, tiny_model  # noqa: E402
 
@@ -52,7 +52,7 @@ def test_a_dry_run_downloads_no_weights(tmp_path, monkeypatch):
 
 def test_a_model_that_is_not_there_is_said_in_a_line(monkeypatch):
     def refuse(*_, **__):
-        raise locate.ModelError("model 'a/b' is not in the hub's cache", "go online once")
+        raise ModelError("model 'a/b' is not in the hub's cache", "go online once")
 
     monkeypatch.setattr(memory, "hub_snapshot", refuse)
     text = memory.describe(Config(model_id="a/b"))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from azr_mlx import run_folder
 from azr_mlx.config import (
     Config,
     EvaluationConfig,
@@ -21,7 +22,6 @@ from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.protocol import half
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.training import checkpoint
 from azr_mlx.training.run import INTERRUPTED, Trainer
 from tests.fake import FakeBackend
 from tests.runs import rows_of, unregistered
@@ -79,7 +79,7 @@ def test_a_kill_between_checkpoint_and_row_loses_no_row(tmp_path, sandbox):
     one.run()
     assert steps(tmp_path) == [1, 2]
     again = trainer(tmp_path, sandbox)
-    again.resume(checkpoint.steps(tmp_path)[-1])
+    again.resume(run_folder.checkpoints(tmp_path)[-1])
     assert again.run() == 0 and steps(tmp_path) == [1, 2, 3, 4, 5]
 
 
@@ -91,7 +91,7 @@ def test_resuming_an_earlier_checkpoint_sets_the_later_ones_aside(tmp_path, sand
     third = tmp_path / "checkpoints" / "step_000003"
     again = trainer(tmp_path, sandbox)
     assert again.resume(third) == 2
-    assert checkpoint.steps(tmp_path)[-1] == third and weights(tmp_path / "adapters") == 3
+    assert run_folder.checkpoints(tmp_path)[-1] == third and weights(tmp_path / "adapters") == 3
     assert sorted(p.name for p in third.parent.joinpath("set_aside").iterdir()) == [
         "step_000004",
         "step_000005",
@@ -115,7 +115,7 @@ def test_signs_of_a_collapse_are_told_whether_the_run_was_resumed_or_not(tmp_pat
     first.start()
     first.run()
     again = trainer(tmp_path / "parts", sandbox)
-    again.resume(checkpoint.steps(tmp_path / "parts")[-1])
+    again.resume(run_folder.checkpoints(tmp_path / "parts")[-1])
     again.run()
     assert "warning: step 5: only 0% of the proposals are valid" in capsys.readouterr().err
     assert again.health == whole.health
@@ -145,7 +145,7 @@ def test_an_interrupt_saves_weights_with_their_own_state(tmp_path, sandbox, mome
 
         setattr(target, name, wrapped)
     assert one.run() == INTERRUPTED
-    last = checkpoint.steps(tmp_path)[-1]
+    last = run_folder.checkpoints(tmp_path)[-1]
     saved = 3 if moment == "update" else 2
     assert last.name == f"step_{saved:06d}" and weights(last) == saved
     assert steps(tmp_path) == list(range(1, saved + 1))
@@ -173,7 +173,7 @@ def test_a_failed_save_leaves_earlier_checkpoints_and_says_so(tmp_path, sandbox)
     one.backend.save = full
     with pytest.raises(Exception, match=r"No space left on device.*--resume"):
         one.run()
-    assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_000000"]
+    assert [p.name for p in run_folder.checkpoints(tmp_path)] == ["step_000000"]
     assert not list((tmp_path / "checkpoints").glob("*.tmp"))
 
 
@@ -203,8 +203,8 @@ def test_the_best_is_selected_by_the_selection_half_and_kept(tmp_path, sandbox):
     one.start()
     assert one.run() == 0
     assert best(tmp_path) == "step_000002" and weights(tmp_path / "best") == 2
-    assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_000002", "step_000005"]
-    assert checkpoint.recorded(tmp_path, "best") == {"step": 2, "selection": 0.5}
+    assert [p.name for p in run_folder.checkpoints(tmp_path)] == ["step_000002", "step_000005"]
+    assert run_folder.recorded(tmp_path, "best") == {"step": 2, "selection": 0.5}
     rows = rows_of(tmp_path)
     assert [row["eval/best_step"] for row in rows] == [1, 2, 2, 2, 2]
     assert [row["eval/humaneval_pass_at_1"] for row in rows] == list(REPORT.values())
@@ -230,7 +230,7 @@ def test_resuming_knows_the_best_so_far(tmp_path, sandbox):
     one.start()
     one.run()
     again = trainer(tmp_path, sandbox, **settings)
-    again.resume(checkpoint.steps(tmp_path)[-1])
+    again.resume(run_folder.checkpoints(tmp_path)[-1])
     assert again.run() == 0 and best(tmp_path) == "step_000002"
 
 
@@ -242,7 +242,7 @@ def test_resuming_before_the_best_forgets_it(tmp_path, sandbox):
     again = trainer(tmp_path, sandbox, **settings)
     again.resume(tmp_path / "checkpoints" / "step_000001")
     assert again.best.step == 1 and best(tmp_path) == "step_000001"
-    assert checkpoint.recorded(tmp_path, "best")["step"] == 1
+    assert run_folder.recorded(tmp_path, "best")["step"] == 1
     start = trainer(tmp_path, sandbox, **settings)
     start.resume(tmp_path / "checkpoints" / "step_000000")
     assert start.best is None and not (tmp_path / "best").is_symlink()
@@ -256,7 +256,7 @@ def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, sandbox, capsys):
     one.run()
     shutil.rmtree(tmp_path / "checkpoints" / "step_000002")
     again = trainer(tmp_path, sandbox, **settings)
-    again.resume(checkpoint.steps(tmp_path)[-1])
+    again.resume(run_folder.checkpoints(tmp_path)[-1])
     assert "step 2, is no longer on disk" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "best").is_symlink()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -22,6 +22,7 @@ from azr_mlx import rng
 from azr_mlx.backends.adapter_files import describe, require_fit
 from azr_mlx.backends.mlx.cpu import FusedLoRALinear
 from azr_mlx.config import Lora
+from azr_mlx.models.mlx_model import adapter_weights
 
 # No common parent class in mlx-lm: the attribute under which each holds the layer it wraps.
 WRAPPED = {
@@ -85,12 +86,6 @@ def merged(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.update_modules(tree_unflatten(layers))
-
-
-def adapter_weights(model: nn.Module) -> dict[str, mx.array]:
-    """The tensors that mlx-lm's ``load_adapters`` accepts: lora_a, lora_b and m, nothing else."""
-    leaves = tree_flatten(model.parameters())
-    return {k: v for k, v in leaves if k.rsplit(".", 1)[-1] in ("lora_a", "lora_b", "m")}
 
 
 def load_adapter_weights(model: nn.Module, file: Path) -> None:

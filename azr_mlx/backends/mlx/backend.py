@@ -33,7 +33,8 @@ from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
-from azr_mlx.models.locate import loading, to_float32
+from azr_mlx.models.folder import loading
+from azr_mlx.models.mlx_model import to_float32
 from azr_mlx.types import Batch
 
 LossAndGrads = Callable[..., tuple[Any, Any]]

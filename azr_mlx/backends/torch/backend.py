@@ -22,7 +22,7 @@ from azr_mlx.backends.torch import adapters, ppo
 from azr_mlx.backends.torch import model as models
 from azr_mlx.backends.torch.decoder import TorchDecoder
 from azr_mlx.config import Lora, Quantization
-from azr_mlx.models.locate import loading
+from azr_mlx.models.folder import loading
 from azr_mlx.types import Batch
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam, as MLX has them

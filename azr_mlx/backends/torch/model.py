@@ -12,7 +12,7 @@ from transformers.utils import logging
 from azr_mlx.backends.model_backend import unsupported
 from azr_mlx.config import Quantization
 from azr_mlx.errors import AzrError, UsageError
-from azr_mlx.models.locate import read_config
+from azr_mlx.models.folder import read_config
 
 PROBE = [[1, 2, 3]]
 

@@ -1,4 +1,4 @@
-"""What a check found: a line with its mend. A check that breaks is a finding, too."""
+"""What a check found: a line, and how to fix it. A check that breaks is a finding, too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Finding:
 
     status: str
     what: str
-    mend: str = ""
+    fix: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -34,12 +34,12 @@ class Line:
     seconds: float
 
     def __str__(self) -> str:
-        mend = f"; {self.finding.mend}" if self.finding.mend else ""
-        return " ".join(f"{self.finding.what}{mend}".split())
+        fix = f"; {self.finding.fix}" if self.finding.fix else ""
+        return " ".join(f"{self.finding.what}{fix}".split())
 
     def to_json(self) -> dict[str, Any]:
         found = self.finding
-        row = {"name": self.name, "status": found.status, "what": found.what, "mend": found.mend}
+        row = {"name": self.name, "status": found.status, "what": found.what, "mend": found.fix}
         return {**row, "facts": found.facts, "seconds": round(self.seconds, 3)}
 
 
@@ -55,6 +55,6 @@ def examine(name: str, check: Callable[[], Finding], *, debug: bool = False) -> 
         if debug:
             traceback.print_exc()
         first = next(filter(None, map(str.strip, str(error).splitlines())), "")
-        mend = "install azr-mlx again, or see where with azr-mlx doctor --debug"
-        found = Finding(FAIL, f"{type(error).__name__}: {first}".rstrip(": "), mend)
+        fix = "install azr-mlx again, or see where with azr-mlx doctor --debug"
+        found = Finding(FAIL, f"{type(error).__name__}: {first}".rstrip(": "), fix)
     return Line(name, found, time.perf_counter() - start)

@@ -18,6 +18,7 @@ from azr_mlx.commands.doctor.finding import (
     WARN,
     Finding,
 )
+from azr_mlx.models.locate import CACHE_DIR
 
 GB = 1e9
 MIB = 1 << 20
@@ -35,8 +36,8 @@ def chip() -> Finding:
     what = f"{name or platform.machine()}, {cores} cores, {platform.platform(terse=True)}"
     facts = {"chip": name, "machine": platform.machine(), "cores": cores}
     if ON_MAC and _sysctl("sysctl.proc_translated") == "1":
-        mend = "install an arm64 Python (brew install python) and make .venv again"
-        return Finding(FAIL, f"{what}: this Python runs under Rosetta, where MLX does not", mend)
+        fix = "install an arm64 Python (brew install python) and make .venv again"
+        return Finding(FAIL, f"{what}: this Python runs under Rosetta, where MLX does not", fix)
     return Finding(OK, what, facts=facts)
 
 
@@ -89,11 +90,11 @@ def gpu() -> Finding:
             return Finding(WARN, f"{kind} is there, and MLX is set to the CPU", "unset that", facts)
         return Finding(OK, f"{kind}: MLX computes on {called}", facts=facts)
     if ON_MAC:
-        mend = "use macOS 14 or newer on Apple silicon, outside a virtual machine"
-        return Finding(WARN, "Metal is not available: MLX computes on the CPU", mend, facts)
+        fix = "use macOS 14 or newer on Apple silicon, outside a virtual machine"
+        return Finding(WARN, "Metal is not available: MLX computes on the CPU", fix, facts)
     if NVIDIA.exists():
-        mend = "pip install 'azr-mlx[cuda]'"
-        return Finding(WARN, "an NVIDIA GPU that this MLX has no kernels for", mend, facts)
+        fix = "pip install 'azr-mlx[cuda]'"
+        return Finding(WARN, "an NVIDIA GPU that this MLX has no kernels for", fix, facts)
     return Finding(OK, "no Metal and no CUDA here: MLX computes on the CPU", facts=facts)
 
 
@@ -112,33 +113,33 @@ def blas() -> Finding:
     what = f"{info.name}, {speed:.0f} GFLOP/s in float32"
     if info.fast:
         return Finding(OK, what, facts=facts)
-    return Finding(WARN, f"{what} ({info.reason})", info.mend, facts)
+    return Finding(WARN, f"{what} ({info.reason})", info.fix, facts)
 
 
 def disk() -> Finding:
     """Room and leave to write where runs, converted models, downloads and scratch go."""
     places = {
         "runs/": (Path("runs"), "go to a folder of yours, or give output_dir=DIR"),
-        "models/": (Path("models"), "go to a folder of yours"),
+        "models/": (CACHE_DIR, "go to a folder of yours"),
         "the hub's cache": (_hub_cache(), "set HF_HOME to a folder of yours"),
         "temporary files": (Path(tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
     }
     free: dict[str, int] = {}
-    for name, (path, mend) in places.items():
+    for name, (path, fix) in places.items():
         folder = _existing(path)
         try:
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"azr-mlx")
         except OSError as error:
-            return Finding(FAIL, f"{name}: {folder}: {error.strerror}", mend)
+            return Finding(FAIL, f"{name}: {folder}: {error.strerror}", fix)
         free[name] = shutil.disk_usage(folder).free
     tightest = min(free, key=lambda name: free[name])
     least = free[tightest]
     what = f"{least / GB:.1f} GB free for {tightest}, and no less for {_others(free, tightest)}"
     if least >= ROOM:
         return Finding(OK, what, facts=free)
-    mend = "make room: a model of 4 B parameters takes 8 GB, and 2.5 GB converted"
-    return Finding(WARN if least >= LEAST_ROOM else FAIL, what, mend, free)
+    fix = "make room: a model of 4 B parameters takes 8 GB, and 2.5 GB converted"
+    return Finding(WARN if least >= LEAST_ROOM else FAIL, what, fix, free)
 
 
 def _others(free: dict[str, int], but: str) -> str:

@@ -25,8 +25,8 @@ def versions() -> Finding:
     here = {k: v for k, v in found.items() if v or k in NEEDED}
     what = ", ".join(f"{name} {value or 'not installed'}" for name, value in here.items())
     if wrong := _out_of_range():
-        mend = "pip install --upgrade " + " ".join(f"'{want}'" for want in wrong)
-        return Finding(WARN, f"{what}: not the versions that this was made for", mend, found)
+        fix = "pip install --upgrade " + " ".join(f"'{want}'" for want in wrong)
+        return Finding(WARN, f"{what}: not the versions that this was made for", fix, found)
     return Finding(OK, what, facts=found)
 
 
@@ -62,18 +62,18 @@ def torch() -> Finding:
     """The second backend: whether it is there, and what it would compute on."""
     if importlib.util.find_spec("torch") is None:
         return Finding(OK, "not installed; only --backend torch needs it (the extra [torch])")
-    mend = "pip install 'azr-mlx[torch]', or leave --backend torch"
+    fix = "pip install 'azr-mlx[torch]', or leave --backend torch"
     try:
         import torch as library
     except Exception as error:  # whatever its libraries raise where they do not fit
         first = (str(error).splitlines() or [repr(error)])[0]
-        return Finding(WARN, f"torch does not import ({first})", mend)
+        return Finding(WARN, f"torch does not import ({first})", fix)
     cuda, mps = library.cuda.is_available(), library.backends.mps.is_available()
     facts = {"cuda": cuda, "mps": mps}
     where = library.cuda.get_device_name(0) if cuda else "Metal (MPS)" if mps else "the CPU"
     what = f"torch {library.__version__} computes on {where}"
     if importlib.util.find_spec("peft") is None:
-        return Finding(WARN, f"{what}, but peft is not installed", mend, facts)
+        return Finding(WARN, f"{what}, but peft is not installed", fix, facts)
     return Finding(OK, what, facts=facts)
 
 
@@ -97,8 +97,8 @@ def hub() -> Finding:
     facts["answers"] = answers = _answers(constants.ENDPOINT)
     if answers:
         return Finding(OK, f"{what}, {constants.ENDPOINT} answers", facts=facts)
-    mend = "mend the network or its proxy (HTTPS_PROXY); the quickstart and local models need none"
-    return Finding(WARN, f"{what}, {constants.ENDPOINT} does not answer", mend, facts)
+    fix = "mend the network or its proxy (HTTPS_PROXY); the quickstart and local models need none"
+    return Finding(WARN, f"{what}, {constants.ENDPOINT} does not answer", fix, facts)
 
 
 def _answers(endpoint: str) -> bool:

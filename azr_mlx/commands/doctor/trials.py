@@ -43,9 +43,9 @@ def kernels() -> Finding:
     wrong = [name for name, error in errors.items() if not error <= TOLERANCE]
     facts = {"path": path, "errors": errors}
     if wrong:
-        mend = f"set {own.SWITCH}=off and report it" if path in names else "install mlx again"
+        fix = f"set {own.SWITCH}=off and report it" if path in names else "install mlx again"
         shown = ", ".join(f"{name} is off by {errors[name]:.2g}" for name in wrong)
-        return Finding(FAIL, f"{what}: {shown}", mend, facts)
+        return Finding(FAIL, f"{what}: {shown}", fix, facts)
     worst = max(errors.values())
     return Finding(OK, f"{what}; off the reference by {worst:.1g} at most", facts=facts)
 
@@ -148,13 +148,13 @@ def sandbox() -> Finding:
     leaks = ("the network is open", "files can be written")
     if level == STRONG or any(one not in leaks for one in broken):
         if broken:
-            mend = "do not run models' code here; report it (docs/security.md)"
-            return Finding(FAIL, f"{what}: {', '.join(broken)}", mend, facts)
+            fix = "do not run models' code here; report it (docs/security.md)"
+            return Finding(FAIL, f"{what}: {', '.join(broken)}", fix, facts)
         what += ": right and wrong answers told apart, a loop stopped, network and writes denied"
         return Finding(OK, what, facts=facts)
     holes = f"; {', '.join(broken)}" if broken else ""
-    mend = _NAMESPACES if sys.platform == "linux" else "see docs/security.md; use a user of its own"
-    return Finding(WARN, f"{what}, for strong cannot be had ({reason}){holes}", mend, facts)
+    fix = _NAMESPACES if sys.platform == "linux" else "see docs/security.md; use a user of its own"
+    return Finding(WARN, f"{what}, for strong cannot be had ({reason}){holes}", fix, facts)
 
 
 def try_sandbox(box: Any) -> list[str]:
@@ -212,8 +212,8 @@ def model() -> Finding:
     facts = {"load_s": loaded, "tokens_per_s": rate, "answer": answer, "backend": backend.name}
     what = f"nano loads in {loaded:.1f} s and generates {rate:.0f} tokens/s ({MANY} rows)"
     if answer != ANSWER:
-        mend = "the arithmetic of this device is not right: try --backend torch, and report it"
-        return Finding(FAIL, f"{what}, but answers {answer!r} for {ANSWER!r}", mend, facts)
+        fix = "the arithmetic of this device is not right: try --backend torch, and report it"
+        return Finding(FAIL, f"{what}, but answers {answer!r} for {ANSWER!r}", fix, facts)
     return Finding(OK, what, facts=facts)
 
 

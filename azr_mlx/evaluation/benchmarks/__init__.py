@@ -85,7 +85,7 @@ def load(name: str, data: Path | None = None) -> Benchmark:
     rows, where = source.rows(spec, data)
     graded, excluded = source.problems(spec, rows, where)
     if not graded:
-        raise UsageError(f"{where}: holds no {name} problem with tests; {spec.mend}")
+        raise UsageError(f"{where}: holds no {name} problem with tests; {spec.fix}")
     return Benchmark(spec, tuple(graded), tuple(excluded), where, content_sha256(graded))
 
 

@@ -333,7 +333,7 @@ def _spec(name: str, level: str) -> Spec:
         # The repository's own form is a script, which datasets runs no more.
         hub=("json",),
         hub_file="hf://datasets/codeparrot/apps/test.jsonl",
-        mend="give as --data the test folder of "
+        fix="give as --data the test folder of "
         "https://people.eecs.berkeley.edu/~hendrycks/APPS.tar.gz, or test.jsonl of the hub's "
         "codeparrot/apps",
     )

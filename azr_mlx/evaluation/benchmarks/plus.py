@@ -357,7 +357,7 @@ def _spec(original: Spec, parse: Callable[[DataRow], Problem | None], name: str)
         cached=lambda: _cached(name),
         hub=(),
         files=(file, f"{file}.gz", f"{original.name}-plus-v0.2.0.jsonl"),
-        mend=f"give as --data {file}.gz of "
+        fix=f"give as --data {file}.gz of "
         f"https://github.com/evalplus/{name.lower()}plus_release/releases, or let EvalPlus "
         "load it: its cache is found",
     )

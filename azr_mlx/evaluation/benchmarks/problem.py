@@ -92,7 +92,7 @@ class Spec:
     ``package`` a module that holds the rows where it is installed, ``cached`` a file that another
     program has left; all of these may be empty.
     ``form`` is what the base prompt is, with ``shots`` examples; ``extract`` finds the answer in
-    what a chat model says, given the name of the function, and ``reads`` says how. ``mend``: how to
+    what a chat model says, given the name of the function, and ``reads`` says how. ``fix``: how to
     get the data by hand.
     """
 
@@ -104,7 +104,7 @@ class Spec:
     form: str
     files: tuple[str, ...]
     hub: tuple[str, ...]
-    mend: str
+    fix: str
     hub_file: str = ""
     package: str = ""
     cached: Callable[[], Path | None] = lambda: None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
 import importlib
 import importlib.util
@@ -16,8 +15,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import UsageError, first_line
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Problem, Spec
+from azr_mlx.files import read_lines
 
 _ANSWER_S = 3.0
 
@@ -42,11 +42,11 @@ def _of_data(spec: Spec, data: Path) -> tuple[Iterator[DataRow], str]:
             laid_out = spec.rows(data)
             if laid_out is None:
                 names = " or ".join(spec.files[:2])
-                raise UsageError(f"--data {data}: no {names} in it; {spec.mend}")
+                raise UsageError(f"--data {data}: no {names} in it; {spec.fix}")
             return laid_out, data.name
         data = found
     if not data.is_file():
-        raise UsageError(f"--data {data}: no such file; {spec.mend}")
+        raise UsageError(f"--data {data}: no such file; {spec.fix}")
     return (read_json if data.suffix == ".json" else read_jsonl)(data), data.name
 
 
@@ -55,7 +55,7 @@ def _of_hub(spec: Spec) -> Iterator[DataRow]:
     once, it is not asked five times over.
     """
     if not spec.hub:
-        raise UsageError(f"{spec.name}: not on this machine; {spec.mend}")
+        raise UsageError(f"{spec.name}: not on this machine; {spec.fix}")
     datasets: Any = importlib.import_module("datasets")
     hub: Any = importlib.import_module("huggingface_hub.constants")
     offline = datasets.config.HF_HUB_OFFLINE
@@ -65,11 +65,10 @@ def _of_hub(spec: Spec) -> Iterator[DataRow]:
     try:
         found: Iterator[DataRow] = iter(datasets.load_dataset(*spec.hub, split="test", **files))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
-        lines = (line.strip() for line in str(e).splitlines())
-        reason = next(filter(None, lines), type(e).__name__)
+        reason = first_line(e)
         raise UsageError(
             f"{spec.name}: not on this machine, and the hub does not give it ({reason[:120]}); "
-            f"{spec.mend}"
+            f"{spec.fix}"
         ) from e
     finally:
         datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = offline
@@ -93,11 +92,9 @@ def hub_answers(endpoint: str) -> bool:
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a .jsonl or .jsonl.gz file. Raises UsageError, naming the line."""
     try:
-        unzipped = path.suffix != ".gz"
-        with (open if unzipped else gzip.open)(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _object(line, f"{path}, line {number}")
+        for number, line in enumerate(read_lines(path), 1):
+            if line.strip():
+                yield _object(line, f"{path}, line {number}")
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise UsageError(f"{path}: cannot be read: {e}") from e
 
@@ -130,7 +127,7 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
     """
     first = next(found, None)
     if first is None:
-        raise UsageError(f"{source}: is empty; {spec.mend}")
+        raise UsageError(f"{source}: is empty; {spec.fix}")
     graded: list[Problem] = []
     excluded: list[str] = []
     for number, row in enumerate(chain([first], found), 1):
@@ -142,7 +139,7 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
         except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as e:
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(
-                f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.mend}"
+                f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.fix}"
             ) from e
         if problem is None:
             excluded.append(name)
@@ -155,4 +152,4 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
 def _check_ids(ids: Sequence[str], source: str, spec: Spec) -> None:
     twice = [name for name, n in Counter(ids).items() if n > 1]
     if twice:
-        raise UsageError(f"{source}: {twice[0]} is in it more than once; {spec.mend}")
+        raise UsageError(f"{source}: {twice[0]} is in it more than once; {spec.fix}")

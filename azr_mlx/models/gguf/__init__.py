@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azr_mlx.config import Quantization
+from azr_mlx.files import whole_folder
 from azr_mlx.models.gguf.architecture import build_config
 from azr_mlx.models.gguf.reader import read
 from azr_mlx.models.gguf.tokenizer import build_tokenizer
@@ -25,7 +26,6 @@ from azr_mlx.models.gguf.weights import (
     write_config,
     write_weights,
 )
-from azr_mlx.models.locate import whole_folder
 
 __all__ = ["Imported", "import_gguf"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile
-from azr_mlx.models.locate import ModelError
 
 # general.architecture -> the class that transformers builds
 ARCHITECTURES = {

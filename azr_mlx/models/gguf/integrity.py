@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.models.locate import ModelError
+from azr_mlx.errors import ModelError
 
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.integrity import check_whole
-from azr_mlx.models.locate import ModelError
 
 if TYPE_CHECKING:
     import mlx.core as mx

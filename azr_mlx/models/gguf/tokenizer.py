@@ -16,8 +16,8 @@ from tokenizers import (
     processors,
 )
 
+from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile
-from azr_mlx.models.locate import ModelError
 
 # How text is cut before the merges: tokenizer.ggml.pre -> kind. The regular expressions are those
 # of the original tokenizer.json files; SmolLM's (and StarCoder's) cut every digit off before

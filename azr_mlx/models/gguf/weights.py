@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from azr_mlx.config import Quantization
+from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile, Stored
-from azr_mlx.models.locate import ModelError
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {

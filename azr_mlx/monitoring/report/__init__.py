@@ -6,18 +6,17 @@ of metrics, ``charts`` draws them as SVG, ``page`` puts it together, ``summary``
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from azr_mlx.errors import AzrError
+from azr_mlx.files import write_whole
 from azr_mlx.monitoring import samples
 from azr_mlx.monitoring.report import page
 from azr_mlx.monitoring.report.data import ShownRun, locate, read
 from azr_mlx.monitoring.report.summary import to_json
+from azr_mlx.run_folder import REPORT_FILE
 
-FILE = "report.html"
-
-__all__ = ["FILE", "Run", "locate", "read", "to_json", "write"]
+__all__ = ["ShownRun", "locate", "read", "to_json", "write"]
 
 
 def write(run: ShownRun, compared: ShownRun | None = None, out: Path | None = None) -> Path:
@@ -28,12 +27,9 @@ def write(run: ShownRun, compared: ShownRun | None = None, out: Path | None = No
     """
     runs = [run] if compared is None else [run, compared]
     text = page.compose(runs, samples.of_run(run.path))
-    path = run.path / FILE if out is None else out
-    fresh = path.with_name(f".{path.name}.tmp")
+    path = run.path / REPORT_FILE if out is None else out
     try:
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, path)
+        write_whole(path, text)
     except OSError as e:
-        fresh.unlink(missing_ok=True)
         raise AzrError(f"--out {path}: {e.strerror or e}; choose a file that can be written") from e
     return path

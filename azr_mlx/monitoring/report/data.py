@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 
+from azr_mlx import run_folder
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import HeldOutLine, Record
 from azr_mlx.monitoring.metrics import MetricsFile
-from azr_mlx.training import checkpoint
+from azr_mlx.run_folder import CONFIG_FILE, HELD_OUT_FILE, METRICS_FILE, RUN_FILE
 from azr_mlx.types import Float64Array
 
-METRICS = "metrics.jsonl"
 LATEST = "latest"
 
 HeldOutLines = dict[str, dict[str, list[HeldOutLine]]]  # way of answering -> distribution -> lines
@@ -69,32 +69,34 @@ def locate(where: str) -> Path:
             raise UsageError(f"report {where}: no such folder; give runs/NAME or latest")
         return Path(where)
     runs = Path(Config().output_dir)
-    found = list(runs.glob(f"*/{METRICS}"))
-    if not found:
+    found = run_folder.newest(runs)
+    if found is None:
         raise UsageError(f"report latest: no run with metrics in {runs}/; give its folder")
-    return max(found, key=lambda p: p.stat().st_mtime_ns).parent
+    return found
 
 
 def read(path: Path) -> ShownRun:
     """Everything but the rollouts. Raises UsageError where there is no metric to show."""
     steps, columns, broken = _metrics(path)
     run = ShownRun(path, steps, columns, broken)
-    run.config_text = _attempt(run, "config.yaml", _text, path / "config.yaml", "")
-    run.config = _attempt(run, "config.yaml", _mapping, run.config_text, {})
-    run.starts = _attempt(run, checkpoint.RUN_FILE, _starts, path, [])
-    run.held_out = _attempt(run, held_out.FILE, _held_out, path, {})
+    run.config_text = _attempt(run, CONFIG_FILE, _text, path / CONFIG_FILE, "")
+    run.config = _attempt(run, CONFIG_FILE, _mapping, run.config_text, {})
+    run.starts = _attempt(run, RUN_FILE, _starts, path, [])
+    run.held_out = _attempt(run, HELD_OUT_FILE, _held_out, path, {})
     return run
 
 
 def _metrics(path: Path) -> tuple[Float64Array, dict[str, Float64Array], dict[str, int]]:
     """(steps, columns, broken values by metric); the last row of a step counts."""
     rows: dict[float, Mapping[str, Any]] = {}
-    for row in MetricsFile(path / METRICS).rows():
+    for row in MetricsFile(path / METRICS_FILE).rows():
         step: Any = row.get("step") if isinstance(row, dict) else None
         if _is_number(step) and np.isfinite(step):
             rows[float(step)] = row
     if not rows:
-        raise UsageError(f"report {path}: no step in its {METRICS}; train first, or give runs/NAME")
+        raise UsageError(
+            f"report {path}: no step in its {METRICS_FILE}; train first, or give runs/NAME"
+        )
     steps = sorted(rows)
     columns: dict[str, Float64Array] = {}
     broken: dict[str, int] = {}
@@ -134,7 +136,7 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
-    return [start for start in checkpoint.recorded(path, "starts") or [] if isinstance(start, dict)]
+    return [start for start in run_folder.recorded(path, "starts") or [] if isinstance(start, dict)]
 
 
 def _held_out(path: Path) -> HeldOutLines:

@@ -15,13 +15,9 @@ import yaml
 
 from azr_mlx.config import Config, load, to_yaml
 from azr_mlx.config.shipped import config_dir, shipped_configs
-from azr_mlx.errors import ModelUsageError
-from azr_mlx.models.locate import (
-    ModelError,
-    check_hub_name,
-    hub_snapshot,
-    locate,
-)
+from azr_mlx.errors import ModelError, ModelUsageError
+from azr_mlx.models.hub import hub_snapshot
+from azr_mlx.models.locate import check_hub_name, locate
 from azr_mlx.training.memory.estimate import Planner, kv_tokens, round_rollouts
 from azr_mlx.training.memory.limit import (
     device,

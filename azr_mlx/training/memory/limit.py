@@ -145,8 +145,8 @@ def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
     if (other := nearest(c, planner, limit)) is not None:
         return f"this fits: {' '.join(overrides(c, other))}"
     name = largest(planner.device, limit)
-    mend = f"-c {name} fits" if name else "take a smaller one, or end other programs"
-    return f"the model alone takes {show(planner.weights(c))}: {mend}"
+    fix = f"-c {name} fits" if name else "take a smaller one, or end other programs"
+    return f"the model alone takes {show(planner.weights(c))}: {fix}"
 
 
 def nearest(c: Config, planner: Planner, limit: int) -> Config | None:

@@ -1,0 +1,113 @@
+"""A folder of adapters as mlx-lm writes it, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.config import Lora, Quantization, load
+from azr_mlx.errors import ModelUsageError, UsageError, first_line
+from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, run_of
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """``adapter_config.json``. A property raises KeyError, TypeError or ValueError if its entry is
+    missing or is not what it should be: adapters of another type than LoRA lack some."""
+
+    row: Mapping[str, Any]
+
+    @property
+    def fine_tune_type(self) -> str:
+        """ "lora", "dora" or "full"."""
+        return str(self.row.get("fine_tune_type", "lora"))
+
+    @property
+    def model(self) -> str | None:
+        """The model that the adapters belong to; None if that is not said."""
+        name = self.row.get("model")
+        return name if isinstance(name, str) else None
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers have adapters, counted from the top; -1: all."""
+        return int(self.row["num_layers"])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What ``mlx_lm.tuner.utils.linear_to_lora_layers`` takes."""
+        return dict(self.row["lora_parameters"])
+
+    @property
+    def rank(self) -> int:
+        return int(self.parameters["rank"])
+
+    @property
+    def scale(self) -> float:
+        return float(self.parameters["scale"])
+
+    @property
+    def dropout(self) -> float:
+        return float(self.parameters.get("dropout", 0.0))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of modules within a layer; empty: every linear layer."""
+        return tuple(self.parameters.get("keys") or ())
+
+    @property
+    def lora(self) -> Lora:
+        return Lora(self.rank, self.scale, self.dropout, self.num_layers, self.keys)
+
+
+def read(folder: Path) -> AdapterConfig:
+    """The configuration in a folder of adapters. Raises OSError or ValueError if there is none."""
+    row = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    return AdapterConfig(row)
+
+
+def read_lora(folder: Path) -> Lora:
+    """The LoRA configuration of an adapter folder. Raises UsageError if it cannot be loaded."""
+    file = folder / ADAPTER_CONFIG
+    try:
+        config = read(folder)
+        lora = config.lora
+    except OSError as e:
+        raise UsageError(
+            f"--adapter-path {folder}: has no {ADAPTER_CONFIG}; give runs/NAME/adapters, say"
+        ) from e
+    except (ValueError, KeyError, TypeError) as e:
+        raise UsageError(
+            f"{file}: not a LoRA adapter's configuration ({type(e).__name__}: {e})"
+        ) from e
+    kind = config.fine_tune_type
+    if kind != "lora":
+        raise UsageError(f"{file}: fine_tune_type is {kind!r}; only 'lora' adapters can be loaded")
+    return lora
+
+
+def base_of(path: Path) -> str | None:
+    """The model that adapters, or a run's, say they belong to; None if they do not say. Raises
+    ModelUsageError if they cannot be read."""
+    folder = adapter_folder(path)
+    file = folder / ADAPTER_CONFIG
+    if not file.is_file():
+        return None
+    try:
+        return read(folder).model
+    except (OSError, ValueError) as error:
+        raise ModelUsageError(
+            f"--adapter-path: {file} cannot be read: {first_line(error)}",
+            "take another checkpoint's, or save it again",
+        ) from error
+
+
+def quantization_of(adapters: Path) -> Quantization | None:
+    """How the run of these adapters quantises its base; None if they belong to no run."""
+    run = run_of(adapters)
+    return None if run is None else load(run / CONFIG_FILE).quantization

@@ -1,0 +1,220 @@
+"""What a model's folder holds, and making one that mlx-lm reads rightly."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.config import MODES, Quantization
+from azr_mlx.errors import AzrError, ModelError, ModelUsageError, first_line
+from azr_mlx.files import whole_folder
+from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS
+
+DTYPES = ("float16", "bfloat16", "float32")
+KINDS = "give a folder with config.json and model*.safetensors, a .gguf file or a hub repository"
+# How the names of tokenizers' files begin.
+_TOKENIZERS = ("tokenizer.", "vocab.", "merges.", "spiece.", "sentencepiece.", "tekken.", "qwen.")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelError, with the nearest explanation, where ``folder`` does not hold a model."""
+    names = sorted(path.name for path in folder.iterdir())
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    where = f"model folder {str(folder)!r}"
+    if ADAPTER_CONFIG in names and "config.json" not in names:
+        raise ModelError(
+            f"{where} holds LoRA adapters", "name the base model, and pass it as --adapter-path"
+        )
+    if CHECKPOINTS in names and "config.json" not in names:
+        raise ModelError(
+            f"{where} is a training run, no model", f"pass it as --adapter-path {folder}"
+        )
+    if ggufs and "config.json" not in names:
+        raise ModelError(f"{where} has no config.json but a GGUF file", f"name {folder / ggufs[0]}")
+    if "config.json" not in names:
+        raise ModelUsageError(f"{where} has no config.json", _nearest_inside(folder))
+    if not any(name.startswith("model") and name.endswith(".safetensors") for name in names):
+        held = next(
+            (name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))), None
+        )
+        raise ModelError(
+            f"{where} has no model*.safetensors{f', only {held}' if held else ''}",
+            "save it with save_pretrained(..., safe_serialization=True)",
+        )
+    if not any(name.startswith(_TOKENIZERS) or name.endswith(".tiktoken") for name in names):
+        raise ModelError(
+            f"{where} has no tokenizer (tokenizer.json, say)", "copy the files of its base model's"
+        )
+    if read_config(folder).get("model_file") is not None:
+        # mlx-lm before 0.32 runs it unasked.
+        raise ModelError(
+            f"{where} brings its own code ('model_file' in config.json), which is not run",
+            "name a model whose architecture mlx-lm has",
+        )
+
+
+def is_mlx_folder(folder: Path) -> bool:
+    """Whether the folder is MLX's: quantised by it, or marked so in its safetensors' metadata."""
+    if "quantization" in read_config(folder):
+        return True
+    return any(
+        safetensors_header(path).get("__metadata__", {}).get("format") == "mlx"
+        for path in weight_files(folder)
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json. Raises ModelError where it is not a JSON object."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be read: {first_line(error)}", "fetch it again"
+        ) from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} is not a JSON object", "fetch it again")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file, by tensor, and ``__metadata__``. Raises ModelError."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < 8:
+                raise ValueError(f"it has {size} bytes")
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size:
+                raise ValueError("its header is longer than the file")
+            header: dict[str, Any] = json.loads(file.read(length))
+        parts = [tensor["data_offsets"][1] for key, tensor in header.items() if key[:2] != "__"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is not a safetensors file: {first_line(error)}", "fetch it again"
+        ) from error
+    if 8 + length + max(parts, default=0) > size:
+        raise ModelError(f"{path} is cut off: tensors end past its {size} bytes", "fetch it again")
+    return header
+
+
+@contextmanager
+def loading(folder: Path | str) -> Iterator[None]:
+    """What a library raises on a model that it cannot load, as a ModelError in one line."""
+    try:
+        yield
+    except AzrError:
+        raise
+    # Each of these is some library's way to say that a file is not what it should be.
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
+            TypeError, ValueError) as error:  # fmt: skip
+        known = "not supported" not in str(error)
+        fix = "fetch or convert it again" if known else "take a model of another architecture"
+        raise ModelError(f"model {str(folder)!r} cannot be loaded: {_flat(error)}", fix) from error
+
+
+def _flat(error: BaseException) -> str:
+    """The message in one line of bounded length, with its kind where it says little by itself."""
+    text = " ".join(str(error).split()).rstrip(".")[:240]
+    plain = isinstance(error, OSError | RuntimeError | ValueError) and text
+    return text if plain else f"{type(error).__name__}: {text}"
+
+
+def missing_keys(config: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]:
+    """What mlx-lm needs at the top level of config.json, and transformers 5 does not write there.
+
+    mlx-lm's llama and qwen2 ignore ``rope_parameters``, where transformers 5 keeps the rotary base:
+    they would take their default and give a model that is silently wrong. Whether the head is tied
+    is read from the weights.
+    """
+    found: dict[str, Any] = {}
+    rope = config.get("rope_parameters")
+    if isinstance(rope, Mapping) and isinstance(rope.get("rope_theta"), (int, float)):
+        if config.get("rope_theta") is None:
+            found["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
+            found["rope_scaling"] = {
+                key: value for key, value in rope.items() if key != "rope_theta"
+            }
+    if config.get("tie_word_embeddings") is None and "model.embed_tokens.weight" in tensors:
+        found["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    return found
+
+
+def completed_config(folder: Path) -> tuple[dict[str, Any], bool]:
+    """config.json with the keys that mlx-lm needs, and whether any had to be added."""
+    config = read_config(folder)
+    tensors = {name for path in weight_files(folder) for name in safetensors_header(path)}
+    missing = missing_keys(config, tensors)
+    return {**config, **missing}, bool(missing)
+
+
+def link_folder(folder: Path, target: Path) -> None:
+    """Fill ``target`` with links to the files of ``folder`` and a config.json fit for mlx-lm."""
+    config, _ = completed_config(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_file() and path.name != "config.json":
+            (target / path.name).symlink_to(path.resolve())
+    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
+def convert_folder(
+    folder: Path, target: Path, quantization: Quantization, dtype: str | None
+) -> None:
+    """Convert a Hugging Face folder into the MLX folder ``target``, absent before, by mlx-lm.
+
+    ``bits`` 0 quantises nothing. What mlx-lm prints goes to stderr. Raises ModelError; leaves
+    nothing half done.
+    """
+    from mlx_lm.convert import convert
+
+    with whole_folder(target) as work, tempfile.TemporaryDirectory() as staging:
+        link_folder(folder, Path(staging))
+        with loading(folder), redirect_stdout(sys.stderr):
+            convert(
+                staging,
+                mlx_path=str(work),
+                quantize=quantization.bits > 0,
+                q_group_size=quantization.group_size,
+                q_bits=quantization.bits,
+                q_mode=quantization.mode,
+                dtype=dtype,
+            )
+
+
+def check_quantization(quantization: Quantization, dtype: str | None = None) -> None:
+    """Raise ModelError where MLX has no such quantisation, or no such type."""
+    mode, bits, group = quantization.mode, quantization.bits, quantization.group_size
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelUsageError(f"dtype {dtype!r} is not known", f"take one of {', '.join(DTYPES)}")
+    if mode not in MODES:
+        raise ModelUsageError(
+            f"quantization.mode {mode!r} is not known", f"take one of {', '.join(MODES)}"
+        )
+    known = MODES[mode]
+    if bits == 0 or (bits in known.widths and group in known.groups):
+        return
+    if mode != "affine":
+        raise ModelUsageError(
+            f"quantization.mode {mode} is {known.bits} bits in groups of {known.group_size}",
+            f"not {bits} in {group}",
+        )
+    raise ModelUsageError(
+        f"quantization of {bits} bits in groups of {group} is not one that MLX has",
+        "take 2, 3, 4, 5, 6 or 8 bits (0: none) in groups of 32, 64 or 128",
+    )
+
+
+def _nearest_inside(folder: Path) -> str:
+    inside = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
+    return f"did you mean {inside}?" if inside else KINDS

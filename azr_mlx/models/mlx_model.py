@@ -1,0 +1,101 @@
+"""An mlx-lm model in memory: opened from its folder, dequantised, with adapters in place."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from azr_mlx.errors import UsageError
+from azr_mlx.models import adapters as adapter_files
+from azr_mlx.models.folder import loading
+from azr_mlx.run_folder import ADAPTER_WEIGHTS
+
+
+class Opened(NamedTuple):
+    """A model ready for inference, its tokenizer, and its config.json."""
+
+    model: Any
+    tokenizer: Any
+    config: dict[str, Any]
+
+
+def open_model(
+    folder: Path, adapters: Path | None = None, *, name: str = "", dense: bool | None = None
+) -> Opened:
+    """The model in ``folder``, with the adapters in the folder ``adapters``.
+
+    ``dense`` weights are dequantised to float32. They are if it is None and MLX computes on a CPU,
+    which decodes quantised and half-precision weights several times slower. ``name`` is what
+    messages call the model. What mlx-lm prints goes to stderr.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        UsageError: the adapters do not fit it.
+    """
+    import mlx.core as mx
+    from mlx_lm.utils import load
+
+    if dense is None:
+        dense = mx.default_device() != mx.gpu
+    with loading(name or folder), redirect_stdout(sys.stderr):
+        opened = Opened(*load(str(folder), return_config=True, lazy=dense))
+    if dense:
+        opened = opened._replace(model=to_float32(opened.model))
+    if adapters is not None:
+        attach(opened.model, adapters)
+    opened.model.eval()
+    return opened
+
+
+def to_float32(model: Any) -> Any:
+    """Dequantise the model in place, exactly: scales are made float32 before they multiply."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm.utils import dequantize_model
+
+    def widen(array: mx.array) -> mx.array:
+        return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+
+    model.update(tree_map(widen, model.parameters()))
+    return dequantize_model(model)
+
+
+def attach(model: Any, path: Path) -> None:
+    """mlx-lm's ``load_adapters``, which before 0.32 passes over what does not fit the model.
+
+    Raises UsageError if the adapters in the folder ``path`` do not fit.
+    """
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    try:
+        config = adapter_files.read(path)
+        kind = config.fine_tune_type
+        if kind != "full":
+            linear_to_lora_layers(
+                model, config.num_layers, config.parameters, use_dora=kind == "dora"
+            )
+        new: Any = mx.load(str(path / ADAPTER_WEIGHTS))
+        leaves: Any = tree_flatten(model.parameters())
+        own = dict(leaves) if kind == "full" else adapter_weights(model)
+        wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]
+        if wrong:
+            raise ValueError(f"no place for {wrong[0]} ({len(wrong)} such of {len(new)} tensors)")
+        model.load_weights(list(new.items()), strict=False)
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, AttributeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise UsageError(
+            f"--adapter-path: {path}: does not fit the model: {why}; "
+            "give the adapters of this very model"
+        ) from error
+
+
+def adapter_weights(model: Any) -> dict[str, Any]:
+    """The arrays that mlx-lm's ``load_adapters`` accepts: lora_a, lora_b and m, nothing else."""
+    from mlx.utils import tree_flatten
+
+    leaves: Any = tree_flatten(model.parameters())
+    return {k: v for k, v in leaves if k.rsplit(".", 1)[-1] in ("lora_a", "lora_b", "m")}

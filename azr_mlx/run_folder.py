@@ -1,0 +1,168 @@
+"""The folder of a training run: what its files are called, and where they are found.
+
+runs/NAME/
+  config.yaml  run.json        the resolved configuration; each start with argv and versions
+  metrics.jsonl                a row for each step
+  rollouts/step_000120.jsonl   the experiences of a step
+  held_out.json                what was solved before and after training
+  adapters  best               links to the newest checkpoint, and to the best
+  checkpoints/step_000120/     see ``azr_mlx.training.checkpoint``
+  report.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from azr_mlx.errors import UsageError
+from azr_mlx.files import read_rows, write_json
+
+CONFIG_FILE, RUN_FILE, METRICS_FILE = "config.yaml", "run.json", "metrics.jsonl"
+HELD_OUT_FILE, REPORT_FILE = "held_out.json", "report.html"
+NEWEST, BEST = "adapters", "best"
+CHECKPOINTS, ROLLOUTS = "checkpoints", "rollouts"
+
+# The files of a checkpoint. Those of the adapters are mlx-lm's, by its names.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
+STATE_FILE, BUFFER_FILE = "state.json", "buffer.jsonl.gz"
+
+
+class CheckpointError(UsageError):
+    """A checkpoint that cannot be used; the message names the previous good one, if there is
+    one."""
+
+
+# -- run.json --------------------------------------------------------------------------------------
+
+
+def record(run_dir: Path, **entries: Any) -> None:
+    """Set entries of ``run.json``, whole or not at all."""
+    write_json(run_dir / RUN_FILE, {**_record(run_dir), **entries}, indent=1)
+
+
+def recorded(run_dir: Path, name: str) -> Any:
+    """An entry of ``run.json``; None if there is none."""
+    return _record(run_dir).get(name)
+
+
+def _record(run_dir: Path) -> dict[str, Any]:
+    file = run_dir / RUN_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+# -- rollouts and checkpoints ----------------------------------------------------------------------
+
+
+def rollouts(run_dir: Path) -> list[Path]:
+    """The run's files of experiences, oldest first."""
+    return sorted((run_dir / ROLLOUTS).glob("step_*.jsonl"))
+
+
+def rollouts_of(run_dir: Path, step: int) -> Path:
+    """Where the experiences of a step are, if they are kept."""
+    return run_dir / ROLLOUTS / f"step_{step:06d}.jsonl"
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The run's checkpoint folders, oldest first."""
+    found = (run_dir / CHECKPOINTS).glob("step_*")
+    return sorted(p for p in found if p.is_dir() and p.suffix != ".tmp")
+
+
+def checkpoint_of(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, if there is one."""
+    return run_dir / CHECKPOINTS / f"step_{step:06d}"
+
+
+def read_buffer(checkpoint: Path) -> Iterator[Any]:
+    """The tasks in a checkpoint's buffers, as JSON. Raises what ``files.read_rows`` does."""
+    return read_rows(checkpoint / BUFFER_FILE)
+
+
+def damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, in a few words; "" if nothing is."""
+    try:
+        hashes = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["sha256"]
+    except FileNotFoundError:
+        return f"{STATE_FILE} is missing"
+    except (ValueError, KeyError, TypeError):
+        return f"{STATE_FILE} is damaged"
+    for name, digest in hashes.items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if sha256(checkpoint / name) != digest:
+            return f"{name} is damaged (its sha256 is not the one recorded)"
+    return ""
+
+
+def sha256(file: Path) -> str:
+    """The hash that ``state.json`` keeps of a file."""
+    digest = hashlib.sha256()
+    with file.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def previous_good(bad: Path) -> str:
+    """What to resume from instead of a checkpoint, in a few words."""
+    earlier = [p for p in checkpoints(bad.parent.parent) if p.name < bad.name and not damage(p)]
+    return (
+        f"the previous good one is {earlier[-1]}: use --resume {earlier[-1]}"
+        if earlier
+        else "no earlier one is good"
+    )
+
+
+# -- finding runs ----------------------------------------------------------------------------------
+
+
+def find(where: str, output_dir: Path) -> tuple[Path, Path]:
+    """(run folder, checkpoint) for ``--resume``: a run's folder, a checkpoint's, or ``latest``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if where == "latest":
+        runs = [p for p in output_dir.glob("*") if checkpoints(p)]
+        if not runs:
+            raise CheckpointError(
+                f"--resume latest: no run with a checkpoint in {output_dir}/; train first"
+            )
+        run = max(runs, key=lambda p: checkpoints(p)[-1].stat().st_mtime_ns)
+        return run, checkpoints(run)[-1]
+    path = Path(where)
+    if (path / STATE_FILE).exists() or path.parent.name == CHECKPOINTS:
+        if not path.is_dir():
+            raise CheckpointError(f"--resume {where}: no such checkpoint; {previous_good(path)}")
+        return path.parent.parent, path
+    if checkpoints(path):
+        return path, checkpoints(path)[-1]
+    raise CheckpointError(
+        f"--resume {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
+    )
+
+
+def newest(output_dir: Path) -> Path | None:
+    """The run that wrote metrics last; None if none has."""
+    found = output_dir.glob(f"*/{METRICS_FILE}")
+    last = max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
+    return None if last is None else last.parent
+
+
+def adapter_folder(path: Path) -> Path:
+    """The folder with the adapters: ``path``, or the newest of a run if ``path`` is one."""
+    inside = path / NEWEST
+    return inside if (inside / ADAPTER_CONFIG).is_file() else path
+
+
+def run_of(adapters: Path) -> Path | None:
+    """The run whose adapters these are: its folder, its newest adapters or one of its
+    checkpoints."""
+    above = adapters.resolve()
+    places = (above, *list(above.parents)[:2])
+    return next((place for place in places if (place / CONFIG_FILE).is_file()), None)
