@@ -568,7 +568,7 @@ def _start() -> None:
     info = blas.enable()
     if not info.fast:
         typer.echo(
-            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.mend}", err=True
+            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.fix}", err=True
         )
 
 

@@ -17,7 +17,7 @@ _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL
 
 
 def launcher() -> tuple[str, str]:
-    """(backend, program) of what has started this process as one of several ranks; empty where
+    """(backend, program) of what has started this process as one of several ranks; empty if
     nothing has."""
     if any(os.environ.get(name) for name in _MLX_LAUNCH):
         return "mlx", "mlx.launch"
@@ -32,7 +32,7 @@ def _number(name: str) -> int:
 
 
 def choose(asked: str) -> tuple[str, str]:
-    """(name, why). Raises UsageError where the backend that was asked for is not to be had."""
+    """(name, why). Raises UsageError if the backend that was asked for cannot be had."""
     if asked not in ("auto", "mlx", "torch"):
         raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
     name, why = _chosen(asked)

@@ -26,7 +26,7 @@ speed = blas.measure()
 import mlx.core as mx
 a = mx.random.normal((96, 64), key=mx.random.key(1))
 b = mx.random.normal((64, 80), key=mx.random.key(2))
-print(json.dumps({"info": [info.name, info.path, info.reason, info.fast], "mend": info.mend,
+print(json.dumps({"info": [info.name, info.path, info.reason, info.fast], "fix": info.fix,
                   "speed": speed, "product": (a @ b).tolist(), "again": blas.enable() is info}))
 """
 
@@ -55,10 +55,10 @@ def test_enabling_is_ten_times_faster_and_gives_the_same_product() -> None:
     needs_fast(fast)
     assert fast["again"]
     assert slow["info"] == ["bundled", None, "AZR_MLX_BLAS=off", False]
-    assert blas.MEND in slow["mend"]
-    assert fast["mend"] == ""
+    assert blas.FIX in slow["fix"]
+    assert fast["fix"] == ""
     assert fast["speed"] >= 10 * slow["speed"], (fast["speed"], slow["speed"])
-    assert fast["speed"] > blas.SLOW_GFLOPS
+    assert fast["speed"] > 10.0, "this is the reference BLAS"
     rows = zip(fast["product"], slow["product"], strict=True)
     assert max(abs(x - y) for a, b in rows for x, y in zip(a, b, strict=True)) < 1e-5
 
@@ -137,7 +137,7 @@ def test_threads_are_the_users_choice(given: dict, expected: str | None) -> None
 def test_macos_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas.sys, "platform", "darwin")
     info = blas._choose("")
-    assert (info.name, info.path, info.fast, info.mend) == ("Accelerate", None, True, "")
+    assert (info.name, info.path, info.fast, info.fix) == ("Accelerate", None, True, "")
 
 
 def test_importing_it_needs_the_standard_library_only() -> None:

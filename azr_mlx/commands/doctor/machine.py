@@ -112,7 +112,7 @@ def blas() -> Finding:
     what = f"{info.name}, {speed:.0f} GFLOP/s in float32"
     if info.fast:
         return Finding(OK, what, facts=facts)
-    return Finding(WARN, f"{what} ({info.reason})", info.mend, facts)
+    return Finding(WARN, f"{what} ({info.reason})", info.fix, facts)
 
 
 def disk() -> Finding:
