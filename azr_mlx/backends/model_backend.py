@@ -44,6 +44,7 @@ class ModelBackend(ABC):
     """
 
     name: str
+    numbers = ""  # what the base weights are held in, if the model's folder does not say
 
     def __init__(
         self,

@@ -6,11 +6,14 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import UsageError
 from azr_mlx.models.locate import ResolvedModel, resolve
+
+if TYPE_CHECKING:
+    from azr_mlx.backends.model_backend import ModelBackend
 
 # What mlx.launch sets for one engine or the other.
 _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
@@ -88,7 +91,7 @@ def resolve_model(
 
 def open_backend(
     name: str, folder: Path, lora: Lora, quantization: Quantization, **options: Any
-) -> Any:
+) -> ModelBackend:
     """The backend with fresh adapters; ``options`` are its constructor's."""
     if name == "mlx":
         from azr_mlx.backends.mlx import MlxBackend
