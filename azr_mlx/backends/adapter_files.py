@@ -1,4 +1,4 @@
-"""The files of a trained model that are the same on every engine, in mlx-lm's format."""
+"""The files of a trained model that are the same on every backend, in mlx-lm's format."""
 
 from __future__ import annotations
 

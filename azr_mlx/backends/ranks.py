@@ -21,7 +21,9 @@ from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.errors import AzrError
 from azr_mlx.types import Batch, Completion, Prompt
 
-Generate = Callable[[Sequence[Prompt], Sequence[Sampling], Sequence[int], OnStep | None], Any]
+Generate = Callable[
+    [Sequence[Prompt], Sequence[Sampling], Sequence[int], OnStep | None], list[Completion]
+]
 
 
 class World(Protocol):
@@ -80,7 +82,7 @@ def share(world: World, costs: Sequence[float]) -> slice:
 
 
 def own_part(world: World, batch: Batch) -> Batch:
-    """The batch with this rank's rows in the mask alone; all of them where there is one rank."""
+    """The batch with a mask that has only this rank's rows; all rows if there is one rank."""
     if world.size == 1:
         return batch
     mask = np.zeros_like(batch.mask)
@@ -110,11 +112,10 @@ def run_shared(
     keys: Sequence[int],
     on_step: OnStep | None,
 ) -> list[Completion]:
-    """Completions of all prompts, each rank having made its own. With several ranks ``on_step``
-    comes once, at the end, with all of them: so all ranks judge in the same order."""
+    """Completions of all prompts; each rank makes its own share. With several ranks ``on_step`` is
+    called once, at the end, with all of them, so that all ranks judge in the same order."""
     if world.size == 1:
-        done: list[Completion] = generate(prompts, sampling, keys, on_step)
-        return done
+        return generate(prompts, sampling, keys, on_step)
     own = share(world, [float(s.max_tokens) for s in sampling])
     made = generate(prompts[own], sampling[own], keys[own], None)
     rows = [row for part in gather(world, [asdict(one) for one in made]) for row in part]

@@ -27,12 +27,12 @@ from azr_mlx.backends.microbatch import (
 from azr_mlx.backends.sampler import Stream
 from azr_mlx.types import Completion, Prompt
 
-SHRINK = 0.75  # of the places are taken: below it the others are given up, once nothing waits
-REFILL = 0.75  # below it waiting rows are let in
+SHRINK = 0.75  # if fewer of the places are taken and no row waits, the free ones are given up
+REFILL = 0.75  # if no more of the places are taken, waiting rows are let in
 
 
 class Read(Protocol):
-    """What reading some tokens leaves: each layer's keys and values, of what was before, too."""
+    """What reading some tokens leaves: each layer's keys and values, also of what came before."""
 
     @property
     def layers(self) -> Sequence[Any]: ...
@@ -54,11 +54,11 @@ class Decoder(Protocol):
 
     def step(self, tokens: Any, places: Places, streams: Sequence[Stream]) -> tuple[Any, Any]:
         """(tokens [B], log-probabilities [B]): the next of every place, after ``tokens`` [B, 1].
-        Where there is a lookahead, not computed yet."""
+        With a lookahead they need not be computed yet."""
         ...
 
     def chosen(self, pending: Sequence[bool], queued: Any, known: Any) -> Any:
-        """``queued`` [B] where it is pending, else ``known`` [B]."""
+        """[B]: an entry of ``queued`` if it is pending, else of ``known``."""
         ...
 
 
@@ -205,7 +205,7 @@ class RolloutEngine:
         return drawn
 
     def _inputs(self, at: list[_Row | None], queued: _Drawn | None) -> Any:
-        """[B, 1]: each row's last token, from the queued step where that has not been read yet."""
+        """[B, 1]: each row's last token, from the queued step if that has not been read yet."""
         known = [0 if r is None else (r.tokens or r.prompt.token_ids)[-1] for r in at]
         tokens = self.decoder.arrays.of(np.array(known, np.int32))
         if queued is not None:

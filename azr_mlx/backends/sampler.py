@@ -2,7 +2,7 @@
 
 A row's randomness is its own 64-bit key, so its tokens do not depend on the batch that it shares.
 On a CPU numpy draws (its exponential is 25 times as fast as MLX's there): inverse CDF, one uniform
-a token. On a GPU a backend's row kernel draws: Gumbel-max, so that nothing waits for it.
+a token. On a GPU a backend's row kernel draws: Gumbel-max, so that nothing waits for the host.
 """
 
 from __future__ import annotations

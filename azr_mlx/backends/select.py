@@ -6,18 +6,21 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import UsageError
 from azr_mlx.models.locate import ResolvedModel, resolve
+
+if TYPE_CHECKING:
+    from azr_mlx.backends.model_backend import ModelBackend
 
 # What mlx.launch sets for one engine or the other.
 _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
 
 
 def launcher() -> tuple[str, str]:
-    """(backend, program) of what has started this process as one of several ranks; empty where
+    """(backend, program) of what has started this process as one of several ranks; empty if
     nothing has."""
     if any(os.environ.get(name) for name in _MLX_LAUNCH):
         return "mlx", "mlx.launch"
@@ -32,7 +35,7 @@ def _number(name: str) -> int:
 
 
 def choose(asked: str) -> tuple[str, str]:
-    """(name, why). Raises UsageError where the backend that was asked for is not to be had."""
+    """(name, why). Raises UsageError if the backend that was asked for cannot be had."""
     if asked not in ("auto", "mlx", "torch"):
         raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
     name, why = _chosen(asked)
@@ -88,7 +91,7 @@ def resolve_model(
 
 def open_backend(
     name: str, folder: Path, lora: Lora, quantization: Quantization, **options: Any
-) -> Any:
+) -> ModelBackend:
     """The backend with fresh adapters; ``options`` are its constructor's."""
     if name == "mlx":
         from azr_mlx.backends.mlx import MlxBackend

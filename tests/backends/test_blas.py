@@ -58,7 +58,7 @@ def test_enabling_is_ten_times_faster_and_gives_the_same_product() -> None:
     assert blas.FIX in slow["fix"]
     assert fast["fix"] == ""
     assert fast["speed"] >= 10 * slow["speed"], (fast["speed"], slow["speed"])
-    assert fast["speed"] > blas.SLOW_GFLOPS
+    assert fast["speed"] > 10.0, "this is the reference BLAS"
     rows = zip(fast["product"], slow["product"], strict=True)
     assert max(abs(x - y) for a, b in rows for x, y in zip(a, b, strict=True)) < 1e-5
 

@@ -74,8 +74,8 @@ def bypassed(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """The policy with its adapters added to the weights, where those are dense: a third of the
-    operations of a decode step, for a second copy of the weights meanwhile."""
+    """The policy with its adapters added to the weights, if those are dense. A decode step then
+    takes a third of the operations; a second copy of the weights is kept meanwhile."""
     layers = adapter_layers(model)
     if not all(type(m) is FusedLoRALinear and type(m.linear) is nn.Linear for _, m in layers):
         yield

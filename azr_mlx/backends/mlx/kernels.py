@@ -1,4 +1,4 @@
-"""Row reductions over logits: GPU kernels where there are any, plain MLX elsewhere.
+"""Row reductions over logits: GPU kernels if there are any, plain MLX otherwise.
 
 ``row_logprob`` and ``sample_rows`` choose; the ``_mlx`` versions compute the same from MLX's own
 operations and are what runs on a CPU. The choice is made before the call, since a Metal kernel that

@@ -33,7 +33,7 @@ class Head(NamedTuple):
 
 
 def head_of(lm: nn.Module) -> Head | None:
-    """The head of an mlx-lm model, dense or quantised, tied or not; None where it is of another
+    """The head of an mlx-lm model, dense or quantised, tied or not; None if it is of another
     kind."""
     layer = lm.lm_head if "lm_head" in lm else lm.model.embed_tokens
     tied = isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)

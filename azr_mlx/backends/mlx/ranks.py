@@ -11,15 +11,15 @@ from azr_mlx.backends.ranks import RankError
 
 
 class MlxWorld:
-    """``ranks.World``. Which stream an exchange is on is the engine's affair: a ring's is the
-    CPU's, NCCL's the GPU's."""
+    """``ranks.World``. MLX chooses the stream of an exchange: the CPU's for a ring, the GPU's for
+    NCCL."""
 
     def __init__(self, group: mx.distributed.Group):
         self.group, self.rank, self.size = group, group.rank(), group.size()
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
         lengths = self._gather(mx.array([len(data)], mx.int32)).tolist()
-        padded = np.zeros((1, max(1, *lengths)), np.uint8)  # never nothing
+        padded = np.zeros((1, max(1, *lengths)), np.uint8)  # an empty array cannot be gathered
         padded[0, : len(data)] = np.frombuffer(data, np.uint8)
         rows = np.array(self._gather(mx.array(padded)))
         return [row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)]

@@ -1,4 +1,4 @@
-"""The backend on PyTorch: CUDA, and the CPU where MLX is not to be had."""
+"""The backend on PyTorch: CUDA, and the CPU if MLX cannot be had."""
 
 from azr_mlx.backends.torch.backend import TorchBackend
 

@@ -1,5 +1,5 @@
-"""LoRA adapters by peft on a transformers model, read and written in mlx-lm's layout: a run that
-was trained on one backend goes on on the other.
+"""LoRA adapters by peft on a transformers model, read and written in mlx-lm's layout, so that a
+run can continue on the other backend.
 
 mlx-lm: ``NAME.lora_a`` [in, r], ``NAME.lora_b`` [r, out], added with ``scale``. peft:
 ``lora_A.weight`` [r, in], ``lora_B.weight`` [out, r], added with alpha / r.
@@ -40,7 +40,7 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
     names = _linear_names(model, depth - described["num_layers"], lora.keys)
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=cast(int, lora.rank * lora.scale),  # any number will do
+        lora_alpha=cast(int, lora.rank * lora.scale),  # peft takes any number
         lora_dropout=lora.dropout,
         target_modules=names,
         task_type="CAUSAL_LM",
@@ -93,9 +93,9 @@ def adapter_layers(model: Any) -> list[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def merged(model: Any) -> Iterator[None]:
-    """The policy with its adapters added to the weights, where those are dense float32: fewer
-    operations in a decode step, for a second copy of the weights meanwhile. The base is not
-    touched: adding and subtracting would round it."""
+    """The policy with its adapters added to the weights, if those are dense float32. A decode step
+    then takes fewer operations; a second copy of the weights is kept meanwhile. The base itself is
+    not changed, since adding and subtracting would round it."""
     layers = [layer for _, layer in adapter_layers(model)]
     dense = all(
         type(m.base_layer) is torch.nn.Linear and m.base_layer.weight.dtype == torch.float32

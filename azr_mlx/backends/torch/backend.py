@@ -32,7 +32,7 @@ class TorchBackend(ModelBackend):
     """The Backend protocol on PyTorch. Gradients are kept in the parameters' ``grad``."""
 
     name = "torch"
-    numbers = "float32"  # of the base weights
+    numbers = "float32"
 
     def __init__(
         self,

@@ -94,8 +94,8 @@ def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def without_dropout(model: Any) -> None:
-    """What a model drops in its own pre-training has no place in an update: old and new
-    log-probabilities would be of different models."""
+    """Switch off the dropout of the model's own pre-training: old and new log-probabilities in an
+    update would be of different models."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -104,7 +104,7 @@ def without_dropout(model: Any) -> None:
 
 
 def check(model: Any) -> None:
-    """Raises AzrError where more than a matrix follows the trunk, or a layer keeps more than plain
+    """Raises AzrError if more than a matrix follows the trunk, or a layer keeps more than plain
     keys and values of what it has read, or less."""
     window = getattr(model.config, "sliding_window", None)
     if window and getattr(model.config, "use_sliding_window", True):

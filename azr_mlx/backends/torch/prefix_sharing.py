@@ -2,7 +2,7 @@
 
 Each stage runs transformers' own model code; what takes the place of its cache hands a layer the
 keys and values of the stage before, one row of them to several rows of this one. As
-``azr_mlx.backends.mlx.prefix_sharing``, which see.
+``azr_mlx.backends.mlx.prefix_sharing``.
 """
 
 from __future__ import annotations

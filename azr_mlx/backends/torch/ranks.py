@@ -15,7 +15,7 @@ Tensor = torch.Tensor
 
 
 class TorchWorld:
-    """``ranks.World``, over the default process group: gloo, or NCCL where each rank has a GPU."""
+    """``ranks.World``, over the default process group: gloo, or NCCL if each rank has a GPU."""
 
     def __init__(self, device: torch.device):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -31,12 +31,12 @@ class TorchWorld:
     def _gather(self, array: Tensor) -> list[Tensor]:
         array = array.to(self.device)
         out = [torch.zeros_like(array) for _ in range(self.size)]
-        with self._told():
+        with self._named():
             dist.all_gather(out, array)
             return [one.cpu() for one in out]  # NCCL's failures come when it is waited for
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _named(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as e:
@@ -47,7 +47,7 @@ class TorchWorld:
         if not arrays:
             return []
         flat = torch.cat([a.detach().float().reshape(-1) for a in arrays]).to(self.device)
-        with self._told():
+        with self._named():
             dist.all_reduce(flat)
         parts = torch.split(flat, [a.numel() for a in arrays])
         return [p.reshape(a.shape).to(a) for p, a in zip(parts, arrays, strict=True)]
