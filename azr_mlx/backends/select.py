@@ -89,6 +89,18 @@ def resolve_model(
         ) from e
 
 
+def load_adapters(backend: Any, path: Path, option: str, advice: str = "") -> None:
+    """Give a backend the weights in an adapter folder or file; ``option`` asked for them.
+
+    Raises UsageError, which names the option, if they cannot be read or do not fit.
+    """
+    try:
+        backend.load_adapters(path)
+    except (ValueError, OSError, RuntimeError) as e:
+        why = str(e).removeprefix(f"{path}: ")
+        raise UsageError("; ".join(filter(None, (f"{option} {path}: {why}", advice)))) from e
+
+
 def open_backend(
     name: str, folder: Path, lora: Lora, quantization: Quantization, **options: Any
 ) -> ModelBackend:

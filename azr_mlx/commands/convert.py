@@ -35,7 +35,7 @@ class ConvertError(ModelUsageError):
 class ConvertReport:
     """What was written, and what quantising it changed.
 
-    ``logp_change_*`` are nats per token of a fixed text; None where nothing was quantised.
+    ``logp_change_*`` are nats per token of a fixed text; None if nothing was quantised.
     ``kept`` counts the matrices of a GGUF file whose blocks were kept bit for bit, ``dequantized``
     those that had to be dequantised; ``quantization`` is mlx-lm's entry in config.json, None for a
     model without one.
@@ -72,7 +72,7 @@ def convert(
 ) -> ConvertReport:
     """Convert a folder, hub repository, ``.gguf`` file or ``package:NAME/FILE`` into ``mlx_path``.
 
-    Raises ConvertError where ``mlx_path`` exists or the arguments conflict, ModelError where the
+    Raises ConvertError if ``mlx_path`` exists or the arguments conflict, ModelError if the
     model cannot be found or converted. The folder is whole or absent, also after Ctrl-C.
     """
     target = Path(mlx_path).expanduser().absolute()
@@ -90,7 +90,7 @@ def convert(
 
 
 def _quantization(quantize: bool, bits: int | None, group: int | None, mode: str) -> Quantization:
-    """mlx-lm's defaults by mode; bits 0 where nothing is to be quantised."""
+    """mlx-lm's defaults by mode; bits 0 if nothing is to be quantised."""
     if mode not in MODES:
         raise ConvertError(f"--q-mode {mode!r} is not known", f"take one of {', '.join(MODES)}")
     if not quantize:

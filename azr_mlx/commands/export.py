@@ -64,7 +64,7 @@ def to_model(
 
     "hf": dense weights, float32 if no ``dtype`` is given, under the names that transformers has.
     "mlx": quantised as the base is; rounding the sum again loses some of what was learned.
-    ``model`` is needed where the adapters do not name theirs.
+    ``model`` is needed if the adapters do not name theirs.
 
     Raises:
         UsageError: there are no such adapters, ``out`` exists, or the model has no such export.

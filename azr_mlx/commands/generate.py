@@ -36,10 +36,10 @@ class Generator:
     """A model, with its adapters, that completes prompts one at a time."""
 
     def __init__(self, model_id: str | None, adapter_path: Path | None = None) -> None:
-        """``model_id`` may be None where the adapters' folder names its model.
+        """``model_id`` may be None if the adapters' folder names its model.
 
-        Raises ``UsageError`` where the adapters are not to be had, ``ModelError`` where the model
-        is not.
+        Raises ``UsageError`` if the adapters cannot be had, ``ModelError`` if the model
+        cannot.
         """
         if adapter_path is not None:
             adapter_path = adapter_folder(adapter_path)
@@ -109,7 +109,7 @@ def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
 def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") -> list[int]:
     """``prompt`` as token ids: a user's turn of a chat, or ``raw`` text.
 
-    Raises ``UsageError`` where there is nothing to complete, or no template for ``system``.
+    Raises ``UsageError`` if there is nothing to complete, or no template for ``system``.
     """
     chat = tokenizer.chat_template is not None and not raw
     if system and not chat:
@@ -126,7 +126,7 @@ def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") 
 
 
 def _folder(model_id: str) -> Path:
-    """The model as it is; a GGUF file imported with its blocks kept where MLX has such a format."""
+    """The model as it is; a GGUF file imported with its blocks kept if MLX has such a format."""
     bits = 8 if model_id.endswith(".gguf") else 0
     quantization = Quantization(bits=bits, group_size=32 if bits else 64)
     return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path

@@ -17,7 +17,7 @@ from typing import Any
 from azr_mlx import run_folder
 from azr_mlx.backends import blas
 from azr_mlx.backends.ranks import World, gather
-from azr_mlx.backends.select import choose, open_backend, resolve_model
+from azr_mlx.backends.select import choose, load_adapters, open_backend, resolve_model
 from azr_mlx.config import (
     Config,
     diff,
@@ -204,14 +204,12 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         base=config.model_id,
     )
     if init_adapters is not None:
-        try:
-            backend.load_adapters(init_adapters)
-        except (ValueError, RuntimeError, OSError) as e:
-            why = str(e).removeprefix(f"{init_adapters}: ")
-            raise UsageError(
-                f"--resume-adapter-file {init_adapters}: {why}; give adapters of this model, and "
-                "the lora settings that they were made with"
-            ) from e
+        load_adapters(
+            backend,
+            init_adapters,
+            "--resume-adapter-file",
+            "give adapters of this model, and the lora settings that they were made with",
+        )
     return backend
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azr_mlx.config import Lora, Quantization
-from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.protocol import Subject
 from azr_mlx.models.adapters import read_lora
 from azr_mlx.models.folder import read_config
@@ -31,7 +30,7 @@ def open_model(
     Raises:
         UsageError: there is no such model, or the adapters are missing or another model's.
     """
-    from azr_mlx.backends.select import choose, open_backend, resolve_model
+    from azr_mlx.backends.select import choose, load_adapters, open_backend, resolve_model
 
     lora = None if adapter_path is None else read_lora(adapter_path)
     engine, _ = choose(backend_name)
@@ -39,11 +38,8 @@ def open_model(
     backend = open_backend(engine, found.path, lora or Lora(rank=1), quantization)
     adapter = adapter_sha256 = ""
     if adapter_path is not None:
-        try:
-            backend.load_adapters(adapter_path)
-            adapter, adapter_sha256 = str(adapter_path), fingerprint(adapter_path / ADAPTER_WEIGHTS)
-        except (ValueError, OSError, RuntimeError) as e:
-            raise UsageError(f"--adapter-path {adapter_path}: {e}") from e
+        load_adapters(backend, adapter_path, "--adapter-path")
+        adapter, adapter_sha256 = str(adapter_path), fingerprint(adapter_path / ADAPTER_WEIGHTS)
     stored = read_config(found.path).get("quantization") or {}
     bits = f", {stored['bits']}-bit in groups of {stored['group_size']}" if "bits" in stored else ""
     if engine == "torch":

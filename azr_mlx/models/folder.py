@@ -23,7 +23,7 @@ _TOKENIZERS = ("tokenizer.", "vocab.", "merges.", "spiece.", "sentencepiece.", "
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ModelError, with the nearest explanation, where ``folder`` does not hold a model."""
+    """Raise ModelError, with the nearest explanation, if ``folder`` does not hold a model."""
     names = sorted(path.name for path in folder.iterdir())
     ggufs = [name for name in names if name.endswith(".gguf")]
     where = f"model folder {str(folder)!r}"
@@ -70,7 +70,7 @@ def is_mlx_folder(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. Raises ModelError where it is not a JSON object."""
+    """config.json. Raises ModelError if it is not a JSON object."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -123,7 +123,7 @@ def loading(folder: Path | str) -> Iterator[None]:
 
 
 def _flat(error: BaseException) -> str:
-    """The message in one line of bounded length, with its kind where it says little by itself."""
+    """The message in one line of bounded length, with its type if it says little by itself."""
     text = " ".join(str(error).split()).rstrip(".")[:240]
     plain = isinstance(error, OSError | RuntimeError | ValueError) and text
     return text if plain else f"{type(error).__name__}: {text}"
@@ -193,7 +193,7 @@ def convert_folder(
 
 
 def check_quantization(quantization: Quantization, dtype: str | None = None) -> None:
-    """Raise ModelError where MLX has no such quantisation, or no such type."""
+    """Raise ModelError if MLX has no such quantisation, or no such type."""
     mode, bits, group = quantization.mode, quantization.bits, quantization.group_size
     if dtype is not None and dtype not in DTYPES:
         raise ModelUsageError(f"dtype {dtype!r} is not known", f"take one of {', '.join(DTYPES)}")

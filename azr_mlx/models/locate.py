@@ -56,7 +56,7 @@ def resolve(
 ) -> ResolvedModel:
     """The folder to load ``model_id`` from, converted into ``cache_dir`` if need be.
 
-    ``quantization`` and ``dtype`` apply where something is converted; ``bits`` 0 quantises nothing.
+    ``quantization`` and ``dtype`` apply if something is converted; ``bits`` 0 quantises nothing.
     A model that is in MLX's format already is used as it is, and a GGUF file that has at most that
     many bits keeps its weights. Raises ModelError.
     """
@@ -102,7 +102,7 @@ def locate(model_id: str, revision: str | None = None) -> Source:
 
 
 def check_hub_name(model_id: str) -> None:
-    """Raises ModelUsageError where ``model_id``, which is not there, looks like a path."""
+    """Raises ModelUsageError if ``model_id``, which does not exist here, looks like a path."""
     path = Path(model_id).expanduser()
     if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
         raise ModelUsageError(f"model {model_id!r}: no such file or folder", _nearest(path))
@@ -147,7 +147,7 @@ def _resolve_gguf(
 def _resolve_folder(
     source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
 ) -> ResolvedModel:
-    """As it is, where that will do; else with config.json completed; else converted."""
+    """As it is, if that will do; else with config.json completed; else converted."""
     as_stored = is_mlx_folder(source.path) or (quantization.bits == 0 and dtype is None)
     _, incomplete = completed_config(source.path)
     if as_stored and not incomplete:

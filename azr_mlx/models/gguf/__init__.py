@@ -48,7 +48,7 @@ def import_gguf(
     Matrices whose blocks MLX has are kept as they are, unless most of the file is such blocks of
     more bits than ``quantization`` asks for; then, and for the matrices that have no such blocks,
     ``bits`` > 0 quantises. ``dtype`` is that of scales and plain tensors: by default float16, which
-    GGUF's scales are (float32 makes MLX's dequantisation exact too); bfloat16 or float32 where the
+    GGUF's scales are (float32 makes MLX's dequantisation exact too); bfloat16 or float32 if the
     file holds nothing else. Raises ModelError; leaves nothing half done.
     """
     file = read(path)

@@ -73,7 +73,7 @@ def _rows(file: GgufFile, name: str) -> int:
 
 
 def _rope(file: GgufFile, width: int) -> dict[str, Any]:
-    """The rotary base where mlx-lm and where transformers 5 look for it, and its scaling."""
+    """The rotary base in both places, mlx-lm's and transformers 5's, and its scaling."""
     rotated = int(file.key("rope.dimension_count", width))
     if rotated != width:
         raise ModelError(

@@ -21,7 +21,7 @@ _ALIGNMENT = "general.alignment"
 
 
 def check_whole(path: Path) -> None:
-    """Raises ModelError where ``path`` is no GGUF file, or ends before its tensors do."""
+    """Raises ModelError if ``path`` is not a GGUF file, or ends before its tensors do."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(
@@ -42,14 +42,14 @@ def check_whole(path: Path) -> None:
 
 
 class _Walk:
-    """A position in the file's header; ``struct.error`` where the file ends first."""
+    """A position in the file's header; ``struct.error`` if the file ends first."""
 
     def __init__(self, content: Any) -> None:
         self.content, self.at = content, 4
         self.alignment = 32
 
     def end_of_tensors(self) -> int:
-        """The file's least size in bytes. Raises ValueError and its like on what is no header."""
+        """The file's least size in bytes. Raises ValueError and its like if it is not a header."""
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         if self._number("I") not in _VERSIONS:

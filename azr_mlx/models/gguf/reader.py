@@ -43,7 +43,7 @@ class GgufFile:
         return str(self.metadata.get("general.architecture", ""))
 
     def key(self, name: str, default: Any = None) -> Any:
-        """``<architecture>.<name>``; raises ModelError where it is missing without a default."""
+        """``<architecture>.<name>``; raises ModelError if it is missing and has no default."""
         value = self.metadata.get(f"{self.architecture}.{name}", default)
         if value is None:
             raise ModelError(
@@ -53,14 +53,14 @@ class GgufFile:
 
 
 def read(path: Path) -> GgufFile:
-    """Read a file: by MLX where it has every type, else by package ``gguf``. Raises ModelError."""
+    """Read a file: by MLX if it has every type, else by package ``gguf``. Raises ModelError."""
     check_whole(path)
     native = read_native(path)
     return native if native is not None else read_with_package(path)
 
 
 def read_native(path: Path) -> GgufFile | None:
-    """Through ``mx.load``, which is fast; None where a type is one that it lacks or would round.
+    """Through ``mx.load``, which is fast; None if a type is one that it lacks or would round.
 
     It turns BF16 and some K-quants into float16 silently, so a plain float16 tensor may be any of
     them.

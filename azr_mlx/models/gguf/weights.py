@@ -69,7 +69,7 @@ def _unpermute(stored: Stored, heads: int) -> Stored:
 
 
 def check_complete(tensors: dict[str, Stored], config: dict[str, Any], path: Path) -> None:
-    """Raise ModelError where a layer is missing, as in one part of a split file."""
+    """Raise ModelError if a layer is missing, as in one part of a split file."""
     wanted = {
         f"model.layers.{i}.self_attn.q_proj.weight" for i in range(config["num_hidden_layers"])
     }
@@ -116,7 +116,7 @@ def _worth(stored: Stored, quantization: Quantization) -> bool:
 
 
 def _usual_bits(matrices: dict[str, Stored]) -> int:
-    """Bits of the blocks that hold most of the weights; 0 where those are not blocks of MLX's."""
+    """Bits of the blocks that hold most of the weights; 0 if those are not blocks of MLX's."""
     sizes: Counter[int] = Counter()
     for stored in matrices.values():
         sizes[stored.bits] += (
@@ -139,7 +139,7 @@ def _cast(stored: Stored, dtype: str) -> Stored:
 
 
 def _quantized(stored: Stored, quantization: Quantization, dtype: str) -> Stored:
-    """A matrix as asked for; plain where it cannot be cut into groups, as in mlx-lm."""
+    """A matrix as asked for; plain if it cannot be cut into groups, as in mlx-lm."""
     import mlx.core as mx
 
     weight = stored.weight
