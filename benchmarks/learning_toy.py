@@ -97,15 +97,7 @@ def random_backend(seed: int) -> Any:
 def rollouts(backend: Any, seed: int, step: int) -> list[Any]:
     from azr_mlx import rng
     from azr_mlx.backends.base import Sampling
-    from azr_mlx.types import (
-        Experience,
-        Prompt,
-        Reward,
-        Role,
-        Status,
-        TaskKind,
-        Verdict,
-    )
+    from azr_mlx.types import Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
 
     prompts = [Prompt(t, tuple(map(ord, t))) for t in PROMPTS]
     chosen = [prompts[i % len(prompts)] for i in range(ROWS)]

@@ -21,12 +21,7 @@ import side_by_side as sbs
 
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.selfplay.round_log import ShownProposal
-from azr_mlx.types import (
-    Reward,
-    Status,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Reward, Status, TaskKind, Verdict
 
 STEP_S = 3.0  # of the quickstart
 PROGRAM = "def f(a, n):\n" + "".join(f"    a = a[{i}:] + [n]\n" for i in range(8)) + "    return a"

@@ -35,13 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azr_mlx import __version__
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Result,
-    Sandbox,
-    SandboxError,
-)
+from azr_mlx.sandbox import Job, Limits, Result, Sandbox, SandboxError
 from azr_mlx.types import Status
 
 _OLD_S = 1.0

@@ -9,20 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from azr_mlx.backends.base import (
-    Hyper,
-    Memory,
-    OnStep,
-    Policy,
-    Sampling,
-)
-from azr_mlx.types import (
-    Batch,
-    Completion,
-    Prompt,
-    Scores,
-    UpdateStats,
-)
+from azr_mlx.backends.base import Hyper, Memory, OnStep, Policy, Sampling
+from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 Script = Callable[[Prompt, int], str]
 

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from azr_mlx.types import (
-    Batch,
-    Completion,
-    Prompt,
-    Scores,
-    UpdateStats,
-)
+from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 Policy = Literal["current", "reference"]
 

@@ -18,12 +18,7 @@ import numpy as np
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.kv_places import ArrayLibrary, Past, Places
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
-from azr_mlx.backends.microbatch import (
-    Stage,
-    Tokens,
-    common_length,
-    right_padded,
-)
+from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
 from azr_mlx.backends.sampler import Stream
 from azr_mlx.types import Completion, Prompt
 

@@ -17,12 +17,7 @@ import numpy as np
 from azr_mlx.config import MODES, Quantization
 from azr_mlx.errors import ModelUsageError
 from azr_mlx.files import whole_folder
-from azr_mlx.models.folder import (
-    check_quantization,
-    convert_folder,
-    link_folder,
-    read_config,
-)
+from azr_mlx.models.folder import check_quantization, convert_folder, link_folder, read_config
 from azr_mlx.models.locate import Source, locate
 from azr_mlx.models.measure import bits_per_weight, float_dtype, logprobs
 

@@ -18,12 +18,7 @@ from azr_mlx import run_folder
 from azr_mlx.backends import blas
 from azr_mlx.backends.ranks import World, gather
 from azr_mlx.backends.select import choose, load_adapters, open_backend, resolve_model
-from azr_mlx.config import (
-    Config,
-    diff,
-    load,
-    to_yaml,
-)
+from azr_mlx.config import Config, diff, load, to_yaml
 from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation

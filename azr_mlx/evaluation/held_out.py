@@ -26,12 +26,7 @@ from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.solver import TaskSolver
 from azr_mlx.tasks import parse, templates
 from azr_mlx.tasks.buffer import TaskBuffer
-from azr_mlx.tasks.gate import (
-    Draft,
-    GateRules,
-    Runner,
-    gate,
-)
+from azr_mlx.tasks.gate import Draft, GateRules, Runner, gate
 from azr_mlx.tasks.prompts import PromptForm
 from azr_mlx.types import Task, TaskKind
 

@@ -17,14 +17,7 @@ from rich.table import Table
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import HeldOutLine
 from azr_mlx.evaluation.statistics import Estimate
-from azr_mlx.monitoring.live import (
-    KEPT,
-    LiveView,
-    View,
-    kl_parts,
-    program_lines,
-    verdict_line,
-)
+from azr_mlx.monitoring.live import KEPT, LiveView, View, kl_parts, program_lines, verdict_line
 from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import plain
 from azr_mlx.types import Experience, TaskKind

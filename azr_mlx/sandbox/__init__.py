@@ -20,12 +20,7 @@ other and the standard library, and share ``codec`` and ``wire`` with the truste
 """
 
 from azr_mlx.sandbox.jail.codec import is_opaque
-from azr_mlx.sandbox.job import (
-    Job,
-    Limits,
-    Result,
-    job_from_json,
-)
+from azr_mlx.sandbox.job import Job, Limits, Result, job_from_json
 from azr_mlx.sandbox.literals import equal, literal, parse_literal
 from azr_mlx.sandbox.pool import JobBatch, Sandbox
 from azr_mlx.sandbox.worker import SandboxError

@@ -15,13 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import IO, Any
 
-from azr_mlx.sandbox import (
-    Job,
-    Result,
-    Sandbox,
-    SandboxError,
-    job_from_json,
-)
+from azr_mlx.sandbox import Job, Result, Sandbox, SandboxError, job_from_json
 from azr_mlx.sandbox.pool import ISOLATION
 from azr_mlx.types import Status
 

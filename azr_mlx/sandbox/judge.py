@@ -11,12 +11,7 @@ from typing import Any
 
 from azr_mlx.sandbox.asserts import Suite
 from azr_mlx.sandbox.jail import wire
-from azr_mlx.sandbox.jail.codec import (
-    MAX_BYTES,
-    CodecError,
-    decode,
-    decode_loose,
-)
+from azr_mlx.sandbox.jail.codec import MAX_BYTES, CodecError, decode, decode_loose
 from azr_mlx.sandbox.jail.wire import MAX_STEPS
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.literals import equal, literal

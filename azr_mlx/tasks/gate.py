@@ -11,28 +11,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from azr_mlx.config import Config, SandboxConfig
-from azr_mlx.sandbox import (
-    Job,
-    JobBatch,
-    Result,
-    equal,
-    literal,
-    parse_literal,
-)
+from azr_mlx.sandbox import Job, JobBatch, Result, equal, literal, parse_literal
 from azr_mlx.tasks.buffer import TaskBuffer
-from azr_mlx.tasks.parse import (
-    Proposal,
-    check_program,
-    clean_source,
-    is_reserved,
-    skeleton,
-)
-from azr_mlx.types import (
-    Status,
-    Task,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.tasks.parse import Proposal, check_program, clean_source, is_reserved, skeleton
+from azr_mlx.types import Status, Task, TaskKind, Verdict
 
 # Every reason for which a proposal is rejected, in the order of the checks; metric names are made
 # of them.

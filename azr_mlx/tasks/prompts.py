@@ -27,12 +27,7 @@ import yaml
 from azr_mlx.config import Config
 from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import UsageError
-from azr_mlx.types import (
-    Prompt,
-    Role,
-    Task,
-    TaskKind,
-)
+from azr_mlx.types import Prompt, Role, Task, TaskKind
 
 STYLES = ("completion", "chat")
 

@@ -22,12 +22,7 @@ from azr_mlx.config import Config
 from azr_mlx.selfplay.rewards import zero_variance_fraction
 from azr_mlx.selfplay.round import Round
 from azr_mlx.tasks.buffer import SolutionBuffer
-from azr_mlx.training.advantage import (
-    EmaBaselines,
-    estimate,
-    explained_variance,
-    whiten,
-)
+from azr_mlx.training.advantage import EmaBaselines, estimate, explained_variance, whiten
 from azr_mlx.training.batch import (
     collate,
     collate_supervised,
@@ -36,12 +31,7 @@ from azr_mlx.training.batch import (
     token_weights,
 )
 from azr_mlx.training.controllers import AdaptiveKL, EntropyFloor
-from azr_mlx.types import (
-    Batch,
-    Experience,
-    Scores,
-    UpdateStats,
-)
+from azr_mlx.types import Batch, Experience, Scores, UpdateStats
 
 
 def rate_factor(step: int, warmup: int, last: int, how: str) -> float:

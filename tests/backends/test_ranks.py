@@ -12,13 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azr_mlx.backends.base import Sampling
-from azr_mlx.backends.ranks import (
-    Alone,
-    gather,
-    own_part,
-    run_shared,
-    share,
-)
+from azr_mlx.backends.ranks import Alone, gather, own_part, run_shared, share
 from azr_mlx.backends.select import choose, launcher
 from azr_mlx.errors import UsageError
 from azr_mlx.types import Batch, Completion, Prompt

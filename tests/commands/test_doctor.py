@@ -15,13 +15,7 @@ pytest.importorskip("mlx.core", reason="mlx is not installed")
 from azr_mlx import cli
 from azr_mlx.commands import doctor
 from azr_mlx.commands.doctor import machine, software, trials
-from azr_mlx.commands.doctor.finding import (
-    FAIL,
-    OK,
-    WARN,
-    Finding,
-    examine,
-)
+from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding, examine
 from azr_mlx.errors import AzrError
 from azr_mlx.sandbox import Sandbox
 

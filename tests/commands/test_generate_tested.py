@@ -6,13 +6,7 @@ import pytest
 
 from azr_mlx.backends.base import Sampling
 from azr_mlx.commands.generate import Generation
-from azr_mlx.commands.generate_tested import (
-    Assertions,
-    Question,
-    read_tests,
-    solve,
-    strategies_for,
-)
+from azr_mlx.commands.generate_tested import Assertions, Question, read_tests, solve, strategies_for
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.strategies import INSTRUCTIONS, STRATEGIES
 

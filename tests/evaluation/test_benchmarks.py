@@ -13,13 +13,7 @@ import pytest
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
-from azr_mlx.evaluation.benchmarks import (
-    SPECS,
-    completion,
-    content_sha256,
-    load,
-    prompt,
-)
+from azr_mlx.evaluation.benchmarks import SPECS, completion, content_sha256, load, prompt
 from azr_mlx.evaluation.benchmarks.source import hub_answers
 from tests.conftest import SHARED
 

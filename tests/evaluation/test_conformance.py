@@ -18,13 +18,7 @@ from typing import Any
 import pytest
 
 from azr_mlx.evaluation import benchmarks
-from azr_mlx.evaluation.benchmarks import (
-    Benchmark,
-    Grade,
-    Problem,
-    load,
-    plus,
-)
+from azr_mlx.evaluation.benchmarks import Benchmark, Grade, Problem, load, plus
 from azr_mlx.evaluation.imported_samples import score_samples
 from azr_mlx.evaluation.store import read_samples
 from azr_mlx.sandbox import Limits, Sandbox, is_opaque

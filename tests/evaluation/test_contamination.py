@@ -9,13 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation.contamination import (
-    GRAM,
-    check,
-    ngrams,
-    shapes,
-    tasks_of_run,
-)
+from azr_mlx.evaluation.contamination import GRAM, check, ngrams, shapes, tasks_of_run
 from azr_mlx.types import Task, TaskKind
 
 pytestmark = pytest.mark.pure

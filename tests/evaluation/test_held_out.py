@@ -7,22 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from azr_mlx.config import (
-    Config,
-    HeldOutConfig,
-    Proposer,
-    Rollout,
-    Solver,
-)
+from azr_mlx.config import Config, HeldOutConfig, Proposer, Rollout, Solver
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import held_out
-from azr_mlx.evaluation.held_out import (
-    BeforeAndAfter,
-    HeldOut,
-    HeldOutLine,
-    Record,
-    mean_line,
-)
+from azr_mlx.evaluation.held_out import BeforeAndAfter, HeldOut, HeldOutLine, Record, mean_line
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.terminal import Display, held_out_table

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 
 from azr_mlx.evaluation import progress
-from azr_mlx.evaluation.progress import (
-    Lines,
-    Silent,
-    duration,
-    reporter,
-)
+from azr_mlx.evaluation.progress import Lines, Silent, duration, reporter
 
 pytestmark = pytest.mark.pure
 

@@ -13,13 +13,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Grade
 from azr_mlx.evaluation.imported_samples import score_samples
 from azr_mlx.evaluation.protocol import Settings, Subject, half
-from azr_mlx.evaluation.result import (
-    CASES,
-    BenchmarkResult,
-    Sample,
-    by_task,
-    figures,
-)
+from azr_mlx.evaluation.result import CASES, BenchmarkResult, Sample, by_task, figures
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.models.adapters import read_lora

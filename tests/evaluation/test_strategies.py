@@ -6,12 +6,7 @@ import pytest
 
 from azr_mlx.config import Solver
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation.strategies import (
-    AUTO,
-    STRATEGIES,
-    ask,
-    sequence,
-)
+from azr_mlx.evaluation.strategies import AUTO, STRATEGIES, ask, sequence
 
 pytestmark = pytest.mark.pure
 

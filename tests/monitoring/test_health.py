@@ -6,12 +6,7 @@ import json
 
 import pytest
 
-from azr_mlx.monitoring.health import (
-    QUIET,
-    SIGNS,
-    WINDOW,
-    Health,
-)
+from azr_mlx.monitoring.health import QUIET, SIGNS, WINDOW, Health
 from azr_mlx.training.controllers import LEAST, MOST, EntropyFloor
 
 pytestmark = pytest.mark.pure

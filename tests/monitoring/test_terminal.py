@@ -9,20 +9,10 @@ import pytest
 from rich.console import Console
 
 from azr_mlx.monitoring import live, terminal
-from azr_mlx.monitoring.live import (
-    LiveView,
-    View,
-    program_lines,
-    sparkline,
-)
+from azr_mlx.monitoring.live import LiveView, View, program_lines, sparkline
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.selfplay.round_log import ShownProposal
-from azr_mlx.types import (
-    Reward,
-    Status,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Reward, Status, TaskKind, Verdict
 
 pytestmark = pytest.mark.pure
 

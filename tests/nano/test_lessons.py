@@ -10,12 +10,7 @@ from itertools import islice
 import pytest
 
 from azr_mlx.nano import lessons as made
-from azr_mlx.nano.lessons import (
-    N_INPUTS,
-    lessons,
-    plan,
-    traced,
-)
+from azr_mlx.nano.lessons import N_INPUTS, lessons, plan, traced
 from azr_mlx.tasks import parse
 from azr_mlx.tasks.prompts import load_form
 from azr_mlx.types import TaskKind

@@ -16,13 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Result,
-    Sandbox,
-    SandboxError,
-)
+from azr_mlx.sandbox import Job, Limits, Result, Sandbox, SandboxError
 from azr_mlx.sandbox.worker import Worker
 from azr_mlx.types import Status
 from benchmarks.sandbox_soak import descendants

@@ -12,13 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from azr_mlx.evaluation import benchmarks
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Sandbox,
-    case,
-    judge,
-)
+from azr_mlx.sandbox import Job, Limits, Sandbox, case, judge
 from azr_mlx.sandbox.asserts import Suite, split
 from azr_mlx.sandbox.jail import wire
 from azr_mlx.sandbox.jail.codec import encode

@@ -14,13 +14,7 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Sandbox,
-    SandboxError,
-    is_opaque,
-)
+from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError, is_opaque
 from azr_mlx.sandbox.worker import Worker, WorkerDied
 from azr_mlx.types import Status
 from benchmarks.sandbox_soak import descendants

@@ -11,13 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from azr_mlx.sandbox import equal, literal, parse_literal
-from azr_mlx.sandbox.jail.codec import (
-    MAX_BYTES,
-    MAX_DEPTH,
-    CodecError,
-    decode,
-    encode,
-)
+from azr_mlx.sandbox.jail.codec import MAX_BYTES, MAX_DEPTH, CodecError, decode, encode
 
 pytestmark = pytest.mark.sandbox
 

@@ -20,25 +20,11 @@ import pytest
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.benchmarks import AssertCheck, Benchmark, Problem
 from azr_mlx.evaluation.imported_samples import score_samples
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Sandbox,
-    SandboxError,
-)
+from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
 from azr_mlx.sandbox.asserts import split
-from azr_mlx.tasks.gate import (
-    Draft,
-    GateResult,
-    gate,
-)
+from azr_mlx.tasks.gate import Draft, GateResult, gate
 from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
-from azr_mlx.types import (
-    Status,
-    Task,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Status, Task, TaskKind, Verdict
 from tests import judging
 from tests.judging import check_answers
 

@@ -22,13 +22,7 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Result,
-    Sandbox,
-    SandboxError,
-)
+from azr_mlx.sandbox import Job, Limits, Result, Sandbox, SandboxError
 from azr_mlx.types import Status
 from benchmarks.sandbox_soak import Killer, adopt_orphans, descendants, is_zygote
 from tests.conftest import ROOT

@@ -6,12 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from azr_mlx.config import (
-    Config,
-    Proposer,
-    Rollout,
-    Solver,
-)
+from azr_mlx.config import Config, Proposer, Rollout, Solver
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog

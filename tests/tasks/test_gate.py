@@ -10,34 +10,14 @@ import pytest
 
 from azr_mlx.backends.base import OnStep, Policy, Sampling
 from azr_mlx.config import Config
-from azr_mlx.sandbox import (
-    Job,
-    JobBatch,
-    Limits,
-    Result,
-    Sandbox,
-    parse_literal,
-)
+from azr_mlx.sandbox import Job, JobBatch, Limits, Result, Sandbox, parse_literal
 from azr_mlx.selfplay.proposer import ProposalError, TaskProposer
 from azr_mlx.selfplay.solver import TaskSolver
 from azr_mlx.tasks.buffer import TaskBuffer
-from azr_mlx.tasks.gate import (
-    REJECT_REASONS,
-    Draft,
-    GateResult,
-    GateRules,
-    gate,
-)
+from azr_mlx.tasks.gate import REJECT_REASONS, Draft, GateResult, GateRules, gate
 from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
 from azr_mlx.tasks.templates import draw
-from azr_mlx.types import (
-    Completion,
-    Prompt,
-    Status,
-    Task,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Completion, Prompt, Status, Task, TaskKind, Verdict
 from tests.judging import check_answers
 
 pytestmark = pytest.mark.sandbox

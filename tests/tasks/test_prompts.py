@@ -9,13 +9,7 @@ from typing import Any
 import pytest
 
 from azr_mlx.tasks.parse import parse_answer, parse_proposal
-from azr_mlx.tasks.prompts import (
-    FormOutput,
-    PromptForm,
-    arguments,
-    load_form,
-    render,
-)
+from azr_mlx.tasks.prompts import FormOutput, PromptForm, arguments, load_form, render
 from azr_mlx.types import Role, Task, TaskKind
 
 pytestmark = pytest.mark.pure

@@ -7,12 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from azr_mlx.config import (
-    Config,
-    Distill,
-    Ppo,
-    Rollout,
-)
+from azr_mlx.config import Config, Distill, Ppo, Rollout
 from azr_mlx.selfplay.round import Round
 from azr_mlx.tasks.buffer import SolutionBuffer, VerifiedSolution
 from azr_mlx.training.learner import Learner, rate_factor

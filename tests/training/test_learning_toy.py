@@ -13,15 +13,7 @@ from azr_mlx.backends.mlx import MlxBackend
 from azr_mlx.config import Config, Lora, Ppo
 from azr_mlx.selfplay.round import Round
 from azr_mlx.training.learner import Learner
-from azr_mlx.types import (
-    Experience,
-    Prompt,
-    Reward,
-    Role,
-    Status,
-    TaskKind,
-    Verdict,
-)
+from azr_mlx.types import Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
 from tests.tiny import CharTokenizer, tiny_model
 
 pytestmark = pytest.mark.backend

@@ -9,13 +9,7 @@ from dataclasses import replace
 import pytest
 
 from azr_mlx import run_folder
-from azr_mlx.config import (
-    Config,
-    EvaluationConfig,
-    Proposer,
-    Rollout,
-    Solver,
-)
+from azr_mlx.config import Config, EvaluationConfig, Proposer, Rollout, Solver
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation

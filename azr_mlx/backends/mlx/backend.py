@@ -21,12 +21,7 @@ from mlx_lm.utils import load as load_mlx
 
 from azr_mlx.backends.base import Hyper, Memory, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
-from azr_mlx.backends.mlx import (
-    adapters,
-    cpu,
-    ppo,
-    prefix_sharing,
-)
+from azr_mlx.backends.mlx import adapters, cpu, ppo, prefix_sharing
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.logprobs import Head, chunk_rows, head_of
 from azr_mlx.backends.model_backend import ModelBackend, unsupported

@@ -13,12 +13,7 @@ from azr_mlx.backends.kv_places import Places
 from azr_mlx.backends.microbatch import Stage
 from azr_mlx.backends.mlx import kernels
 from azr_mlx.backends.mlx.prefix_sharing import Reading, on_device, read
-from azr_mlx.backends.sampler import (
-    Floats,
-    Stream,
-    draw_on_host,
-    settings,
-)
+from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 
 
 class MlxArrays:

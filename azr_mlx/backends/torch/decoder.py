@@ -10,19 +10,9 @@ import torch
 
 from azr_mlx.backends.kv_places import Places
 from azr_mlx.backends.microbatch import Stage
-from azr_mlx.backends.sampler import (
-    Floats,
-    Stream,
-    draw_on_host,
-    settings,
-)
+from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 from azr_mlx.backends.torch import kernels
-from azr_mlx.backends.torch.prefix_sharing import (
-    Reading,
-    on_device,
-    read,
-    run,
-)
+from azr_mlx.backends.torch.prefix_sharing import Reading, on_device, read, run
 
 Tensor = torch.Tensor
 

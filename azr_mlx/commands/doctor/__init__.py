@@ -12,13 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from azr_mlx.commands.doctor import machine, software, trials
-from azr_mlx.commands.doctor.finding import (
-    FAIL,
-    WARN,
-    Finding,
-    Line,
-    examine,
-)
+from azr_mlx.commands.doctor.finding import FAIL, WARN, Finding, Line, examine
 
 CHECKS: dict[str, Callable[[], Finding]] = {
     "versions": software.versions,

@@ -12,12 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.commands.doctor.finding import (
-    FAIL,
-    OK,
-    WARN,
-    Finding,
-)
+from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding
 from azr_mlx.models.locate import CACHE_DIR
 
 GB = 1e9

@@ -15,12 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from azr_mlx.commands.doctor.finding import (
-    FAIL,
-    OK,
-    WARN,
-    Finding,
-)
+from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding
 
 # -- kernels ---------------------------------------------------------------------------------------
 

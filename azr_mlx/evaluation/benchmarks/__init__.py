@@ -16,14 +16,7 @@ from pathlib import Path
 from azr_mlx.backends.base import Tokenizer
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import strategies
-from azr_mlx.evaluation.benchmarks import (
-    apps,
-    cruxeval,
-    humaneval,
-    mbpp,
-    plus,
-    source,
-)
+from azr_mlx.evaluation.benchmarks import apps, cruxeval, humaneval, mbpp, plus, source
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.evaluation.benchmarks.problem import (
     AssertCheck,

@@ -20,19 +20,8 @@ from typing import Any
 import numpy as np
 
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation.benchmarks.problem import (
-    DataRow,
-    Grade,
-    Problem,
-    Spec,
-)
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Result,
-    literal,
-    parse_literal,
-)
+from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
+from azr_mlx.sandbox import Job, Limits, Result, literal, parse_literal
 from azr_mlx.source import parsed
 from azr_mlx.types import Status
 

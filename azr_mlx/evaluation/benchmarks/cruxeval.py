@@ -14,20 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from azr_mlx.evaluation.benchmarks.problem import (
-    DataRow,
-    Grade,
-    Problem,
-    Spec,
-)
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Result,
-    equal,
-    literal,
-    parse_literal,
-)
+from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
+from azr_mlx.sandbox import Job, Limits, Result, equal, literal, parse_literal
 from azr_mlx.source import parsed_expression
 from azr_mlx.types import Status
 

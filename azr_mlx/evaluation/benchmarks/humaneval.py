@@ -5,12 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 
-from azr_mlx.evaluation.benchmarks.problem import (
-    AssertCheck,
-    DataRow,
-    Problem,
-    Spec,
-)
+from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Problem, Spec
 from azr_mlx.sandbox import Limits
 from azr_mlx.source import parsed
 

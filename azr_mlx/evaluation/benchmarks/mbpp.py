@@ -7,12 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-from azr_mlx.evaluation.benchmarks.problem import (
-    AssertCheck,
-    DataRow,
-    Problem,
-    Spec,
-)
+from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Problem, Spec
 from azr_mlx.sandbox import Limits
 
 # The reference solution of task 123 takes 14 s on a slow core.

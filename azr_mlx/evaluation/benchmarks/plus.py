@@ -23,20 +23,8 @@ from typing import Any
 import numpy as np
 
 from azr_mlx.evaluation.benchmarks import humaneval, mbpp
-from azr_mlx.evaluation.benchmarks.problem import (
-    AssertCheck,
-    DataRow,
-    Grade,
-    Problem,
-    Spec,
-)
-from azr_mlx.sandbox import (
-    Job,
-    Limits,
-    Result,
-    is_opaque,
-    literal,
-)
+from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Grade, Problem, Spec
+from azr_mlx.sandbox import Job, Limits, Result, is_opaque, literal
 from azr_mlx.types import Status
 
 LIMITS = Limits(wall_s=120.0, cpu_s=60.0, memory_mb=2048, output_kb=64)
