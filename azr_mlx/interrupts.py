@@ -13,11 +13,12 @@ from typing import Any
 
 from azr_mlx.errors import Interrupted
 
-_SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it, and leaving at once shows it to nobody again
+# A progress bar hides the cursor; a process that exits at once must show it again itself.
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupts:
-    """Within the block the first Ctrl-C only asks (``asked``): it raises KeyboardInterrupt where it
+    """Within the block the first Ctrl-C only asks (``asked``): it raises KeyboardInterrupt if it
     is ``allowed``, or at the next ``check``. The second leaves at once.
 
     Outside the main thread, where Python delivers no signals, nothing is changed.
@@ -37,7 +38,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._previous)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where Ctrl-C was pressed."""
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
         if self.asked:
             raise KeyboardInterrupt
 

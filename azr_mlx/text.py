@@ -34,8 +34,8 @@ def clip(text: str, most: int, *, keep_end: bool = False) -> str:
 
 
 def number(value: float, unit: str = "", spacing: float | None = None) -> str:
-    """With three digits, or as many as tell the ticks of an axis apart, ``spacing`` from each
-    other."""
+    """With three digits, or as many as distinguish the ticks of an axis, which are ``spacing`` from
+    each other."""
     if unit == "%":
         shown = 100 * value
         digits = 1 if spacing is None and 0 < abs(shown) < 99.95 else _digits(100 * (spacing or 1))
@@ -72,7 +72,7 @@ def _thousands(value: float, spacing: float | None) -> str:
 
 
 def _digits(spacing: float) -> int:
-    """Decimals that tell multiples of ``spacing``, which has one digit, apart."""
+    """Decimals that distinguish multiples of ``spacing``, which has one digit."""
     return max(0, -math.floor(math.log10(spacing) + 1e-9))
 
 

@@ -6,8 +6,8 @@
 One round of self-play a time, as training makes it (the model proposes; its valid tasks, and some
 from templates, are solved ``rollout.group_size`` times), with no update. For each form: the share
 of well-formed and of valid proposals, of well-formed and of right answers, by kind; the share of
-groups that have any contrast, without which there is nothing to learn; lengths; tokens a second.
-Prints one JSON object, and a line a form on stderr.
+groups that have any contrast, without which there is nothing to learn; lengths; tokens per second.
+Prints one JSON object, and one line per form on stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import side_by_side as sbs
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="qwen2.5-coder-0.5b")
-    parser.add_argument("--model", help="in place of the configuration's")
+    parser.add_argument("--model", help="instead of the configuration's")
     parser.add_argument("--forms", nargs="+", default=["few_shot", "chat"])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")

@@ -87,7 +87,7 @@ def main() -> int:
         return 0
     from azr_mlx.config import load
 
-    for name in options.variants:  # what cannot be run is told before anything is
+    for name in options.variants:  # what cannot be run is reported before anything is
         load(options.config, [*options.set, *VARIANTS[name]])
     found = every(options)
     runs = [run for run in found if "failed" not in run]

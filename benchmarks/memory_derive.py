@@ -82,7 +82,7 @@ def _fitted(key: str, records: list[Record]) -> Table:
 
 
 def write(table: Table, file: Path) -> None:
-    """The table in place of the one in ``file``, its head as it is."""
+    """The table instead of the one in ``file``, its head as it is."""
     mark = "COEFFICIENTS: dict"
     lines = [f"{mark}[str, dict[str, float]] = {{"]
     for row, values in table.items():

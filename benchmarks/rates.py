@@ -27,7 +27,7 @@ FIXED = ("early_stopping=false", "kl_penalty=none", "warmup_steps=0", "lr_schedu
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="qwen2.5-coder-0.5b")
-    parser.add_argument("--model", help="in place of the configuration's")
+    parser.add_argument("--model", help="instead of the configuration's")
     parser.add_argument("--rates", nargs="+", type=float, default=[2e-5, 1e-4, 5e-4])
     parser.add_argument("--updates", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")

@@ -223,7 +223,7 @@ def resident_mb(pid: int) -> float:
 
 
 def descriptors(pid: int) -> int | None:
-    """Open descriptors; None where another user's, or an ended process's, cannot be counted."""
+    """Open descriptors; None if another user's, or an ended process's, cannot be counted."""
     try:
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:

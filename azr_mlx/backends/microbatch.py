@@ -91,7 +91,7 @@ def _rows(batch: Batch) -> list[TrainedRow]:
 def _plan(
     rows: Sequence[TrainedRow], budget: int, share: bool, multiple: int, buckets: int
 ) -> list[list[TrainedRow]]:
-    """Rows in an order in which neighbours have most in common, cut where the next one does not
+    """Rows in an order in which neighbours have most in common, cut if the next one does not
     pay."""
     plan: list[list[TrainedRow]] = []
     for row in _ordered(rows, share, buckets):

@@ -231,8 +231,8 @@ class ModelBackend(ABC):
     @abstractmethod
     def _clip_gradients(self, max_norm: float) -> tuple[float, float]:
         """Sum the gradients over the ranks, and clip them; returns the norms before clipping, of
-        the adapters and of the value head. The value head is clipped apart: its gradient must not
-        scale the policy's down."""
+        the adapters and of the value head. The value head is clipped separately: its gradient must
+        not scale the policy's down."""
 
     @abstractmethod
     def _apply_gradients(self, hyper: Hyper) -> None:

@@ -67,7 +67,7 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str = ""
-    drawn: int = 0  # tokens, those included that have not been read yet
+    drawn: int = 0  # tokens, including those that have not been read yet
 
     @property
     def limit(self) -> int:
@@ -94,7 +94,7 @@ class _Drawn(NamedTuple):
 class RolloutEngine:
     """Decodes with one model.
 
-    ``max_rows`` are decoded at once, as far as ``kv_tokens`` (places times tokens; 0: no bound)
+    ``max_rows`` are decoded at once, within ``kv_tokens`` (places times tokens; 0: no bound)
     hold their keys and values. ``eos`` are the tokens that end a completion; without them, the
     tokenizer's ``eos_token_ids``. ``model_calls`` counts forward passes as [prefill, decode], for
     the metrics and the tests.

@@ -1,4 +1,5 @@
-"""Drawing one token a row from logits, with its log-probability; no row of the vocabulary is kept.
+"""Drawing one token per row from logits, with its log-probability; no row of the vocabulary is
+kept.
 
 A row's randomness is its own 64-bit key, so its tokens do not depend on the batch that it shares.
 On a CPU numpy draws (its exponential is 25 times as fast as MLX's there): inverse CDF, one uniform
@@ -89,7 +90,7 @@ def _invert(mass: Floats, u: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
     before = blocks_cdf[np.arange(rows), block] - blocks[np.arange(rows), block]
     cdf = before[:, None] + entries.cumsum(axis=1)
     offset = (cdf <= target[:, None]).sum(axis=1)
-    last = BLOCK - 1 - (entries[:, ::-1] > 0).argmax(axis=1)  # two sums may round apart
+    last = BLOCK - 1 - (entries[:, ::-1] > 0).argmax(axis=1)  # two sums may round differently
     return start + np.minimum(offset, last), total
 
 

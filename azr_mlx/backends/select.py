@@ -35,7 +35,7 @@ def _number(name: str) -> int:
 
 
 def choose(asked: str) -> tuple[str, str]:
-    """(name, why). Raises UsageError if the backend that was asked for cannot be had."""
+    """(name, why). Raises UsageError if the backend that was asked for is not available."""
     if asked not in ("auto", "mlx", "torch"):
         raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
     name, why = _chosen(asked)

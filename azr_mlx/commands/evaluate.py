@@ -31,7 +31,7 @@ from azr_mlx.run_folder import adapter_folder
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Task
 
-EVALS = Path("evals")  # where samples go that nobody gave a place
+EVALS = Path("evals")  # where samples go if --out is not given
 BASE = "base"
 TOGETHER = {"cruxeval": ("cruxeval-i", "cruxeval-o")}  # names that stand for several benchmarks
 
@@ -65,7 +65,7 @@ class EvalRequest:
         return tuple(dict.fromkeys(found))
 
     def check(self) -> None:
-        """Raise UsageError where the parts do not go together."""
+        """Raise UsageError if the parts do not go together."""
         if not self.names:
             raise UsageError(f"--benchmark: names none; take any of {', '.join(benchmarks.SPECS)}")
         # What goes by one name comes in one file.
@@ -92,8 +92,8 @@ class EvalRequest:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it: a result a benchmark; a comparison with the base where asked for; and what
-    the run has practised on, where the adapters are a run's.
+    """What came of it: one result per benchmark; a comparison with the base if asked for; and what
+    the run has practised on, if the adapters belong to a run.
     """
 
     results: tuple[BenchmarkResult, ...]
@@ -129,7 +129,7 @@ def evaluate(request: EvalRequest, progress: Reporter | None = None) -> Report:
     adapters, model = None, request.model
     if request.adapter_path is not None:
         adapters = adapter_folder(request.adapter_path)
-        read_lora(adapters)  # a mistyped folder is told before any data is looked for
+        read_lora(adapters)  # a mistyped folder is reported before any data is looked for
         model = model or base_of(adapters)
     loaded = [benchmarks.load(name, request.data) for name in request.names]
     try:
@@ -139,7 +139,7 @@ def evaluate(request: EvalRequest, progress: Reporter | None = None) -> Report:
             raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
         request.settings.check()
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
-        # First, so that an isolation that cannot be had is told before a model is loaded.
+        # First, so that an isolation that is not available is reported before a model is loaded.
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             quantization = request.quantization or _quantization(adapters)
             backend, subject = open_model(
@@ -193,7 +193,7 @@ class _Session:
         arms = [self._evaluation(b, policy) for b in loaded for policy in policies]
         found: dict[Policy, list[BenchmarkResult]] = {"current": [], "reference": []}
         with ExitStack() as stack, Interrupts() as interrupts:
-            # All folders first: one that holds another protocol is told before anything is made.
+            # All folders first: one with another protocol is reported before anything is made.
             stores = [stack.enter_context(Store(self._folder(a), a.protocol)) for a in arms]
             for arm, store in zip(arms, stores, strict=True):
                 found[arm.policy].append(_made(arm, store, interrupts))
@@ -238,7 +238,7 @@ def _made(arm: Evaluation, store: Store, interrupts: Interrupts) -> BenchmarkRes
 def _overlaps(
     arms: Sequence[Evaluation], practised: Sequence[Task] | None
 ) -> Iterator[Contamination]:
-    """What the run has practised on, benchmark by benchmark; nothing where there is no run."""
+    """What the run has practised on, benchmark by benchmark; nothing if there is no run."""
     if practised is None:
         return
     for benchmark, problems in {a.protocol.benchmark: a.problems for a in arms}.items():

@@ -68,7 +68,7 @@ def to_model(
 
     Raises:
         UsageError: there are no such adapters, ``out`` exists, or the model has no such export.
-        ModelError: the base cannot be had, or the folder not be written.
+        ModelError: the base is not available, or the folder not be written.
     """
     check_quantization(Quantization(bits=0), dtype)
     source, name = adapter_folder(adapters), model or base_of(adapters)
@@ -77,7 +77,7 @@ def to_model(
     if out.exists():
         raise UsageError(f"--out {out}: exists; name another folder or remove it")
     if name is None:
-        raise UsageError("--model: missing, for the adapters do not name theirs; give their base")
+        raise UsageError("--model: missing, and the adapters do not name their base; give it")
     base = resolve(name, quantization=_quantization(source), cache_dir=cache_dir)
     texts, measured_on = _measured(source)
     before = logprobs(base.path, texts, adapters=source)
@@ -109,7 +109,7 @@ def _quantization(adapters: Path) -> Quantization:
 
 
 def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
-    """The last rollouts of the run, as far as it has any, and what they are called."""
+    """The last rollouts of the run, if it has any, and what they are called."""
     run = run_of(adapters)
     files = [] if run is None else run_folder.rollouts(run)
     if not files:

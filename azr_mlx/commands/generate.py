@@ -38,7 +38,7 @@ class Generator:
     def __init__(self, model_id: str | None, adapter_path: Path | None = None) -> None:
         """``model_id`` may be None if the adapters' folder names its model.
 
-        Raises ``UsageError`` if the adapters cannot be had, ``ModelError`` if the model
+        Raises ``UsageError`` if the adapters are not available, ``ModelError`` if the model
         cannot.
         """
         if adapter_path is not None:

@@ -52,7 +52,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Assertions:
-    """A file of assertions: its text, ready to run, and the function that it is about ("" where it
+    """A file of assertions: its text, ready to run, and the function that it is about ("" if it
     does not say)."""
 
     text: str

@@ -113,7 +113,7 @@ def train(
 
 
 def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:
-    """What a run that goes on measured at its start. Raises UsageError where it is no use now."""
+    """What a run that goes on measured at its start. Raises UsageError if it is no use now."""
     if not config.held_out.tasks:
         return None
     trained = start is not None and start != run_folder.checkpoint_of(run_dir, 0)
@@ -148,8 +148,8 @@ def _show_gain(compared: BeforeAndAfter, display: Display) -> None:
 
 
 def _report(run_dir: Path, display: Display, leads: bool) -> None:
-    """The report of a run that ended or was interrupted. One that fails is no failure of the
-    run."""
+    """The report of a run that ended or was interrupted. If it fails, the run has not
+    failed."""
     if not leads or not (run_dir / run_folder.METRICS_FILE).exists():
         return
     try:
@@ -214,14 +214,16 @@ def _place(
     """(run folder, checkpoint to start from). Only rank 0 writes there: every other rank has a
     folder for the time of the run, with a copy of what rank 0 starts from.
 
-    Raises UsageError where the ranks were not given the same configuration.
+    Raises UsageError if the ranks were not given the same configuration.
     """
     from azr_mlx import __version__
 
     if len(set(gather(world, __version__))) > 1:
         raise UsageError("azr-mlx: the ranks have different versions; install the same on all")
     if len(set(gather(world, to_yaml(config)))) > 1:
-        raise UsageError("config: the ranks have different ones; give all the same arguments")
+        raise UsageError(
+            "config: the ranks have different configurations; give all of them the same arguments"
+        )
     if world.rank == 0:
         run_dir, start = _locate_run(config, resume)
     else:
@@ -304,7 +306,7 @@ def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display:
     if last != backend and config.quantization.bits:
         display.warn(
             f"backend: {backend}: the run was on {last}, whose {config.quantization.bits}-bit "
-            "weights are not this one's; expect other rewards at first"
+            "weights differ from this backend's; expect other rewards at the beginning"
         )
 
 
@@ -347,7 +349,8 @@ def describe_process(
 
 
 def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
-    """What is evaluated in training; before the model is loaded, so that missing data is told."""
+    """What is evaluated in training; before the model is loaded, so that missing data is
+    reported."""
     if not config.evaluation_interval:
         return []
     data = Path(config.evaluation.data) if config.evaluation.data else None

@@ -105,7 +105,7 @@ def _unreadable(error: Exception) -> str:
     where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
     why = " ".join(str(getattr(error, "problem", None) or error).split())
     tab = "\\t" in why or (mark is not None and (mark.get_snippet() or "").lstrip(" ")[:1] == "\t")
-    fix = "indent with blanks, not tabs" if tab else "mend that line"
+    fix = "indent with blanks, not tabs" if tab else "fix that line"
     return f"{where}: not YAML: {why}; {fix}"
 
 

@@ -2,7 +2,7 @@
 
 The top-level names are those of the first Absolute Zero Reasoner project, so that its users find
 theirs. Every mistake is reported at once, each with the key, the value, why, and the nearest name
-where a key does not exist. A field's bounds stand in its annotation; what spans several fields
+if a key does not exist. A field's bounds stand in its annotation; what spans several fields
 is in ``_CROSS``.
 """
 
@@ -123,7 +123,7 @@ class Ppo:
     value_learning_rate: Positive = 1e-3
     entropy_coef: NonNegative = 0.0
     entropy_floor: NonNegative = 0.0  # nats per token, below which the bonus grows; 0: off
-    kl_coef: NonNegative = 0.01  # beta, the initial one where it adapts
+    kl_coef: NonNegative = 0.01  # beta, the initial one if it adapts
     adaptive_kl: bool = True
     kl_stop: Positive = 0.02  # early stop: an update's epochs end past 1.5 x this KL(pi_old || pi)
     max_grad_norm: Positive = 1.0
@@ -135,7 +135,7 @@ class Ppo:
     tis_cap: Annotated[float, Between(1, or_zero=True)] = 2.0
     ema_decay: Annotated[float, Between(0, below=1)] = 0.9
     micro_batch_tokens: Natural = 2048  # in one forward and backward pass
-    # auto: only where the update would not fit without (see azr_mlx.training.memory)
+    # auto: only if the update would not fit without (see azr_mlx.training.memory)
     grad_checkpoint: Annotated[str, OneOf("auto", "true", "false")] = "auto"
     compile: bool = False
 
@@ -172,7 +172,9 @@ class Solver:
     binary_reward: bool = False  # 0/1 instead of 1 / wrong / malformed
     wrong_reward: float = -0.5
     malformed_reward: float = -1.0
-    buffer_tasks_per_step: Count = 0  # tasks from the buffer, solved again beside the new ones
+    buffer_tasks_per_step: Count = (
+        0  # tasks from the buffer, solved again in addition to the new ones
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +347,7 @@ _CROSS: tuple[_Check, ...] = (
     (
         ("rollout.resample", "rollout.reuse_rollouts"),
         lambda c: c.rollout.reuse_rollouts or not c.rollout.resample,
-        "without reuse there are no groups to make contrast in; give 0",
+        "without reuse there are no groups that could have contrast; use 0",
     ),
     (
         ("quantization.group_size", "quantization.mode"),

@@ -1,7 +1,7 @@
 """Finds the data that ships with the package: GPU kernel sources and configurations.
 
 A wheel carries them as ``azr_mlx/_kernels`` and ``azr_mlx/_config``; a checkout (an editable
-install too) keeps them beside the package as ``kernels/`` and ``config/``.
+install too) keeps them next to the package as ``kernels/`` and ``config/``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class Comparison:
     """``after`` against ``before``: the difference of each figure, in the unit of the figures.
 
     ``gained`` tasks pass only after and ``lost`` ones only before, with McNemar's ``p_value``; None
-    where tasks have several samples, whose figures are no yes or no.
+    if tasks have several samples, whose figures are not just yes or no.
     """
 
     before: BenchmarkResult

@@ -1,7 +1,7 @@
 """Has the model practised on the problems that it is evaluated on?
 
 Self-play writes its own tasks and has no benchmark to copy from, but the base model may remember
-one. Two texts overlap where they share
+one. Two texts overlap if they share
 
 - 13 tokens in a row (GPT-3's length, arXiv 2005.14165, appendix C). Tokens are words, numbers and
   operator characters, in lower case; brackets, commas, colons, dots and quotes are left out, since
@@ -122,7 +122,7 @@ def shapes(source: str) -> Fingerprint:
 
 
 def tasks_of_run(adapters: Path) -> list[Task] | None:
-    """The self-play tasks in the checkpoint that the adapters belong to; None where they belong to
+    """The self-play tasks in the checkpoint that the adapters belong to; None if they belong to
     none.
 
     Raises:

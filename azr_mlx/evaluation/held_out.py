@@ -1,6 +1,6 @@
 """Tasks that self-play cannot have seen: the solver before and after training, on the same ones.
 
-They are drawn from templates, apart: an eighth of all program shapes is reserved for them
+They are drawn from templates: an eighth of all program shapes is reserved for them
 (``parse.is_reserved``). Nano's pre-training left those out, and the gate of a run that has held-out
 tasks keeps them from its buffer. Two distributions: ``in_range`` (difficulties up to
 ``held_out.in_range``) and ``harder`` (at ``held_out.harder``).
@@ -31,7 +31,7 @@ from azr_mlx.tasks.prompts import PromptForm
 from azr_mlx.types import Task, TaskKind
 
 SEED = 20_000  # of the tasks: every run is measured on the same ones
-SAMPLES = 4  # drawn answers to a task, beside the greedy one
+SAMPLES = 4  # drawn answers per task, besides the greedy one
 FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
 
 NAMES = {"in_range": "in range", "harder": "one step harder"}
@@ -44,7 +44,8 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
     """Up to ``held_out.tasks`` tasks of each kind, of distinct reserved shapes, difficulty ``low``
     to ``high``.
 
-    They pass the gate that every proposal passes. Fewer, where the templates have no more shapes.
+    They pass the gate that every proposal passes. There are fewer if the templates have no more
+    shapes.
     """
     kinds, wanted = [TaskKind(k) for k in config.task_types], config.held_out.tasks
     known, rules = TaskBuffer(max(wanted, 1)), replace(GateRules.from_config(config), reserve=False)
@@ -94,7 +95,7 @@ class HeldOut:
         form: PromptForm,
         tasks: Mapping[str, Sequence[Task]] | None = None,
     ) -> None:
-        """``tasks`` by distribution; drawn where none are given."""
+        """``tasks`` by distribution; drawn if none are given."""
         self.config, self.backend = config, backend
         self.solver = TaskSolver(backend, sandbox, form, config=config)
         c = config.held_out
@@ -180,7 +181,7 @@ def mean_line(lines: Sequence[HeldOutLine]) -> HeldOutLine:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What a measurement depends on, besides the model: two are comparable where these agree."""
+    """What a measurement depends on, besides the model: two are comparable if these agree."""
     r, p = config.rollout, config.proposer
     return {
         **{f"held_out.{name}": value for name, value in asdict(config.held_out).items()},
@@ -213,7 +214,7 @@ class Record:
 
     @classmethod
     def read(cls, run_dir: Path) -> Record | None:
-        """That of a run; None where it has none."""
+        """That of a run; None if it has none."""
         path = run_dir / HELD_OUT_FILE
         if not path.is_file():
             return None
@@ -225,7 +226,7 @@ class Record:
 def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
     """The record of a run that goes on; None for a new one.
 
-    Raises UsageError where what was measured at its start cannot be compared with what would be at
+    Raises UsageError if what was measured at its start cannot be compared with what would be at
     its end.
     """
     record = Record.read(run_dir)

@@ -15,7 +15,7 @@ from azr_mlx.run_folder import ADAPTER_WEIGHTS
 if TYPE_CHECKING:
     from azr_mlx.backends.base import Backend
 
-_BLOCKS, _BLOCK = 16, 1 << 16  # what is hashed of a weights file: so many blocks of so many bytes
+_BLOCKS, _BLOCK = 16, 1 << 16  # what is hashed of a weights file: blocks, and bytes of each
 
 
 def open_model(
@@ -28,7 +28,7 @@ def open_model(
     """The backend with the adapters loaded, and what it is: source, revision, quantisation, hashes.
 
     Raises:
-        UsageError: there is no such model, or the adapters are missing or another model's.
+        UsageError: there is no such model, or the adapters are missing or belong to another model.
     """
     from azr_mlx.backends.select import choose, load_adapters, open_backend, resolve_model
 
@@ -50,7 +50,7 @@ def open_model(
 
 
 def fingerprint(*files: Path) -> str:
-    """A hash that tells weights apart: of each file's name, size and 16 blocks spread over it.
+    """A hash that identifies weights: of each file's name, size and 16 blocks spread over it.
 
     Training moves every weight, so that the blocks tell as much as the whole, in milliseconds.
     """

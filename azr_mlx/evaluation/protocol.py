@@ -43,7 +43,7 @@ class Settings:
         return Sampling(self.max_tokens, self.temperature, self.top_p)
 
     def check(self) -> None:
-        """Raise UsageError, before anything is generated, where the settings make no sense."""
+        """Raise UsageError, before anything is generated, if the settings make no sense."""
         for k in self.ks:
             check_k(k, self.num_samples)
         if self.num_samples > 1 and self.temperature <= 0:
@@ -80,7 +80,7 @@ def half(task_id: str) -> str:
 
 
 def check_limit(limit: int | None) -> None:
-    """Raise UsageError where the first ``limit`` tasks would be none."""
+    """Raise UsageError if the first ``limit`` tasks would be none."""
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: must be at least 1")
 

@@ -35,7 +35,7 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A model's published pass@1 by benchmark, in percent; None where there is none.
+    """A model's published pass@1 by benchmark, in percent; None if there is none.
 
     ``kind`` is base, chat or tuned (on the benchmark's training split), ``entry`` the model's name
     in the source.
@@ -85,7 +85,7 @@ class Comparable:
 def table(ours: Sequence[Comparable]) -> tuple[Table, list[str]] | None:
     """Ours and the published figures for the same benchmarks, and how each was measured.
 
-    None where there is nothing to show: parts of a benchmark are set beside nothing.
+    None if there is nothing to show: parts of a benchmark are set beside nothing.
     """
     published = load()
     models = published.models
@@ -133,10 +133,10 @@ def _how(p: Protocol) -> str:
 
 
 def _notes(ours: Sequence[Comparable], used: Sequence[Citation]) -> list[str]:
-    """Which protocol each figure is of: where they differ, the columns are no comparison."""
+    """The protocol of each figure: if they differ, the columns cannot be compared."""
     told = dict.fromkeys(f"{OURS}: {_how(r.protocol)}" for c in ours for r in c.results)
     told |= dict.fromkeys(f"{s.key}: {s.what}, {s.date}: {s.protocol}" for s in used)
-    lines = ["Figures of different protocols are no comparison:"]
+    lines = ["Figures of different protocols cannot be compared:"]
     for note in told:
         lines += textwrap.wrap(note, 110, initial_indent="  ", subsequent_indent="    ")
     return lines

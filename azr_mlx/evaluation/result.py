@@ -124,7 +124,7 @@ class BenchmarkResult:
 
     @property
     def levels(self) -> dict[str, tuple[TaskResult, ...]]:
-        """The tasks by level, where there is more than one."""
+        """The tasks by level, if there is more than one."""
         names = list(dict.fromkeys(t.level for t in self.tasks))
         found = {n: tuple(t for t in self.tasks if t.level == n) for n in names}
         return found if len(found) > 1 else {}
@@ -211,7 +211,7 @@ def shown_figure(name: str, e: Estimate) -> str:
 
 
 def _figures_json(found: dict[str, Estimate]) -> dict[str, Any]:
-    """pass@k under its k, as ever; the test-case average beside it where there is one."""
+    """pass@k under its k, as ever; and the test-case average next to it if there is one."""
     at = {n.removeprefix("pass@"): asdict(e) for n, e in found.items() if n != CASES}
     cases = {"test_case_average": asdict(found[CASES])} if CASES in found else {}
     return {"pass_at": at, **cases}

@@ -54,8 +54,8 @@ class Evaluation:
         policy: Policy = "current",
         progress: Reporter | None = None,
     ) -> None:
-        """Raises UsageError where the settings make no sense, or ask for a chat template that the
-        model has not.
+        """Raises UsageError if the settings make no sense, or ask for a chat template that the
+        model does not have.
         """
         settings.check()
         self.backend, self.benchmark, self.sandbox = backend, benchmark, sandbox
@@ -136,7 +136,7 @@ class _Chunk:
 
     def _ask(self, due: Sequence[Wanted], strategy: str) -> None:
         """Generate one completion of each; grade them meanwhile. After Ctrl-C those that are
-        complete are graded all the same.
+        complete are still graded.
         """
         of = self.of
         prompts = {w.problem.id: of.prompt(w.problem, strategy) for w in due}

@@ -38,12 +38,12 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def check_k(k: int, n: int) -> None:
-    """Raise UsageError where pass@k cannot be estimated from n samples."""
+    """Raise UsageError if pass@k cannot be estimated from n samples."""
     if k < 1:
         raise UsageError(f"--k {k}: must be at least 1")
     if k > n:
         raise UsageError(
-            f"--k {k}: needs {k} samples a task or more, there are {n}; --num-samples {k}"
+            f"--k {k}: needs {k} samples per task or more, there are {n}; --num-samples {k}"
         )
 
 
@@ -60,7 +60,7 @@ def estimate(scores: Sequence[float], samples: int) -> Estimate:
     """Mean and 95 % interval of task scores in [0, 1], the tasks being drawn from a larger lot.
 
     Wilson's score interval (1927) with the effective sample size N p (1-p) / s^2 of Korn and
-    Graubard (1998), where s^2 is the variance of the N scores. With one sample a task that is
+    Graubard (1998), where s^2 is the variance of the N scores. With one sample per task that is
     Wilson's interval for N tasks. Scores between 0 and 1 vary less and count for more, but for no
     more than ``samples``, the number of verdicts in all. At 0 and 1 the interval keeps a width.
 
@@ -116,7 +116,7 @@ def difference(
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The p-value of McNemar's exact test (1947), two-sided, for one sample a task.
+    """The p-value of McNemar's exact test (1947), two-sided, for one sample per task.
 
     ``gained`` tasks pass only after, ``lost`` ones only before; if nothing has changed, each of
     them is a toss of a fair coin.

@@ -1,4 +1,4 @@
-"""Samples on disk: written as they are graded, read again where an evaluation goes on.
+"""Samples on disk: written as they are graded, read again if an evaluation goes on.
 
     FOLDER/
       protocol.json     what every sample here depends on; another protocol is refused
@@ -38,7 +38,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None = None, protocol: Protocol | None = None) -> None:
-        """Raises UsageError where the folder cannot be written or holds another's samples."""
+        """Raises UsageError if the folder cannot be written or holds another's samples."""
         self.folder = folder
         self.samples: dict[Key, Sample] = {}
         self.tries: dict[Key, list[str]] = {}
@@ -95,7 +95,7 @@ class Store:
         self._write(TRIES, row)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the figures beside the samples."""
+        """Write the figures next to the samples."""
         if self.folder is not None:
             write_json(self.folder / RESULT, result, indent=1)
 

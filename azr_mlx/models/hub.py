@@ -50,14 +50,15 @@ def _explained(asked: str, repo: str, error: Exception) -> ModelError:
     if isinstance(error, errors.LocalEntryNotFoundError):
         return _not_cached(asked, error)
     return ModelError(
-        f"model {asked!r} cannot be had from the hub: {first_line(error)}", f"try again, or {LOCAL}"
+        f"model {asked!r} is not available from the hub: {first_line(error)}",
+        f"try again, or {LOCAL}",
     )
 
 
 def _not_cached(asked: str, error: Exception) -> ModelError:
     from huggingface_hub import constants, errors
 
-    what = f"model {asked!r} is no local path, not whole in the hub's cache, and"
+    what = f"model {asked!r} is not a local path, not whole in the hub's cache, and"
     if constants.HF_HUB_OFFLINE:
         return ModelError(f"{what} HF_HUB_OFFLINE is set", f"unset it once, or {LOCAL}")
     cause = error.__cause__

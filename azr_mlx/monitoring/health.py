@@ -18,7 +18,7 @@ FEW_DISTINCT = 0.3
 MANY_FLAT_GROUPS = 0.9
 MANY_CUT = 0.5
 LONGER = 3.0  # times the mean length of the first window
-LOW_ENTROPY = 0.02  # nats a token
+LOW_ENTROPY = 0.02  # nats per token
 
 MetricsRow = Mapping[str, float]
 
@@ -57,7 +57,7 @@ SIGNS = {
     ),
     "entropy": Sign(
         lambda mean: mean < LOW_ENTROPY,
-        "the policy's entropy is down to {:.3f} nats a token: set ppo.entropy_floor, or lower "
+        "the policy's entropy is down to {:.3f} nats per token: set ppo.entropy_floor, or lower "
         "learning_rate",
     ),
 }
@@ -72,7 +72,7 @@ class Health:
     warned: dict[str, int] = field(default_factory=dict)
 
     def observe(self, row: MetricsRow) -> tuple[dict[str, float], list[str]]:
-        """(metrics ``health/NAME``, 1 where a sign is there; what to say that was not said lately).
+        """(metrics ``health/NAME``, 1 if a sign is there; what to say that was not said lately).
 
         Nothing is said before a whole window of steps has been seen.
         """
@@ -90,7 +90,8 @@ class Health:
         return metrics, [found[name] for name in fresh]
 
     def _means(self) -> dict[str, float]:
-        """Over the window, where a step had the value; lengths relative to the first window's."""
+        """Over the steps of the window that had the value; lengths relative to the first
+        window's."""
         values = {name: [row[name] for row in self.recent if name in row] for name in SIGNS}
         means = {name: fmean(found) for name, found in values.items() if found}
         if "length" in means:

@@ -1,4 +1,5 @@
-"""The live view of a training run: one picture, drawn in place, of where it is and how it does.
+"""The live view of a training run: one picture, drawn in place, of how far it is and how well it
+does.
 
 The trainer tells it of phases and steps; a thread of rich's draws it a few times a second, so that
 seconds pass between two phases. Whatever a model wrote is shown as plain text and cut to the
@@ -30,9 +31,9 @@ LABELS = {
     "evaluate": "evaluating",
 }
 PER_SECOND = 2  # pictures
-KEPT = 60  # steps, for the curves
-RECENT = 10  # steps that the time left is told from
-WIDE = 120  # columns from which the last proposal stands beside the figures
+KEPT = 60  # steps that the curves show
+RECENT = 10  # the time left is estimated from so many last steps
+WIDE = 120  # from so many columns on, the last proposal stands next to the figures
 BARS = "▁▂▃▄▅▆▇█"
 COLORS = ("cyan", "magenta", "green")
 
@@ -221,7 +222,7 @@ class LiveView:
 
 def kl_parts(row: MetricsRow) -> list[str]:
     """The KL divergences that the step measured: from the policy that sampled, which one update
-    leaves at 0, and from the reference, where there is a penalty."""
+    leaves at 0, and from the reference policy, if there is a penalty."""
     named = {"KL": "ppo/approx_kl", "KL to base": "kl_ref"}
     if row.get("ppo/updates", 0) <= 1:
         del named["KL"]
@@ -262,7 +263,7 @@ def sparkline(
 
 
 def _line(text: str, style: str = "") -> Text:
-    """One line of the terminal, cut where it is too long."""
+    """One line of the terminal, cut if it is too long."""
     return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 

@@ -1,4 +1,4 @@
-"""Metrics: one registry of names, and one JSONL row a step.
+"""Metrics: one registry of names, and one JSONL row per step.
 
 Names follow TRL and CleanRL where those have one. The documentation (docs/metrics.md), the report
 and the trackers are made from the registry; a row with a name that is not in it is a mistake that
@@ -36,7 +36,7 @@ class Metric:
     chart: str = "line"
 
     def slots(self, key: str) -> tuple[str, ...] | None:
-        """What the key has in the name's braces; None where it is another metric's."""
+        """What the key has in the name's braces; None if it is another metric's."""
         found = _pattern(self.name).fullmatch(key)
         return None if found is None else found.groups()
 
@@ -152,7 +152,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "kl_coef",
             "coefficient of the KL penalty (beta)",
-            "constant, or settles where it adapts",
+            "constant, or settles if it adapts",
             "weight",
         ),
         Metric(
@@ -186,7 +186,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric("ppo/updates", "optimizer steps taken in this step", "constant", "updates"),
         Metric(
             "ppo/early_stop",
-            "1 where the epochs ended early on KL",
+            "1 if the epochs ended early on KL",
             "rare; often says that learning_rate is high",
             "0 or 1",
         ),
@@ -316,7 +316,7 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "A row a step in `metrics.jsonl`, the same names in every tracker and in `report.html`.",
+        "One row per step in `metrics.jsonl`; trackers and `report.html` have the same names.",
         "`{a|b}` stands for one name each, `{}` for any word; what is a share of something is a",
         "number from 0 to 1 in the file, and has the unit % here and in the report.",
     ]
@@ -330,7 +330,7 @@ def metrics_page() -> str:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: a row a step, whole lines only."""
+    """``metrics.jsonl``: one row per step, whole lines only."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -353,7 +353,7 @@ class MetricsFile:
 
     def rewind(self, step: int, last: Mapping[str, Any]) -> int:
         """Set aside the rows past ``step`` (in ``metrics.set_aside.jsonl``); returns how many there
-        were. ``last`` is the checkpoint's own row of that step, for where a kill came before it was
+        were. ``last`` is the checkpoint's own row of that step, in case a kill came before it was
         written."""
         kept = [row for row in self.rows() if row["step"] <= step]
         aside = [row for row in self.rows() if row["step"] > step]

@@ -23,7 +23,7 @@ BYTES = 16 << 20  # read of each
 MOST = 96  # rows, for 2 roles x 3 kinds x passed or not x FILES
 LONGEST_PROMPT, LONGEST_COMPLETION, LONGEST_DETAIL = 1200, 2000, 200
 
-GOOD = frozenset({Status.PASS.value, Status.OK.value})  # a proposal is ok where it is a task
+GOOD = frozenset({Status.PASS.value, Status.OK.value})  # a proposal is ok if it is a task
 # A quote inside a JSON string has a backslash before it: no text of a model can look like these.
 _STATUS = re.compile(r'"verdict": \{"status": "(\w+)"')
 _CELL = re.compile(r'"role": "(\w+)", "kind": "(\w+)", "group": ')

@@ -1,7 +1,7 @@
-"""What a training run says on the terminal: the live view where there is a terminal, else a line a
+"""What a training run says on the terminal: the live view if there is a terminal, else one line per
 step and one sample of what was proposed.
 
-Everything goes to stderr. Where it is no terminal, only whole lines are written.
+Everything goes to stderr. If it is not a terminal, only whole lines are written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Display:
         return not self.silent and c.is_terminal and not c.is_dumb_terminal
 
     def recall(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """The steps that a run which goes on has behind it, for the curves."""
+        """The earlier steps of a resumed run, for the curves."""
         self.view.rows = tuple(rows)[-KEPT:]
 
     def phase(self, name: str, step: int, done: int = 0, total: int = 0) -> None:
@@ -85,7 +85,7 @@ class Display:
             self.console.print(made)
 
     def warn(self, text: str) -> None:
-        """Above the live view, where it stays."""
+        """Print a warning above the live view, where it stays."""
         if not self.muted:
             self._say(f"warning: {text}", "yellow")
 

@@ -1,4 +1,4 @@
-"""Experiment trackers beside the metrics file: wandb, TensorBoard, trackio.
+"""Experiment trackers in addition to the metrics file: wandb, TensorBoard, trackio.
 
 A tracker that ``tracking.report_to`` names and that is not installed is a mistake, told before the
 run starts. One that fails later (no network, no login, a full disk) warns once and is dropped: it
@@ -62,7 +62,7 @@ def trackers(config: Config, run_dir: Path, warn: Warn) -> list[Tracker]:
 def _check(name: str) -> None:
     if name not in KINDS:
         raise UsageError(
-            f"tracking.report_to: {name!r} is no tracker; take any of {', '.join(KINDS)}"
+            f"tracking.report_to: {name!r} is not a tracker; use one or more of {', '.join(KINDS)}"
         )
     try:
         importlib.import_module(name)
@@ -74,7 +74,7 @@ def _check(name: str) -> None:
 
 
 class _Guarded:
-    """A tracker behind a fuse: its first failure is told, and it is sent nothing more."""
+    """A tracker behind a fuse: its first failure is reported, and it is sent nothing more."""
 
     def __init__(self, name: str, warn: Warn):
         self.name, self.warn = name, warn

@@ -89,13 +89,13 @@ def main() -> int:
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """Words of programs and messages, indents and signs are tokens; digits, and the letters of
-    strings, stand alone, so that the model can take them apart."""
+    strings, stand alone, so that the model can separate them."""
     texts = ["".join(text for text, _ in one) + "\n" for one in sample(seed, 20_000)]
     outside = [re.sub(r"'[^'\n]*'", "''", text) for text in texts]
     words = Counter(word for text in outside for word in re.findall(r"[A-Za-z_]\w+", text))
     known = "|".join(sorted((w for w, n in words.items() if n >= 50), key=lambda w: (-len(w), w)))
     word = rf" ?(?<!['\w])(?:{known})(?!['\w]) ?"
-    # A sign takes the blanks beside it: a digit or a letter is one token wherever it stands.
+    # A sign takes the blanks next to it: a digit or a letter is one token wherever it stands.
     piece = rf"{word}|\n *|[0-9]|[A-Za-z_]| ?[^\sA-Za-z0-9_]{{1,3}} ?|\s"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

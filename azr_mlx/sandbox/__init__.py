@@ -10,7 +10,7 @@ The pool (this process) talks to *workers*. A worker is a supervisor, which watc
 and a *zygote*, a slim warm interpreter confined like a job, which forks one disposable process per
 run. A value comes back as an encoding of plain literals, is decoded by a total parser and compared
 here; what it is compared with never leaves this process. Assertions are split so that this holds
-for them too (``asserts``); tests that cannot be split run in a process of their own, apart from
+for them too (``asserts``); tests that cannot be split run in a process of their own, separate from
 that of the code (``examiner``).
 
 What is promised on which platform, what is not, and how it is tested: docs/security.md.

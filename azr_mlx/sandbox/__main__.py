@@ -1,8 +1,8 @@
 """``python -m azr_mlx.sandbox --jobs FILE.jsonl --out FILE.jsonl``: run and judge a list of jobs.
 
-One JSON object a line in, one a line out, in the same order; ``-`` is stdin or stdout. A malformed
-job gets the status ``invalid``. The exit status is 0 unless the sandbox itself failed (1) or the
-command line is wrong (2).
+One JSON object per line in, one per line out, in the same order; ``-`` is stdin or stdout. A
+malformed job gets the status ``invalid``. The exit status is 0 unless the sandbox itself failed (1)
+or the command line is wrong (2).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
 
 def _run(sandbox: Sandbox, lines: IO[str], out: IO[str]) -> None:
     """One row of results a row of jobs, in the same order; ids come back as they were given."""
-    given: deque[tuple[Any, Result | None]] = deque()  # with the result where it is known already
+    given: deque[tuple[Any, Result | None]] = deque()  # with the result if it is already known
 
     def jobs() -> Iterator[Job]:
         for line in lines:

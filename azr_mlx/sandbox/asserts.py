@@ -3,13 +3,13 @@
 ``assert f([1, 2]) == 3`` becomes ``_azr_report(0, f([1, 2]))`` for the job; the 3 and the ``==``
 stay here and are applied to the value that comes back. The job then knows the questions and not the
 answers: reading its own process, an object that equals everything or a forged end of the tests do
-not help it. An assertion is split where one side of its comparison is a literal, where literals are
-combined with a call by arithmetic (``abs(f(2) - 0.5) < 1e-6``), or where it is a call itself; it
-must be run a number of times that can be told from the text (at the top level, or in a function
+not help it. An assertion is split if one side of its comparison is a literal, if literals are
+combined with a call by arithmetic (``abs(f(2) - 0.5) < 1e-6``), or if it is a call itself; it
+must run a number of times that can be read from the text (at the top level, or in a function
 that the top level calls). Values are compared by Python's own ``==`` between builtin types, as the
 test says.
 
-Suites with other assertions are not split: they run as they are, in a process apart from the code's
+Suites with other assertions are not split: they run as they are, in another process than the code's
 (see ``examiner``).
 """
 
@@ -95,7 +95,7 @@ class Assertion:
 @dataclass(frozen=True, slots=True)
 class Suite:
     """Tests that are judged here: ``compiled`` is the questions, as a marshalled code object, and
-    ``checks`` the answers. Both are empty where the tests cannot be split.
+    ``checks`` the answers. Both are empty if the tests cannot be split.
     """
 
     checks: tuple[Assertion, ...] = ()
@@ -132,7 +132,7 @@ def _shown(values: Sequence[Any]) -> str:
 
 
 def split(tests: str) -> Suite:
-    """The suite of ``tests``; an empty one where they do not parse, or cannot be split whole."""
+    """The suite of ``tests``; an empty one if they do not parse, or cannot be split whole."""
     return _remembered(tests) if len(tests) <= _MAX_REMEMBERED else _split(tests)
 
 
@@ -169,7 +169,7 @@ def _split(tests: str) -> Suite:
 
 
 def _compiled(source: str) -> bytes:
-    """Marshalled code for the job's interpreter, which is this one; nothing where it is too odd."""
+    """Marshalled code for the job's interpreter, which is this one; nothing if it is too odd."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -212,7 +212,7 @@ class _Text:
 
 
 def _run_counts(tree: ast.Module, nodes: Iterable[ast.AST]) -> dict[int, int]:
-    """For assertions of which it can be told (by ``id``): how often a run of the tests comes by."""
+    """How often a run of the tests passes each assertion, by ``id``, if the text shows it."""
     counts = {id(node): 1 for node in tree.body if isinstance(node, ast.Assert)}
     mentions = Counter(n.id for n in nodes if isinstance(n, ast.Name))
     calls = Counter(_top_level_calls(tree))
@@ -346,7 +346,7 @@ class _Splitter:
         if _name(node.func) == "round" and not all(map(_is_closed, node.args[1:])):
             raise _Open  # to a number of digits of the job's, it could take for ever
         if isinstance(node.func, ast.Attribute):
-            self._hole(node.func.value)  # where it is not imported, that is the job's error
+            self._hole(node.func.value)  # if it is not imported, that is the job's error
         parts = [self._side(argument) for argument in node.args]
         named = {k.arg: _closed(k.value) for k in node.keywords if k.arg is not None}
         if len(named) != len(node.keywords):
@@ -400,7 +400,7 @@ def _is_closed(node: ast.expr) -> bool:
 
 
 def _closed(node: ast.expr) -> Any:
-    """The value of a constant expression. Raises _Open where it is not one, or a large one."""
+    """The value of a constant expression. Raises _Open if it is not one, or is large."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.Name):

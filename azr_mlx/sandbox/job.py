@@ -163,11 +163,11 @@ class Result:
     """The verdict on one job.
 
     ``value`` is the literal text of the value (call style), ``detail`` one line, ``stdout`` what
-    was kept of it, ``seconds`` the wall time of the run, ``steps`` the executed lines where the job
-    was traced. ``steps`` is counted beside the code it counts, so it informs and proves nothing.
-    ``values`` (calls style) are those of the calls up to the first exception, as objects: *loose*
-    ones (see ``codec``), where subclasses stand for their base, and what is no literal, or too
-    large (128 KiB alone, 896 KiB together), equals nothing.
+    was kept of it, ``seconds`` the wall time of the run, ``steps`` the executed lines if the job
+    was traced. ``steps`` is counted in the process of the code that it counts: it informs, and
+    proves nothing. ``values`` (calls style) are those of the calls up to the first exception, as
+    objects: *loose* ones (see ``codec``), where subclasses stand for their base, and what is not a
+    literal, or too large (128 KiB alone, 896 KiB together), equals nothing.
     """
 
     id: str

@@ -45,7 +45,7 @@ class Execution:
         return self.job.tests is not None and not self.suite.sealed
 
     def request(self) -> bytes:
-        """The bytes for a worker. What the job is compared with is among them only where its tests
+        """The bytes for a worker. What the job is compared with is among them only if its tests
         are examined, and the process of the code does not get it.
         """
         limits = self.limits
@@ -63,7 +63,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What one run showed. ``value`` is ``_NOTHING`` where there is none; PASS here means: the
+    """What one run showed. ``value`` is ``_NOTHING`` if there is none; PASS here means: the
     tests' end.
     """
 

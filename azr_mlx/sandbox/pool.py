@@ -29,7 +29,7 @@ class Sandbox:
     ``features`` what it consists of. ``limits`` are those of jobs that have none of their own.
     Processes are started by ``subprocess`` only: the caller never forks.
 
-    Raises SandboxError where the level asked for cannot be had.
+    Raises SandboxError if the level asked for is not available.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Sandbox:
             try:
                 worker = self._hire(level, 0)
             except OSError as error:
-                reason = _mended(error)
+                reason = _with_fix(error)
                 continue
             while worker in self._crew and worker.hello is None:
                 reason = self._turn(None) or reason
@@ -71,7 +71,7 @@ class Sandbox:
                 self._failed_starts = 0
                 return level, worker.hello
         fix = " (isolation limits-only runs without it)" if asked == "strong" else ""
-        raise SandboxError(f"sandbox.isolation = {asked!r} cannot be had here: {reason}{fix}")
+        raise SandboxError(f"sandbox.isolation = {asked!r} is not available here: {reason}{fix}")
 
     def __enter__(self) -> Sandbox:
         return self
@@ -165,13 +165,13 @@ class Sandbox:
         return None
 
     def _hired(self, flavour: int) -> Worker | None:
-        """Another worker; None where it can't be had and others go on without it."""
+        """Another worker; None if it cannot be started and others go on without it."""
         try:
             return self._hire(self.isolation, flavour)
         except OSError as error:
             if any(worker.runs for worker in self._crew):
                 return None
-            raise SandboxError(f"sandbox: no worker can be started: {_mended(error)}") from None
+            raise SandboxError(f"sandbox: no worker can be started: {_with_fix(error)}") from None
 
     def _hire(self, isolation: str, flavour: int) -> Worker:
         worker = Worker(isolation, flavour)
@@ -240,7 +240,7 @@ class JobBatch:
             results = batch.results()
 
     Work goes on in the workers by itself, and is handed on to them in ``submit`` and ``poll``: call
-    ``poll`` now and then where submissions are far apart. Leaving the block drops what has not run.
+    ``poll`` now and then if submissions are far between. Leaving the block drops what has not run.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -305,7 +305,7 @@ _FIXES = {
 }
 
 
-def _mended(error: OSError) -> str:
+def _with_fix(error: OSError) -> str:
     fix = _FIXES.get(error.errno or 0, "")
     return f"{error}; {fix}" if fix else str(error)
 

@@ -44,7 +44,7 @@ class Worker:
     """One worker process. It takes up to two runs at a time, and answers in their order; what comes
     first from it is a hello.
 
-    Raises OSError where no process or folder can be had.
+    Raises OSError if no process or folder can be made.
     """
 
     def __init__(self, isolation: str, flavour: int) -> None:
@@ -227,7 +227,7 @@ def _end_session(leader: int) -> None:
 
 
 def _sessions() -> Iterator[tuple[int, int]]:
-    """(process, session) of all live processes; none where there is no /proc."""
+    """(process, session) of all live processes; none if there is no /proc."""
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:

@@ -18,7 +18,7 @@ class Curriculum:
     ``linear``, ``exponential`` and ``step`` (``stairs`` equal steps) go from ``initial`` to
     ``final`` in ``max_steps`` steps. ``adaptive`` starts at ``initial`` and follows the measured
     solve rate: an integral controller on its running mean, ``d += gain * (rate - target)``, twice
-    as fast where the rate has left the band; so it holds the rate near the target, whatever the
+    as fast if the rate has left the band; so it holds the rate near the target, whatever the
     model's strength. Its range ends at the larger of ``initial`` and ``final``.
     """
 

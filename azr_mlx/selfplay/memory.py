@@ -40,7 +40,7 @@ class Memory:
         self, r: Round, count: int, *, without: Collection[str] = (), extra: int = 0
     ) -> list[Task]:
         """``count`` tasks to solve again, spread over the kinds; ``without`` are ids to leave out,
-        ``extra`` tells several calls of a round apart."""
+        ``extra`` distinguishes several calls of a round."""
         draw, kinds = r.draw("replay", extra), len(self.kinds)
         share = [count // kinds + ((i + r.step) % kinds < count % kinds) for i in range(kinds)]
         pools = [

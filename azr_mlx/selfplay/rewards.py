@@ -112,7 +112,7 @@ def solver_reward(verdict: Verdict, config: Solver) -> Reward:
     count as wrong but well-formed, so that no way of failing to run is cheaper than another.
     ``binary_reward`` gives 1 or 0 instead.
 
-    Raises ValueError on OK: that is a value nobody compared, and no judgement of an answer.
+    Raises ValueError on OK: that is a value that was not compared, and does not judge an answer.
     """
     if verdict.status is Status.OK:
         raise ValueError("verdict ok: the answer was compared with nothing, so it has no reward")
@@ -131,7 +131,7 @@ def proposer_reward(verdict: Verdict, solve_rate: float | None, config: Proposer
 
     A valid proposal (OK or PASS) earns its learnability; FORMAT earns ``malformed_reward`` and
     every other status ``invalid_reward``. ``solve_rate`` is the mean success of the solver's
-    rollouts on this task, and is ignored for proposals that are not valid. Raises ValueError where
+    rollouts on this task, and is ignored for proposals that are not valid. Raises ValueError if
     a valid proposal has none.
     """
     if verdict.status is Status.FORMAT:
@@ -180,7 +180,7 @@ def overlong_penalty(length: int, finish: str, max_tokens: int, config: Rollout)
 def with_overlong(
     reward: Reward, length: int, finish: str, max_tokens: int, config: Rollout
 ) -> Reward:
-    """The reward with the length penalty as a further part; itself where there is no penalty."""
+    """The reward with the length penalty as a further part; itself if there is no penalty."""
     penalty = overlong_penalty(length, finish, max_tokens, config)
     if penalty == 0.0:
         return reward

@@ -85,7 +85,7 @@ class TaskBuffer:
                 entries[task_id].successes += successes
 
     def solve_rate(self, task_id: str) -> float | None:
-        """The measured solve rate of a task; None where it was never tried or is not here."""
+        """The measured solve rate of a task; None if it was never tried or is not here."""
         for entries in self._entries.values():
             if task_id in entries:
                 return _rate(entries[task_id])

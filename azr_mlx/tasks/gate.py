@@ -59,7 +59,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A proposal on its way to the gate; ``proposal`` None where the text held none."""
+    """A proposal on its way to the gate; ``proposal`` None if the text held none."""
 
     proposal: Proposal | None
     kind: TaskKind
@@ -184,7 +184,7 @@ def _rejected(
 
 
 def _check(draft: Draft, rules: GateRules, buffer: TaskBuffer | None) -> _Candidate | GateResult:
-    """What can be told without running anything."""
+    """What is clear without running anything."""
     proposal = draft.proposal
     if proposal is None:
         return _rejected("format", "no program with an input in the text", Status.FORMAT)

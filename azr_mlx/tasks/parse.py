@@ -49,7 +49,7 @@ MAX_INPUTS = 64  # inputs read from one induction proposal
 
 
 class Styled(Protocol):
-    """A prompt form, as far as parsing goes."""
+    """What parsing needs of a prompt form."""
 
     @property
     def style(self) -> str: ...
@@ -68,7 +68,7 @@ class Proposal:
 
 
 def parse_proposal(text: str, kind: TaskKind, form: Form, program: str = "") -> Proposal | None:
-    """The proposal in a completion, or None where its form is not kept.
+    """The proposal in a completion, or None if its form is not kept.
 
     For induction the model writes inputs and a message for ``program``, which the prompt showed.
     """
@@ -150,14 +150,15 @@ def _first_line(text: str) -> str:
 
 
 def _with_opener(opener: str, text: str) -> str:
-    """The text, with the end of the prompt that it goes on from put back where it does go on from
+    """The text, with the end of the prompt that it goes on from put back if it does go on from
     it.
     """
     return opener + text if text.lstrip(" ").startswith("(") else text
 
 
 def _asserted_value(statement: str) -> str | None:
-    """X of ``assert f(...) == X``, read by Python's grammar, so that `0 or True` is no answer."""
+    """X of ``assert f(...) == X``, read by Python's grammar, so that `0 or True` is not an
+    answer."""
     for source in (statement, _first_line(statement)):
         tree = parse_source(source)
         if tree is not None and tree.body:

@@ -14,7 +14,7 @@ from azr_mlx.source import parsed
 
 MAX_SOURCE = 20_000  # characters that are ever handed to the Python parser
 MOST_INLINED = 500  # nodes of a program whose temporary variables are written out
-RESERVED = 8  # one of so many shapes is kept for held-out tasks
+RESERVED = 8  # one shape in so many is kept for held-out tasks
 
 # Names that a program may not use unless it binds them itself: I/O, other people's code, and what
 # tells one process from another. This keeps proposals on the subject; what keeps the machine safe
@@ -43,14 +43,14 @@ def entry(tree: ast.Module) -> ast.FunctionDef | None:
 
 
 def parse_source(source: str) -> ast.Module | None:
-    """The syntax tree, or None where there is none to be had."""
+    """The syntax tree, or None if it is too large or not Python."""
     if len(source) > MAX_SOURCE:
         return None
     return parsed(source)
 
 
 def unparse(node: ast.AST) -> str | None:
-    """The source of a tree; None where it cannot be written (an integer of too many digits)."""
+    """The source of a tree; None if it cannot be written (an integer of too many digits)."""
     try:
         return ast.unparse(node)
     except (ValueError, RecursionError, MemoryError):

@@ -189,7 +189,7 @@ def arguments(inputs: str) -> str:
 def render(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
     """The prompt in tokens.
 
-    Raises ValueError where a chat form meets a tokenizer without a chat template, or a completion
+    Raises ValueError if a chat form meets a tokenizer without a chat template, or a completion
     prompt ends on white space.
     """
     if output.style == "chat":

@@ -1,7 +1,7 @@
 """Advantage estimators: one function each, over numpy arrays, float64 inside and float32 out.
 
 A *cell* is the label of one (role, kind), such as "solve/deduction": the paper keeps six baselines,
-one a cell. A *score* is the scalar return of a row, and a *group* the rollouts that share a
+one per cell. A *score* is the scalar return of a row, and a *group* the rollouts that share a
 baseline.
 """
 
@@ -101,7 +101,7 @@ def gae(
 def rloo(scores: ArrayLike, groups: ArrayLike) -> FloatArray:
     """[B] score minus the mean score of the *other* rollouts of its group (arXiv 2402.14740).
 
-    A group of one has nobody to be compared with: 0.
+    A group of one has nothing to compare with: 0.
     """
     r, (mean, size) = np.asarray(scores, np.float64), _group_means(scores, groups)
     return ((r - mean) * size / np.maximum(size - 1, 1)).astype(np.float32)
@@ -148,7 +148,7 @@ def ema_advantage(
 ) -> FloatArray:
     """[B] (score - running mean) / running deviation of the cell, this batch included.
 
-    ``baselines`` are updated first. That bounds the result where the past had no variance, and
+    ``baselines`` are updated first. That bounds the result if the past had no variance, and
     makes the first batch no special case. A row's own score then moves its baseline by 1 / weight,
     which scales the expected gradient and does not turn it (as in ``dr_grpo`` against ``rloo``).
     """
@@ -232,7 +232,7 @@ def estimate(
 def explained_variance(values: ArrayLike, returns: ArrayLike, mask: ArrayLike) -> float:
     """1 - Var(returns - values) / Var(returns) over the masked tokens.
 
-    1 is a perfect critic, 0 a constant one. Also 0 where the returns do not vary: there is nothing
+    1 is a perfect critic, 0 a constant one. Also 0 if the returns do not vary: there is nothing
     to explain.
     """
     kept = np.asarray(mask) > 0

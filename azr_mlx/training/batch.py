@@ -113,9 +113,9 @@ def token_weights(mask: ArrayLike, how: str, constant: float | None = None) -> F
 def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[Index]:
     """Row indices of ``count`` random minibatches; every row is in exactly one.
 
-    Sizes are equal within one row. Fewer are given where there are fewer rows. Lengths play no part
-    in which rows meet, for that would tie a gradient to a length; ordering the rows of a minibatch
-    by length is for whoever cuts micro-batches from it.
+    Sizes are equal within one row. There are fewer if there are fewer rows. Which rows meet does
+    not depend on lengths: that would tie a gradient to a length. Whoever cuts micro-batches from a
+    minibatch may order its rows by length.
     """
     if count < 1:
         raise ValueError(f"ppo.minibatches {count}: at least 1")
@@ -129,7 +129,7 @@ def token_rewards(
 
     ``scores`` [B] are the task rewards; the first term is the k1 estimate of KL(pi || pi_ref), as a
     reward (arXiv 1909.08593, Eq. 2; arXiv 2203.02155). Without ``ref_logp`` or with beta 0 it is
-    left out. A row without a masked token gets no reward, for it has no token to put one on.
+    left out. A row without a masked token gets no reward: it has no token to put one on.
     """
     kept = np.asarray(batch.mask) > 0
     rewards = np.zeros(kept.shape, np.float64)

@@ -76,7 +76,7 @@ def save(
         shutil.rmtree(tmp, ignore_errors=True)
         raise AzrError(
             f"checkpoint {final}: {e.strerror or e}: earlier ones are untouched; "
-            f"mend that (free disk, permissions) and use --resume {run_dir}"
+            f"fix that (free disk, permissions) and use --resume {run_dir}"
         ) from e
     return final
 

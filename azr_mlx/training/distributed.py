@@ -21,7 +21,7 @@ SILENCE = timedelta(minutes=30)  # of another rank, that is not taken for its en
 def open_world(backend: str) -> World:
     """The ranks that ``mlx.launch`` or ``torchrun`` has started; one where neither has.
 
-    Raises UsageError where there are fewer GPUs than ranks.
+    Raises UsageError if there are fewer GPUs than ranks.
     """
     if launcher()[0] != backend:
         return Alone()

@@ -4,7 +4,7 @@ estimator.
     scores (pi_old, pi_ref, values) -> token rewards -> advantages -> epochs x minibatches of PPO
 
 No forward pass is made for nothing: pi_old is scored only where more than one update follows or
-something else (the critic, the KL penalty) needs the same pass, and the reference only where the
+something else (the critic, the KL penalty) needs the same pass, and the reference only if the
 penalty's coefficient is not 0.
 """
 
@@ -89,7 +89,7 @@ class Learner:
     # -- scores and advantages ---------------------------------------------------------------------
 
     def _scores(self, batch: Batch) -> tuple[Scores | None, Scores | None]:
-        """(current, reference), each None where nothing needs it."""
+        """(current, reference), each None if nothing needs it."""
         c, t = self.config, self.config.rollout.temperature
         several = c.ppo.epochs * c.ppo.minibatches > 1
         in_reward = c.kl_penalty == "kl" and self.kl.coef > 0
@@ -197,7 +197,7 @@ class Learner:
         )
 
     def _summary(self, stats: list[UpdateStats], stopped: bool) -> dict[str, float]:
-        """Means over the step's updates; the last value or the largest where the name says so."""
+        """Means over the step's updates; the last value or the largest if the name says so."""
         if not stats:
             return {"ppo/updates": 0, "kl_coef": self.kl.coef}
         mean = {

@@ -47,7 +47,7 @@ def test_json_is_one_object_with_the_mends(capsys, monkeypatch):
         "name": "plug",
         "status": "fail",
         "what": "it is out",
-        "mend": "plug it in",
+        "fix": "plug it in",
         "facts": {"volts": 0},
         "seconds": 0,
     }

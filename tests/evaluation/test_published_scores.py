@@ -114,7 +114,7 @@ def test_ours_stand_beside_the_published_ones_with_both_protocols():
     assert ["its", "base", "0.0", *published_scores.OURS.split()] in lines
     assert ["Claude", "2", "chat", "69.5", "evalplus"] in lines
     assert "1 a task at temperature 0.2" in text and "greedy, zero-shot" in text
-    assert "Figures of different protocols are no comparison" in text
+    assert "Figures of different protocols cannot be compared" in text
     assert "GPT-2" not in text, "it has no figure for this benchmark"
 
 

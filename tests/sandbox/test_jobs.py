@@ -387,7 +387,7 @@ def test_strong_refuses_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
         raise OSError(f"no {isolation} here")
 
     monkeypatch.setattr("azr_mlx.sandbox.pool.Worker", refuse)
-    with pytest.raises(SandboxError, match="isolation = 'strong' cannot be had here"):
+    with pytest.raises(SandboxError, match="isolation = 'strong' is not available here"):
         Sandbox(isolation="strong")
 
 

@@ -69,7 +69,7 @@ class MlxBackend(ModelBackend):
         """Wrap a loaded model.
 
         Raises:
-            AzrError: the architecture's head cannot be told from its trunk.
+            AzrError: the architecture's head cannot be separated from its trunk.
         """
         lora = lora or Lora()
         policy, adapter_config = _adapted(model, lora, seed)
@@ -287,7 +287,7 @@ def _trunk_width(model: nn.Module) -> int:
     try:
         return int(model.model(mx.array([[1, 2, 3]])).shape[-1])
     except (AttributeError, TypeError) as e:
-        raise _unsupported(model, "has no trunk that can be told from its head") from e
+        raise _unsupported(model, "has no trunk that can be separated from its head") from e
 
 
 def _vocabulary(model: nn.Module, head: Head, width: int) -> int:

@@ -162,7 +162,7 @@ def _attention_of_one(
 
 
 def _seen(mask: Any, length: int, slots: int) -> mx.array | None:
-    """1 where a query sees a slot, else 0, to be broadcast over [B, K, H / K, N, S]."""
+    """1 if a query sees a slot, else 0, to be broadcast over [B, K, H / K, N, S]."""
     if mask is None:
         return None
     if isinstance(mask, str):

@@ -131,7 +131,7 @@ def row_logprob_mlx(
 def sample_rows(
     logits: mx.array, temperature: mx.array, keys: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """(tokens int32 [B], logp float32 [B]): one token a row, and its log-probability in nats.
+    """(tokens int32 [B], logp float32 [B]): one token per row, and its log-probability in nats.
 
     ``logits`` [B, V] float32, bfloat16 or float16; ``temperature`` [B], where 0 is greedy (the
     arg max of the logits, log-probability at temperature 1); ``keys`` [B, 2] uint32 is all the

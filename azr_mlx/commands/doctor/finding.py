@@ -39,7 +39,7 @@ class Line:
 
     def to_json(self) -> dict[str, Any]:
         found = self.finding
-        row = {"name": self.name, "status": found.status, "what": found.what, "mend": found.fix}
+        row = {"name": self.name, "status": found.status, "what": found.what, "fix": found.fix}
         return {**row, "facts": found.facts, "seconds": round(self.seconds, 3)}
 
 

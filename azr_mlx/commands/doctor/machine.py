@@ -61,7 +61,7 @@ def memory() -> Finding:
 
 def wired_limit(total: int, usable: int) -> int:
     """MiB to wire for the GPU on a Mac of ``total`` bytes, where 8 GB or an eighth are left to the
-    system; 0 where that is hardly more than what it has."""
+    system; 0 if that is hardly more than what it has."""
     more = total - max(8 << 30, total // 8)
     return more // MIB if more > 1.05 * usable else 0
 

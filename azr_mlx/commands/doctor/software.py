@@ -65,7 +65,7 @@ def torch() -> Finding:
     fix = "pip install 'azr-mlx[torch]', or leave --backend torch"
     try:
         import torch as library
-    except Exception as error:  # whatever its libraries raise where they do not fit
+    except Exception as error:  # whatever its libraries raise if they do not fit
         first = (str(error).splitlines() or [repr(error)])[0]
         return Finding(WARN, f"torch does not import ({first})", fix)
     cuda, mps = library.cuda.is_available(), library.backends.mps.is_available()
@@ -78,7 +78,7 @@ def torch() -> Finding:
 
 
 def hub() -> Finding:
-    """Where downloads are kept, how many models are there, whether more could be had."""
+    """Where downloads are kept, how many models are there, whether more can be downloaded."""
     from huggingface_hub import constants, get_token
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -97,7 +97,7 @@ def hub() -> Finding:
     facts["answers"] = answers = _answers(constants.ENDPOINT)
     if answers:
         return Finding(OK, f"{what}, {constants.ENDPOINT} answers", facts=facts)
-    fix = "mend the network or its proxy (HTTPS_PROXY); the quickstart and local models need none"
+    fix = "fix the network or its proxy (HTTPS_PROXY); the quickstart and local models need none"
     return Finding(WARN, f"{what}, {constants.ENDPOINT} does not answer", fix, facts)
 
 

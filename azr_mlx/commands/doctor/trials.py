@@ -145,11 +145,13 @@ def sandbox() -> Finding:
         if broken:
             fix = "do not run models' code here; report it (docs/security.md)"
             return Finding(FAIL, f"{what}: {', '.join(broken)}", fix, facts)
-        what += ": right and wrong answers told apart, a loop stopped, network and writes denied"
+        what += (
+            ": right and wrong answers are distinguished, a loop stopped, network and writes denied"
+        )
         return Finding(OK, what, facts=facts)
     holes = f"; {', '.join(broken)}" if broken else ""
     fix = _NAMESPACES if sys.platform == "linux" else "see docs/security.md; use a user of its own"
-    return Finding(WARN, f"{what}, for strong cannot be had ({reason}){holes}", fix, facts)
+    return Finding(WARN, f"{what}, since strong is not available ({reason}){holes}", fix, facts)
 
 
 def try_sandbox(box: Any) -> list[str]:

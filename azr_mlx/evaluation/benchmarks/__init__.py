@@ -68,7 +68,7 @@ def load(name: str, data: Path | None = None) -> Benchmark:
     Else from an installed package, else through ``datasets`` from the hub or its cache.
 
     Raises:
-        UsageError: the name is unknown, or its data is not to be had, or is not what it should be.
+        UsageError: the name is unknown, or its data is not available, or is not what it should be.
     """
     if name not in SPECS:
         near = get_close_matches(name, SPECS, 1)

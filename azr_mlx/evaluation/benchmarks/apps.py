@@ -131,7 +131,7 @@ def _grade(right: Sequence[bool], bad: Result | None) -> Grade:
 
 def same_output(given: str, wanted: str) -> bool:
     """Line by line and word by word; white space does not count, and numbers may differ by the
-    tolerance of the reference harness (numpy's) where one of the two has a point or an exponent.
+    tolerance of the reference harness (numpy's) if one of the two has a point or an exponent.
     What that lets pass beyond is wrong here: words in any order, whole numbers that are close.
     """
     a, b = ([line.split() for line in _lines(text)] for text in (given, wanted))
@@ -285,7 +285,7 @@ def _id(row: DataRow) -> str:
 
 
 def folder_rows(folder: Path) -> Iterator[DataRow] | None:
-    """The rows of the original layout, a folder a problem; None where it is not that."""
+    """The rows of the original layout, a folder a problem; None if it is not that."""
     found = sorted(path.parent for path in folder.glob("**/question.txt"))
     return map(_row, found) if found else None
 

@@ -156,7 +156,7 @@ def _is_call(node: ast.expr) -> bool:
 
 def arguments(program: str, answer: str) -> str | None:
     """The arguments of a call of ``f``, or of several values with commas, as the text of a tuple;
-    keywords in the places that the function gives them. None where they are no literals.
+    keywords in the places that the function gives them. None if they are not literals.
     """
     text = _assertion(answer)
     if len(text) > _MAX_ANSWER:
@@ -234,7 +234,7 @@ def parse_output(row: DataRow) -> Problem | None:
 
 
 def parse_input(row: DataRow) -> Problem | None:
-    """None, too, where the benchmark's own input is no literal (a lambda, say)."""
+    """None also if the benchmark's own input is not a literal (a lambda, for example)."""
     reference = f"assert f({row['input']}) == {row['output']}"
     if not _knows(row) or arguments(row["code"], reference) is None:
         return None

@@ -21,11 +21,11 @@ _SHOWS = frozenset(
 def extract_code(text: str, entry_point: str) -> str:
     """The program in a chat model's answer.
 
-    Reasoning up to ``</think>`` is left out, all the rest where it never ends. Of the fenced blocks
-    in Python or without a label, the last that defines ``entry_point`` counts, else the first; a
-    fence may lack its end. An answer without a fence is code from its first line that begins as
-    code does to the last with which it is a program. Where ``entry_point`` is given, statements
-    that only use it (example calls, tests) or talk to a user are left out.
+    Reasoning up to ``</think>`` is left out, and all the rest if it never ends. Of the fenced
+    blocks in Python or without a label, the last that defines ``entry_point`` counts, else the
+    first; a fence may lack its end. An answer without a fence is code from its first line that
+    begins as code does to the last with which it is a program. Where ``entry_point`` is given,
+    statements that only use it (example calls, tests) or talk to a user are left out.
     """
     text = text.replace("\r\n", "\n").rpartition("</think>")[2]
     text = text.partition("<think>")[0]
@@ -38,7 +38,7 @@ def extract_code(text: str, entry_point: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """The code among prose; the text as it is where none begins in it."""
+    """The code among prose; the text as it is if none begins in it."""
     found = _BEGINS.search(text)
     if found is None or parsed(text) is not None:
         return text
@@ -51,7 +51,7 @@ def _bare(text: str) -> str:
 
 def _definitions(code: str, entry_point: str) -> str:
     """The program without statements that only show or ask for something; the code as it is where
-    it is no program or does not define ``entry_point``.
+    it is not a program or does not define ``entry_point``.
     """
     tree = parsed(code) if entry_point else None
     if tree is None or not any(entry_point in _names(node, ast.Store) for node in tree.body):

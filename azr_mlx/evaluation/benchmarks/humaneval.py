@@ -43,7 +43,7 @@ def question(prompt: str) -> str:
 
 
 def helpers(prompt: str, entry: str) -> str:
-    """The functions that a prompt gives beside the one to be written. Tests call them, so they are
+    """The functions that a prompt gives besides the one to be written. Tests call them, so they are
     defined anew after the completion, which could have others in their place.
     """
     functions = [n for n in _functions(prompt) if n.name != entry]
@@ -51,7 +51,7 @@ def helpers(prompt: str, entry: str) -> str:
 
 
 def examples(prompt: str, entry: str) -> str:
-    """The examples of the docstring as assertions, "" where there are none in doctest's form."""
+    """The examples of the docstring as assertions, "" if there are none in doctest's form."""
     docstring = next(
         (ast.get_docstring(n) or "" for n in _functions(prompt) if n.name == entry), ""
     )

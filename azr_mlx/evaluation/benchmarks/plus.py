@@ -3,9 +3,9 @@ inputs. What is expected of a completion is what the reference solution gives on
 
 The rules are those of EvalPlus 0.3.1: which inputs stand for tuples, sets and complex numbers (JSON
 has none of these), the tolerance of floats, and the problems whose answers are judged by a rule of
-their own. But an input is left out where the reference's value is too large to come back from the
-sandbox, by itself or beside the others (76 of MBPP+'s inputs). Both solutions run in the sandbox,
-each in a process of its own; their values are compared here.
+their own. But an input is left out if the reference's value is too large to come back from the
+sandbox, by itself or together with the others (76 of MBPP+'s inputs). Both solutions run in the
+sandbox, each in a process of its own; their values are compared here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Same = Callable[[tuple[Value, ...], Value, Value], bool]  # arguments, a value, 
 
 
 class PlusCheck:
-    """A function on many inputs, beside the reference on the same.
+    """A function on many inputs, compared with the reference on the same inputs.
 
     The first verdicts also ask for the reference, all with one job; its values are kept for the
     next ones.
@@ -112,7 +112,7 @@ class PlusCheck:
         return [self.entry, self.reference, self.calls, self.more, self.atol]
 
 
-# Infinities and very large arguments are no plain literals: there, the program holds them.
+# Infinities and very large arguments are not plain literals: the program holds them.
 _ENTRY = """
 
 _inputs = {inputs}
@@ -189,7 +189,7 @@ def _root(args: tuple[Value, ...], value: Value, wanted: Value) -> bool:
     return bool(abs(sum(c * math.pow(value, i) for i, c in enumerate(args[0]))) <= 1e-4)
 
 
-# These alone decide; beside the others, a value like the reference's is right as well.
+# These alone decide; in addition to the others, a value like the reference's is right as well.
 _DECISIVE = (_same_set, _same_presence, _root)
 SPECIAL: dict[str, Same] = {
     **dict.fromkeys(

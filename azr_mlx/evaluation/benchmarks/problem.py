@@ -17,7 +17,7 @@ DataRow = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The verdict on one completion: PASS where all its test cases pass; ``share`` of them do."""
+    """The verdict on one completion: PASS if all its test cases pass; ``share`` of them do."""
 
     status: Status
     share: float
@@ -57,7 +57,7 @@ class Problem:
     ``prompt`` is what a base model continues, ``question`` what a chat model is asked,
     ``entry_point`` the function that is tested ("" for a whole program), ``reference`` a right
     completion ("" if none is known). ``visible`` judges by the examples that the model is shown;
-    None where there are none. ``level`` is the benchmark's own word for how hard it is, ``program``
+    None if there are none. ``level`` is the benchmark's own word for how hard it is, ``program``
     what a question about a program shows.
     """
 
@@ -84,12 +84,12 @@ class Problem:
 class Spec:
     """A benchmark.
 
-    ``parse`` gives None for a problem without tests; ``id_of`` is its id all the same, and
-    ``selected`` says of an id whether it belongs to the benchmark; so does ``level``, where it is
+    ``parse`` gives None for a problem without tests; ``id_of`` is its id in any case, and
+    ``selected`` says of an id whether it belongs to the benchmark; so does ``level``, if it is
     not "". ``files`` are the names that ``--data FOLDER`` looks for, ``rows`` reads a folder that
     holds them otherwise (None: it does not), ``hub`` the arguments of ``datasets.load_dataset``
-    and ``hub_file`` the file that these read, where it is not for the hub to say,
-    ``package`` a module that holds the rows where it is installed, ``cached`` a file that another
+    and ``hub_file`` the file that these read, if the hub does not say,
+    ``package`` a module that holds the rows if it is installed, ``cached`` a file that another
     program has left; all of these may be empty.
     ``form`` is what the base prompt is, with ``shots`` examples; ``extract`` finds the answer in
     what a chat model says, given the name of the function, and ``reads`` says how. ``fix``: how to

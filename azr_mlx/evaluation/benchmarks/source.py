@@ -23,7 +23,7 @@ _ANSWER_S = 3.0
 
 
 def rows(spec: Spec, data: Path | None) -> tuple[Iterator[DataRow], str]:
-    """The rows, and a name for where they are from. Raises UsageError where there are none."""
+    """The rows, and a name for where they are from. Raises UsageError if there are none."""
     if data is not None:
         return _of_data(spec, data)
     module = spec.package.partition(".")[0]
@@ -51,7 +51,7 @@ def _of_data(spec: Spec, data: Path) -> tuple[Iterator[DataRow], str]:
 
 
 def _of_hub(spec: Spec) -> Iterator[DataRow]:
-    """Through ``datasets``, from its cache where that has them. Where the hub does not answer at
+    """Through ``datasets``, from its cache if that has them. If the hub does not answer at
     once, it is not asked five times over.
     """
     if not spec.hub:
@@ -76,7 +76,7 @@ def _of_hub(spec: Spec) -> Iterator[DataRow]:
 
 
 def hub_answers(endpoint: str) -> bool:
-    """Whether the hub says anything within seconds, through a proxy where the environment has one.
+    """Whether the hub says anything within seconds, through a proxy if the environment names one.
     What it says does not matter: ``datasets`` asks again, and better.
     """
     request = urllib.request.Request(endpoint, method="HEAD")

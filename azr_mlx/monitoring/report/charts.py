@@ -1,4 +1,4 @@
-"""Charts as static SVG: every colour is a class of style.css, and nothing is told by colour alone
+"""Charts as static SVG: every colour is a class of style.css, and nothing is shown by colour alone
 (lines have dashes, areas patterns, the other run's lines rings)."""
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _order(panels: Sequence[Sequence[Series]]) -> list[str]:
 
 
 def _layers(series: Sequence[Series], order: Sequence[str]) -> tuple[Float64Array, Float64Array]:
-    """(steps, [len(order), steps] values), 0 where a step has no value, in buckets."""
+    """(steps, [len(order), steps] values), 0 if a step has no value, in buckets."""
     steps = np.unique(np.concatenate([one.steps for one in series]))
     table = np.zeros((len(order), len(steps)))
     for one in series:

@@ -39,7 +39,7 @@ def _starts(count: int) -> NDArray[np.int64]:
 
 
 def thinned(values: Float64Array) -> Float64Array:
-    """The mean of each bucket; the values themselves where they are few."""
+    """The mean of each bucket; the values themselves if they are few."""
     starts = _starts(len(values))
     sizes = np.diff(np.append(starts, len(values)))
     return np.add.reduceat(values, starts) / sizes

@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class ShownRun:
-    """A run as its files say it: ``columns`` are its metrics over ``steps``, NaN where a step had
-    none; ``broken`` counts, by metric, the values that are no finite numbers."""
+    """A run as its files say it: ``columns`` are its metrics over ``steps``, NaN if a step had
+    none; ``broken`` counts, by metric, the values that are not finite numbers."""
 
     path: Path
     steps: Float64Array
@@ -54,7 +54,7 @@ class ShownRun:
         return value if isinstance(value, int) else None
 
     def column(self, key: str) -> tuple[Float64Array, Float64Array]:
-        """(steps, values) of a metric, where it has finite values."""
+        """(steps, values) of a metric, at the steps that have finite values."""
         values = self.columns.get(key)
         if values is None:
             return self.steps[:0], self.steps[:0]
@@ -76,7 +76,7 @@ def locate(where: str) -> Path:
 
 
 def read(path: Path) -> ShownRun:
-    """Everything but the rollouts. Raises UsageError where there is no metric to show."""
+    """Everything but the rollouts. Raises UsageError if there is no metric to show."""
     steps, columns, broken = _metrics(path)
     run = ShownRun(path, steps, columns, broken)
     run.config_text = _attempt(run, CONFIG_FILE, _text, path / CONFIG_FILE, "")
@@ -118,7 +118,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _attempt(run: ShownRun, name: str, reader: Callable[[Any], T], source: Any, otherwise: T) -> T:
-    """What a file says; a note where it cannot be read, for the curves are worth showing anyway."""
+    """What a file says; a note if it cannot be read: the curves are worth showing anyway."""
     try:
         return reader(source)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as e:

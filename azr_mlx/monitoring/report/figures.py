@@ -1,5 +1,5 @@
-"""From the registry of metrics to figures: one a metric, or one for each value of its first slot
-where it has two. What never changed is listed, not drawn."""
+"""From the registry of metrics to figures: one per metric, or one for each value of its first slot
+if it has two. What never changed is listed, not drawn."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _figures(metric: Metric, keys: Sequence[str]) -> list[Figure]:
 
 
 def constant(figure: Figure, runs: Sequence[ShownRun]) -> str | None:
-    """What the figure's metrics were in every step of every run; None where that is no one value
+    """What the figure's metrics were in every step of every run; None if that is not a single value
     each, or nothing that a line could hold."""
     values: dict[str, str] = {}
     for key, label in figure.labels.items():
@@ -73,7 +73,7 @@ def constant(figure: Figure, runs: Sequence[ShownRun]) -> str | None:
 
 
 def draw(figure: Figure, runs: Sequence[ShownRun]) -> Drawn | None:
-    """None where no run has a finite value of it."""
+    """None if no run has a finite value of it."""
     metric, compared = figure.metric, len(runs) > 1
     panels = [(run.name, list(_series(figure, run))) for run in runs]
     panels = [(name, series) for name, series in panels if series]

@@ -28,7 +28,7 @@ SAMPLE_COLUMNS = ("step", "role", "kind", "verdict", "reward", "prompt and compl
 
 
 def compose(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
-    """The report of the first run; a second one is drawn beside it."""
+    """The report of the first run; a second one is drawn next to it."""
     style, script = _asset("style.css"), _asset("filter.js")
     title = " and ".join(run.name for run in runs)
     parts = {"Held-out tasks": _held_out(runs)}

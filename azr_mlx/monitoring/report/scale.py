@@ -36,7 +36,7 @@ def x_scale(first: float, last: float) -> Scale:
 
 
 def y_scale(low: float, high: float, unit: str) -> Scale:
-    """With 0 where that costs little room, and never above 100 %."""
+    """With 0 if that costs little room, and never above 100 %."""
     if low > 0 and high / low > 10**DECADES:
         return Scale(10 ** math.floor(math.log10(low)), _decade_above(high), BOTTOM, TOP, log=True)
     if low >= 0 and (low < 0.6 * high or unit == "%"):

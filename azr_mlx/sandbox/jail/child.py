@@ -36,7 +36,7 @@ class Channel:
         self._len, self._min = len, min
 
     def send(self, kind: str, steps: int | None, detail: str, value: object = None) -> None:
-        """One frame. Raises CodecError where the value is not a plain literal."""
+        """One frame. Raises CodecError if the value is not a plain literal."""
         self.write(self.nonce + self._encode((kind, steps, detail, value), MAX_BODY))
 
     def write(self, data: bytes) -> None:
@@ -94,7 +94,7 @@ def run(channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None]) 
 
 
 def reseed(text: str) -> None:
-    """What ``random`` does at a fork, where it is not kept from it; for text that may use it."""
+    """What ``random`` does at a fork unless it is kept from it; for text that may use it."""
     if "random" in text:
         import random
 
@@ -224,7 +224,7 @@ def _run_calls(spec: dict[str, Any], finish: Finish) -> None:
 
 
 def _entry(spec: dict[str, Any], finish: Finish) -> Any:
-    """Run the code; the function that it was to define. None where it has not: that is sent."""
+    """Run the code; the function that it was to define. None if it has not: that is sent."""
     namespace = _module("candidate")
     name, key_error = spec["call"], KeyError
     exec_code, start = exec, finish.steps.start if finish.steps else None

@@ -68,7 +68,7 @@ def encode(value: object, limit: int = MAX_BYTES) -> bytes:
 
 
 def encode_loose(value: object) -> bytes:
-    """The bytes of a loose value; ``O`` where it is too large. Raises nothing of its own, but may
+    """The bytes of a loose value; ``O`` if it is too large. Raises nothing of its own, but may
     call code of the value's.
     """
     try:
@@ -78,8 +78,8 @@ def encode_loose(value: object) -> bytes:
 
 
 def encode_named(value: object, name: Name, limit: int) -> bytes:
-    """The bytes of a loose value, ``limit`` at most, in which ``name`` stands for what is no plain
-    literal by its exact type. Raises CodecError where it is too large, and may call code of the
+    """The bytes of a loose value, ``limit`` at most, in which ``name`` stands for what is not a
+    plain literal by its exact type. Raises CodecError if it is too large, and may call code of the
     value's.
     """
     out: list[bytes] = []
@@ -134,7 +134,7 @@ def _put_loose(
 
 
 def plain_base(value: Any) -> Any:
-    """What a subclass of a builtin type holds, as that type; the value itself where it is none."""
+    """What a subclass of a builtin type holds, as that type; the value itself if it is none."""
     if type(value) in _EXACT:
         return value
     for base, plain in _BASES.items():

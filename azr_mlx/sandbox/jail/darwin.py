@@ -138,7 +138,7 @@ def profile(
         *(rules[path].format(f"(subpath {_quoted(path)})") for path in by_depth),
         *_literals("file-read-metadata", _ancestors([*_SYSTEM, *opened, *programs])),
         *_literals("file-read-metadata", _LINKS),
-        # the loader opens the root folder itself, and aborts where it cannot:
+        # the loader opens the root folder itself, and aborts if it cannot:
         # https://github.com/akitaonrails/ai-jail/issues/77
         *_literals("file-read*", ["/", *_READ_DEVICES]),
         *_literals("file-write-data", ["/dev/null", "/dev/zero"]),
@@ -231,7 +231,7 @@ def _homes() -> list[str]:
 
 
 def interpreter_paths() -> list[str]:
-    """What this interpreter reads to run: its prefix, or only its library where the prefix is a
+    """What this interpreter reads to run: its prefix, or only its library if the prefix is a
     folder that others share; the libraries it links. Not a virtual environment's.
     """
     prefix = os.path.realpath(sys.base_prefix)
@@ -314,7 +314,7 @@ def compiled(profile_text: str) -> Callable[[], None]:
     good.
 
     Compiling is the slow part, and may be done before a fork; the function itself is one system
-    call. Raises OSError, now where the profile is not understood, then where the process is in a
+    call. Raises OSError, now if the profile is not understood, then if the process is in a
     profile already (https://github.com/anthropic-experimental/sandbox-runtime/issues/67).
     """
     library = _libsandbox()
@@ -393,7 +393,7 @@ def _need_darwin(what: str) -> None:
 
 def resident_bytes(pid: int) -> int | None:
     """The memory that a process is charged for (its physical footprint, compressed pages included),
-    in bytes; None where there is no such process. Raises OSError where the system refuses.
+    in bytes; None if there is no such process. Raises OSError if the system refuses.
     """
     usage = RusageInfo()
     if _libproc().proc_pid_rusage(pid, _RUSAGE_INFO_V2, ctypes.byref(usage)) == 0:
@@ -405,7 +405,7 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def children(pid: int) -> list[int]:
-    """The processes whose parent is ``pid``, zombies among them. Raises OSError where the system
+    """The processes whose parent is ``pid``, zombies among them. Raises OSError if the system
     refuses.
 
     The call is the one inside proc_listchildpids (xnu, libsyscall/wrappers/libproc/libproc.c): it

@@ -54,7 +54,7 @@ def run(
     try:
         _examine(spec["tests"], peer, finish)
     except Gone:
-        os.close(code.fd)  # where it spoke nonsense, the code still waits for an answer
+        os.close(code.fd)  # if it spoke nonsense, the code still waits for an answer
         _, status, usage = os.wait4(code.pid, 0)
         scale = 1024 if sys.platform == "linux" else 1
         cpu_s = usage.ru_utime + usage.ru_stime

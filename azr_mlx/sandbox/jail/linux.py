@@ -1,7 +1,7 @@
 """Linux confinement without privileges, through ctypes: prctl, seccomp, Landlock, and namespaces.
 
 Used inside the zygote and its children only; standard library only; nothing here runs at import.
-Each function says what it needs and raises OSError where the kernel refuses.
+Each function says what it needs and raises OSError if the kernel refuses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
-# name: (x86_64, aarch64); None where the architecture has no such call
+# name: (x86_64, aarch64); None if the architecture has no such call
 _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "clone": (56, 220),
     "fork": (57, None),
@@ -173,7 +173,7 @@ _ALLOWED: _Instruction = (_RETURN, 0, 0, _ALLOW)
 
 
 def _if_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
-    """``body`` where the accumulator holds this call's number; ``body`` must return or reload the
+    """``body`` if the accumulator holds this call's number; ``body`` must return or reload the
     number.
     """
     return [(_JEQ, 0, len(body), number), *body]
@@ -184,7 +184,7 @@ def _deny(code: int) -> _Instruction:
 
 
 def _only_for_self(code: int) -> list[_Instruction]:
-    """Allow the call where its first argument (low 32 bits) is 0: the caller, or its own group."""
+    """Allow the call if its first argument (low 32 bits) is 0: the caller, or its own group."""
     return [(_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), _deny(code), _ALLOWED]
 
 
@@ -201,7 +201,7 @@ def _own_priority() -> list[_Instruction]:
 
 
 def _all_but(argument: int, values: Iterable[int]) -> list[_Instruction]:
-    """Deny the call where an argument (counted from 0, low 32 bits) is one of ``values``."""
+    """Deny the call if an argument (counted from 0, low 32 bits) is one of ``values``."""
     values = sorted(values)
     tests = [(_JEQ, len(values) - i, 0, value) for i, value in enumerate(values)]
     return [(_LOAD, 0, 0, 16 + 8 * argument), *tests, _ALLOWED, _deny(errno.EPERM)]
@@ -209,7 +209,7 @@ def _all_but(argument: int, values: Iterable[int]) -> list[_Instruction]:
 
 def base_program(strong: bool) -> bytes:
     """The filter of every job, and of the zygote that forks them: no signals to others, no tracing,
-    no sockets, no mounts or namespaces, no System V IPC, nobody's priority changed; where not all
+    no sockets, no mounts or namespaces, no System V IPC, nobody's priority changed; if not all
     that is in sight is read-only (not ``strong``) no file's mode, owner, times or attributes, which
     Landlock lets pass. Raises OSError for a machine whose calls are not known here.
     """
@@ -225,7 +225,7 @@ def base_program(strong: bool) -> bytes:
         # whom a descriptor signals, and with what: F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN,
         # SIOCSPGRP, FIOASYNC, and what types into a terminal, TIOCSTI
         "fcntl": _all_but(1, (8, 10, 15)),
-        # a datagram socket could be sent from to whoever listens
+        # a datagram socket could send to any listener
         "socketpair": [(_LOAD, 0, 0, 24), (_AND, 0, 0, 0xF), (_JEQ, 0, 1, 1), _ALLOWED, _deny(1)],
         "ioctl": _all_but(1, (0x8901, 0x8902, 0x5452, 0x5412)),
     }
@@ -247,7 +247,7 @@ def base_program(strong: bool) -> bytes:
 
 def job_program(children: bool) -> bytes:
     """The filter that a job has on top: it stays in its process group and session, by which all
-    that it starts can be found, holds no memory beside its own, and without ``children`` it may
+    that it starts can be found, holds no memory but its own, and without ``children`` it may
     start threads, but no processes.
     """
     rules = {name: [_deny(errno.EPERM)] for name in _NOT_FOR_JOBS}
@@ -299,7 +299,7 @@ _RIGHTS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))  # ABI: how many file righ
 
 def landlock_ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
     """A descriptor of a ruleset: only ``readable`` can be read, only ``writable`` changed, no
-    signals and no abstract unix sockets beyond the process's own children. Raises OSError where the
+    signals and no abstract unix sockets beyond the process's own children. Raises OSError if the
     kernel has no Landlock.
     """
     abi = syscall("landlock_create_ruleset", ctypes.c_void_p(None), 0, 1)

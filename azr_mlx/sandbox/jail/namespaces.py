@@ -5,7 +5,7 @@ and it can end everything that a job started with one call. It sees a root of it
 library and the system's libraries read-only, a few devices, and one writable tmpfs, the scratch. No
 home, no project, no data, no network.
 
-Standard library only. Root is not needed; where there is root, jobs run as another user than the
+Standard library only. Root is not needed; if there is root, jobs run as another user than the
 zygote.
 """
 
@@ -58,9 +58,9 @@ def enter(hidden: list[str], folder: str) -> int:
     """Move this process into fresh namespaces; returns, as process 1 of them, the user id for jobs.
 
     The calling process stays outside, waits, and removes the empty ``folder`` and exits when
-    process 1 does. ``hidden`` are folders that must not be seen even where they lie within
+    process 1 does. ``hidden`` are folders that must not be seen even if they lie within
     something shared. Raises OSError, before anything has changed for the caller, or in process 1
-    where the root cannot be built.
+    if the root cannot be built.
     """
     as_root = os.geteuid() == 0
     prctl(PR_SET_DUMPABLE, 1)  # so that the maps in /proc can be written
@@ -148,7 +148,7 @@ def _scatter_pids() -> None:
     try:
         _write("/proc/sys/kernel/ns_last_pid", str(start))
     except OSError:
-        return  # then only the jobs' own number tells them apart
+        return  # then only the jobs' own number distinguishes them
 
 
 # --- the root that jobs see ---
@@ -260,7 +260,7 @@ def _hide(target: str) -> None:
 
 
 def _mount_proc(target: str) -> None:
-    """A proc of this pid namespace, others' entries hidden; none where a container's masks forbid
+    """A proc of this pid namespace, others' entries hidden; none if a container's masks forbid
     it.
     """
     for options in ("hidepid=2,subset=pid", "hidepid=2", ""):

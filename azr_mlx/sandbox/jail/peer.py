@@ -138,7 +138,7 @@ class Peer:
         return self._classes[names]
 
     def _given_class(self, names: str) -> type[BaseException]:
-        """A class of exceptions that the other side gives as a value. Of a builtin one, where it is
+        """A class of exceptions that the other side gives as a value. Of a builtin one, if it is
         not trusted, a subclass: it catches what the other side raises by that name from now on, and
         nothing that is raised here.
         """
@@ -188,7 +188,7 @@ class Peer:
         self.gone = True
         raise Gone("the other side is gone")
 
-    # --- names of what is no plain literal ---
+    # --- names of what is not a plain literal ---
 
     def _name(self, value: Any) -> bytes:
         kind = type(value)
@@ -264,7 +264,7 @@ class _Kept:
 
 
 def _told(error: BaseException, all_of_it: bool) -> list[Any]:
-    """An exception's text, its arguments, and itself where that may have more to say."""
+    """An exception's text, its arguments, and itself if that may have more to say."""
     try:
         text = str(error)[:2000].encode("utf-8", "replace").decode()
         args = list(error.args) if all_of_it else [text] if text else []
@@ -390,7 +390,7 @@ def answers() -> dict[str, Callable[..., Any]]:
 
 
 def _called(function: Any, args: list[Any], named: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The value, and what became of arguments that it changed in place, where it returns None as
+    """The value, and what became of arguments that it changed in place, if it returns None as
     such functions do: the caller takes it only then. (Else code could change what its value is
     compared with.)
     """
@@ -464,7 +464,7 @@ def _shared(where: str, functions: bool) -> Any:
 
 
 def _parts_of(value: Any) -> tuple[str, tuple[Any, ...]] | None:
-    """The name of a value's class and what makes an equal one of it, where it is in _PARTS."""
+    """The name of a value's class and what makes an equal one of it, if it is in _PARTS."""
     kind = type(value)
     module, name = kind.__module__, kind.__qualname__
     parts = _PARTS.get(f"{module}.{name}")

@@ -117,7 +117,7 @@ def _prepare(strong: bool, base: str, hidden: list[str]) -> zygote.Setting:
 
 def _warm() -> None:
     """Import what jobs will. ``random`` would seed itself anew at every fork, which costs as much
-    as the fork: a job does that where it needs it.
+    as the fork: a job does that if it needs it.
     """
     register, os.register_at_fork = os.register_at_fork, lambda **_: None
     for name in WARM:
@@ -176,7 +176,7 @@ def _readable() -> list[str]:
 
 
 def _become_nobody(setting: zygote.Setting) -> None:
-    """Leave root; fails where another user cannot read the standard library, or come to the scratch
+    """Leave root; fails if another user cannot read the standard library, or come to the scratch
     folder.
     """
     os.setgroups([])

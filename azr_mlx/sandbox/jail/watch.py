@@ -42,7 +42,7 @@ def _broken(reason: str) -> bytes:
 
 
 def _read(pool: socket.socket, size: int) -> bytes:
-    """``size`` bytes, or none where the pool has hung up."""
+    """``size`` bytes, or none if the pool has hung up."""
     data = pool.recv(size)
     while 0 < len(data) < size:
         part = pool.recv(min(size - len(data), 1 << 20))

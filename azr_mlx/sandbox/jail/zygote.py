@@ -33,7 +33,7 @@ LEAVE = os._exit  # a job may put something else in its place
 OPEN_FILES = 128
 FILE_BYTES = 16 << 20
 OTHER_TASKS = 512  # that the user may have started since
-THREADS = 16  # beside the job's main thread, where the kernel counts threads as processes
+THREADS = 16  # besides the job's main thread, if the kernel counts threads as processes
 _PID = struct.Struct("<i")
 _END = struct.Struct("<idQ")
 
@@ -108,7 +108,7 @@ class Zygote:
         os.waitpid(self.pid, 0)
 
     def restart(self) -> None:
-        """Another zygote in place of one that has been stopped."""
+        """Another zygote instead of one that has been stopped."""
         self._start()
 
     def fork(self, job: int, out: int, examined: bool) -> int:
@@ -173,7 +173,7 @@ def _serve(link: socket.socket, setting: Setting) -> NoReturn:
 
 
 def _forked() -> int:
-    """As ``os.fork``; minus the error's number where the system has no process left for a while."""
+    """As ``os.fork``; minus the error's number if the system has no process left for a while."""
     for attempt in range(FORK_ATTEMPTS):
         try:
             return os.fork()

@@ -5,7 +5,7 @@ classes, grids, stack machines, composed helpers) fixes a program's frame; a typ
 expressions fills it. Difficulty sets which families are open, how deep expressions go, how many
 statements there are and how large the inputs get. By construction every program ends, stays within
 small numbers, and is a function of its arguments alone; it passes the same gate as a model's
-proposal all the same. About one in two hundred is constant on its inputs; induction refuses it.
+proposal anyway. About one in two hundred is constant on its inputs; induction refuses it.
 
 ``chains`` are another set, for a model of a million parameters (see there).
 """
@@ -41,7 +41,7 @@ _WORDS_OF = {
 
 
 def _message(sketch: Sketch, source: str) -> str:
-    """What a solver of an induction task is told: the subject, and the operations that show."""
+    """The message of an induction task: its subject, and the operations that show."""
     used = [words for mark, words in _WORDS_OF.items() if mark in source]
     return f"{sketch.about}, with {', '.join(used[:3])}" if used else sketch.about
 

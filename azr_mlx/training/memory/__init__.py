@@ -1,4 +1,4 @@
-"""What a configuration will cost, before anything is loaded: tokens a step, disk per checkpoint,
+"""What a configuration will cost, before anything is loaded: tokens per step, disk per checkpoint,
 memory.
 
 Everything follows from the model's config.json and the training configuration; ``memory`` says how
@@ -33,7 +33,7 @@ from azr_mlx.training.memory.shape import Shape, UnknownModel
 
 def describe(config: Config) -> str:
     """What the configuration will cost, as comments, and below it the resolved configuration.
-    Raises ModelUsageError where its model cannot be one."""
+    Raises ModelUsageError if its model cannot be one."""
     lines = ["# what this will take"]
     lines += [f"# {line}" for line in rollout_lines(config)]
     on = device()
@@ -83,7 +83,7 @@ def planner_of(config: Config, on: str | None = None) -> Planner:
 
 
 def kv_tokens_of(config: Config) -> int:
-    """``rollout.kv_budget_mb`` as the engine's bound on places x tokens; 0: none, also where the
+    """``rollout.kv_budget_mb`` as the engine's bound on places x tokens; 0: no bound, also if the
     model's sizes are unknown."""
     if not config.rollout.kv_budget_mb:
         return 0
@@ -95,7 +95,7 @@ def kv_tokens_of(config: Config) -> int:
 
 
 def needs(config: Config, on: str, limit: int) -> int:
-    """Bytes of the largest phase, layers recomputed where that makes it fit. Raises ModelError,
+    """Bytes of the largest phase, layers recomputed if that makes it fit. Raises ModelError,
     UnknownModel."""
     planner = planner_of(config, on)
     peaks = planner.peaks(resolve_checkpointing(config, planner, limit))
@@ -138,14 +138,14 @@ def model_config(model_id: str) -> dict[str, Any]:
 
 
 def rollout_lines(c: Config) -> list[str]:
-    """How many rollouts and tokens a step makes at the most."""
+    """The largest number of rollouts and tokens that a step can have."""
     proposed, solved = round_rollouts(c)
     tokens = proposed * c.rollout.max_propose_tokens + solved * c.rollout.max_solve_tokens
     rounds = c.gradient_accumulation_steps
     return [
         f"rollouts a step: at most {rounds * (proposed + solved)} "
         f"({rounds * proposed} proposals, {rounds * solved} solutions)",
-        f"tokens a step:   at most {rounds * tokens}, in "
+        f"tokens per step:   at most {rounds * tokens}, in "
         f"{c.ppo.epochs * c.ppo.minibatches} update(s)",
     ]
 

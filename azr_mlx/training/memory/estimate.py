@@ -16,7 +16,7 @@ that reads it has run. So the coefficients are measured (``coefficients.py``), n
 Measured for float32 on a CPU, without ``ppo.compile``. A GPU is planned by the same formulas with
 16-bit activations, weights at their packed bytes and the head's larger chunks; that has not been
 measured. What MLX keeps in its cache of free buffers, the interpreter, and the sandbox's processes
-are no part of it.
+are not part of it.
 """
 
 from __future__ import annotations
@@ -403,7 +403,7 @@ def rollout_situations(
 
 
 def shared_tokens(prompt: int) -> int:
-    """The most that prompts that differ have in common, all but ``MIN_PREFIX``; 0 where it is
+    """The most that prompts that differ have in common, all but ``MIN_PREFIX``; 0 if it is
     little."""
     start = prompt - 1 - MIN_PREFIX
     return start if start >= MIN_PREFIX else 0
@@ -416,7 +416,7 @@ MARGINS = {"update": 1.065, "recompute": 1.03}
 # Bytes of small buffers that wait to be freed while a pass is evaluated, whatever the model's size.
 WAITING = 600_000
 
-# Chunks of logits that evaluation runs ahead by: the head's memory grows up to so many.
+# Chunks of logits that evaluation runs ahead by: the head's memory grows up to this number.
 HEAD_AHEAD = {"score": 2.85, "update": 2.6, "entropy": 2.5}
 
 
@@ -473,7 +473,7 @@ def separate(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedS
 
 
 def sharing(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedStage, ...]:
-    """Rows of one prompt; ``separate`` where that leaves but one row."""
+    """Rows of one prompt; ``separate`` if that leaves only one row."""
     first, own = up(prompt - 1, ROW_MULTIPLE), up(answer, ROW_MULTIPLE)
     count = min(rows, (budget - first) // own)
     if count < 2 or prompt < 2:

@@ -20,7 +20,7 @@ LEAST_TOKENS = 16  # below which no completion is of use
 
 
 def device() -> str:
-    """ "gpu" or "cpu": where MLX computes here; "cpu" where it does not import."""
+    """ "gpu" or "cpu": where MLX computes here; "cpu" if it does not import."""
     try:
         import mlx.core as mx
     except ImportError:
@@ -31,7 +31,7 @@ def device() -> str:
 def machine_memory(
     on: str, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
 ) -> int:
-    """Bytes that a run can have here; 0 where that cannot be found out."""
+    """Bytes that a run can have here; 0 if that cannot be found out."""
     if on == "gpu" and (found := _device_memory()):
         return found
     if sys.platform == "darwin":
@@ -113,7 +113,7 @@ def limit_of(c: Config, on: str) -> int:
 
 
 def resolve_checkpointing(c: Config, planner: Planner | None, limit: int) -> Config:
-    """``ppo.grad_checkpoint: auto`` as true or false: true only where the update would not fit
+    """``ppo.grad_checkpoint: auto`` as true or false: true only if the update would not fit
     without and does with it. Without a planner or a limit: false."""
     if c.ppo.grad_checkpoint != "auto":
         return c
@@ -127,7 +127,7 @@ Largest = Callable[[str, int], str]  # (device, bytes): a shipped configuration'
 
 
 def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: Largest) -> None:
-    """Raises UsageError, with the nearest configuration that fits, where a phase needs more than
+    """Raises UsageError, with the nearest configuration that fits, if a phase needs more than
     ``limit`` bytes."""
     peaks = planner.peaks(c)
     phase, worst = max(peaks.items(), key=lambda item: item[1].total)
@@ -141,7 +141,7 @@ def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: L
 
 
 def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
-    """The overrides that make ``c`` fit; where there are none, a configuration that does."""
+    """The overrides that make ``c`` fit; if there are none, a configuration that does."""
     if (other := nearest(c, planner, limit)) is not None:
         return f"this fits: {' '.join(overrides(c, other))}"
     name = largest(planner.device, limit)
