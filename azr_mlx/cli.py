@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from azr_mlx.commands.generate_tested import Try
     from azr_mlx.config import Config
 
-LARGE_CHANGE = 0.3  # nats per token, mean: another model than it was
+LARGE_CHANGE = 0.3  # mean change in nats per token above which the model is another one
 FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
 
 app = typer.Typer(

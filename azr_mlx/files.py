@@ -82,7 +82,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target)
-        work.mkdir()  # fails now, and not after the work
+        work.mkdir()  # so that a failure comes before the work, not after it
         work.rmdir()
     except OSError as error:
         raise ModelError(

@@ -25,7 +25,7 @@ def parsed_expression(source: str) -> ast.expr | None:
 def _tree(source: str, mode: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about its escapes, which are not the reader's fault
+            warnings.simplefilter("ignore")  # ignore warnings about escapes in it
             return ast.parse(source, mode=mode)
     except _ERRORS:
         return None

@@ -41,7 +41,7 @@ def number(value: float, unit: str = "", spacing: float | None = None) -> str:
         digits = 1 if spacing is None and 0 < abs(shown) < 99.95 else _digits(100 * (spacing or 1))
         return f"{shown:.{digits}f} %"
     size = abs(value)
-    if size < 1e-12:  # what rounding leaves of 0
+    if size < 1e-12:  # rounding errors of 0
         return "0"
     if size >= 1e15 or size < (1e-3 if spacing is None else 1e-4):
         return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+", "e")

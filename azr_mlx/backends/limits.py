@@ -3,9 +3,9 @@ torch."""
 
 from __future__ import annotations
 
-CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # of the float32 logits of one chunk
+CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # bytes of the float32 logits of one chunk
 MIN_CHUNK = 32  # rows of a chunk; with fewer, a product is bound by reading the head
-PREFILL_TOKENS = 2048  # of prompts that are read in one forward pass
+PREFILL_TOKENS = 2048  # tokens of prompts that are read in one forward pass
 SLACK = 64  # positions beyond the longest row if places are refilled: steps between two moves
 ROW_MULTIPLE = 8  # a micro-batch's lengths are padded to it
 TOKEN_MULTIPLE = 16  # MLX pads flat arrays of trained tokens to it: fewer shapes

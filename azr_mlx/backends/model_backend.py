@@ -43,7 +43,7 @@ class ModelBackend(ABC):
     """
 
     name: str
-    numbers = ""  # what the base weights are held in, if the model's folder does not say
+    numbers = ""  # type of the base weights, if the model's folder does not say
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ModelBackend(ABC):
         self.lora, self.seed = lora, seed
         self.micro_batch_tokens, self.share_prompts = micro_batch_tokens, share_prompts
         self.world: World = Alone()
-        self._sampled: Policy = "current"  # whose beginnings of prompts the engine keeps
+        self._sampled: Policy = "current"  # the policy whose prompt prefixes the engine keeps
 
     # -- rollouts and scores -----------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class EvalRequest:
     compare: str | None = None
     out: Path | None = None
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    quantization: Quantization | None = None  # the run's, where adapters are of one
+    quantization: Quantization | None = None  # that of the run, if the adapters belong to one
     cache_dir: Path = CACHE_DIR
     backend: str = "auto"
 

@@ -95,7 +95,9 @@ def train(
         _begin(trainer, start, display)
         compared = _held_out(config, run_dir, record, trainer, sandbox, display)
         if trainer.step >= config.max_steps:
-            if compared is not None and not compared.record.after:  # cut off while it measured
+            if (
+                compared is not None and not compared.record.after
+            ):  # the run was cut off while it measured
                 _show_gain(compared, display)
                 _report(run_dir, display, leads)
             display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")

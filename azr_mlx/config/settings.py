@@ -70,7 +70,7 @@ class EvaluationConfig:
             "apps-introductory", "apps-interview", "apps-competition", "cruxeval-i", "cruxeval-o",
         ),
     ] = ("humaneval",)  # fmt: skip
-    data: str = ""  # as eval's --data
+    data: str = ""  # the same as --data of eval
     num_samples: Natural = 1
     # half of them select the best checkpoint, the other half reports
     max_tasks_per_benchmark: Annotated[int, Between(2)] = 50
@@ -98,8 +98,8 @@ class Rollout:
     max_propose_tokens: Natural = 512
     max_solve_tokens: Natural = 512
     max_batch: Natural = 32  # rows decoded together
-    kv_budget_mb: Count = 0  # of their keys and values, in MB of 10^6 bytes; 0: no bound
-    reuse_rollouts: bool = True  # the rollouts that measure learnability are training data too
+    kv_budget_mb: Count = 0  # memory of their keys and values, in MB of 10^6 bytes; 0: no bound
+    reuse_rollouts: bool = True  # rollouts that measure learnability are training data, too
     overlong_mask: bool = False  # truncated completions carry no gradient
     # tokens before the limit over which a soft length penalty grows (0: off)
     overlong_buffer: Count = 0
@@ -134,7 +134,7 @@ class Ppo:
     # truncated importance sampling between sampler and trainer; 0: off
     tis_cap: Annotated[float, Between(1, or_zero=True)] = 2.0
     ema_decay: Annotated[float, Between(0, below=1)] = 0.9
-    micro_batch_tokens: Natural = 2048  # in one forward and backward pass
+    micro_batch_tokens: Natural = 2048  # tokens in one forward and backward pass
     # auto: only if the update would not fit without (see azr_mlx.training.memory)
     grad_checkpoint: Annotated[str, OneOf("auto", "true", "false")] = "auto"
     compile: bool = False
@@ -188,8 +188,8 @@ class Distill:
 @dataclass(frozen=True, slots=True)
 class HeldOutConfig:
     tasks: Count = 0  # per kind and distribution, solved before and after training; 0: none
-    in_range: Fraction = 0.2  # difficulties up to it
-    harder: Fraction = 0.3  # the other distribution's difficulty
+    in_range: Fraction = 0.2  # the highest difficulty in range
+    harder: Fraction = 0.3  # the difficulty one step harder
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class Config:
     keep_checkpoints: Count = 3  # 0: all
     evaluation_interval: Count = 0  # 0: never
     early_stopping: bool = True
-    target_kl: Positive = 0.05  # of the policy from the reference, per token, where beta adapts
+    target_kl: Positive = 0.05  # KL of policy from reference per token that beta adapts to
     # kl: k1, in the reward; k3: in the loss
     kl_penalty: Annotated[str, OneOf("kl", "k3", "none")] = "kl"
     weight_decay: NonNegative = 0.0

@@ -30,9 +30,9 @@ from azr_mlx.tasks.gate import Draft, GateRules, Runner, gate
 from azr_mlx.tasks.prompts import PromptForm
 from azr_mlx.types import Task, TaskKind
 
-SEED = 20_000  # of the tasks: every run is measured on the same ones
+SEED = 20_000  # seed of the tasks: every run is measured on the same ones
 SAMPLES = 4  # drawn answers per task, besides the greedy one
-FRUITLESS = 6  # rounds of drawing in a row that bring no task, before giving up
+FRUITLESS = 6  # how many rounds in a row may bring no task before drawing ends
 
 NAMES = {"in_range": "in range", "harder": "one step harder"}
 WAYS = {"sampled": "sampled as in training", "greedy": "greedy"}
@@ -52,7 +52,7 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
     source = rng.generator(SEED, "held_out", round(low * 1e6), round(high * 1e6))
 
     fruitless = 0
-    while fruitless < FRUITLESS:  # then the templates have no more shapes
+    while fruitless < FRUITLESS:  # after that the templates have no more shapes
         short, before = [k for k in kinds if known.count(k) < wanted], len(known)
         if not short:
             break
@@ -115,7 +115,7 @@ class HeldOut:
             "greedy": self._scores(tasks, 1, 0.0),
             "sampled": self._scores(tasks, SAMPLES, self.config.rollout.temperature),
         }
-        self.backend.forget()  # the next step is the same, whether this was measured before it
+        self.backend.forget()  # so that the next step does not depend on this measurement
         return found
 
     def _scores(

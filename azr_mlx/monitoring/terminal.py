@@ -22,7 +22,7 @@ from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import plain
 from azr_mlx.types import Experience, TaskKind
 
-LONGEST_LINE, MOST_LINES = 200, 13  # of a program
+LONGEST_LINE, MOST_LINES = 200, 13  # characters and lines of a program that are shown
 LEVELS = ("debug", "info", "warning", "error")
 
 HELD_OUT_HEADINGS = ("tasks", "before", "after", "gain in points (95 %)")
@@ -35,7 +35,7 @@ class Display:
         self, max_steps: int, *, quiet: bool = False, log_level: str = "info", name: str = ""
     ):
         self.console = Console(file=sys.stderr, highlight=False)
-        self.muted = False  # warnings, too: another rank gives them
+        self.muted = False  # also no warnings: another rank gives them
         self.silent = quiet or LEVELS.index(log_level) > LEVELS.index("info")
         self.view = View(max_steps, plain(name))
         self.live: LiveView | None = None

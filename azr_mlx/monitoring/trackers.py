@@ -22,7 +22,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.monitoring.samples import COLUMNS, ShownRollout
 
 TABLE = "samples"
-PROJECT = "azr-mlx"  # where wandb_project names none
+PROJECT = "azr-mlx"  # if wandb_project is empty
 Warn = Callable[[str], None]
 
 
@@ -104,7 +104,7 @@ class _Guarded:
         try:
             with redirect_stdout(sys.stderr):  # stdout is for results; trackers greet on it
                 action()
-        except Exception as e:  # other people's code: whatever it raises, training goes on
+        except Exception as e:  # whatever a tracker raises, training continues
             self._inner = None
             first = next((line for line in str(e).splitlines() if line.strip()), "")
             fix = "; WANDB_MODE=offline needs no login or network" if self.name == "wandb" else ""
@@ -176,7 +176,7 @@ class _TensorBoard:
     def _write(self, values: Sequence[Any], step: int) -> None:
         summary = self.summary(value=values)
         self.writer.add_event(self.event(wall_time=time.time(), step=step, summary=summary))
-        self.writer.flush()  # a step is rare, and a kill must not lose it
+        self.writer.flush()  # steps are rare, and a killed run must not lose one
 
     def close(self) -> None:
         self.writer.close()

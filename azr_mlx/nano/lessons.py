@@ -24,7 +24,7 @@ from azr_mlx.types import Task, TaskKind
 DIFFICULTIES, SHARES = (0.1, 0.2), (0.3, 0.7)  # chains of one and of two operations
 MOST_STEPS = 8  # values that the work of a step-by-step answer shows
 N_INPUTS = 6
-STEPS = 0.5  # of the programs have lessons step by step
+STEPS = 0.5  # share of the programs that have step-by-step lessons
 MAX_VALUE = 120  # characters of an input or an output
 
 Part = tuple[str, bool]  # text, and whether it is an answer
@@ -40,7 +40,9 @@ def lessons(form: PromptForm, seed: int, stream: int, slips: float = 0.0) -> Ite
     """
     rng = np.random.default_rng([seed, stream])
     shown: list[Task] = []
-    last: dict[tuple[str, str], Proposal] = {}  # by first line and message; "" is any message
+    last: dict[
+        tuple[str, str], Proposal
+    ] = {}  # key: first line and message; "" stands for any message
     while True:
         difficulty = float(rng.choice(DIFFICULTIES, p=SHARES))
         proposal = templates.draw(TaskKind.INDUCTION, difficulty, rng, N_INPUTS, "chains")
@@ -48,7 +50,7 @@ def lessons(form: PromptForm, seed: int, stream: int, slips: float = 0.0) -> Ite
             continue
         try:
             runs = [traced(proposal.program, args) for args in proposal.inputs]
-        except (IndexError, ValueError):  # the first of an empty list
+        except (IndexError, ValueError):  # for example the first item of an empty list
             continue
         outputs = tuple(output for output, _ in runs)
         if max(map(len, outputs)) > MAX_VALUE or len(set(outputs)) == 1:
@@ -78,8 +80,8 @@ class Course:
     works: tuple[list[str], ...]
     difficulty: float
     slips: float
-    other: Proposal  # of the same types
-    stray: Proposal  # of other types
+    other: Proposal  # a proposal with inputs of the same types
+    stray: Proposal  # a proposal with inputs of other types
 
     def lessons(self, references: list[Task], rng: np.random.Generator) -> Iterator[Lesson]:
         """Solving it in all ways, and proposing it. Several questions about a program make one

@@ -48,7 +48,7 @@ ROPE = 10_000.0  # the base of the rotary positions
 LONGEST = 256  # tokens; what is longer is left out
 BATCH = 4096  # tokens
 POOL = 4096  # lessons that are sorted by length before they are batched
-PROMPT_WEIGHT = 0.1  # of a prompt's token in the loss; an answer's counts 1
+PROMPT_WEIGHT = 0.1  # weight of a prompt's token in the loss; a token of an answer counts 1
 MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 100
 
 WeightedTokens = tuple[list[int], list[float]]  # tokens and their weights in the loss

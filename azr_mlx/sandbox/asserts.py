@@ -33,7 +33,7 @@ from azr_mlx.source import parsed
 REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes
 _MAX_REMEMBERED = 1 << 15  # characters of tests that are kept split, for their next solution
-_MAX_SIZE = 1 << 16  # of a constant that is computed here
+_MAX_SIZE = 1 << 16  # largest size of a constant that is computed here
 
 _LEAVE = (ast.Return, ast.Yield, ast.YieldFrom)
 
@@ -193,7 +193,9 @@ class _Text:
             self.starts.append(self.starts[-1] + len(line))
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        assert node.end_lineno is not None and node.end_col_offset is not None  # parsed, not made
+        assert (
+            node.end_lineno is not None and node.end_col_offset is not None
+        )  # true for parsed nodes
         return (
             self.starts[node.lineno - 1] + node.col_offset,
             self.starts[node.end_lineno - 1] + node.end_col_offset,
@@ -331,7 +333,7 @@ class _Splitter:
             left, right = self._side(node.left), self._side(node.right)
             combine = _ARITHMETIC.get(type(node.op))
             if combine is None or type(node.op) in (ast.Pow, ast.Mult, ast.Mod):
-                raise _Open  # values of the job's could make these large
+                raise _Open  # the job's values could make these large
             return lambda values: combine(left(values), right(values))
         if (
             isinstance(node, ast.Call)
@@ -344,7 +346,7 @@ class _Splitter:
     def _numeric(self, node: ast.Call) -> Expression:
         function = _NUMERIC[_name(node.func)]
         if _name(node.func) == "round" and not all(map(_is_closed, node.args[1:])):
-            raise _Open  # to a number of digits of the job's, it could take for ever
+            raise _Open  # with a number of digits that the job chooses, it could take for ever
         if isinstance(node.func, ast.Attribute):
             self._hole(node.func.value)  # if it is not imported, that is the job's error
         parts = [self._side(argument) for argument in node.args]

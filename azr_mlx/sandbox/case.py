@@ -10,7 +10,7 @@ from azr_mlx.sandbox.asserts import Suite, split
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.types import Status
 
-ATTEMPTS = 2  # of a run whose worker died under it
+ATTEMPTS = 2  # how often a run is started if its worker dies
 
 
 class Case:

@@ -16,8 +16,8 @@ from azr_mlx.sandbox.worker import SandboxError, Worker, WorkerDied
 from azr_mlx.types import Status
 
 ISOLATION = ("auto", "strong", "limits-only")
-STARTS = 4  # workers that may end in a row before they have said hello
-BACKLOG = 256  # jobs that wait at a time; a caller who brings more is held up
+STARTS = 4  # how many workers in a row may end before they have started
+BACKLOG = 256  # how many jobs may wait; a caller who submits more has to wait, too
 
 
 class Sandbox:
@@ -86,7 +86,7 @@ class Sandbox:
         try:
             for worker in self._crew:
                 worker.close()
-        except BaseException:  # a second Ctrl-C: at once, then
+        except BaseException:  # a second Ctrl-C: end the workers at once
             for worker in self._crew:
                 worker.close(kill=True)
             raise
@@ -180,7 +180,7 @@ class Sandbox:
         return worker
 
     def _send(self, worker: Worker) -> None:
-        with contextlib.suppress(WorkerDied):  # what it says of that is read like all else
+        with contextlib.suppress(WorkerDied):  # the end of a worker is noticed when it is read from
             worker.send()
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.wants_to_send else 0)
         if self._selector.get_key(worker.socket).events != events:

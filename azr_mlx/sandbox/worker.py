@@ -25,7 +25,7 @@ from azr_mlx.sandbox.jail import wire
 # Two classes of workers, which a deterministic job must agree in: other hash seeds, another clock.
 HASH_SEEDS = ("0", "4061983")
 START_S = 30.0
-GRACE_S = 10.0  # past a job's wall limit, for a supervisor that has work to do after it
+GRACE_S = 10.0  # seconds that a supervisor may take beyond a job's wall limit
 STOP_S = 10.0
 _SUPERVISOR = Path(__file__).with_name("jail") / "supervisor.py"
 _U32 = struct.Struct("<I")
@@ -52,7 +52,7 @@ class Worker:
         self.hello: dict[str, object] | None = None
         self.runs: deque[tuple[Case, judge.Execution]] = deque()
         self._in, self._out = bytearray(), bytearray()
-        self._killed = False  # so that jobs may have outlived the process
+        self._killed = False  # if so, jobs may have outlived the process
         self.base = tempfile.mkdtemp(prefix="azr-sandbox-")
         self.deadline = time.monotonic() + START_S
         try:
@@ -209,7 +209,7 @@ def _hidden() -> list[str]:
     """Folders that no job may see: the home, the project, the working directory."""
     folders = [str(Path(__file__).resolve().parents[2])]
     for where in (Path.home, Path.cwd):
-        with contextlib.suppress(OSError, RuntimeError):  # there is none
+        with contextlib.suppress(OSError, RuntimeError):  # there is no home folder
             folders.append(str(where()))
     return folders
 

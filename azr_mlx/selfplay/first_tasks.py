@@ -9,7 +9,7 @@ from azr_mlx.tasks.gate import Draft
 from azr_mlx.tasks.parse import Proposal
 from azr_mlx.types import TaskKind
 
-ROUNDS = 40  # of template tasks, before giving up on filling the buffer
+ROUNDS = 40  # how many rounds of templates are tried to fill the buffer
 IDENTITY = Proposal("def f(a):\n    return a", ("('Hello World',)",))
 
 

@@ -44,7 +44,7 @@ __all__ = [
     "skeleton",
 ]
 
-MAX_TEXT = 100_000  # characters of model output that are looked at
+MAX_TEXT = 100_000  # how many characters of a model's output are read
 MAX_INPUTS = 64  # inputs read from one induction proposal
 
 

@@ -12,7 +12,7 @@ from copy import deepcopy
 
 from azr_mlx.source import parsed
 
-MAX_SOURCE = 20_000  # characters that are ever handed to the Python parser
+MAX_SOURCE = 20_000  # longer programs are not parsed
 MOST_INLINED = 500  # nodes of a program whose temporary variables are written out
 RESERVED = 8  # one shape in so many is kept for held-out tasks
 
@@ -33,7 +33,9 @@ BANNED_ATTRIBUTES = frozenset({
 BANNED_MODULES = frozenset({
     "os", "sys", "io", "random", "builtins", "importlib", "subprocess", "socket",
 })  # fmt: skip
-CLOCK_ATTRIBUTES = frozenset({"now", "utcnow", "today"})  # of datetime
+CLOCK_ATTRIBUTES = frozenset(
+    {"now", "utcnow", "today"}
+)  # attributes of datetime that read the clock
 
 
 def entry(tree: ast.Module) -> ast.FunctionDef | None:
@@ -282,7 +284,7 @@ def _bare(tree: ast.Module) -> ast.Module:
 def _unannotated(statement: object) -> object:
     match statement:
         case ast.AnnAssign(value=None):
-            return ast.Pass()  # a block of nothing else would not be one
+            return ast.Pass()  # an empty block would not be valid
         case ast.AnnAssign(target=target, value=ast.expr() as value):
             return ast.Assign([target], value)
     return statement

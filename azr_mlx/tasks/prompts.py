@@ -215,7 +215,7 @@ def _render_chat(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
     fixed = output.text[: output.prefix]
     start = text.find(fixed) if fixed else -1
     prefix = start + len(fixed) if start >= 0 else 0
-    ids = tuple(tokenizer.encode(text, add_special_tokens=False))  # the template wrote them
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))  # the template has written them
     return Prompt(text, ids, output.form, output.strategy, output.stop, prefix)
 
 

@@ -57,7 +57,7 @@ def save(
     final = checkpoint_of(run_dir, step)
     tmp = final.with_suffix(".tmp")
     if final.exists() and not damage(final):
-        return final  # the same step of the same run: exact resume makes it the same checkpoint
+        return final  # the same step of the same run gives the same checkpoint
     try:
         shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir(parents=True)

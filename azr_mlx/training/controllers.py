@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_ERROR = 0.2
-STEP = 1.5  # what the extra entropy weight is multiplied or divided by, once a training step
+STEP = 1.5  # what the extra entropy weight is multiplied or divided by, once per training step
 LEAST, MOST = 1e-3, 0.1
 
 

@@ -15,7 +15,8 @@ from azr_mlx.sandbox import Job, Result
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.types import Status
 
-SILENCE = timedelta(minutes=30)  # of another rank, that is not taken for its end
+# How long another rank may be silent before it counts as dead.
+SILENCE = timedelta(minutes=30)
 
 
 def open_world(backend: str) -> World:
@@ -56,7 +57,7 @@ class SharedSandbox:
         self.sandbox, self.world = sandbox, world
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
-        n = self.world.size  # in turn: neighbours are of one kind, and take equally long
+        n = self.world.size  # in turn, since neighbours are of one kind and take equally long
         done = self.sandbox.run(jobs[self.world.rank :: n])
         parts = gather(self.world, [_to_json(result) for result in done])
         return [_from_json(parts[i % n][i // n]) for i in range(len(jobs))]

@@ -78,7 +78,7 @@ class Learner:
         with r.clock.phase("update"):
             stats, stopped = self._updates(r, batch, solutions)
         metrics |= self._summary(stats, stopped)
-        if reference is None:  # not measured, which is not 0
+        if reference is None:  # it was not measured, which is not the same as 0
             metrics.pop("kl_ref", None)
         elif stats and c.ppo.adaptive_kl:
             self.kl.update(metrics["kl_ref"])

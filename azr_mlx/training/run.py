@@ -72,7 +72,9 @@ class Trainer:
         self.metrics = MetricsFile(run_dir / run_folder.METRICS_FILE)
         self.step = 0
         self.best: Best | None = None
-        self.row: dict[str, float] = {}  # the last step's, for a kill between checkpoint and row
+        self.row: dict[
+            str, float
+        ] = {}  # the last row, in case the run is killed between checkpoint and row
 
     def start(self) -> None:
         """Fill the buffers and write the checkpoint of step 0: a run can be resumed from its first

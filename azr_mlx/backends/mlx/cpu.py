@@ -20,7 +20,7 @@ from mlx_lm.models import base as library
 from mlx_lm.tuner.lora import LoRALinear
 
 MASKED = -1e30  # what is not seen is below all that is; its weight is then set to 0
-FEW = 8192  # entries, below which one slow operation is faster than four
+FEW = 8192  # with fewer entries, one slow operation is faster than four fast ones
 _LIBRARY = {
     "scaled_dot_product_attention": library.scaled_dot_product_attention,
     "swiglu": activations.swiglu,

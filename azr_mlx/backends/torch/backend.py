@@ -25,7 +25,7 @@ from azr_mlx.config import Lora, Quantization
 from azr_mlx.models.folder import loading
 from azr_mlx.types import Batch
 
-BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam, as MLX has them
+BETAS, EPS = (0.9, 0.999), 1e-8  # Adam's, the same as MLX's defaults
 
 
 class TorchBackend(ModelBackend):
@@ -81,7 +81,7 @@ class TorchBackend(ModelBackend):
             self.head_parameters.values(), lr=0.0, betas=BETAS, eps=EPS
         )
         self._updates = 0
-        self._weight = 1.0  # of the term of the loss that passes belong to
+        self._weight = 1.0  # weight of the current term of the loss
 
     @classmethod
     def from_folder(
@@ -256,7 +256,7 @@ class TorchBackend(ModelBackend):
 def _apply(optimizer: Any, parameters: dict[str, Any], lr: float, weight_decay: float) -> None:
     for group in optimizer.param_groups:
         group["lr"], group["weight_decay"] = lr, weight_decay
-    for parameter in parameters.values():  # one that no loss reached has moments, too
+    for parameter in parameters.values():  # a parameter without a gradient also needs moments
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -53,7 +53,7 @@ def load(
         # otherwise: a resumed run would not be the same.
         torch.use_deterministic_algorithms(True)
         deterministic: Any = torch.utils.deterministic
-        deterministic.fill_uninitialized_memory = False  # time, for nothing here
+        deterministic.fill_uninitialized_memory = False  # it costs time and has no use here
     options: dict[str, Any] = {"dtype": torch.float32}
     if device.type == "cuda":
         options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}

@@ -51,7 +51,7 @@ def examine(name: str, check: Callable[[], Finding], *, debug: bool = False) -> 
             found = check()
     except AzrError as error:
         found = Finding(FAIL, str(error))
-    except Exception as error:  # a broken piece of any kind: the other checks go on
+    except Exception as error:  # whatever is broken, the other checks go on
         if debug:
             traceback.print_exc()
         first = next(filter(None, map(str.strip, str(error).splitlines())), "")

@@ -19,7 +19,7 @@ GB = 1e9
 MIB = 1 << 20
 ROOM = 10 * GB  # below which a model of 4 B parameters and its conversion do not fit on the disk
 LEAST_ROOM = 0.2 * GB
-LEAST_MEMORY = 1.5 * GB  # the quickstart, with room
+LEAST_MEMORY = 1.5 * GB  # what the quickstart needs, with a margin
 ON_MAC = sys.platform == "darwin"
 NVIDIA = Path("/proc/driver/nvidia/version")
 
@@ -94,7 +94,7 @@ def gpu() -> Finding:
 
 
 def _cuda(mx: Any) -> Any:
-    return getattr(mx, "cuda", None)  # younger than the oldest MLX that will do
+    return getattr(mx, "cuda", None)  # older versions of MLX do not have it
 
 
 def blas() -> Finding:

@@ -99,7 +99,7 @@ def prompt(
         [{"role": "user", "content": strategies.ask(problem.question, strategy)}],
         add_generation_prompt=True,
         tokenize=False,
-        enable_thinking=False,  # read by templates that know it: thinking needs thousands of tokens
+        enable_thinking=False,  # some templates read this; thinking would need thousands of tokens
     )
     ids = tokenizer.encode(text, add_special_tokens=False)
     return Prompt(text, tuple(ids), form="chat", strategy=strategy)

@@ -11,7 +11,7 @@ from azr_mlx.tasks.fences import fences
 
 _PYTHON_LABELS = frozenset({"", "python", "python3", "py", "py3"})
 _BEGINS = re.compile(r"^(?:import |from \w|def |async def |class |@)", re.M)
-_MAX_CUTS = 400  # lines that are taken off an answer's end, one by one, until it is a program
+_MAX_CUTS = 400  # how many lines may be taken off an answer's end until it is a program
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _SHOWS = frozenset(
     {"print", "input", "exit", "quit", "sys.exit", "unittest.main", "doctest.testmod", "main"}

@@ -53,7 +53,7 @@ def question(text: str, shown: str) -> str:
 def tested_function(code: str, asserts: Sequence[str]) -> str:
     """The last function of the reference that the tests call."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the data's escapes
+        warnings.simplefilter("ignore")  # ignore warnings about the data's escapes
         tests, program = ast.parse("\n".join(asserts)), ast.parse(code)
     calls = [n for n in ast.walk(tests) if isinstance(n, ast.Call)]
     called = {n.func.id for n in calls if isinstance(n.func, ast.Name)}

@@ -67,7 +67,7 @@ class PlusCheck:
             if reference[0].status is not Status.OK or reference[0].values is None:
                 return Grade(Status.INVALID, 0.0, f"the reference fails: {reference[0].detail}")
             self._expected = reference[0].values
-        assert self._expected is not None  # else jobs() had it run
+        assert self._expected is not None  # otherwise jobs() has had it computed
         judged = [i for i, wanted in enumerate(self._expected) if self._is_judged(wanted)]
         if not judged:
             return Grade(Status.INVALID, 0.0, "the reference gives no value to compare with")

@@ -25,10 +25,10 @@ from azr_mlx.monitoring.report.scale import (
 from azr_mlx.text import escape, number
 from azr_mlx.types import Float64Array
 
-STYLES = 8  # that style.css and ``patterns`` have
-FEW = 24  # points that are drawn as dots, too
-RINGS = 7  # on a line of the other run
-LAYERS = 8  # of a stack; what is least is put together
+STYLES = 8  # how many style.css and ``patterns`` have
+FEW = 24  # so few points are also drawn as dots
+RINGS = 7  # rings on a line of the other run
+LAYERS = 8  # layers of a stack; the smallest are merged
 OTHERS = "others"
 
 
@@ -41,7 +41,7 @@ class Series:
     values: Float64Array
     style: int = 0
     ringed: bool = False
-    broken: int = 0  # values that were no finite numbers
+    broken: int = 0  # values that were not finite numbers
 
 
 class Drawn(NamedTuple):

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from azr_mlx.types import Float64Array
 
-POINTS = 240  # of a curve, at most: about two for each pixel of a phone
-NOISY = 4.0  # times its range that a curve goes up and down
-SHORT = 12  # values that are shown as they are
+POINTS = 240  # most points of a curve: about two for each pixel of a phone
+NOISY = 4.0  # a curve is noisy if its ups and downs add up to so many times its range
+SHORT = 12  # so few values are shown as they are
 
 
 def is_noisy(values: Float64Array) -> bool:

@@ -23,7 +23,7 @@ from wire import MAX_BODY, MAX_CALLS, MAX_STEPS  # type: ignore[import-not-found
 MAX_DETAIL = 500
 CODE, TESTS = "<code>", "<tests>"
 REPORT = "_azr_report"  # the name by which split tests report the values of their assertions
-MAX_REPORTS = MAX_BODY - 64 * MAX_CALLS  # bytes of their values; values beyond are opaque
+MAX_REPORTS = MAX_BODY - 64 * MAX_CALLS  # bytes of their values; further values are opaque
 
 
 class Channel:
@@ -125,7 +125,7 @@ class Finish:
         self._describe = describe
         self._sys = sys
         self._getpid, self._pid, self._leave = os.getpid, os.getpid(), os._exit
-        self._streams = (sys.stdout,)  # the code may put another in its place
+        self._streams = (sys.stdout,)  # kept here, since the code may replace it
 
     def count(self) -> int | None:
         if self.steps is None:

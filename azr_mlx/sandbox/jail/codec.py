@@ -26,14 +26,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-Name = Callable[[Any], "bytes | None"]  # of a value, as an external; None: it is opaque
+Name = Callable[[Any], "bytes | None"]  # how a value is named outside; None if it is opaque
 Known = Callable[[bytes], Any]  # the value that an external names
 
 MAX_BYTES = 1 << 17
 MAX_DEPTH = 64
 MAX_INT_BITS = 14_000
 MAX_HASHED = 4096  # members of one set or dict
-MAX_ALIKE = 64  # of them with the same hash: these cost their square
+MAX_ALIKE = 64  # how many of them may share a hash: their cost is its square
 
 _SEQUENCES: dict[type, bytes] = {list: b"L", tuple: b"U", set: b"E"}
 _TAGS = {**_SEQUENCES, dict: b"M", frozenset: b"Z"}

@@ -49,7 +49,7 @@ _SYSTEM = (
     "/usr/share/zoneinfo",
     "/usr/share/zoneinfo.default",
 )
-_LINKS = ("/etc", "/tmp", "/var", "/usr/share", "/dev")  # on the way to what is allowed
+_LINKS = ("/etc", "/tmp", "/var", "/usr/share", "/dev")  # links on the way to allowed files
 _READ_DEVICES = ("/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
 # Closed by the default already; named so that a folder opened above one of them stays shut.
 _HIDDEN = (
@@ -341,7 +341,7 @@ def compiled(profile_text: str) -> Callable[[], None]:
 _RUSAGE_INFO_V2 = 2
 _PROC_PPID_ONLY = 6
 _MIB = 1 << 20
-_LARGEST = 1 << 47  # no address lies above
+_LARGEST = 1 << 47  # no address is larger
 
 
 class RusageInfo(ctypes.Structure):

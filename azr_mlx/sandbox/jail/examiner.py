@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 from child import CODE, TESTS, Channel, Finish, bare_namespace, reseed  # type: ignore[import-not-found]
 from peer import Gone, Peer, answers, is_remote  # type: ignore[import-not-found]
 
-_HEAP_TYPE = 1 << 9  # of a class that a class statement made, or ``type``
+_HEAP_TYPE = 1 << 9  # the flag of classes that a class statement or ``type`` made
 _MAX_LINE = 200
 # Builtins by which tests compare, or go through what they compare.
 _JUDGING = frozenset(
@@ -119,7 +119,9 @@ def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
     answer = peer.ask("names", sorted(used))
     if type(answer) is not dict:
         raise TypeError("the code's names are not a dict")
-    found = {name: answer[name] for name in used if name in answer}  # it may name what it likes
+    found = {
+        name: answer[name] for name in used if name in answer
+    }  # the code may answer with other names
     own = {name: value for name, value in found.items() if not _has_a_meaning(name, value)}
     tested = found.keys() - own.keys() - _JUDGING
     if any(map(callable, own.values())) or len(tested) != 1:

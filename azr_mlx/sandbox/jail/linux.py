@@ -232,14 +232,16 @@ def base_program(strong: bool) -> bytes:
     ruled_apart = _RULED_APART | (_METADATA if strong else set())
     for name in _SYSCALLS.keys() - _USED_HERE - ruled_apart - rules.keys():
         rules[name] = [_deny(errno.EPERM)]
-    if not strong:  # they seem to succeed: an honest copy of a file need not fail for its mode
+    if (
+        not strong
+    ):  # let these calls seem to succeed, so that honest code can copy a file with its mode
         rules |= {name: [_deny(0)] for name in _METADATA}
     start = [
         (_LOAD, 0, 0, 4),
         (_JEQ, 1, 0, _MACHINES[platform.machine()][1]),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, 0),
-        (_JGE, 0, 1, 0x40000000),  # the x32 numbers of x86_64
+        (_JGE, 0, 1, 0x40000000),  # the numbers of x86_64's x32 calls
         _deny(errno.ENOSYS),
     ]
     return _assembled(start, rules)

@@ -28,7 +28,7 @@ from codec import (  # type: ignore[import-not-found]
 )
 
 MAX_MESSAGE = 1 << 20
-_MAX_BASES = 64  # of an exception
+_MAX_BASES = 64  # base classes of an exception
 _PROGRAMS = frozenset(
     """
     antigravity builtins code codeop ctypes importlib marshal os pdb pickle pty runpy shelve
@@ -68,7 +68,7 @@ class Peer:
         self._mine: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._theirs: dict[int, Remote] = {}
-        self._classes: dict[str, type[BaseException]] = {}  # of the other side's exceptions
+        self._classes: dict[str, type[BaseException]] = {}  # classes of the other side's exceptions
         self._lock = _thread.RLock()
         self._read, self._write, self._error = os.read, os.write, OSError
 
@@ -113,7 +113,7 @@ class Peer:
         text, args, itself = told
         try:
             error = self._exception_class(names)(*args)
-        except Exception:  # one that wants something else, or that there cannot be here
+        except Exception:  # a class that takes other arguments, or cannot be made here
             return RuntimeError(f"{names.partition(' ')[0]}: {text}")
         if itself is not None and isinstance(error, _Own):
             error.__dict__.update(_text=text, _remote=itself)

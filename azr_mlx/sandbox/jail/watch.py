@@ -70,7 +70,7 @@ class Watch:
         self.stdout, out_end = os.pipe()
         os.set_blocking(self.job, False)
         os.set_blocking(self.stdout, False)
-        self._give()  # most jobs find all that they need there
+        self._give()  # most jobs need no more than this
         self.started = time.monotonic()
         try:
             self.pid = self.zygote.fork(job_end, out_end, bool(self.request.examined))
@@ -95,7 +95,7 @@ class Watch:
     def _watch(self, pool: int) -> None:
         """Until the job's own process is dead."""
         poll = select.poll()
-        poll.register(pool, 0)  # that is, until it hangs up: the next request may be there already
+        poll.register(pool, 0)  # only a hang-up counts: the next request may already be there
         poll.register(self.zygote.socket, select.POLLIN)
         poll.register(self.stdout, select.POLLIN)
         poll.register(self.job, select.POLLIN | (select.POLLOUT if self.pending else 0))

@@ -29,10 +29,10 @@ if sys.platform == "linux":
 
 JOB_FD, PEER_FD = 3, 4
 FORK_ATTEMPTS = 12
-LEAVE = os._exit  # a job may put something else in its place
+LEAVE = os._exit  # kept here, since a job may replace os._exit
 OPEN_FILES = 128
 FILE_BYTES = 16 << 20
-OTHER_TASKS = 512  # that the user may have started since
+OTHER_TASKS = 512  # how many the user may have started since
 THREADS = 16  # besides the job's main thread, if the kernel counts threads as processes
 _PID = struct.Struct("<i")
 _END = struct.Struct("<idQ")
@@ -51,7 +51,7 @@ class Setting:
         self.uid = os.geteuid()
         self.seccomp = self.capable = False
         self.base_filter: Any = None
-        self.job_filters: dict[bool, Any] = {}  # on top, for a job that may have children, or not
+        self.job_filters: dict[bool, Any] = {}  # added for each job: may it have children or not
         self.ruleset: int | None = None
         self.profiles: dict[bool, Any] = {}  # macOS: confines a job that may have children, or not
         self.scratch_ctime = 0
@@ -233,7 +233,7 @@ def _start_code(confine: Callable[[dict[str, Any]], None]) -> examiner.Code:
         os.dup2(theirs, JOB_FD)
         os.closerange(JOB_FD + 1, 256)
         examiner.serve(JOB_FD, confine)
-    os.dup2(ours, 255)  # out of the way of those that get a fixed place
+    os.dup2(ours, 255)  # out of the way of descriptors with a fixed number
     return examiner.Code(255, pid)
 
 
@@ -260,7 +260,7 @@ def _confine(spec: dict[str, Any], setting: Setting) -> None:
         os.nice(10)  # however many there are for a moment, the supervisor gets to end them
     if setting.uid != os.geteuid():
         os.setresuid(setting.uid, setting.uid, setting.uid)
-    if not setting.strong:  # there, process 1 takes all with it
+    if not setting.strong:  # with strong isolation process 1 ends all others when it ends
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if not setting.seccomp:
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
@@ -289,7 +289,9 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
         _limit(resource.RLIMIT_NPROC, 0)
     elif setting.strong:
         _limit(resource.RLIMIT_NPROC, 2 + spec["processes"] + THREADS)
-    elif setting.on_linux and spec["processes"] > 0:  # of all that the user has; not held for root
+    elif (
+        setting.on_linux and spec["processes"] > 0
+    ):  # counts all processes of the user; not enforced for root
         _limit(resource.RLIMIT_NPROC, setting.tasks + spec["processes"] + OTHER_TASKS)
     # versions of macOS that do not hold this limit may refuse it; there, the memory is watched
     with contextlib.suppress(OSError, ValueError):

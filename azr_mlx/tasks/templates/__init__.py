@@ -67,7 +67,7 @@ def draw(
     weights /= weights.sum()
     count = n_inputs if kind is TaskKind.INDUCTION else 1
     inputs: tuple[str, ...] = ()
-    while len(inputs) < count:  # a family whose inputs are too few for this count gives way
+    while len(inputs) < count:  # a family with too few inputs is replaced
         pen = Pen(rng, difficulty)
         sketch = open_families[int(rng.choice(len(weights), p=weights))][1](pen)
         inputs = draw_inputs(pen, sketch.params, count)

@@ -15,7 +15,7 @@ import numpy as np
 
 LETTERS = "abcde"
 MOST = 9  # operations
-SAME_INPUTS = 40  # draws of inputs, for each that is wanted, before there are too few distinct ones
+SAME_INPUTS = 40  # draws per wanted input before a chain counts as having too few distinct ones
 
 
 class Step(NamedTuple):

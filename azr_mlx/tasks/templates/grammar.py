@@ -39,7 +39,7 @@ class Pen:
         if depth <= 0:
             return self.pick(names)
         a, b = self.num(names, depth - 1), self._second(names, depth)
-        if a == b:  # `x - x` says nothing
+        if a == b:  # `x - x` is trivial
             b = str(self.between(1, 9))
         c = self.between(2, 9)
         forms = [

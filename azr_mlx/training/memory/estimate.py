@@ -358,7 +358,7 @@ def reading_situations(
         if not count:
             continue
         layer: dict[str, float] = {}
-        if s.layers > 1:  # the last one gives its keys and values, and computes nothing with them
+        if s.layers > 1:  # the last layer only gives its keys and values
             layer = stage_features(
                 s, rank, PlannedStage(count, min(own, PREFILL_TOKENS), max(read, 1))
             )

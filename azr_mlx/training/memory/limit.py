@@ -13,10 +13,10 @@ from azr_mlx.config import Config, diff
 from azr_mlx.errors import UsageError
 from azr_mlx.training.memory.estimate import Peaks, Planner, up
 
-MAC_SHARE = 0.75  # of unified memory: Metal's default working set
+MAC_SHARE = 0.75  # Metal's default working set, as a share of unified memory
 GB = 1e9
-STEP = 64  # tokens between two budgets of a micro-batch that are tried
-LEAST_TOKENS = 16  # below which no completion is of use
+STEP = 64  # the step in tokens between budgets of a micro-batch that are tried
+LEAST_TOKENS = 16  # shorter completions are of no use
 
 
 def device() -> str:
