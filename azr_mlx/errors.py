@@ -1,4 +1,4 @@
-"""Errors that are the user's business: one line each, saying what, why and how to fix it."""
+"""Errors that users see: one line each, which says what is wrong, why, and how to fix it."""
 
 from __future__ import annotations
 

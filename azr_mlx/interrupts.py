@@ -1,4 +1,5 @@
-"""Ctrl-C that waits for a safe place: what has been made is kept, and nothing is cut in half."""
+"""Ctrl-C that waits for a safe moment, so that finished work is kept and no file is
+half-written."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Text that anyone may have written, made fit to be shown: nothing in it is markup, and no
-character hides or turns round another."""
+"""Text that anyone may have written, made safe to show: nothing in it is markup, and no
+character hides or reorders another."""
 
 from __future__ import annotations
 

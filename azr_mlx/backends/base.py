@@ -1,4 +1,4 @@
-"""The border between the algorithm and the arrays: a backend knows tokens and nothing of tasks or
+"""The interface between the algorithm and the arrays: a backend knows tokens, but not tasks or
 rewards."""
 
 from __future__ import annotations

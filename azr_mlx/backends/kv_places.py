@@ -1,4 +1,4 @@
-"""The keys and values of the rows that are being decoded: places that a finished row leaves free.
+"""Keys and values of the rows that are being decoded. A finished row leaves its place to another.
 
 All rows write at one position, ``end``, so a row that is shorter begins later: row b's tokens lie
 from ``start[b]`` to ``end``. A new row is laid before ``end`` in a place that is free; no other row

@@ -1,1 +1,1 @@
-"""The user's verbs: one module a command."""
+"""The commands of the program: one module for each."""

@@ -1,4 +1,4 @@
-"""``azr-mlx eval``: data, model, sandbox and folders put together."""
+"""``azr-mlx eval``: brings data, model, sandbox and output folders together."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What was learned, for other programs: a whole model with the adapters fused into it, which
-transformers (``hf``) or mlx-lm (``mlx``) loads, or the adapters alone in PEFT's layout (``peft``).
+"""``azr-mlx export``: a trained model for other programs. It is a whole model with the adapters
+fused into it, which transformers (``hf``) or mlx-lm (``mlx``) loads, or the adapters alone in
+PEFT's layout (``peft``).
 """
 
 from __future__ import annotations

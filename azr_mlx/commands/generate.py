@@ -1,4 +1,4 @@
-"""Local inference: one prompt after another, each with one streamed completion."""
+"""``azr-mlx generate``: local inference, one prompt after another, each streamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``azr-mlx generate --tests``: strategy after strategy, until a program passes the user's tests.
+"""``azr-mlx generate --tests``: tries one strategy after another until a program passes the user's
+tests.
 
 The tests are trusted and the program is not: what the tests expect never enters its process.
 """

@@ -1,4 +1,4 @@
-"""``azr-mlx report``: one HTML file that shows a run, beside another one if asked."""
+"""``azr-mlx report``: one HTML file that shows a run, next to a second run if asked."""
 
 from __future__ import annotations
 

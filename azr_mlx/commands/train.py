@@ -1,4 +1,4 @@
-"""Setting up a training run: its folder, model, sandbox, trackers; then the trainer takes over."""
+"""``azr-mlx train``: sets up a run (folder, model, sandbox, trackers) and starts the trainer."""
 
 from __future__ import annotations
 

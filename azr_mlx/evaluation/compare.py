@@ -1,4 +1,4 @@
-"""Two results on the same tasks, side by side, with the difference and what it is worth."""
+"""Two results on the same tasks, side by side, with the difference and its interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has the model practised on the problems that it is evaluated on?
+"""Whether the model has practised on the problems that it is evaluated on.
 
 Self-play writes its own tasks and has no benchmark to copy from, but the base model may remember
 one. Two texts overlap if they share

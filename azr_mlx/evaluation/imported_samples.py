@@ -1,4 +1,4 @@
-"""Samples that were made elsewhere."""
+"""Scores samples that another program made."""
 
 from __future__ import annotations
 

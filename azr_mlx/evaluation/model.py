@@ -1,4 +1,4 @@
-"""The model that is evaluated: loaded with its adapters, and known by hashes."""
+"""The model that is evaluated: loads it with its adapters, and identifies it by hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far an evaluation is, on stderr: a bar on a terminal, now and then a line elsewhere."""
+"""How far an evaluation is, on stderr: a bar on a terminal, a line from time to time elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model is evaluated, and the statement that every result carries of it."""
+"""How a model is evaluated: the protocol, which every result states."""
 
 from __future__ import annotations
 

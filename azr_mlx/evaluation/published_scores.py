@@ -1,4 +1,4 @@
-"""Other models' published figures, beside which an evaluation puts its own.
+"""Published figures of other models, which an evaluation prints next to its own.
 
 ``config/baselines.yaml`` holds them, each with its source, date and protocol. A cell that nobody
 has published is empty; nothing is projected.

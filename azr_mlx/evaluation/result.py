@@ -1,4 +1,4 @@
-"""Graded samples, and the figures that they come to."""
+"""Graded samples, and the figures computed from them."""
 
 from __future__ import annotations
 

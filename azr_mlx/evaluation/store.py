@@ -1,4 +1,4 @@
-"""Samples on disk: written as they are graded, read again if an evaluation goes on.
+"""Samples on disk: written as they are graded, read again when an evaluation continues.
 
     FOLDER/
       protocol.json     what every sample here depends on; another protocol is refused

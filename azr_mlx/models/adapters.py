@@ -1,4 +1,4 @@
-"""A folder of adapters as mlx-lm writes it, and what it says of itself."""
+"""A folder of adapters in mlx-lm's format, and what its configuration says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's folder holds, and making one that mlx-lm reads rightly."""
+"""What a model's folder holds, and how to make one that mlx-lm reads correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: from its cache or downloaded, and in one line why not."""
+"""Models of the Hugging Face hub: from its cache or downloaded, or one line that says why not."""
 
 from __future__ import annotations
 

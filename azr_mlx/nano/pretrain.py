@@ -1,4 +1,4 @@
-"""Make nano anew: its tokenizer and its weights, from lessons alone.
+"""Train nano from nothing: its tokenizer and its weights, from lessons alone.
 
     python -m azr_mlx.nano.pretrain OUT
 

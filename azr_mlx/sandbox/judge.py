@@ -1,4 +1,4 @@
-"""From what a job's process left behind to a verdict. Nothing of the job's is run, evaluated or
+"""From what a job's process left behind to a verdict. Nothing that a job made is run, evaluated or
 unpickled here.
 """
 

@@ -1,4 +1,4 @@
-"""What a step of self-play did: the metrics that say so, and its proposals as they are shown."""
+"""A record of a step of self-play: its metrics, and its proposals as they are shown."""
 
 from __future__ import annotations
 

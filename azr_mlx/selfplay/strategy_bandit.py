@@ -1,5 +1,5 @@
-"""How tasks are solved: the choice of a strategy, for every rollout of self-play. A JSON round trip
-restores the bandit exactly."""
+"""The choice of a solving strategy for every rollout of self-play: a bandit, which a JSON round
+trip restores exactly."""
 
 from __future__ import annotations
 

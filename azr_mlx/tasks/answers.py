@@ -1,4 +1,4 @@
-"""Answers to tasks, and everything else that is graded while more of it is still being written."""
+"""Judges answers to tasks, and anything else that is graded while more of it is being written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What self-play remembers: tasks, which references and induction programs are drawn from, and own
+"""The buffers: verified tasks, from which references and induction programs are drawn, and verified
 solutions.
 
 When a buffer is full its oldest entry leaves; a new one always enters. A JSON round trip restores

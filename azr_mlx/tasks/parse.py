@@ -1,4 +1,4 @@
-"""What a model wrote, read as proposals and answers, and what a program's source says of it.
+"""Reads proposals and answers out of what a model wrote.
 
 Two conventions. ``completion``: the text goes on from a Python file that ends on ``def f``,
 ``assert f``, ``==`` or a comment such as ``# steps:``. ``chat``: an optional ``<think>`` part, an

@@ -1,4 +1,4 @@
-"""What a program's source says: is it a fit task, what shape has it, how large is it.
+"""What the source of a program shows: whether it follows the rules, its shape, its size.
 
 All of it reads the syntax tree and runs nothing; any text gets an answer, never an exception.
 """

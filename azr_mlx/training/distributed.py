@@ -1,4 +1,4 @@
-"""The ranks of a run: starting them, sharing their judging, and giving all what rank 0 has."""
+"""The ranks of a run: how they start, share the judging, and get the files of rank 0."""
 
 from __future__ import annotations
 

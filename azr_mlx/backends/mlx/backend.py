@@ -1,4 +1,4 @@
-"""``MlxBackend``: what is MLX's of a backend, around one mlx-lm model.
+"""``MlxBackend``: what MLX does for a backend, with one mlx-lm model.
 
 On a machine without a GPU the base is dequantised to float32 at load: 4-bit and bfloat16 products
 do not reach a BLAS there.

@@ -1,4 +1,4 @@
-"""``TorchBackend``: what is PyTorch's of a backend, around one transformers model. The files that
+"""``TorchBackend``: what PyTorch does for a backend, with one transformers model. The files that
 it writes are those of ``azr_mlx.backends.mlx.MlxBackend``."""
 
 from __future__ import annotations

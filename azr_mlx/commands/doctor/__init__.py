@@ -1,4 +1,4 @@
-"""``azr-mlx doctor``: what this machine can do, one line per check, and how to fix what it cannot.
+"""``azr-mlx doctor``: checks this machine, one line per check, and says how to fix what fails.
 
 A check looks at one thing and returns a ``Finding``. None can stop the others: what one raises is
 its finding.

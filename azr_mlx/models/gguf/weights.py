@@ -1,4 +1,4 @@
-"""Tensors under Hugging Face's names, kept in their blocks or quantised, and their files."""
+"""Tensors under Hugging Face's names, in their own blocks or quantised anew, and their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves with as many points as can be seen: smoothed, and put into buckets."""
+"""Curves with no more points than can be seen: smoothed, and averaged in buckets."""
 
 from __future__ import annotations
 

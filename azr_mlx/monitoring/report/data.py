@@ -1,4 +1,4 @@
-"""What a report shows, read from a run's folder: whatever is there, and a note of what is not."""
+"""What a report shows, read from a run's folder; files that cannot be read are noted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many arrays of each kind are alive when a phase needs most: measured, not derived.
+"""How many arrays of each kind are alive when a phase needs most memory: measured, not derived.
 ``benchmarks/memory_derive.py`` writes this file.
 
 A row is a situation that a phase may be in, a key a feature, an exact count of numbers (see
