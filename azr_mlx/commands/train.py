@@ -94,28 +94,33 @@ def train(
         )
         _begin(trainer, start, display)
         compared = _held_out(config, run_dir, record, trainer, sandbox, display)
-        if trainer.step >= config.max_steps:
-            if (
-                compared is not None and not compared.record.after
-            ):  # the run was cut off while it measured
-                _show_gain(compared, display)
-                _report(run_dir, display, leads)
-            display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
-            return 0
-        code = trainer.run()
-        if code == 0 and compared is not None:
+        return _run(trainer, compared, leads)
+
+
+def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
+    """Train to the last step, show what changed and write the report; returns the exit code."""
+    config, run_dir, display = trainer.config, trainer.run_dir, trainer.display
+    if trainer.step >= config.max_steps:
+        # The run may have been cut off in its last measurement.
+        if compared is not None and not compared.record.after:
             _show_gain(compared, display)
-        _report(run_dir, display, leads)
-        if code == 0:
-            newest = run_dir / run_folder.NEWEST
-            display.note(f"done: {config.max_steps} steps; adapters in {newest}")
-            if trainer.best is not None:
-                display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
-        return code
+            _report(run_dir, display, leads)
+        display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
+        return 0
+    code = trainer.run()
+    if code == 0 and compared is not None:
+        _show_gain(compared, display)
+    _report(run_dir, display, leads)
+    if code == 0:
+        newest = run_dir / run_folder.NEWEST
+        display.note(f"done: {config.max_steps} steps; adapters in {newest}")
+        if trainer.best is not None:
+            display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
+    return code
 
 
 def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:
-    """What a run that goes on measured at its start. Raises UsageError if it is no use now."""
+    """What a resumed run measured at its start. Raises UsageError if it cannot be compared now."""
     if not config.held_out.tasks:
         return None
     trained = start is not None and start != run_folder.checkpoint_of(run_dir, 0)

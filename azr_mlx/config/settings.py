@@ -172,9 +172,7 @@ class Solver:
     binary_reward: bool = False  # 0/1 instead of 1 / wrong / malformed
     wrong_reward: float = -0.5
     malformed_reward: float = -1.0
-    buffer_tasks_per_step: Count = (
-        0  # tasks from the buffer, solved again in addition to the new ones
-    )
+    buffer_tasks_per_step: Count = 0  # tasks from the buffer that are solved again
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def open_model(
 def fingerprint(*files: Path) -> str:
     """A hash that identifies weights: of each file's name, size and 16 blocks spread over it.
 
-    Training moves every weight, so that the blocks tell as much as the whole, in milliseconds.
+    Training moves every weight, so the blocks are as good as the whole file, and take milliseconds.
     """
     digest = hashlib.sha256()
     for file in files:

@@ -13,7 +13,7 @@ QUIET_S = 30.0  # the longest time in seconds without a line while samples come
 
 
 class Reporter(Protocol):
-    """What an evaluation tells of itself. Counts are samples."""
+    """What an evaluation reports of its progress. Counts are samples."""
 
     def start(self, label: str, total: int, done: int) -> None:
         """``done`` of ``total`` are there already."""
@@ -60,7 +60,7 @@ class Bar:
     def start(self, label: str, total: int, done: int) -> None:
         self._progress.start()
         self._progress.remove_task(self._task)
-        # Only what this session does tells how fast it is: the estimate starts from ``done``.
+        # Only the work of this session shows its speed, so the estimate starts from ``done``.
         self._task = self._progress.add_task(label, total=total, completed=done)
 
     def advance(self) -> None:

@@ -131,7 +131,7 @@ _ADAPTER = ("adapter", "adapter_sha256")
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """What a figure was measured by; None where given samples do not tell.
+    """What a figure was measured by; None if imported samples do not say.
 
     ``model_sha256`` and ``adapter_sha256`` are of (samples of) the weights, ``data_sha256`` of the
     problems' content, ``subset`` says which of the benchmark's problems are the ``tasks``.

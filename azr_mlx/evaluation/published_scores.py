@@ -134,9 +134,9 @@ def _how(p: Protocol) -> str:
 
 def _notes(ours: Sequence[Comparable], used: Sequence[Citation]) -> list[str]:
     """The protocol of each figure: if they differ, the columns cannot be compared."""
-    told = dict.fromkeys(f"{OURS}: {_how(r.protocol)}" for c in ours for r in c.results)
-    told |= dict.fromkeys(f"{s.key}: {s.what}, {s.date}: {s.protocol}" for s in used)
+    notes = dict.fromkeys(f"{OURS}: {_how(r.protocol)}" for c in ours for r in c.results)
+    notes |= dict.fromkeys(f"{s.key}: {s.what}, {s.date}: {s.protocol}" for s in used)
     lines = ["Figures of different protocols cannot be compared:"]
-    for note in told:
+    for note in notes:
         lines += textwrap.wrap(note, 110, initial_indent="  ", subsequent_indent="    ")
     return lines

@@ -1,7 +1,7 @@
 """The live view of a training run: one picture, drawn in place, of how far it is and how well it
 does.
 
-The trainer tells it of phases and steps; a thread of rich's draws it a few times a second, so that
+The trainer reports phases and steps to it; a thread of rich's draws it a few times a second, so that
 seconds pass between two phases. Whatever a model wrote is shown as plain text and cut to the
 terminal's size.
 """
@@ -65,13 +65,13 @@ class View:
         self.done, self.total = done, total
 
     def finish(
-        self, row: MetricsRow, experiences: Sequence[Experience], told: ShownProposal | None
+        self, row: MetricsRow, experiences: Sequence[Experience], chosen: ShownProposal | None
     ) -> None:
         """A step is over."""
         reward = fmean(e.reward.total for e in experiences) if experiences else 0.0
         self.rows = (*self.rows, dict(row))[-KEPT:]
         self.rewards = (*self.rewards, reward)[-KEPT:]
-        self.proposed = told or self.proposed
+        self.proposed = chosen or self.proposed
         self.phase, self.step_since = "", time.monotonic()
 
     def time_left(self) -> float | None:

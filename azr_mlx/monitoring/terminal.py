@@ -66,13 +66,13 @@ class Display:
         proposed: Sequence[ShownProposal],
     ) -> None:
         """A step is over: its figures, and the most telling of its proposals."""
-        told = telling(proposed)
-        self.view.finish(row, experiences, told)
+        chosen = telling(proposed)
+        self.view.finish(row, experiences, chosen)
         if self.silent or self.live is not None:
             return
         self._say(step_line(row, experiences, self.view.max_steps))
-        if told is not None:
-            self._say(describe(told))
+        if chosen is not None:
+            self._say(describe(chosen))
 
     def note(self, text: str) -> None:
         self.close()

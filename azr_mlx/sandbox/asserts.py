@@ -193,9 +193,8 @@ class _Text:
             self.starts.append(self.starts[-1] + len(line))
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        assert (
-            node.end_lineno is not None and node.end_col_offset is not None
-        )  # true for parsed nodes
+        # True for every node that was parsed.
+        assert node.end_lineno is not None and node.end_col_offset is not None
         return (
             self.starts[node.lineno - 1] + node.col_offset,
             self.starts[node.end_lineno - 1] + node.end_col_offset,

@@ -180,7 +180,7 @@ def overlong_penalty(length: int, finish: str, max_tokens: int, config: Rollout)
 def with_overlong(
     reward: Reward, length: int, finish: str, max_tokens: int, config: Rollout
 ) -> Reward:
-    """The reward with the length penalty as a further part; itself if there is no penalty."""
+    """The reward with the length penalty as a further part, or unchanged if there is no penalty."""
     penalty = overlong_penalty(length, finish, max_tokens, config)
     if penalty == 0.0:
         return reward

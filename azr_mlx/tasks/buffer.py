@@ -97,7 +97,7 @@ class TaskBuffer:
         """Up to ``k`` distinct tasks, drawn by how near their measured difficulty is to
         ``difficulty``.
 
-        Measured difficulty is 1 - solve rate; a task that nobody has tried counts with its own
+        Measured difficulty is 1 - solve rate; a task that was never tried counts with its own
         estimate.
         """
         entries = list(self._entries[kind].values())

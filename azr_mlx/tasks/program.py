@@ -17,7 +17,7 @@ MOST_INLINED = 500  # nodes of a program whose temporary variables are written o
 RESERVED = 8  # one shape in so many is kept for held-out tasks
 
 # Names that a program may not use unless it binds them itself: I/O, other people's code, and what
-# tells one process from another. This keeps proposals on the subject; what keeps the machine safe
+# distinguishes one process from another. This keeps proposals on the subject; what keeps the machine safe
 # is the sandbox.
 BANNED_NAMES = frozenset({
     "open", "input", "print", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
@@ -33,9 +33,7 @@ BANNED_ATTRIBUTES = frozenset({
 BANNED_MODULES = frozenset({
     "os", "sys", "io", "random", "builtins", "importlib", "subprocess", "socket",
 })  # fmt: skip
-CLOCK_ATTRIBUTES = frozenset(
-    {"now", "utcnow", "today"}
-)  # attributes of datetime that read the clock
+CLOCK_ATTRIBUTES = frozenset({"now", "utcnow", "today"})  # those of datetime
 
 
 def entry(tree: ast.Module) -> ast.FunctionDef | None:

@@ -409,7 +409,7 @@ def children(pid: int) -> list[int]:
     refuses.
 
     The call is the one inside proc_listchildpids (xnu, libsyscall/wrappers/libproc/libproc.c): it
-    counts in bytes, and only errno tells a refusal from none.
+    counts in bytes, and only errno distinguishes a refusal from no processes.
     """
     size = 64
     while True:
@@ -444,7 +444,7 @@ def mapped_bytes() -> int:
 
     The kernel (xnu, osfmk/vm/vm_map.c) refuses a limit below the present size, which is hundreds of
     GiB on Apple silicon (https://github.com/eclipse-omr/omr/pull/7069), and holds any limit above
-    it. No call tells the size as it is compared, so it is searched for. Raises OSError on systems
+    it. No call returns the size as it is compared, so it is searched for. Raises OSError on systems
     that accept every limit and hold none.
     """
     _need_darwin("this use of RLIMIT_AS")

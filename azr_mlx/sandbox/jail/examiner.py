@@ -119,9 +119,8 @@ def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
     answer = peer.ask("names", sorted(used))
     if type(answer) is not dict:
         raise TypeError("the code's names are not a dict")
-    found = {
-        name: answer[name] for name in used if name in answer
-    }  # the code may answer with other names
+    # The code may answer with other names.
+    found = {name: answer[name] for name in used if name in answer}
     own = {name: value for name, value in found.items() if not _has_a_meaning(name, value)}
     tested = found.keys() - own.keys() - _JUDGING
     if any(map(callable, own.values())) or len(tested) != 1:

@@ -232,9 +232,8 @@ def base_program(strong: bool) -> bytes:
     ruled_apart = _RULED_APART | (_METADATA if strong else set())
     for name in _SYSCALLS.keys() - _USED_HERE - ruled_apart - rules.keys():
         rules[name] = [_deny(errno.EPERM)]
-    if (
-        not strong
-    ):  # let these calls seem to succeed, so that honest code can copy a file with its mode
+    if not strong:
+        # Let these calls seem to succeed, so that honest code can copy a file with its mode.
         rules |= {name: [_deny(0)] for name in _METADATA}
     start = [
         (_LOAD, 0, 0, 4),

@@ -108,9 +108,9 @@ class Peer:
             kind, names, content = message
             self._send((kind, names, _Kept(content) if kind == "value" else ["", [], None]))
 
-    def _exception(self, names: str, told: Any) -> BaseException:
+    def _exception(self, names: str, described: Any) -> BaseException:
         """As near to the other side's exception as there is one here."""
-        text, args, itself = told
+        text, args, itself = described
         try:
             error = self._exception_class(names)(*args)
         except Exception:  # a class that takes other arguments, or cannot be made here

@@ -14,7 +14,7 @@ if sys.platform == "darwin":
 
 
 def descendants(root: int) -> list[int]:
-    """Live process ids below ``root`` (itself excluded); empty if the system does not tell."""
+    """Live process ids below ``root`` (itself excluded); empty if the system does not say."""
     if sys.platform == "darwin":
         return list(darwin.descendants(root))
     parents: dict[int, int] = {}
@@ -33,7 +33,7 @@ def descendants(root: int) -> list[int]:
 
 
 def tasks_of(uid: int) -> int:
-    """How many processes and threads a user has; 0 if the system does not tell."""
+    """How many processes and threads a user has; 0 if the system does not say."""
     count = 0
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():

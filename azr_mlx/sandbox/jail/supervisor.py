@@ -71,9 +71,8 @@ def main() -> int:
     os.close(null)
     gc.collect()
     gc.freeze()  # so that a collection in a child does not copy every page
-    if os.path.exists(
-        "/proc/self/statm"
-    ):  # measured after everything that was only needed for the start is gone
+    # Measured now that everything which only the start needed is gone.
+    if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as file:
             setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
     try:
@@ -149,9 +148,8 @@ def _prepare_linux(setting: zygote.Setting) -> None:
 
 
 def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # some versions of macOS do not hold a limit of address space
+    # Some versions of macOS do not hold a limit of address space.
+    with contextlib.suppress(OSError):
         setting.address_space = darwin.mapped_bytes()
     if setting.strong:
         shut = [*hidden, *darwin.package_paths()]

@@ -12,9 +12,8 @@ import struct
 from typing import NamedTuple
 
 NONCE_BYTES = 16
-MAX_BODY = (
-    1 << 20
-)  # bytes of an encoded frame: kind, steps, detail, and a value or the tests' reports
+# Bytes of an encoded frame: kind, steps, detail, and a value or the tests' reports.
+MAX_BODY = 1 << 20
 MAX_CALLS = 2048  # values of calls, or reports of assertions, in one frame
 MAX_STEPS = 100_000  # lines of the job's own code that are counted, in one frame
 MAX_FRAME = MAX_BODY + NONCE_BYTES

@@ -289,9 +289,8 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
         _limit(resource.RLIMIT_NPROC, 0)
     elif setting.strong:
         _limit(resource.RLIMIT_NPROC, 2 + spec["processes"] + THREADS)
-    elif (
-        setting.on_linux and spec["processes"] > 0
-    ):  # counts all processes of the user; not enforced for root
+    elif setting.on_linux and spec["processes"] > 0:
+        # This limit counts all processes of the user. The kernel does not enforce it for root.
         _limit(resource.RLIMIT_NPROC, setting.tasks + spec["processes"] + OTHER_TASKS)
     # versions of macOS that do not hold this limit may refuse it; there, the memory is watched
     with contextlib.suppress(OSError, ValueError):
