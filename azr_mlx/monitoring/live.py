@@ -1,8 +1,8 @@
 """The live view of a training run: one picture, drawn in place, of how far it is and how well it
 does.
 
-The trainer reports phases and steps to it; a thread of rich's draws it a few times a second, so that
-seconds pass between two phases. Whatever a model wrote is shown as plain text and cut to the
+The trainer reports phases and steps to it; a thread of rich's draws it a few times a second, so
+that seconds pass between two phases. Whatever a model wrote is shown as plain text and cut to the
 terminal's size.
 """
 

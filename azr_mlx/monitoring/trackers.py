@@ -1,8 +1,8 @@
 """Experiment trackers in addition to the metrics file: wandb, TensorBoard, trackio.
 
-A tracker that ``tracking.report_to`` names and that is not installed is a mistake, reported before the
-run starts. One that fails later (no network, no login, a full disk) warns once and is dropped: it
-never stops a run.
+A tracker that ``tracking.report_to`` names and that is not installed is a mistake, reported before
+the run starts. One that fails later (no network, no login, a full disk) warns once and is dropped:
+it never stops a run.
 """
 
 from __future__ import annotations

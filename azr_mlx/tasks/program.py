@@ -17,8 +17,8 @@ MOST_INLINED = 500  # nodes of a program whose temporary variables are written o
 RESERVED = 8  # one shape in so many is kept for held-out tasks
 
 # Names that a program may not use unless it binds them itself: I/O, other people's code, and what
-# distinguishes one process from another. This keeps proposals on the subject; what keeps the machine safe
-# is the sandbox.
+# distinguishes one process from another. This keeps proposals on the subject; what keeps the
+# machine safe is the sandbox.
 BANNED_NAMES = frozenset({
     "open", "input", "print", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
     "breakpoint", "exit", "quit", "help", "id", "memoryview", "__builtins__", "__file__",

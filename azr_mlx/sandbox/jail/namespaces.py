@@ -239,8 +239,8 @@ def _share(path: str, root: str) -> None:
 
 
 def _make_parents(path: str, root: str) -> None:
-    """Folders on the way to something shared; not to be listed, since their names say something about the
-    machine.
+    """Folders on the way to something shared; not to be listed, since their names say something
+    about the machine.
     """
     if path != "/" and not os.path.lexists(root + path):
         _make_parents(os.path.dirname(path), root)
