@@ -21,7 +21,7 @@ def plain(value: Any) -> str:
 
 
 def escape(value: Any) -> str:
-    """As content or quoted attribute of HTML."""
+    """Text as the content, or a quoted attribute, of HTML."""
     return html.escape(plain(value))
 
 
@@ -53,7 +53,7 @@ def number(value: float, unit: str = "", spacing: float | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In its two largest units."""
+    """Seconds as text, in the two largest units."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     if hours:

@@ -29,11 +29,11 @@ class ArrayLibrary(Protocol):
     all."""
 
     def of(self, values: np.ndarray) -> Any:
-        """On the device."""
+        """An array with these values, on the device."""
         ...
 
     def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
-        """Of the type, and on the device, of ``like``."""
+        """Zeros of the type and on the device of ``like``."""
         ...
 
     def settle(self, arrays: Sequence[Any]) -> None:
@@ -79,7 +79,7 @@ class Places:
         self.free[list(places)] = True
 
     def keep(self, places: Sequence[int]) -> None:
-        """Only these places, in this order."""
+        """Keep only these places, in this order."""
         index = self.arrays.of(np.array(places))
         self.start, self.free = self.start[list(places)], self.free[list(places)]
         for cache in self.caches:
@@ -104,7 +104,7 @@ class Places:
         self.end += 1
 
     def _move(self, end: int) -> None:
-        """What is read, to where it ends at ``end``."""
+        """Move what has been read so that it ends at ``end``."""
         shift = end - self.end
         if not self.free.all():
             low = int(self.start[~self.free].min())

@@ -189,11 +189,11 @@ class ModelBackend(ABC):
 
     @abstractmethod
     def _inference(self) -> AbstractContextManager[None]:
-        """Dropout is off meanwhile, and nothing is kept for gradients."""
+        """Within the block dropout is off, and nothing is kept for gradients."""
 
     @abstractmethod
     def _bypassed(self) -> AbstractContextManager[None]:
-        """The adapters are off meanwhile."""
+        """Switch the adapters off within the block."""
 
     @abstractmethod
     def _merged(self) -> AbstractContextManager[None]:

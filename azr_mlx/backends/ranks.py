@@ -33,7 +33,7 @@ class World(Protocol):
     size: int
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """What every rank gave, by rank."""
+        """The data of every rank, by rank."""
         ...
 
     def sum(self, arrays: Sequence[Any]) -> list[Any]:
@@ -42,7 +42,7 @@ class World(Protocol):
 
 
 class Alone:
-    """One process."""
+    """A run of one process."""
 
     rank, size = 0, 1
 

@@ -184,7 +184,7 @@ class RolloutEngine:
         return max(count, 1)
 
     def _step(self, at: list[_Row | None], places: Places, queued: _Drawn | None) -> _Drawn:
-        """One more token for the row of every place."""
+        """Decode one more token for the row in every place."""
         self.model_calls[1] += 1
         idle = Stream(0, Sampling(1, temperature=0.0))
         streams = [idle if row is None else row.stream for row in at]

@@ -93,7 +93,7 @@ class Generator:
 
 
 def seed_sampler(seed: int | None) -> None:
-    """Make the draws that follow repeatable."""
+    """Seed MLX's sampler, so that the same prompt gives the same text."""
     if seed is not None:
         import mlx.core as mx
 

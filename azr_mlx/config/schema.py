@@ -255,7 +255,7 @@ def leaves(cls: Any, path: str = "") -> dict[str, Any]:
 
 
 def show(raw: Any) -> str:
-    """A value as an error line shows it."""
+    """The text of a value in an error message."""
     if isinstance(raw, (list, tuple)):
         return ", ".join(map(str, raw)) or "(empty)"
     return "(empty)" if raw is None or raw == "" else str(raw)

@@ -28,7 +28,7 @@ class Comparison:
     p_value: float | None
 
     def lines(self) -> list[str]:
-        """A row a figure: after, before, difference."""
+        """One row per figure: after, before, difference."""
         lines = []
         for name, gap in self.differences.items():
             after, before = self.after.figures[name], self.before.figures[name]

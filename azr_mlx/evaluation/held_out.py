@@ -207,14 +207,14 @@ class Record:
     after: Verdicts = field(default_factory=dict)
 
     def write(self, run_dir: Path) -> None:
-        """Whole or not at all."""
+        """Write the file, whole or not at all."""
         tasks = {name: [t.to_json() for t in group] for name, group in self.tasks.items()}
         row = {"settings": self.settings, "tasks": tasks, "before": self.before}
         write_json(run_dir / HELD_OUT_FILE, {**row, "after": self.after})
 
     @classmethod
     def read(cls, run_dir: Path) -> Record | None:
-        """That of a run; None if it has none."""
+        """The record of a run; None if it has none."""
         path = run_dir / HELD_OUT_FILE
         if not path.is_file():
             return None

@@ -16,22 +16,22 @@ class Reporter(Protocol):
     """What an evaluation reports of its progress. Counts are samples."""
 
     def start(self, label: str, total: int, done: int) -> None:
-        """``done`` of ``total`` are there already."""
+        """Begin; ``done`` of ``total`` samples exist already."""
         ...
 
     def advance(self) -> None:
-        """One more is graded."""
+        """One more sample is graded."""
         ...
 
     def chunk(self) -> None:
-        """All that were generated together are graded."""
+        """All samples that were generated together are graded."""
         ...
 
     def close(self) -> None: ...
 
 
 class Silent:
-    """Says nothing."""
+    """Reports nothing."""
 
     def start(self, label: str, total: int, done: int) -> None: ...
 
@@ -101,7 +101,7 @@ class Lines:
 
 
 def reporter(quiet: bool = False) -> Reporter:
-    """What fits this process's stderr."""
+    """The reporter that suits this process's stderr."""
     if quiet:
         return Silent()
     console = Console(file=sys.stderr)

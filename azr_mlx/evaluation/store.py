@@ -84,7 +84,7 @@ class Store:
         self._files.clear()
 
     def add(self, sample: Sample) -> None:
-        """A sample with its verdict."""
+        """Write a sample with its verdict."""
         self.samples[sample.task, sample.number] = sample
         self._write(SAMPLES, _row(sample))
 

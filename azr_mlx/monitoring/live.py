@@ -67,7 +67,7 @@ class View:
     def finish(
         self, row: MetricsRow, experiences: Sequence[Experience], chosen: ShownProposal | None
     ) -> None:
-        """A step is over."""
+        """Take in a step that has ended."""
         reward = fmean(e.reward.total for e in experiences) if experiences else 0.0
         self.rows = (*self.rows, dict(row))[-KEPT:]
         self.rewards = (*self.rewards, reward)[-KEPT:]
@@ -216,7 +216,7 @@ class LiveView:
         self._live.refresh()
 
     def stop(self) -> None:
-        """The last picture stays on the screen."""
+        """Stop drawing; the last picture stays on the screen."""
         self._live.stop()
 
 

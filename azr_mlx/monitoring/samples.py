@@ -123,7 +123,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _parsed(line: str) -> ShownRollout | None:
-    """None for a line that was cut off."""
+    """The rollout in a line; None if the line was cut off."""
     try:
         row: dict[str, Any] = json.loads(line)
         return ShownRollout(

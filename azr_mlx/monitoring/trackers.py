@@ -27,7 +27,7 @@ Warn = Callable[[str], None]
 
 
 class Tracker(Protocol):
-    """Somewhere that a step's metrics go."""
+    """A place to which each step's metrics are sent."""
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Record the numbers of one step."""

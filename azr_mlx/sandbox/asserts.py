@@ -279,7 +279,7 @@ class _Splitter:
         self.holes: list[ast.expr] = []
 
     def assertion(self, test: ast.expr) -> tuple[Expression, list[ast.expr]]:
-        """Raises _Open."""
+        """Read one assertion. Raises _Open if it cannot be split."""
         holds = self._truth(test)
         if not self.holes:
             raise _Open

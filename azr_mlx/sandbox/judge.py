@@ -162,7 +162,7 @@ def _code_ended(run: Execution, response: wire.RunResponse, value: Any) -> Obser
 def _values(
     run: Execution, kind: str, steps: int | None, detail: str, reports: list[tuple[int, list[Any]]]
 ) -> Observed:
-    """The outcome of many calls."""
+    """What a job of many calls showed."""
     if [number for number, _ in reports] != list(range(len(reports))):
         return Observed(Status.INVALID, "the values are not in the order of the calls")
     if any(len(row) != 1 for _, row in reports):

@@ -114,7 +114,7 @@ class Sandbox:
                 yield from batch.ready()
 
     def batch(self) -> JobBatch:
-        """A list of jobs that is made as it runs."""
+        """A list of jobs that can grow while it runs."""
         if self._closed:
             raise SandboxError("the sandbox is closed")
         return JobBatch(self)
@@ -270,7 +270,7 @@ class JobBatch:
         self._sandbox._submit(case)
 
     def poll(self) -> None:
-        """Hand on what can be handed on, without waiting."""
+        """Give waiting jobs to free workers, without waiting."""
         self._sandbox._turn(0.0)
 
     def wait(self) -> None:

@@ -37,7 +37,7 @@ class SandboxError(AzrError):
 
 
 class WorkerDied(Exception):
-    """The worker ended, or spoke nonsense."""
+    """The worker ended, or sent something malformed."""
 
 
 class Worker:
@@ -90,7 +90,7 @@ class Worker:
         return {**kept, **fixed, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": self.base}
 
     def last_words(self) -> str:
-        """Why it does not answer, in one line."""
+        """Why the worker does not answer, in one line."""
         if self.hello is not None and "error" in self.hello:
             return str(self.hello["error"])
         self._log.seek(0)
@@ -100,7 +100,7 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether it has started, and well."""
+        """Whether the worker has started without an error."""
         return self.hello is not None and "error" not in self.hello
 
     @property

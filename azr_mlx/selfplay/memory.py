@@ -78,7 +78,7 @@ class Memory:
     # -- state -------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the tasks."""
+        """The state without the tasks, which have rows of their own."""
         return {
             "curriculum": self.curriculum.to_json(),
             "bandit": self.bandit.to_json(),

@@ -46,7 +46,7 @@ class Announce(Protocol):
 
 
 def _silently(name: str, step: int, done: int = 0, total: int = 0) -> None:
-    """Nobody wants to know."""
+    """The default: announce nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Proposed:
 
 
 class Validated(NamedTuple):
-    """A proposal, and what the gate said of it."""
+    """A proposal, and the gate's verdict on it."""
 
     proposed: Proposed
     result: GateResult

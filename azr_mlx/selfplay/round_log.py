@@ -43,7 +43,7 @@ class RoundLog:
     def add(
         self, validated: Sequence[Validated], solutions: Sequence[Solution], paid: Sequence[Paid]
     ) -> None:
-        """Take in a round."""
+        """Add a round."""
         self.validated += validated
         self.solutions += solutions
         self.paid += paid

@@ -135,7 +135,7 @@ class TaskBuffer:
         ]
 
     def restore(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Hold what the rows say, and nothing else."""
+        """Replace the content by what the rows hold."""
         for kind in TaskKind:
             self._entries[kind].clear()
             self._shapes[kind].clear()
@@ -230,7 +230,7 @@ class SolutionBuffer:
         ]
 
     def restore(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Hold what the rows say, and nothing else."""
+        """Replace the content by what the rows hold."""
         self._rows.clear()
         for row in rows:
             ids = {name: _ids(row[name]) for name in ("prompt_ids", "completion_ids")}

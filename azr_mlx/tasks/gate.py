@@ -184,7 +184,7 @@ def _rejected(
 
 
 def _check(draft: Draft, rules: GateRules, buffer: TaskBuffer | None) -> _Candidate | GateResult:
-    """What is clear without running anything."""
+    """The checks that need no run."""
     proposal = draft.proposal
     if proposal is None:
         return _rejected("format", "no program with an input in the text", Status.FORMAT)

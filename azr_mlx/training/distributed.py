@@ -82,7 +82,7 @@ class _SharedBatch:
         self.jobs.append(job)
 
     def poll(self) -> None:
-        """Nothing runs until it is waited for."""
+        """Do nothing: jobs run when ``wait`` is called."""
 
     def wait(self) -> None:
         """Run everything that has been submitted. Every rank must have submitted the same."""

@@ -147,7 +147,7 @@ def attention(
 def _attention_of_one(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: Any
 ) -> mx.array:
-    """Decoding: one query a row, and nothing is kept."""
+    """Attention while decoding: one query per row, and nothing is kept."""
     batch, heads, _, width = queries.shape
     q = queries.reshape(batch, keys.shape[1], -1, width)
     scores = (q * scale) @ keys.swapaxes(-1, -2)

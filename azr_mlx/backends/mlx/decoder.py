@@ -17,7 +17,7 @@ from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 
 
 class MlxArrays:
-    """``kv_places.ArrayLibrary``."""
+    """Implements ``kv_places.ArrayLibrary`` with MLX."""
 
     def of(self, values: np.ndarray) -> mx.array:
         return mx.array(values)

@@ -39,7 +39,7 @@ class Span:
         self.end = self.offset + lengths
 
     def spread(self, array: mx.array) -> mx.array:
-        """Each row's own row of the stage before."""
+        """For each row, its row of the stage before."""
         if array.shape[0] == 1:  # the gradient of a broadcast is a sum, that of a gather a scatter
             return mx.broadcast_to(array, (self.rows, *array.shape[1:]))
         return array[self.parent]
@@ -93,7 +93,7 @@ class Reading(NamedTuple):
 
 
 def on_device(stage: Stage) -> dict[str, mx.array]:
-    """A stage's arrays for ``read``."""
+    """A stage's arrays on the device, as ``read`` takes them."""
     return {name: mx.array(getattr(stage, name)) for name in ("tokens", "lengths", "parent")}
 
 

@@ -35,7 +35,7 @@ class MlxWorld:
         return array
 
     def sum(self, arrays: Sequence[mx.array]) -> list[mx.array]:
-        """In one message, as float32."""
+        """Sum over the ranks, in one message, as float32."""
         if not arrays:
             return []
         flat = mx.concatenate([a.astype(mx.float32).reshape(-1) for a in arrays])

@@ -25,7 +25,7 @@ def choose_device() -> torch.device:
 
 
 def numbers(quantization: Quantization, device: torch.device) -> str:
-    """What the base weights are in."""
+    """The number format of the base weights."""
     if device.type != "cuda":
         return "float32"
     return {4: "NF4", 8: "int8"}.get(quantization.bits, "bfloat16")

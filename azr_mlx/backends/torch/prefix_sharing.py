@@ -43,7 +43,7 @@ class Span:
         self.positions = offset[:, None] + steps[None]
 
     def spread(self, array: Tensor) -> Tensor:
-        """Each row's own row of the stage before."""
+        """For each row, its row of the stage before."""
         if array.shape[0] == 1:
             return array.expand(self.rows, *array.shape[1:])
         return array[self.parent]
@@ -86,12 +86,12 @@ class Reading(NamedTuple):
     hidden: Tensor | None
 
     def kept(self) -> Reading:
-        """Without what no other stage needs."""
+        """The cache without what no later stage needs."""
         return self._replace(hidden=None)
 
 
 def on_device(stage: Stage, device: torch.device) -> dict[str, Tensor]:
-    """A stage's arrays for ``read``."""
+    """A stage's arrays on the device, as ``read`` takes them."""
     return {
         name: torch.from_numpy(getattr(stage, name)).to(device, torch.int64)
         for name in ("tokens", "lengths", "parent")
@@ -121,7 +121,7 @@ def run(trunk: Any, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor)
 
 @lru_cache
 def _cache_argument(kind: type[Any]) -> str:
-    """transformers 5.24 renamed it."""
+    """The name of the cache argument: transformers 5.24 renamed it."""
     names = inspect.signature(kind.forward).parameters
     return "cache" if "cache" in names else "past_key_values"
 

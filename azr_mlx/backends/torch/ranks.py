@@ -43,7 +43,7 @@ class TorchWorld:
             raise RankError(self.rank, str(e).splitlines()[0]) from e
 
     def sum(self, arrays: Sequence[Tensor]) -> list[Tensor]:
-        """In one message, as float32."""
+        """Sum over the ranks, in one message, as float32."""
         if not arrays:
             return []
         flat = torch.cat([a.detach().float().reshape(-1) for a in arrays]).to(self.device)

@@ -148,7 +148,7 @@ def _hub_cache() -> Path:
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder above that is there already."""
+    """The nearest parent folder that exists."""
     path = path.expanduser().absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 

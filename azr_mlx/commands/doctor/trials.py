@@ -155,7 +155,7 @@ def sandbox() -> Finding:
 
 
 def try_sandbox(box: Any) -> list[str]:
-    """What does not hold, in a few words each."""
+    """The promises that the sandbox breaks, in a few words each."""
     from azr_mlx.sandbox import Job
 
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:

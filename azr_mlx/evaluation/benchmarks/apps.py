@@ -219,7 +219,7 @@ def _check(tests: DataRow) -> StdinCheck | CallCheck | None:
 
 
 def _text(value: Any) -> str:
-    """Some rows have lists of lines."""
+    """The text of a field that may be a list of lines."""
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -231,7 +231,7 @@ def _keyed(value: Any) -> Any:
 
 
 def _keyed_output(value: Any) -> Any:
-    """The value itself may stand in a list of one."""
+    """The expected value, which some rows wrap in a list of one."""
     return [_keyed(item) for item in value] if isinstance(value, list) else _keyed(value)
 
 

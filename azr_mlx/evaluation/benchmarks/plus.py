@@ -185,7 +185,7 @@ def _digit_distance(args: tuple[Value, ...], value: Value, wanted: Value) -> boo
 
 
 def _root(args: tuple[Value, ...], value: Value, wanted: Value) -> bool:
-    """HumanEval/32: any zero of the polynomial."""
+    """Accepts any zero of the polynomial (HumanEval/32)."""
     return bool(abs(sum(c * math.pow(value, i) for i, c in enumerate(args[0]))) <= 1e-4)
 
 
@@ -216,7 +216,7 @@ def _tuple(value: Value) -> Value:
 
 
 def _tuples(value: Value) -> Value:
-    """A list of tuples."""
+    """Make a list of tuples."""
     return [_tuple(item) for item in value]
 
 

@@ -219,7 +219,7 @@ def _flag_row(label: str, xs: Sequence[float], bottom: float) -> str:
 
 
 def patterns() -> str:
-    """What areas are filled with; once a page."""
+    """The patterns that fill areas; defined once per page."""
     marks = (
         "",
         '<path d="M0 6L6 0"/>',

@@ -140,7 +140,7 @@ def _starts(path: Path) -> list[dict[str, Any]]:
 
 
 def _held_out(path: Path) -> HeldOutLines:
-    """Empty until both measurements have been made."""
+    """The held-out comparison; empty until both measurements exist."""
     record = Record.read(path)
     if record is None or not record.before or not record.after:
         return {}

@@ -73,7 +73,7 @@ def constant(figure: Figure, runs: Sequence[ShownRun]) -> str | None:
 
 
 def draw(figure: Figure, runs: Sequence[ShownRun]) -> Drawn | None:
-    """None if no run has a finite value of it."""
+    """The figure as SVG; None if no run has a finite value of it."""
     metric, compared = figure.metric, len(runs) > 1
     panels = [(run.name, list(_series(figure, run))) for run in runs]
     panels = [(name, series) for name, series in panels if series]

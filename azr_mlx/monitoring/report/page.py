@@ -93,7 +93,7 @@ def _notes(runs: Sequence[ShownRun]) -> str:
 
 
 def _headline(runs: Sequence[ShownRun]) -> str:
-    """The few figures that one asks for first."""
+    """The few figures that a reader looks for first."""
     found = [headline(run) for run in runs]
     names = dict.fromkeys(name for one in found for name in one)
     tiles = []

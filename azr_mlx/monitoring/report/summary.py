@@ -28,7 +28,7 @@ HIGHLIGHTS = (
 
 
 def headline(run: ShownRun) -> dict[str, str]:
-    """What one asks for first."""
+    """The figures that a reader looks for first."""
     of = "" if run.max_steps is None else f" of {run.max_steps}"
     found = {"steps": f"{run.last_step}{of}"}
     for way, groups in run.held_out.items():
@@ -58,13 +58,13 @@ def headline(run: ShownRun) -> dict[str, str]:
 
 
 def collapses(run: ShownRun) -> dict[str, int]:
-    """In how many steps each sign was there."""
+    """The number of steps in which each sign of a collapse was present."""
     counts = {name: int((run.column(f"health/{name}")[1] > 0).sum()) for name in SIGNS}
     return {name: count for name, count in counts.items() if count}
 
 
 def facts(run: ShownRun) -> dict[str, str]:
-    """Where, with what and how the run was made."""
+    """Machine, versions and settings of the run."""
     last = run.starts[-1] if run.starts else {}
     model = last.get("model") if isinstance(last.get("model"), dict) else {}
     named = last.get("versions") if isinstance(last.get("versions"), dict) else {}

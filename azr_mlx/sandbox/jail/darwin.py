@@ -157,7 +157,7 @@ _WRITABLE = (
 
 
 def _base(children: bool, sessions: bool) -> list[str]:
-    """What does not depend on paths."""
+    """The rules that do not depend on paths."""
     lines = [
         "(version 1)",
         "(deny default)",

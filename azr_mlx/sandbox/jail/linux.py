@@ -122,7 +122,7 @@ def libc() -> ctypes.CDLL:
 
 
 def os_error(what: str) -> OSError:
-    """The last failed call's error."""
+    """The error of the last failed call."""
     code = ctypes.get_errno()
     return OSError(code, f"{what}: {os.strerror(code)}")
 

@@ -27,7 +27,7 @@ def make(setting: Setting) -> None:
 
 
 def clear(setting: Setting) -> None:
-    """Remove what a job left, in it and on it."""
+    """Remove what a job left: files, and changed modes or attributes."""
     if not setting.strong:
         for entry in list(os.scandir(setting.scratch)):
             if entry.is_dir(follow_symlinks=False):

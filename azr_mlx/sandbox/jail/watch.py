@@ -93,7 +93,7 @@ class Watch:
         self.wall = time.monotonic() - self.started
 
     def _watch(self, pool: int) -> None:
-        """Until the job's own process is dead."""
+        """Watch until the job's own process is dead."""
         poll = select.poll()
         poll.register(pool, 0)  # only a hang-up counts: the next request may already be there
         poll.register(self.zygote.socket, select.POLLIN)
@@ -163,7 +163,7 @@ class Watch:
             self.pending = b""  # the job has closed its end
 
     def _take(self, fd: int) -> bool:
-        """Read once; whether there may be more to come."""
+        """Read once; returns whether more may come."""
         try:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:

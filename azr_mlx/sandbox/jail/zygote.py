@@ -59,7 +59,7 @@ class Setting:
         self.address_space = 0  # bytes that the bare interpreter has mapped
 
     def features(self, isolation: str) -> dict[str, Any]:
-        """For the pool: what is in force."""
+        """The isolation in force, for the pool."""
         return {
             "isolation": isolation,
             "seccomp": self.seccomp,

@@ -78,7 +78,7 @@ def fitting(config: Config, backend: str = "mlx") -> Config:
 
 
 def planner_of(config: Config, on: str | None = None) -> Planner:
-    """Raises ModelError, UnknownModel."""
+    """The planner for a configuration. Raises ModelError, UnknownModel."""
     return Planner(Shape.from_config(model_config(config.model_id)), on or device())
 
 
@@ -151,7 +151,7 @@ def rollout_lines(c: Config) -> list[str]:
 
 
 def size_lines(c: Config, planner: Planner) -> list[str]:
-    """The model, and the disk of a checkpoint."""
+    """Lines about the model, and the disk that a checkpoint takes."""
     shape, dtype = planner.shape, ""
     if planner.device == "cpu":
         dtype = " (float32: a CPU is far slower on 4 bits)"

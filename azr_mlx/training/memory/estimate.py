@@ -166,7 +166,7 @@ class Planner:
 
     @property
     def width(self) -> int:
-        """Bytes of an activation."""
+        """Bytes per activation."""
         return FLOAT32 if self.device == "cpu" else FLOAT16
 
     def weights(self, c: Config) -> int:
@@ -278,7 +278,7 @@ def together(s: Shape, rank: int, stages: tuple[PlannedStage, ...]) -> dict[str,
 
 
 def past(s: Shape, stages: tuple[PlannedStage, ...]) -> float:
-    """Keys (or values) of stages, in all layers."""
+    """Number of keys (or values) of stages, in all layers."""
     return s.layers * sum(one.rows * one.span * s.key for one in stages)
 
 
@@ -430,7 +430,7 @@ def rollouts(c: Config) -> int:
 
 
 def round_rollouts(c: Config) -> tuple[int, int]:
-    """(proposals, solutions) of a round at the most."""
+    """The largest numbers of (proposals, solutions) in a round."""
     new, replayed = c.batch_size + c.proposer.templates_per_step, c.solver.buffer_tasks_per_step
     solved = new * c.rollout.group_size
     if c.rollout.reuse_rollouts:

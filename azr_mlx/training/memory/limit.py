@@ -199,7 +199,7 @@ def _set(c: Config, **values: Any) -> Config:
 
 
 def overrides(a: Config, b: Config) -> list[str]:
-    """What makes ``b`` of ``a``, as KEY=VALUE."""
+    """The changes from ``a`` to ``b``, as KEY=VALUE."""
     return [f"{key}={new}" for key, (_, new) in diff(a, b).items()]
 
 

@@ -35,7 +35,7 @@ class Shape:
 
     @classmethod
     def from_config(cls, row: Mapping[str, Any]) -> Shape:
-        """From a config.json. Raises UnknownModel."""
+        """The shape in a config.json. Raises UnknownModel."""
         kind = row.get("model_type")
         if kind not in KNOWN:
             raise UnknownModel(f"model type {kind!r}")
@@ -85,12 +85,12 @@ class Shape:
         }
 
     def matrices(self) -> int:
-        """Entries of the weight matrices."""
+        """Number of entries of the weight matrices."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return embeddings + self.layers * sum(i * o for i, o in self.linears().values())
 
     def vectors(self) -> int:
-        """Entries of norms and biases."""
+        """Number of entries of norms and biases."""
         biases = self.query + 2 * self.key if self.biased else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.normed else 0)
         return self.hidden + self.layers * (norms + biases)
