@@ -1,14 +1,19 @@
-"""Text that anyone may have written, made safe to show: nothing in it is markup, and no
-character hides or reorders another."""
+"""Text that anyone may have written. It is made safe to show: nothing in it is markup, and no
+character hides or reorders another. Python is parsed, and never run."""
 
 from __future__ import annotations
 
+import ast
 import html
 import math
 import unicodedata
+import warnings
 from typing import Any
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+# SystemError: CPython 3.11's parser raises it on very deep nesting.
+_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
 
 
 def plain(value: Any) -> str:
@@ -82,3 +87,24 @@ def _is_visible(c: str) -> bool:
 
 def _named(c: str) -> str:
     return chr(0x2400 + ord(c)) if ord(c) < 0x20 else f"[U+{ord(c):04X}]"
+
+
+def parsed(source: str) -> ast.Module | None:
+    """The tree of a program; None if it is not Python, or nested too deeply to be parsed."""
+    tree: ast.Module | None = _tree(source, "exec")
+    return tree
+
+
+def parsed_expression(source: str) -> ast.expr | None:
+    """The tree of a single expression; None if it is not one."""
+    tree = _tree(source, "eval")
+    return None if tree is None else tree.body
+
+
+def _tree(source: str, mode: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ignore warnings about escapes in it
+            return ast.parse(source, mode=mode)
+    except _ERRORS:
+        return None

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from azr_mlx.source import parsed
+from azr_mlx.text import parsed
 
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]

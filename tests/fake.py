@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from azr_mlx.backends.base import Hyper, Memory, OnStep, Policy, Sampling
+from azr_mlx.backends.base import Hyper, MemoryUse, OnStep, Policy, Sampling
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 Script = Callable[[Prompt, int], str]
@@ -96,8 +96,8 @@ class FakeBackend:
     def load(self, path: Path) -> None:
         self.weights = json.loads((path / "weights.json").read_text())
 
-    def memory(self) -> Memory:
-        return Memory(0, 0)
+    def memory(self) -> MemoryUse:
+        return MemoryUse(0, 0)
 
     def reset_peak_memory(self) -> None:
         """Nothing is measured."""

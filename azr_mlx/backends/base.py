@@ -59,7 +59,7 @@ class Hyper:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryUse:
     """Bytes: now in use by arrays, and the highest since the last reset."""
 
     active: int
@@ -121,6 +121,6 @@ class Backend(Protocol):
         """
         ...
 
-    def memory(self) -> Memory: ...
+    def memory(self) -> MemoryUse: ...
 
     def reset_peak_memory(self) -> None: ...

@@ -21,7 +21,7 @@ from azr_mlx.backends.base import (
     OPTIMIZER_FILE,
     VALUE_FILE,
     Hyper,
-    Memory,
+    MemoryUse,
     OnStep,
     Policy,
     Sampling,
@@ -269,7 +269,7 @@ class ModelBackend(ABC):
     def _load_optimizer(self, file: Path) -> None: ...
 
     @abstractmethod
-    def memory(self) -> Memory: ...
+    def memory(self) -> MemoryUse: ...
 
     @abstractmethod
     def reset_peak_memory(self) -> None: ...

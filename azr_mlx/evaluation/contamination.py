@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 from azr_mlx import run_folder
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Problem
-from azr_mlx.source import parsed
 from azr_mlx.tasks.parse import skeleton
+from azr_mlx.text import parsed
 from azr_mlx.types import Task
 
 GRAM = 13

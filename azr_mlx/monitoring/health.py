@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from azr_mlx.monitoring.metrics import MetricsRow
 from azr_mlx.types import TaskKind
 
 WINDOW = 5  # how many steps have to agree
@@ -19,8 +20,6 @@ MANY_FLAT_GROUPS = 0.9
 MANY_CUT = 0.5
 LONGER = 3.0  # completions are long at so many times the mean length of the first window
 LOW_ENTROPY = 0.02  # nats per token
-
-MetricsRow = Mapping[str, float]
 
 
 class Sign(NamedTuple):

@@ -9,7 +9,7 @@ terminal's size.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from azr_mlx.monitoring.metrics import MetricsRow
 from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import duration, plain
 from azr_mlx.types import Experience, TaskKind
@@ -36,8 +37,6 @@ RECENT = 10  # the time left is estimated from so many last steps
 WIDE = 120  # from so many columns on, the last proposal stands next to the figures
 BARS = "▁▂▃▄▅▆▇█"
 COLORS = ("cyan", "magenta", "green")
-
-MetricsRow = Mapping[str, float]
 
 
 @dataclass(slots=True)

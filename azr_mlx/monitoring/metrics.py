@@ -22,6 +22,8 @@ from azr_mlx.files import json_lines, write_whole
 KINDS = "deduction|abduction|induction"
 ROLES = "propose|solve"
 
+MetricsRow = Mapping[str, float]  # a step's metrics by name
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:

@@ -28,7 +28,7 @@ from itertools import pairwise
 from typing import Any
 
 from azr_mlx.sandbox.jail.wire import MAX_CALLS
-from azr_mlx.source import parsed
+from azr_mlx.text import parsed
 
 REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes

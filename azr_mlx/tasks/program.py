@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection
 from copy import deepcopy
 
-from azr_mlx.source import parsed
+from azr_mlx.text import parsed
 
 MAX_SOURCE = 20_000  # longer programs are not parsed
 MOST_INLINED = 500  # nodes of a program whose temporary variables are written out

@@ -19,7 +19,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.utils import load as load_mlx
 
-from azr_mlx.backends.base import Hyper, Memory, Tokenizer
+from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.mlx import adapters, cpu, ppo, prefix_sharing
 from azr_mlx.backends.mlx.decoder import MlxDecoder
@@ -253,8 +253,8 @@ class MlxBackend(ModelBackend):
         self.optimizer.state = states["adapters"]
         self.value_optimizer.state = states["value_head"]
 
-    def memory(self) -> Memory:
-        return Memory(active=mx.get_active_memory(), peak=mx.get_peak_memory())
+    def memory(self) -> MemoryUse:
+        return MemoryUse(active=mx.get_active_memory(), peak=mx.get_peak_memory())
 
     def reset_peak_memory(self) -> None:
         mx.reset_peak_memory()

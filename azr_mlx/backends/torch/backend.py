@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from azr_mlx.backends.base import Hyper, Memory, Tokenizer
+from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.model_backend import ModelBackend
 from azr_mlx.backends.rollout import RolloutEngine
@@ -237,16 +237,16 @@ class TorchBackend(ModelBackend):
                 "exp_avg_sq": v.contiguous().to(parameter.device),
             }
 
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryUse:
         """On a CPU, that of the process: its peak is never reset."""
         if self.device.type == "cuda":
-            return Memory(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())
+            return MemoryUse(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())
         if self.device.type == "mps":
             now = torch.mps.current_allocated_memory()
-            return Memory(now, torch.mps.driver_allocated_memory())
+            return MemoryUse(now, torch.mps.driver_allocated_memory())
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return Memory(active=peak, peak=peak)
+        return MemoryUse(active=peak, peak=peak)
 
     def reset_peak_memory(self) -> None:
         if self.device.type == "cuda":

@@ -22,7 +22,7 @@ import numpy as np
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
 from azr_mlx.sandbox import Job, Limits, Result, literal, parse_literal
-from azr_mlx.source import parsed
+from azr_mlx.text import parsed
 from azr_mlx.types import Status
 
 # The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.

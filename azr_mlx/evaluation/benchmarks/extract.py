@@ -6,8 +6,8 @@ import ast
 import re
 import textwrap
 
-from azr_mlx.source import parsed
 from azr_mlx.tasks.fences import fences
+from azr_mlx.text import parsed
 
 _PYTHON_LABELS = frozenset({"", "python", "python3", "py", "py3"})
 _BEGINS = re.compile(r"^(?:import |from \w|def |async def |class |@)", re.M)

