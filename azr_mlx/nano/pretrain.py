@@ -54,7 +54,7 @@ MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 100
 WeightedTokens = tuple[list[int], list[float]]  # tokens and their weights in the loss
 
 
-class Course(NamedTuple):
+class Stretch(NamedTuple):
     """``stream`` of lessons, tokens to read, share of slips."""
 
     stream: int
@@ -62,7 +62,7 @@ class Course(NamedTuple):
     slips: float
 
 
-FIRST, SECOND = Course(0, 22e6, 0.0), Course(2, 12e6, 0.36)
+FIRST, SECOND = Stretch(0, 22e6, 0.0), Stretch(2, 12e6, 0.36)
 
 
 def main() -> int:
@@ -141,7 +141,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 
 def train(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Course, seed: int
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Stretch, seed: int
 ) -> list[dict[str, float]]:
     """A warm-up, and a cosine to a twentieth; the loss is that of the last hundred batches."""
     optimizers = make_optimizers(model)
@@ -202,7 +202,7 @@ def loss_of(model: Qwen3ForCausalLM, rows: list[WeightedTokens]) -> tuple[torch.
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, phase: Course, seed: int
+    tokenizer: PreTrainedTokenizerFast, phase: Stretch, seed: int
 ) -> Iterator[list[WeightedTokens]]:
     """Rows of about the same length, ``BATCH`` tokens of them, in random order."""
     draw = np.random.default_rng(seed)
