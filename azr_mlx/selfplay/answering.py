@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy, Sampling
@@ -65,13 +64,8 @@ class Answering:
         self._judge.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._judge.__exit__(kind, error, trace)
+    def __exit__(self, *raised: Any) -> None:
+        self._judge.__exit__(*raised)
 
     def write(self, on_step: Callable[[int], None] = lambda ended: None) -> None:
         """Let the model write all completions. ``on_step(n)`` is called after every decode step

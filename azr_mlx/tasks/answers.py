@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from azr_mlx.sandbox import Job, Result, equal, literal, parse_literal
@@ -56,13 +55,8 @@ class Judge(Generic[Tag]):
         self._batch.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._batch.__exit__(kind, error, trace)
+    def __exit__(self, *raised: Any) -> None:
+        self._batch.__exit__(*raised)
 
     def submit(self, tag: Tag, check: Check, answer: Any) -> None:
         """Queue an answer. Its verdict may need any number of jobs, even none."""

@@ -179,11 +179,11 @@ class TorchBackend(ModelBackend):
 
     # -- state and memory --------------------------------------------------------------------------
 
-    def _adapter_arrays(self) -> Mapping[str, torch.Tensor]:
-        return {k: adapters.transposed(p) for k, p in self.parameters.items()}
+    def _adapter_arrays(self) -> Mapping[str, np.ndarray]:
+        return {k: adapters.transposed(p).numpy() for k, p in self.parameters.items()}
 
-    def _value_arrays(self) -> Mapping[str, torch.Tensor]:
-        return {k: _copied(p) for k, p in self.head_parameters.items()}
+    def _value_arrays(self) -> Mapping[str, np.ndarray]:
+        return {k: _copied(p).numpy() for k, p in self.head_parameters.items()}
 
     def _optimizer_arrays(self) -> Mapping[str, Any]:
         return {
@@ -202,7 +202,7 @@ class TorchBackend(ModelBackend):
             state = optimizer.state.get(parameter) or {}
             for ours, theirs in (("m", "exp_avg"), ("v", "exp_avg_sq")):
                 moment = state.get(theirs, torch.zeros_like(parameter))
-                out[f"{name}.{prefix}{key}.{ours}"] = turned(moment)
+                out[f"{name}.{prefix}{key}.{ours}"] = turned(moment).numpy()
         return out
 
     def _load_adapters(self, file: Path) -> None:
