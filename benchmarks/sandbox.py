@@ -121,7 +121,7 @@ class WrongVerdict(Exception):
 
 def graded(sandbox: Any, candidates: Sequence[tuple[Any, str]]) -> list[Any]:
     """The verdict on each (problem, completion), as the evaluator has it judged."""
-    from azr_mlx.tasks.answers import Judge
+    from azr_mlx.tasks.verdicts import Judge
 
     with Judge(sandbox) as judge:
         for problem, text in candidates:
@@ -223,9 +223,9 @@ def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
     """
     from azr_mlx import rng as keys
     from azr_mlx.sandbox import Job, Sandbox
-    from azr_mlx.tasks.answers import TaskCheck
     from azr_mlx.tasks.gate import Draft, gate
     from azr_mlx.tasks.templates import draw
+    from azr_mlx.tasks.verdicts import TaskCheck
     from azr_mlx.types import TaskKind
 
     made: list[Job] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from azr_mlx.evaluation.benchmarks import Grade, Problem
-from azr_mlx.tasks.answers import Judge, TaskCheck
 from azr_mlx.tasks.gate import Runner
+from azr_mlx.tasks.verdicts import Judge, TaskCheck
 from azr_mlx.types import Status, Task, Verdict
 
 

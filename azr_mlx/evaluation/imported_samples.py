@@ -13,7 +13,7 @@ from azr_mlx.evaluation.protocol import Extent, Settings
 from azr_mlx.evaluation.result import BenchmarkResult, Sample, by_task
 from azr_mlx.evaluation.statistics import check_k
 from azr_mlx.sandbox import Sandbox
-from azr_mlx.tasks.answers import Judge
+from azr_mlx.tasks.verdicts import Judge
 
 
 def score_samples(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy, Sampling
-from azr_mlx.tasks.answers import Check, Graded, Judge
 from azr_mlx.tasks.gate import Runner
+from azr_mlx.tasks.verdicts import Check, Graded, Judge
 from azr_mlx.types import Completion, Prompt, Status
 
 

@@ -13,10 +13,10 @@ from azr_mlx.selfplay.memory import Memory
 from azr_mlx.selfplay.rewards import has_contrast
 from azr_mlx.selfplay.round import Round, Solution
 from azr_mlx.selfplay.strategy_bandit import StrategyBandit
-from azr_mlx.tasks.answers import TaskCheck
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.parse import parse_answer
 from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
+from azr_mlx.tasks.verdicts import TaskCheck
 from azr_mlx.types import Task
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.sandbox import Job, Limits, Result
-from azr_mlx.tasks.answers import Check
+from azr_mlx.tasks.verdicts import Check
 from azr_mlx.types import Status
 
 DataRow = Mapping[str, Any]
