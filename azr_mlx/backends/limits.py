@@ -6,8 +6,8 @@ from __future__ import annotations
 CHUNK_BYTES = {"cpu": 6 << 20, "gpu": 64 << 20}  # bytes of the float32 logits of one chunk
 MIN_CHUNK = 32  # rows; with fewer, most of the time goes into reading the head's weights
 PREFILL_TOKENS = 2048  # the most prompt tokens that are read in one forward pass
-# Extra positions after the longest row, if places are used again: the keys and values must be moved
-# only once in so many steps.
+# Positions beyond the longest row, if places are used again. Keys and values then have to move only
+# once in so many steps.
 SLACK = 64
 ROW_MULTIPLE = 8  # the lengths in a micro-batch are padded to a multiple of this
 # On MLX, flat arrays of trained tokens are padded to a multiple of this, so that fewer different

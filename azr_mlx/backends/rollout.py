@@ -198,9 +198,7 @@ class RolloutEngine:
         for place, row in enumerate(drawn.rows):
             if row is not None:
                 row.drawn += 1
-                if (
-                    row.drawn == row.limit
-                ):  # this is its last token, even if it has not been read yet
+                if row.drawn == row.limit:  # its last token, even if it is not read yet
                     _release(at, places, place)
         return drawn
 
@@ -283,7 +281,7 @@ class RolloutEngine:
         return [(self._prefixes.get(text), list(prompts)) for text, prompts in groups.items()]
 
     def _read_prefixes(self, prompts: Sequence[Prompt]) -> None:
-        """Read beginnings that several distinct prompts share, unless they have been read already."""
+        """Read beginnings that several distinct prompts share, unless they were read before."""
         sharing: dict[str, set[Tokens]] = {}
         for p in prompts:
             if p.prefix:

@@ -75,9 +75,7 @@ def to_model(
     check_quantization(Quantization(bits=0), dtype)
     source, name = adapter_folder(adapters), model or base_of(adapters)
     if not (source / ADAPTER_CONFIG).is_file():
-        raise UsageError(
-            f"--adapter-path {adapters}: no adapters there; give a run, for example runs/NAME"
-        )
+        raise UsageError(f"--adapter-path {adapters}: no adapters there; give runs/NAME")
     if out.exists():
         raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     if name is None:
