@@ -1,7 +1,7 @@
-"""Files and folders that are whole or absent, and JSON lines.
+"""Files and folders that are complete or absent, and JSON lines.
 
-What is written goes under a temporary name in the same folder and is renamed at the end: a process
-that is killed leaves the old file, or the new one, and never a part.
+Everything is written under a temporary name in the same folder and renamed at the end. If the
+process is killed, the old file or the new one remains, never a part of one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from azr_mlx.errors import ModelError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, or leave what was there. Raises OSError."""
+    """Write a file. Raises OSError, and then leaves the old file as it was."""
     fresh = path.with_name(f".{path.name}.tmp")
     try:
         fresh.write_text(text, encoding="utf-8")
@@ -31,7 +31,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write a value as JSON and the end of a line, whole or not at all. Raises OSError."""
+    """Write a value as JSON and a newline. Raises OSError, and then leaves the old file."""
     write_whole(path, json.dumps(value, indent=indent) + "\n")
 
 
@@ -44,7 +44,7 @@ def point(link: Path, target: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,18 +53,18 @@ def fsync(path: Path) -> None:
 
 
 def json_lines(rows: Iterable[Any]) -> str:
-    """A line of JSON for each row."""
+    """One line of JSON for each row."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, which may be compressed if its name ends in ``.gz``."""
+    """The lines of a text file, which is decompressed if its name ends in ``.gz``."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         yield from lines
 
 
 def read_rows(path: Path) -> Iterator[Any]:
-    """What each line of a ``.jsonl`` or ``.jsonl.gz`` file holds.
+    """The value in each line of a ``.jsonl`` or ``.jsonl.gz`` file.
 
     Raises OSError, EOFError, zlib.error or ValueError if it cannot be read.
     """
@@ -73,20 +73,21 @@ def read_rows(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A path to make a folder at: renamed to ``target`` at the end, removed on failure.
+    """A temporary path at which to make a folder. At the end it is renamed to ``target``, or
+    removed if there was an error.
 
-    A folder that a killed process left behind is removed. If another process made ``target``
-    meanwhile, its folder stays. Raises ModelError if the folder cannot be made.
+    Temporary folders that a killed process left behind are removed. If another process has made
+    ``target`` in the meantime, its folder stays. Raises ModelError if the folder cannot be made.
     """
     work = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target)
-        work.mkdir()  # so that a failure comes before the work, not after it
+        work.mkdir()  # an error, if any, should come before the work, not after it
         work.rmdir()
     except OSError as error:
         raise ModelError(
-            f"folder {str(target)!r} cannot be made: {error.strerror}",
+            f"folder {str(target)!r} cannot be created: {error.strerror}",
             "choose one that can be written",
         ) from error
     try:

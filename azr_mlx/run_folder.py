@@ -1,11 +1,11 @@
-"""The folder of a training run: what its files are called, and where they are found.
+"""The folder of a training run: the names of its files, and how to find them.
 
 runs/NAME/
-  config.yaml  run.json        the resolved configuration; each start with argv and versions
-  metrics.jsonl                a row for each step
-  rollouts/step_000120.jsonl   the experiences of a step
-  held_out.json                what was solved before and after training
-  adapters  best               links to the newest checkpoint, and to the best
+  config.yaml  run.json        the resolved configuration; argv and versions of each start
+  metrics.jsonl                one row per step
+  rollouts/step_000120.jsonl   the experiences of one step
+  held_out.json                the held-out tasks solved before and after training
+  adapters  best               links to the newest checkpoint and to the best one
   checkpoints/step_000120/     see ``azr_mlx.training.checkpoint``
   report.html
 """
@@ -26,13 +26,13 @@ HELD_OUT_FILE, REPORT_FILE = "held_out.json", "report.html"
 NEWEST, BEST = "adapters", "best"
 CHECKPOINTS, ROLLOUTS = "checkpoints", "rollouts"
 
-# The files of a checkpoint. Those of the adapters are mlx-lm's, by its names.
+# The files of a checkpoint. mlx-lm chose the names of the adapters' files.
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapters.safetensors"
 STATE_FILE, BUFFER_FILE = "state.json", "buffer.jsonl.gz"
 
 
 class CheckpointError(UsageError):
-    """A checkpoint that cannot be used; the message names the previous good one, if there is
+    """A checkpoint that cannot be used. The message names the previous good one, if there is
     one."""
 
 
@@ -40,7 +40,7 @@ class CheckpointError(UsageError):
 
 
 def record(run_dir: Path, **entries: Any) -> None:
-    """Set entries of ``run.json``, whole or not at all."""
+    """Set entries of ``run.json``. On an error the old file stays."""
     write_json(run_dir / RUN_FILE, {**_record(run_dir), **entries}, indent=1)
 
 
@@ -58,12 +58,12 @@ def _record(run_dir: Path) -> dict[str, Any]:
 
 
 def rollouts(run_dir: Path) -> list[Path]:
-    """The run's files of experiences, oldest first."""
+    """The run's files in ``rollouts/``, oldest first."""
     return sorted((run_dir / ROLLOUTS).glob("step_*.jsonl"))
 
 
 def rollouts_of(run_dir: Path, step: int) -> Path:
-    """Where the experiences of a step are, if they are kept."""
+    """The path of a step's experiences, whether or not they are kept."""
     return run_dir / ROLLOUTS / f"step_{step:06d}.jsonl"
 
 
@@ -74,17 +74,18 @@ def checkpoints(run_dir: Path) -> list[Path]:
 
 
 def checkpoint_of(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of a step is, if there is one."""
+    """The path of a step's checkpoint, whether or not it exists."""
     return run_dir / CHECKPOINTS / f"step_{step:06d}"
 
 
 def read_buffer(checkpoint: Path) -> Iterator[Any]:
-    """The tasks in a checkpoint's buffers, as JSON. Raises what ``files.read_rows`` does."""
+    """The tasks in a checkpoint's buffers, as JSON values. Raises the same as
+    ``files.read_rows``."""
     return read_rows(checkpoint / BUFFER_FILE)
 
 
 def damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint, in a few words; "" if nothing is."""
+    """What is wrong with a checkpoint, in a few words; "" if nothing is wrong."""
     try:
         hashes = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["sha256"]
     except FileNotFoundError:
@@ -100,7 +101,7 @@ def damage(checkpoint: Path) -> str:
 
 
 def sha256(file: Path) -> str:
-    """The hash that ``state.json`` keeps of a file."""
+    """The hash of a file, as ``state.json`` records it."""
     digest = hashlib.sha256()
     with file.open("rb") as f:
         while block := f.read(1 << 20):
@@ -109,7 +110,7 @@ def sha256(file: Path) -> str:
 
 
 def previous_good(bad: Path) -> str:
-    """What to resume from instead of a checkpoint, in a few words."""
+    """A few words for the user: which checkpoint to resume from instead of ``bad``."""
     earlier = [p for p in checkpoints(bad.parent.parent) if p.name < bad.name and not damage(p)]
     return (
         f"the previous good one is {earlier[-1]}: use --resume {earlier[-1]}"
@@ -122,7 +123,8 @@ def previous_good(bad: Path) -> str:
 
 
 def find(where: str, output_dir: Path) -> tuple[Path, Path]:
-    """(run folder, checkpoint) for ``--resume``: a run's folder, a checkpoint's, or ``latest``.
+    """(run folder, checkpoint) for ``--resume``: ``where`` is a run's folder, a checkpoint's folder
+    or ``latest``.
 
     Raises:
         CheckpointError: there is none.
@@ -148,21 +150,21 @@ def find(where: str, output_dir: Path) -> tuple[Path, Path]:
 
 
 def newest(output_dir: Path) -> Path | None:
-    """The run that wrote metrics last; None if none has."""
+    """The run that wrote metrics last; None if no run has any."""
     found = output_dir.glob(f"*/{METRICS_FILE}")
     last = max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
     return None if last is None else last.parent
 
 
 def adapter_folder(path: Path) -> Path:
-    """The folder with the adapters: ``path``, or the newest of a run if ``path`` is one."""
+    """The folder with the adapters: the newest ones if ``path`` is a run, otherwise ``path``."""
     inside = path / NEWEST
     return inside if (inside / ADAPTER_CONFIG).is_file() else path
 
 
 def run_of(adapters: Path) -> Path | None:
-    """The run whose adapters these are: its folder, its newest adapters or one of its
-    checkpoints."""
+    """The run that has these adapters; None if there is none. ``adapters`` may be the run's folder,
+    its newest adapters or one of its checkpoints."""
     above = adapters.resolve()
     places = (above, *list(above.parents)[:2])
     return next((place for place in places if (place / CONFIG_FILE).is_file()), None)

@@ -1,1 +1,1 @@
-"""Model backends behind one Protocol (see ``base``)."""
+"""The backends that run a model, MLX and PyTorch, behind one Protocol (see ``base``)."""

@@ -23,8 +23,8 @@ def describe(lora: Lora, depth: int) -> dict[str, Any]:
 
 
 def write_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
-    """Write a safetensors file whose bytes depend on the arrays alone: MLX's own writer orders
-    them by chance.
+    """Write a safetensors file. Its bytes depend only on the arrays; MLX's own writer puts them in
+    an arbitrary order.
 
     Raises:
         OSError: the file cannot be written.
@@ -36,11 +36,11 @@ def write_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def require_fit(file: Path, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Compare the arrays that ``file`` holds with those of the model's own adapters, by name and
-    shape.
+    """Check that the arrays in ``file`` have the names and shapes of the model's own adapters.
 
     Raises:
-        ValueError: an array is missing, unexpected, or of another shape; the first two are named.
+        ValueError: an array is missing, unexpected, or of another shape. The message names the
+            first two such arrays.
     """
     there, expected = ({k: tuple(v.shape) for k, v in arrays.items()} for arrays in (found, own))
     wrong = [f"{k}: missing" for k in expected if k not in there]

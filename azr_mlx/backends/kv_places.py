@@ -1,9 +1,9 @@
-"""Keys and values of the rows that are being decoded. A finished row leaves its place to another.
+"""Keys and values of the rows that are being decoded. When a row ends, another takes its place.
 
-All rows write at one position, ``end``, so a row that is shorter begins later: row b's tokens lie
-from ``start[b]`` to ``end``. A new row is laid before ``end`` in a place that is free; no other row
-is moved for it. What lies before all living rows is not read; when the buffer is full, the part
-that is read moves to its front.
+All rows write at the same position, ``end``, so a shorter row begins later: the tokens of row b lie
+from ``start[b]`` to ``end``. A new row is put before ``end`` in a free place, and no other row has
+to move. Positions before the start of every unfinished row are not read. When the buffer is full,
+the part that is still read moves to its front.
 """
 
 from __future__ import annotations
@@ -18,38 +18,39 @@ from azr_mlx.backends.limits import SLACK
 
 
 class Past(NamedTuple):
-    """A layer's keys and values [n, H, S, D] of what has been read."""
+    """The keys and values [n, H, S, D] that one layer computed from tokens it has read."""
 
     keys: Any
     values: Any
 
 
 class ArrayLibrary(Protocol):
-    """What places need of an array library; indexing and assignment to slices are the same in
-    all."""
+    """What ``Places`` needs from an array library in addition to indexing and assignment to
+    slices, which are the same in all of them."""
 
     def of(self, values: np.ndarray) -> Any:
         """An array with these values, on the device."""
         ...
 
     def zeros(self, shape: tuple[int, ...], like: Any) -> Any:
-        """Zeros of the type and on the device of ``like``."""
+        """Zeros with the type and the device of ``like``."""
         ...
 
     def settle(self, arrays: Sequence[Any]) -> None:
-        """Compute them now, if the library would do that later."""
+        """Compute the arrays now, if the library would otherwise do so later."""
         ...
 
 
 class Places:
-    """``caches`` go to the model, one for each layer; ``start`` [B]: where each place's row begins.
+    """Places for B rows. ``caches`` are given to the model, one per layer; ``start`` [B] is the
+    position at which the row in each place begins.
 
-    A place that is free reads only what it has written itself.
+    A free place reads only what it has written itself.
     """
 
     def __init__(self, arrays: ArrayLibrary, depth: int, places: int, longest: int, refilled: bool):
-        """``longest``: the most tokens that a row will ever hold here; ``refilled``: whether more
-        rows will come than there are places."""
+        """``longest`` is the most tokens that any row will hold; ``refilled`` says whether there
+        are more rows than places, so that places are used again."""
         self.arrays = arrays
         self.size, self.end = longest + SLACK * refilled, 0
         self.start = np.zeros(places, np.int64)
@@ -67,8 +68,8 @@ class Places:
     def put(
         self, places: Sequence[int], sources: Sequence[tuple[int, int]], past: Sequence[Past]
     ) -> None:
-        """New rows into free ``places``; the i-th is what is in the first n slots of row r of
-        ``past``, (r, n) = ``sources[i]``."""
+        """Put new rows into free ``places``. With (r, n) = ``sources[i]``, the i-th new row is the
+        first n slots of row r of ``past``."""
         for place, (_, n) in zip(places, sources, strict=True):
             self.start[place], self.free[place] = self.end - n, False
         for cache, kept in zip(self.caches, past, strict=True):
@@ -86,7 +87,7 @@ class Places:
             cache.keys, cache.values = cache.keys[index], cache.values[index]
 
     def open_step(self) -> None:
-        """Positions and mask of the next token; to be called before the model is."""
+        """Compute positions and mask for the next token. Call this before the model."""
         self.start[self.free] = self.end
         if self.end >= self.size:
             self._move(self.end - int(self.start.min()))
@@ -104,7 +105,7 @@ class Places:
         self.end += 1
 
     def _move(self, end: int) -> None:
-        """Move what has been read so that it ends at ``end``."""
+        """Move the keys and values so that they end at ``end``."""
         shift = end - self.end
         if not self.free.all():
             low = int(self.start[~self.free].min())
@@ -118,8 +119,8 @@ class Layer:
     """mlx-lm's cache protocol over one layer's places."""
 
     def __init__(self, places: Places):
-        # A cycle would keep the buffers until Python collects it: the next rollout's beside
-        # this one's.
+        # With a reference cycle Python would free the buffers late: those of the next rollout
+        # would be in memory together with these.
         self.places: Any = weakref.proxy(places)
         self.keys: Any = None
         self.values: Any = None
@@ -162,7 +163,7 @@ class Layer:
 def _runs(
     places: Sequence[int], sources: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int, int, int]]:
-    """(first place, last + 1, row, n): neighbouring places that get the same, taken together."""
+    """(first place, last place + 1, row, n) of each run of neighbouring places with one source."""
     runs: list[tuple[int, int, int, int]] = []
     for place, (row, n) in sorted(zip(places, sources, strict=True)):
         if runs and runs[-1][1] == place and runs[-1][2:] == (row, n):

@@ -1,12 +1,13 @@
-"""Micro-batches: which rows meet in one forward and backward pass, and what they share.
+"""Micro-batches: which rows go through one forward and backward pass together, and what they share.
 
-Rows with one prompt share its forward and backward pass, and prompts that begin alike share their
-beginning: a micro-batch is a tree of three stages,
+Rows with the same prompt share its forward and backward pass, and prompts with the same beginning
+share that. A micro-batch is therefore a tree of three stages,
 
     prefix [1, L]  ->  prompts [p, S]  ->  rows [b, C]
 
-whose cost is L + p S + b C tokens; rows that carry their own prompts cost b (L + S + C).
-Completions begin with the prompt's last token, whose hidden state emits the first of them.
+whose cost is L + p S + b C tokens. If each row had its own copy of the prompt, it would be
+b (L + S + C). The rows begin with the prompt's last token, since its hidden state predicts the
+first token of the completion.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ Tokens = tuple[int, ...]
 Index = NDArray[np.int64]
 
 PADDING = 0.25  # how much padding is accepted to get fewer micro-batches
-BUCKETS = (1, 2, 4)  # numbers of classes of completion length that are tried
+BUCKETS = (1, 2, 4)  # each of these numbers of completion-length classes is tried
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedRow:
-    """One row of a batch: ``context`` is its prompt without the last token; ``tail`` is that token
-    and the completion without its own last one, so that each state in it emits the next token."""
+    """One row of a batch. ``context`` is its prompt without the last token. ``tail`` is that token,
+    followed by the completion without its own last token: each state in it predicts the next
+    token."""
 
     index: int
     context: Tokens
@@ -39,7 +41,8 @@ class TrainedRow:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Right-padded tokens [n, T] with their lengths [n], and each one's row in the stage before."""
+    """Right-padded tokens [n, T] with their lengths [n]. ``parent`` [n] is the row of the stage
+    before that each row continues."""
 
     tokens: NDArray[np.int32]
     lengths: NDArray[np.int32]
@@ -48,10 +51,11 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """``stages`` end with the one whose hidden states reach the head.
+    """Rows that go through the model together. Only the hidden states of the last of ``stages``
+    reach the head.
 
-    ``rows`` and ``columns`` [N] say where in the batch the trained tokens are; ``index`` [N] is the
-    position, in the last stage's flattened hidden states, of the state that emits each.
+    ``rows`` and ``columns`` [N] say where in the batch the trained tokens are. ``index`` [N] says,
+    for each, which of the last stage's flattened hidden states predicts it.
     """
 
     stages: tuple[Stage, ...]
@@ -68,8 +72,8 @@ class MicroBatch:
 def split(
     batch: Batch, budget: int, share: bool = True, multiple: int = ROW_MULTIPLE
 ) -> list[MicroBatch]:
-    """Micro-batches of at most ``budget`` tokens each (one row at the least); rows without a
-    trained token are left out. Lengths are padded to ``multiple``."""
+    """Micro-batches of at most ``budget`` tokens each, but at least one row. Rows without a trained
+    token are left out. Lengths are padded to a multiple of ``multiple``."""
     rows = _rows(batch)
     if not rows:
         return []
@@ -91,8 +95,8 @@ def _rows(batch: Batch) -> list[TrainedRow]:
 def _plan(
     rows: Sequence[TrainedRow], budget: int, share: bool, multiple: int, buckets: int
 ) -> list[list[TrainedRow]]:
-    """Rows in an order in which neighbours have most in common, cut if the next one does not
-    pay."""
+    """The rows of each micro-batch. They are ordered so that neighbours have most in common. A
+    new micro-batch begins if the next row does not fit, or if it would add too much padding."""
     plan: list[list[TrainedRow]] = []
     for row in _ordered(rows, share, buckets):
         if plan:
@@ -106,7 +110,8 @@ def _plan(
 
 
 def _ordered(rows: Sequence[TrainedRow], share: bool, buckets: int) -> list[TrainedRow]:
-    """By class of completion length, then by shared beginning, prompt length, prompt and length."""
+    """The rows, sorted by class of completion length, shared beginning, prompt length, prompt and
+    completion length."""
     if not share:
         return sorted(rows, key=lambda r: (len(r.context) + len(r.tail), r.index))
     by_length = sorted(rows, key=lambda r: len(r.tail))
@@ -121,7 +126,8 @@ def _ordered(rows: Sequence[TrainedRow], share: bool, buckets: int) -> list[Trai
 
 
 def _families(contexts: Iterable[Tokens]) -> dict[Tokens, int]:
-    """A number for each context; those of one number begin alike, for half their length or more."""
+    """A number for each context. Contexts with the same number have the same beginning, for half
+    their length or more."""
     family: dict[Tokens, int] = {}
     number, before = -1, None
     for context in sorted(contexts):
@@ -143,7 +149,7 @@ def _cost(rows: Sequence[TrainedRow], share: bool, multiple: int) -> int:
 
 
 def _prefix(contexts: set[Tokens]) -> int:
-    """Length of the beginning that gets a stage of its own; 0 if that does not pay."""
+    """Length of the common beginning that becomes a stage of its own; 0 if it is too short."""
     if len(contexts) < 2:
         return 0
     length = common_length(min(contexts), max(contexts))
@@ -174,7 +180,8 @@ def _micro(batch: Batch, rows: Sequence[TrainedRow], share: bool, multiple: int)
         )
     chosen = np.array([r.index for r in rows])
     local, columns = np.nonzero(batch.mask[chosen])
-    # The state before column c emits it; the last stage begins with the prompt's last token.
+    # The token in column c is predicted by the state before it. The last stage begins with the
+    # prompt's last token.
     starts = np.array([b - len(r.context) for b, r in zip(before, rows, strict=True)])
     width = stages[-1].tokens.shape[1]
     index = local * width + columns - 1 + starts[local]
@@ -182,7 +189,7 @@ def _micro(batch: Batch, rows: Sequence[TrainedRow], share: bool, multiple: int)
 
 
 def right_padded(rows: Sequence[Tokens], parent: Sequence[int], multiple: int = 1) -> Stage:
-    """A stage of these rows, padded with 0 to a width that is a multiple."""
+    """A stage of these rows, padded with 0 to a width that is a multiple of ``multiple``."""
     width = _up(max(1, *map(len, rows)), multiple)
     tokens = np.zeros((len(rows), width), np.int32)
     for number, row in enumerate(rows):
@@ -196,8 +203,8 @@ def _up(n: int, multiple: int) -> int:
 
 
 def reduced(sums: list[dict[str, float]], tokens: int) -> dict[str, float]:
-    """Sums of micro-batches' statistics to those of the minibatch: by name, sums, the highest, or
-    means over ``tokens``."""
+    """The minibatch's statistics, from the sums of its micro-batches: the highest if the name ends
+    in ``_max``, the sum if it ends in ``_loss``, otherwise the mean over ``tokens``."""
     out = {}
     for name in sums[0]:
         values = [s[name] for s in sums]

@@ -1,4 +1,4 @@
-"""How one model generates, scores and learns, whatever library computes it.
+"""How one model generates, scores and learns, with any array library.
 
 ``ModelBackend`` holds the flow. ``MlxBackend`` and ``TorchBackend`` supply what differs: arrays,
 gradients, the optimizer, the contents of the files, and memory.
@@ -38,12 +38,12 @@ from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 class ModelBackend(ABC):
     """The Backend protocol on one model with LoRA adapters and a value head.
 
-    The reference policy is the same weights with the adapters off. ``world`` is set by a run of
-    several ranks.
+    The reference policy is the same weights with the adapters off. A run of several ranks sets
+    ``world``.
     """
 
     name: str
-    numbers = ""  # type of the base weights, if the model's folder does not say
+    numbers = ""  # type of the base weights; empty if it is the one that the model's folder says
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class ModelBackend(ABC):
         micro_batch_tokens: int,
         share_prompts: bool,
     ):
-        """``policy`` is the library's ``PolicyModel``; ``base`` is what adapter_config.json names
-        as the model that the adapters belong to, if anything."""
+        """``policy`` is the library's ``PolicyModel``; ``base`` is the name of the model that
+        adapter_config.json records ("": none)."""
         self.policy, self.engine, self.tokenizer = policy, engine, engine.tokenizer
         self.adapter_config = {**adapter_config, **({"model": base} if base else {})}
         self.lora, self.seed = lora, seed
@@ -120,7 +120,7 @@ class ModelBackend(ABC):
         )
 
     def _accumulate(self, batch: Batch, hyper: Hyper) -> tuple[float, dict[str, Any]]:
-        """The PPO loss of the minibatch and its statistics; the gradients are kept."""
+        """The PPO loss of the minibatch and its statistics. The gradients are kept for the step."""
         tokens, sums = int(batch.mask.sum()), list[dict[str, float]]()
         self._open_term(1.0)
         for number, micro in enumerate(self._micro_batches(batch, hyper.micro_batch_tokens)):
@@ -142,7 +142,7 @@ class ModelBackend(ABC):
         return float(np.sum(self._of_all_ranks(losses)))
 
     def _key_dropout(self, stream: str, micro: int) -> None:
-        """Dropout layers draw from the library's global random state: give it a key of its own."""
+        """Seed the library's global random state, from which dropout layers draw, for this pass."""
         if self.lora.dropout > 0:
             rank = [self.world.rank] if self.world.rank else []
             self._seed_dropout(rng.key(self.seed, stream, self.updates, micro, *rank))
@@ -154,7 +154,7 @@ class ModelBackend(ABC):
         """One step of the optimizer; returns the norm of the adapters' gradient.
 
         Raises:
-            AzrError: a gradient is not finite; no weight has been changed then.
+            AzrError: a gradient is not finite. No weight has been changed.
         """
         norm, value_norm = self._clip_gradients(hyper.max_grad_norm)
         if not np.isfinite(norm + value_norm):
@@ -181,7 +181,7 @@ class ModelBackend(ABC):
         self._load_optimizer(path / OPTIMIZER_FILE)
 
     def load_adapters(self, path: Path) -> None:
-        """Weights only, from a folder with ``adapters.safetensors`` or from such a file."""
+        """Load weights only, from a folder with ``adapters.safetensors`` or from such a file."""
         self.engine.forget()
         self._load_adapters(path / ADAPTER_WEIGHTS if path.is_dir() else path)
 
@@ -189,7 +189,7 @@ class ModelBackend(ABC):
 
     @abstractmethod
     def _inference(self) -> AbstractContextManager[None]:
-        """Within the block dropout is off, and nothing is kept for gradients."""
+        """Switch dropout off within the block, and keep nothing for gradients."""
 
     @abstractmethod
     def _bypassed(self) -> AbstractContextManager[None]:
@@ -197,15 +197,15 @@ class ModelBackend(ABC):
 
     @abstractmethod
     def _merged(self) -> AbstractContextManager[None]:
-        """The adapters are added to the weights meanwhile, if that makes decoding faster."""
+        """Add the adapters to the weights within the block, if that makes decoding faster."""
 
     @abstractmethod
     def _scores(self, batch: Batch, micro: MicroBatch, temperature: float) -> Sequence[np.ndarray]:
-        """(log-probabilities, entropies, values), each [N] over the micro-batch's tokens."""
+        """(log-probabilities, entropies, values), each [N], of the micro-batch's trained tokens."""
 
     @abstractmethod
     def _array(self, values: np.ndarray) -> Any:
-        """The library's array of these numbers, for sums over ranks."""
+        """These numbers as an array of the library, to be summed over ranks."""
 
     # -- what a subclass supplies: gradients -------------------------------------------------------
 
@@ -214,25 +214,25 @@ class ModelBackend(ABC):
 
     @abstractmethod
     def _open_term(self, weight: float) -> None:
-        """Begin a term of the loss: gradients of the passes that follow count ``weight`` times."""
+        """Begin a term of the loss. Gradients of the next passes are multiplied by ``weight``."""
 
     @abstractmethod
     def _ppo_pass(
         self, batch: Batch, micro: MicroBatch, tokens: int, hyper: Hyper
     ) -> dict[str, float]:
-        """Add one micro-batch's gradients; returns its share of the ``loss`` and sums of its
+        """Add one micro-batch's gradients. Returns its share of the ``loss`` and sums of its
         statistics. ``tokens`` is the number of trained tokens in the whole batch."""
 
     @abstractmethod
     def _supervised_pass(self, lesson: Batch, micro: MicroBatch, total: float) -> float:
-        """Add one micro-batch's gradients; returns its share of the loss, which is a mean over
+        """Add one micro-batch's gradients. Returns its share of the loss, which is a mean over
         ``total`` tokens."""
 
     @abstractmethod
     def _clip_gradients(self, max_norm: float) -> tuple[float, float]:
-        """Sum the gradients over the ranks, and clip them; returns the norms before clipping, of
-        the adapters and of the value head. The value head is clipped separately: its gradient must
-        not scale the policy's down."""
+        """Sum the gradients over the ranks, and clip them. Returns the norms before clipping, of
+        the adapters and of the value head. The value head is clipped separately, so that a large
+        gradient there does not scale down the gradient of the policy."""
 
     @abstractmethod
     def _apply_gradients(self, hyper: Hyper) -> None:
@@ -257,7 +257,7 @@ class ModelBackend(ABC):
 
     @abstractmethod
     def _optimizer_arrays(self) -> Mapping[str, Any]:
-        """The state of both optimizers, under the names that MLX gives it."""
+        """The state of both optimizers, under the names that MLX uses."""
 
     @abstractmethod
     def _load_adapters(self, file: Path) -> None: ...

@@ -1,10 +1,9 @@
-"""Several processes that train one policy: data parallelism on what ``mlx.launch`` and ``torchrun``
-start.
+"""Data parallelism: several processes, started by ``mlx.launch`` or ``torchrun``, train one policy.
 
-Every rank holds the whole state (weights, buffers, curriculum) and takes the same decisions; what
-is shared out is the work: the rows that are generated, judged, scored and differentiated. Each
-rank's part is exchanged, so that N ranks make the step that one rank would make with the same
-batch, up to the order of sums.
+Every rank holds the whole state (weights, buffers, curriculum) and takes the same decisions. Only
+the work is divided: the rows that are generated, judged, scored and differentiated. The ranks then
+exchange their parts, so that N ranks make the same step as one rank would make with the same batch,
+up to the order of sums.
 """
 
 from __future__ import annotations
@@ -33,11 +32,12 @@ class World(Protocol):
     size: int
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        """The data of every rank, by rank."""
+        """The data of every rank, in the order of ranks."""
         ...
 
     def sum(self, arrays: Sequence[Any]) -> list[Any]:
-        """The sums over the ranks of float arrays, the backend's own; shapes agree."""
+        """The sums over the ranks of the backend's float arrays, which have the same shapes on all
+        ranks."""
         ...
 
 
@@ -58,20 +58,20 @@ class RankError(AzrError):
 
     def __init__(self, rank: int, why: object):
         super().__init__(
-            f"rank {rank}: another rank has ended or cannot be reached ({why}); the run goes on "
-            "from its last checkpoint: start all ranks again with --resume"
+            f"rank {rank}: another rank has ended or cannot be reached ({why}); to "
+            "continue from the last checkpoint, start all ranks again with --resume"
         )
 
 
 def gather(world: World, value: Any) -> list[Any]:
-    """A JSON value of every rank, by rank. Floats come back as they were."""
+    """The JSON values of all ranks, in the order of ranks. Floats are not rounded."""
     if world.size == 1:
         return [value]
     return [json.loads(data) for data in world.gather_bytes(json.dumps(value).encode())]
 
 
 def share(world: World, costs: Sequence[float]) -> slice:
-    """This rank's rows: neighbours, of about the same cost on every rank."""
+    """This rank's rows: consecutive ones, with about the same total cost on every rank."""
     if world.size == 1:
         return slice(0, len(costs))
     ends = np.cumsum(costs)
@@ -82,7 +82,7 @@ def share(world: World, costs: Sequence[float]) -> slice:
 
 
 def own_part(world: World, batch: Batch) -> Batch:
-    """The batch with a mask that has only this rank's rows; all rows if there is one rank."""
+    """The batch, masked to this rank's rows; unchanged if there is only one rank."""
     if world.size == 1:
         return batch
     mask = np.zeros_like(batch.mask)
@@ -92,7 +92,8 @@ def own_part(world: World, batch: Batch) -> Batch:
 
 
 def _costs(batch: Batch) -> list[float]:
-    """Tokens that go through the layers for a row; a prompt is read once for all that have it."""
+    """For each row, how many tokens go through the layers for it. Rows with the same prompt share
+    its cost, since it is read once."""
     trained = batch.mask > 0
     first = trained.argmax(axis=1)
     end = (batch.tokens.shape[1] - trained[:, ::-1].argmax(axis=1)) * trained.any(axis=1)
@@ -112,8 +113,9 @@ def run_shared(
     keys: Sequence[int],
     on_step: OnStep | None,
 ) -> list[Completion]:
-    """Completions of all prompts; each rank makes its own share. With several ranks ``on_step`` is
-    called once, at the end, with all of them, so that all ranks judge in the same order."""
+    """Completions of all prompts; each rank makes its share. With several ranks ``on_step`` is
+    called only once, at the end, with all completions, so that all ranks judge in the same
+    order."""
     if world.size == 1:
         return generate(prompts, sampling, keys, on_step)
     own = share(world, [float(s.max_tokens) for s in sampling])

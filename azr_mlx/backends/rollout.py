@@ -1,10 +1,10 @@
 """The rollout engine: what prompts have in common is read once, and all rows are decoded together.
 
-Continuous batching: a finished row's place goes to a waiting one. The chosen token's
-log-probability is taken in the sampler, so no row of the vocabulary outlives its step. A row's
-random numbers come from its own key, so its tokens depend on the batch it shares only through
-floating-point rounding.
-On a GPU the next step is queued before the last one's tokens are read, so that neither waits.
+Batching is continuous: when a row ends, a waiting row takes its place. The sampler computes the
+log-probability of the token that it draws, so no logits are kept after their step. A row's random
+numbers come from its own key, so the other rows of its batch change its tokens only through
+floating-point rounding. On a GPU the next step is queued before the tokens of the last one are
+read, so that neither CPU nor GPU waits.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padd
 from azr_mlx.backends.sampler import Stream
 from azr_mlx.types import Completion, Prompt
 
-SHRINK = 0.75  # if fewer of the places are taken and no row waits, the free ones are given up
-REFILL = 0.75  # if no more of the places are taken, waiting rows are let in
+SHRINK = 0.75  # if a smaller share of places is taken and no row waits, free places are dropped
+REFILL = 0.75  # waiting rows are let in when at most this share of places is taken
 
 
 class Read(Protocol):
-    """What reading some tokens leaves: each layer's keys and values, also of what came before."""
+    """The keys and values of each layer after some tokens were read. They include those of all
+    earlier tokens."""
 
     @property
     def layers(self) -> Sequence[Any]: ...
 
 
 class Decoder(Protocol):
-    """A model as the engine drives it. ``lookahead``: a step can be queued before the last one's
-    tokens are read, so it should be."""
+    """The model, as the engine uses it. With ``lookahead``, the engine queues a step before it has
+    read the tokens of the last one."""
 
     depth: int
     lookahead: bool
@@ -44,16 +45,16 @@ class Decoder(Protocol):
     def arrays(self) -> ArrayLibrary: ...
 
     def read(self, stage: Stage, before: Any) -> Read:
-        """Keys and values of a stage behind another; they are computed when it returns."""
+        """Keys and values of a stage that continues ``before``. They are computed on return."""
         ...
 
     def step(self, tokens: Any, places: Places, streams: Sequence[Stream]) -> tuple[Any, Any]:
-        """(tokens [B], log-probabilities [B]): the next of every place, after ``tokens`` [B, 1].
-        With a lookahead they need not be computed yet."""
+        """(tokens [B], log-probabilities [B]): the next token of every place, after ``tokens``
+        [B, 1]. With ``lookahead`` they may still have to be computed."""
         ...
 
     def chosen(self, pending: Sequence[bool], queued: Any, known: Any) -> Any:
-        """[B]: an entry of ``queued`` if it is pending, else of ``known``."""
+        """[B]: the entries of ``queued`` where ``pending`` is true, of ``known`` elsewhere."""
         ...
 
 
@@ -67,7 +68,7 @@ class _Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str = ""
-    drawn: int = 0  # tokens, including those that have not been read yet
+    drawn: int = 0  # number of tokens drawn, including those that have not been read yet
 
     @property
     def limit(self) -> int:
@@ -75,12 +76,13 @@ class _Row:
 
     @property
     def width(self) -> int:
-        """Tokens whose keys and values the row may come to hold: not the last one's."""
+        """The most tokens whose keys and values the row can hold. Those of the last token are not
+        needed."""
         return len(self.prompt.token_ids) + self.limit - 1
 
 
 class _Drawn(NamedTuple):
-    """A step's tokens and log-probabilities [B], and the row of each place at the time."""
+    """The tokens and log-probabilities [B] of one step, and the rows that were in the places."""
 
     rows: list[_Row | None]
     tokens: Any
@@ -94,10 +96,10 @@ class _Drawn(NamedTuple):
 class RolloutEngine:
     """Decodes with one model.
 
-    ``max_rows`` are decoded at once, within ``kv_tokens`` (places times tokens; 0: no bound)
-    hold their keys and values. ``eos`` are the tokens that end a completion; without them, the
-    tokenizer's ``eos_token_ids``. ``model_calls`` counts forward passes as [prefill, decode], for
-    the metrics and the tests.
+    At most ``max_rows`` rows are decoded at once, and fewer if their keys and values would take
+    more than ``kv_tokens`` (places times tokens; 0: no bound). ``eos`` are the tokens that end a
+    completion (None: the tokenizer's ``eos_token_ids``). ``model_calls`` counts forward passes as
+    [prefill, decode], for the metrics and the tests.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class RolloutEngine:
         self._prefixes: dict[str, tuple[Tokens, Read]] = {}
 
     def forget(self) -> None:
-        """Drop the beginnings that were kept: they belong to weights that are about to change."""
+        """Drop the shared beginnings: their keys and values are wrong once the weights change."""
         self._prefixes.clear()
 
     def run(
@@ -142,8 +144,9 @@ class RolloutEngine:
     def _decode(
         self, waiting: list[_Row], done: dict[int, Completion], on_step: OnStep | None
     ) -> None:
-        """Rows that end leave in the step that ends them. A queued step may hold rows that have
-        ended meanwhile: it gives them one token too many, which is dropped."""
+        """Decode until no row is left. A row that ends leaves its place in that step. If the next
+        step was already queued with it, that step draws one more token for it, which is
+        dropped."""
         count = self._place_count(waiting)
         longest = max(len(r.prompt.token_ids) for r in waiting) + max(r.limit for r in waiting) - 1
         decoder, refilled = self.decoder, count < len(waiting)
@@ -195,12 +198,12 @@ class RolloutEngine:
         for place, row in enumerate(drawn.rows):
             if row is not None:
                 row.drawn += 1
-                if row.drawn == row.limit:  # its last token, whatever it is
+                if row.drawn == row.limit:  # its last token, even if it is not read yet
                     _release(at, places, place)
         return drawn
 
     def _inputs(self, at: list[_Row | None], queued: _Drawn | None) -> Any:
-        """[B, 1]: each row's last token, from the queued step if that has not been read yet."""
+        """[B, 1]: the last token of each row, from the queued step if it has not been read yet."""
         known = [0 if r is None else (r.tokens or r.prompt.token_ids)[-1] for r in at]
         tokens = self.decoder.arrays.of(np.array(known, np.int32))
         if queued is not None:
@@ -209,7 +212,7 @@ class RolloutEngine:
         return tokens[:, None]
 
     def _collect(self, drawn: _Drawn) -> list[tuple[int, Completion]]:
-        """Give the rows their tokens; what has ended comes back as a completion."""
+        """Give the rows their tokens. Returns (index, completion) of those that have ended."""
         ended = []
         values = zip(drawn.rows, drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True)
         for row, token, logprob in values:
@@ -227,8 +230,8 @@ class RolloutEngine:
             return "stop"
         stop = row.prompt.stop
         if stop:
-            # A token is at least one byte: the last tokens cover any stop string that has just
-            # ended.
+            # Each token is at least one byte, so these last tokens contain any stop string that
+            # has just been completed.
             width = max(len(s.encode()) for s in stop) + 4
             tail = self.tokenizer.decode(row.tokens[-width:])
             if any(s in tail for s in stop):
@@ -245,7 +248,7 @@ class RolloutEngine:
     # -- prefill -----------------------------------------------------------------------------------
 
     def _admit(self, waiting: list[_Row], at: list[_Row | None], places: Places) -> None:
-        """Waiting rows into the free places, their distinct prompts read once each."""
+        """Put waiting rows into the free places. Each distinct prompt is read once."""
         free = [place for place, row in enumerate(at) if row is None]
         rows = [waiting.pop(0) for _ in free[: len(waiting)]]
         number = dict(zip(free, rows, strict=False))
@@ -263,12 +266,14 @@ class RolloutEngine:
     def _by_prefix(
         self, rows: Sequence[_Row]
     ) -> list[tuple[tuple[Tokens, Read] | None, list[Tokens]]]:
-        """(the beginning that has been read, distinct prompts that continue it)."""
+        """(a shared beginning that has been read, the distinct prompts that continue it) for each
+        group of rows. The beginning is None for prompts without one."""
         groups: dict[str, dict[Tokens, None]] = {}
         for row in rows:
             text, ids = row.prompt.text[: row.prompt.prefix], row.prompt.token_ids
             known = self._prefixes.get(text)
-            # The prompt's last token is the first decode step's input.
+            # At least one token must remain: the prompt's last is the input of the first decode
+            # step.
             fits = (
                 known is not None and len(known[0]) < len(ids) and ids[: len(known[0])] == known[0]
             )
@@ -276,14 +281,14 @@ class RolloutEngine:
         return [(self._prefixes.get(text), list(prompts)) for text, prompts in groups.items()]
 
     def _read_prefixes(self, prompts: Sequence[Prompt]) -> None:
-        """Read the text that several distinct prompts declare to share, unless it is known."""
+        """Read beginnings that several distinct prompts share, unless they were read before."""
         sharing: dict[str, set[Tokens]] = {}
         for p in prompts:
             if p.prefix:
                 sharing.setdefault(p.text[: p.prefix], set()).add(p.token_ids)
         for text, sequences in sharing.items():
-            # The last token may merge with what follows it, hence the comparison of tokens, not of
-            # text.
+            # The last token of the shared text may include what follows it, so tokens are
+            # compared, not text.
             common = common_length(min(sequences), max(sequences))
             tokens = min(sequences)[:common]
             known = self._prefixes.get(text, ((), None))[0]
@@ -292,7 +297,7 @@ class RolloutEngine:
                 self._prefixes[text] = (tokens, self._read([(*tokens, 0)], None))
 
     def _read(self, prompts: Sequence[Tokens], prefix: tuple[Tokens, Read] | None) -> Read:
-        """Keys and values of prompts (without their last tokens), behind their common beginning."""
+        """Keys and values of prompts (without their last tokens) that continue ``prefix``."""
         start, before = (0, None) if prefix is None else (len(prefix[0]), prefix[1])
         rows = [p[start:-1] for p in prompts]
         stage = right_padded(rows, [0] * len(rows))
@@ -306,8 +311,9 @@ class RolloutEngine:
 
 
 def _longest_first(rows: Sequence[_Row]) -> list[_Row]:
-    """Rows with equal prompts side by side, long prompts first: a later row then fits behind none
-    that is longer, and prompts that are read together are of similar length."""
+    """The rows, long prompts first, and rows with equal prompts next to each other. Then a later
+    row never needs more room than an earlier one, and prompts that are read together have similar
+    lengths."""
     first: dict[Tokens, int] = {}
     for row in rows:
         first.setdefault(row.prompt.token_ids, row.index)
@@ -317,7 +323,7 @@ def _longest_first(rows: Sequence[_Row]) -> list[_Row]:
 
 
 def _chunks(prompts: Sequence[Tokens], prefix: int) -> list[list[Tokens]]:
-    """Prompts that are read together: as many as PREFILL_TOKENS allow."""
+    """The prompts in groups that are read together, as many as PREFILL_TOKENS allow."""
     chunks: list[list[Tokens]] = []
     for prompt in sorted(prompts, key=len, reverse=True):
         if chunks and (len(chunks[-1]) + 1) * (len(chunks[-1][0]) - prefix) <= PREFILL_TOKENS:
@@ -328,7 +334,8 @@ def _chunks(prompts: Sequence[Tokens], prefix: int) -> list[list[Tokens]]:
 
 
 def _columns(stage: Stage, start: int, end: int, first: bool) -> Stage:
-    """A part of a long stage; parts after the first continue their own rows."""
+    """Columns ``start`` to ``end`` of a long stage. After the first part, each row continues its
+    own row of the part before."""
     tokens = stage.tokens[:, start:end]
     parent = stage.parent if first else np.arange(len(stage.parent), dtype=np.int32)
     lengths = np.clip(stage.lengths - start, 0, tokens.shape[1])
@@ -336,7 +343,7 @@ def _columns(stage: Stage, start: int, end: int, first: bool) -> Stage:
 
 
 def _unread(queued: _Drawn | None, at: Sequence[_Row | None]) -> bool:
-    """Whether a row that has left its place still waits for its last token."""
+    """Whether a row has left its place although its last token has not been read yet."""
     rows = [] if queued is None else queued.rows
     return any(
         q is not None and not q.finish and q is not r for q, r in zip(rows, at, strict=False)

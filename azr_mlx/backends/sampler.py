@@ -1,9 +1,9 @@
-"""Drawing one token per row from logits, with its log-probability; no row of the vocabulary is
-kept.
+"""Drawing one token per row from logits, together with its log-probability.
 
-A row's randomness is its own 64-bit key, so its tokens do not depend on the batch that it shares.
-On a CPU numpy draws (its exponential is 25 times as fast as MLX's there): inverse CDF, one uniform
-a token. On a GPU a backend's row kernel draws: Gumbel-max, so that nothing waits for the host.
+Each row has its own 64-bit key for its random numbers, so its tokens do not depend on the rest of
+the batch. On a CPU numpy draws by inverse CDF, with one uniform number per token (numpy's
+exponential is 25 times as fast as MLX's there). On a GPU the backend's row kernel draws by
+Gumbel-max, so that nothing waits for the CPU.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from azr_mlx import rng
 from azr_mlx.backends.base import Sampling
 
 Floats = NDArray[np.float32]
-BLOCK = 256  # entries whose mass is summed before the token is looked for among them
+BLOCK = 256  # entries per block: first the block of the drawn token is found, then the token
 
 
 @dataclass(slots=True)
 class Stream:
-    """The random numbers of one sequence, in order: what a key gives, however rows are batched."""
+    """The random numbers of one sequence, in order. They depend on its key only, not on how rows
+    are batched."""
 
     key: int
     sampling: Sampling
@@ -46,8 +47,8 @@ class Stream:
 
 
 def draw_on_host(z: Floats, streams: Sequence[Stream]) -> tuple[NDArray[np.int64], Floats]:
-    """(tokens [B], log-probabilities [B]) under the distribution they were drawn from, by
-    inverse CDF of softmax(``z`` [B, V] / temperature).
+    """(tokens [B], log-probabilities [B] under the distribution that they were drawn from). They
+    are drawn by inverse CDF of softmax(``z`` [B, V] / temperature).
 
     Temperature 0 takes the arg max, with its log-probability at temperature 1. Top-p keeps the
     smallest set of tokens whose mass reaches p.
@@ -70,17 +71,17 @@ def draw_on_host(z: Floats, streams: Sequence[Stream]) -> tuple[NDArray[np.int64
 
 
 def _invert(mass: Floats, u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The first entry at which the cumulated mass passes u x total, and the total, by row.
+    """For each row, the first entry at which the cumulated mass exceeds u x total, and the total.
 
-    In two levels, blocks and entries, which spares a cumulative sum over the vocabulary. An entry
-    without mass does not move the sum, so it is never the one that passes.
+    The search has two levels, blocks and entries, which avoids a cumulative sum over the
+    vocabulary. An entry without mass does not change the sum, so it is never chosen.
     """
     rows, size = mass.shape
     edges = np.arange(0, size, BLOCK)
     blocks = np.add.reduceat(mass, edges, axis=1, dtype=np.float64)
     blocks_cdf = blocks.cumsum(axis=1)
     total = blocks_cdf[:, -1]
-    # Rounding may carry u x total to the total itself: it must stay below.
+    # It must stay below the total, which rounding could make it reach.
     target = np.minimum(u * total, np.nextafter(total, 0))
     block = (blocks_cdf <= target[:, None]).sum(axis=1)
     start = edges[block]
@@ -90,7 +91,8 @@ def _invert(mass: Floats, u: NDArray[np.float64]) -> tuple[NDArray[np.int64], ND
     before = blocks_cdf[np.arange(rows), block] - blocks[np.arange(rows), block]
     cdf = before[:, None] + entries.cumsum(axis=1)
     offset = (cdf <= target[:, None]).sum(axis=1)
-    last = BLOCK - 1 - (entries[:, ::-1] > 0).argmax(axis=1)  # two sums may round differently
+    # The two sums may round differently, so the offset must not pass the last entry with mass.
+    last = BLOCK - 1 - (entries[:, ::-1] > 0).argmax(axis=1)
     return start + np.minimum(offset, last), total
 
 
@@ -101,7 +103,7 @@ def settings(streams: Sequence[Stream]) -> tuple[Floats, Floats]:
 
 
 def _nucleus(mass: Floats, top_p: Floats) -> NDArray[np.bool_]:
-    """bool [B, V]: what is within top-p of each row's (unnormalised) ``mass``."""
+    """bool [B, V]: which tokens are within top-p of each row's (unnormalised) ``mass``."""
     order = np.argsort(-mass, axis=1, kind="stable")
     ordered = np.take_along_axis(mass, order, axis=1).astype(np.float64)
     before = ordered.cumsum(axis=1) - ordered

@@ -1,4 +1,4 @@
-"""Which backend a command runs on, and the model for it: ``--backend auto|mlx|torch``."""
+"""Choosing a command's backend (``--backend auto|mlx|torch``), and opening a model on it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from azr_mlx.models.locate import ResolvedModel, resolve
 if TYPE_CHECKING:
     from azr_mlx.backends.model_backend import ModelBackend
 
-# What mlx.launch sets for one engine or the other.
+# Environment variables: mlx.launch sets at least one of them, depending on how ranks communicate.
 _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
 
 
 def launcher() -> tuple[str, str]:
-    """(backend, program) of what has started this process as one of several ranks; empty if
-    nothing has."""
+    """(backend, program) of the launcher that started this process as one of several ranks; both
+    are empty if this is the only one."""
     if any(os.environ.get(name) for name in _MLX_LAUNCH):
         return "mlx", "mlx.launch"
     if _number("OMPI_COMM_WORLD_SIZE") > 1 or _number("PMI_SIZE") > 1:
@@ -35,7 +35,8 @@ def _number(name: str) -> int:
 
 
 def choose(asked: str) -> tuple[str, str]:
-    """(name, why). Raises UsageError if the backend that was asked for is not available."""
+    """(name, reason) of the backend to use. Raises UsageError if the one asked for is not
+    available."""
     if asked not in ("auto", "mlx", "torch"):
         raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
     name, why = _chosen(asked)
@@ -50,8 +51,8 @@ def _chosen(asked: str) -> tuple[str, str]:
     if asked != "auto":
         if ranks_of not in ("", asked):
             raise UsageError(
-                f"backend: {asked}: {program} has started this as a rank of {ranks_of}; "
-                f"give --backend {ranks_of}, or start it by the launcher of {asked}"
+                f"backend: {asked}: {program} has started this process as a rank of {ranks_of}; "
+                f"give --backend {ranks_of}, or use the launcher of {asked}"
             )
         return asked, "asked for"
     if ranks_of:
@@ -67,7 +68,7 @@ def _missing(name: str) -> str:
     for module in ("mlx.core",) if name == "mlx" else ("torch", "peft"):
         try:
             importlib.import_module(module)
-        except Exception as e:  # whatever a package raises when its libraries do not fit
+        except Exception as e:  # a package may raise anything if its libraries do not fit
             called = "MLX" if name == "mlx" else module
             return f"{called} does not import ({str(e).splitlines()[0] if str(e) else e!r})"
     return ""
@@ -76,23 +77,24 @@ def _missing(name: str) -> str:
 def resolve_model(
     name: str, model_id: str, quantization: Quantization, cache_dir: Path
 ) -> ResolvedModel:
-    """The folder that this backend loads. Torch takes a model's own weights, and quantises them
-    when it loads them."""
+    """The folder that this backend loads. Torch needs the model's original weights, and quantises
+    them while loading."""
     if name == "mlx":
         return resolve(model_id, quantization=quantization, cache_dir=cache_dir)
     try:
         return resolve(model_id, quantization=Quantization(bits=0), cache_dir=cache_dir)
     except ImportError as e:
         raise UsageError(
-            f"model_id: {model_id}: a GGUF file is read by MLX, which does not import ({e}); name "
-            "the model that it was made from"
+            f"model_id: {model_id}: only MLX can read a GGUF file, and it does not import ({e}); "
+            "name the model that the file was made from"
         ) from e
 
 
 def load_adapters(backend: Any, path: Path, option: str, advice: str = "") -> None:
-    """Give a backend the weights in an adapter folder or file; ``option`` asked for them.
+    """Load the weights of an adapter folder or file into a backend.
 
-    Raises UsageError, which names the option, if they cannot be read or do not fit.
+    Raises UsageError if they cannot be read or do not fit; the message names ``option``, which
+    asked for them.
     """
     try:
         backend.load_adapters(path)
@@ -104,12 +106,12 @@ def load_adapters(backend: Any, path: Path, option: str, advice: str = "") -> No
 def open_backend(
     name: str, folder: Path, lora: Lora, quantization: Quantization, **options: Any
 ) -> ModelBackend:
-    """The backend with fresh adapters; ``options`` are its constructor's."""
+    """The backend with fresh adapters; ``options`` go to its constructor."""
     if name == "mlx":
         from azr_mlx.backends.mlx import MlxBackend
 
         return MlxBackend.from_folder(folder, lora, **options)
     from azr_mlx.backends.torch import TorchBackend
 
-    options.pop("compile", None)  # MLX's
+    options.pop("compile", None)  # an option of MLX only
     return TorchBackend.from_folder(folder, lora, quantization, **options)

@@ -1,6 +1,6 @@
-"""``azr-mlx convert``: a Hugging Face folder, a hub repository or a ``.gguf`` file to MLX's format.
+"""``azr-mlx convert``: convert a Hugging Face folder, hub repository or ``.gguf`` file for MLX.
 
-Says what quantising did to the model: the change of each token's log-probability on a fixed text.
+The report says how much quantising changed each token's log-probability on a fixed text.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class ConvertError(ModelUsageError):
 
 @dataclass(frozen=True, slots=True)
 class ConvertReport:
-    """What was written, and what quantising it changed.
+    """What was written, and what quantising changed.
 
-    ``logp_change_*`` are nats per token of a fixed text; None if nothing was quantised.
-    ``kept`` counts the matrices of a GGUF file whose blocks were kept bit for bit, ``dequantized``
-    those that had to be dequantised; ``quantization`` is mlx-lm's entry in config.json, None for a
-    model without one.
+    ``logp_change_*`` are in nats per token of a fixed text; None if nothing was quantised. ``kept``
+    counts the matrices of a GGUF file whose blocks were kept bit for bit, ``dequantized`` those
+    that had to be dequantised. ``quantization`` is mlx-lm's entry in config.json; None if the model
+    has none.
     """
 
     source: str
@@ -68,7 +68,7 @@ def convert(
     """Convert a folder, hub repository, ``.gguf`` file or ``package:NAME/FILE`` into ``mlx_path``.
 
     Raises ConvertError if ``mlx_path`` exists or the arguments conflict, ModelError if the
-    model cannot be found or converted. The folder is whole or absent, also after Ctrl-C.
+    model cannot be found or converted. The folder is complete or absent, even after Ctrl-C.
     """
     target = Path(mlx_path).expanduser().absolute()
     quantization = _quantization(quantize, q_bits, q_group_size, q_mode)
@@ -85,13 +85,13 @@ def convert(
 
 
 def _quantization(quantize: bool, bits: int | None, group: int | None, mode: str) -> Quantization:
-    """mlx-lm's defaults by mode; bits 0 if nothing is to be quantised."""
+    """The quantisation asked for, with mlx-lm's defaults for the mode; bits 0 if none was."""
     if mode not in MODES:
         raise ConvertError(f"--q-mode {mode!r} is not known", f"take one of {', '.join(MODES)}")
     if not quantize:
         if bits or group or mode != "affine":
             raise ConvertError(
-                "--q-bits, --q-group-size and --q-mode mean nothing alone", "add --quantize"
+                "--q-bits, --q-group-size and --q-mode need --quantize", "add --quantize"
             )
         return Quantization(bits=0)
     if bits == 0:
@@ -107,7 +107,7 @@ def _write(
     if source.path.is_dir():
         if quantization.bits and "quantization" in read_config(source.path):
             raise ConvertError(
-                f"{source.path} is quantised already", "convert the model it was made from"
+                f"{source.path} is already quantised", "convert the model that it was made from"
             )
         convert_folder(source.path, work, quantization, dtype)
         return 0, 0, quantization.bits > 0
@@ -142,7 +142,8 @@ def _report(
 
 
 def _measure(source: Source, work: Path, dtype: str | None) -> np.ndarray:
-    """|change of log-probability| by quantising, of the text's tokens: float64 [tokens]."""
+    """How much quantising changed the log-probability of each token of the text, as absolute
+    values, float64 [tokens]."""
     with tempfile.TemporaryDirectory(
         dir=work.parent, prefix=f"{work.name}.", suffix=".tmp"
     ) as temporary:

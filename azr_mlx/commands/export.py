@@ -1,5 +1,5 @@
-"""``azr-mlx export``: a trained model for other programs. It is a whole model with the adapters
-fused into it, which transformers (``hf``) or mlx-lm (``mlx``) loads, or the adapters alone in
+"""``azr-mlx export``: write a trained model for other programs. Either a whole model with the
+adapters fused into it, for transformers (``hf``) or mlx-lm (``mlx``), or only the adapters in
 PEFT's layout (``peft``).
 """
 
@@ -37,8 +37,9 @@ _NAMES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 @dataclass(frozen=True, slots=True)
 class Fused:
     """A model with its adapters fused: the folder, its base as ``kind:identity``, the type of its
-    weights, mlx-lm's quantisation (None: none), the files' size, and what fusing changed:
-    |log-probability after - before|, nats per token, over ``measured_tokens`` of ``measured_on``.
+    weights, mlx-lm's quantisation (None: none) and the files' size. ``logp_change_*`` say what
+    fusing changed: |log-probability after - before| in nats per token, over the
+    ``measured_tokens`` tokens of ``measured_on``.
     """
 
     path: Path
@@ -63,22 +64,22 @@ def to_model(
 ) -> Fused:
     """Fuse adapters into the model that they were trained on, in the folder ``out``.
 
-    "hf": dense weights, float32 if no ``dtype`` is given, under the names that transformers has.
-    "mlx": quantised as the base is; rounding the sum again loses some of what was learned.
-    ``model`` is needed if the adapters do not name theirs.
+    With ``to`` "hf" the weights are dense, float32 if no ``dtype`` is given, and have the names
+    that transformers uses. With "mlx" they are quantised as the base is; rounding the sum again
+    loses some of what was learned. ``model`` is needed if the adapters do not name their base.
 
     Raises:
         UsageError: there are no such adapters, ``out`` exists, or the model has no such export.
-        ModelError: the base is not available, or the folder not be written.
+        ModelError: the base is not available, or the folder cannot be written.
     """
     check_quantization(Quantization(bits=0), dtype)
     source, name = adapter_folder(adapters), model or base_of(adapters)
     if not (source / ADAPTER_CONFIG).is_file():
         raise UsageError(f"--adapter-path {adapters}: no adapters there; give runs/NAME")
     if out.exists():
-        raise UsageError(f"--out {out}: exists; name another folder or remove it")
+        raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     if name is None:
-        raise UsageError("--model: missing, and the adapters do not name their base; give it")
+        raise UsageError("--model: missing, and the adapters do not name their base model; name it")
     base = resolve(name, quantization=_quantization(source), cache_dir=cache_dir)
     texts, measured_on = _measured(source)
     before = logprobs(base.path, texts, adapters=source)
@@ -100,8 +101,8 @@ def to_model(
 
 
 def _quantization(adapters: Path) -> Quantization:
-    """What the base was quantised to in training. Torch's is not MLX's: there it is the model's own
-    weights that are nearest."""
+    """How the base was quantised in training. After training on torch it is not quantised: torch
+    quantises differently from MLX, and the original weights come closest."""
     run = run_of(adapters)
     starts = [] if run is None else run_folder.recorded(run, "starts") or []
     if starts and str(starts[-1].get("backend", "")).startswith("torch"):
@@ -110,7 +111,8 @@ def _quantization(adapters: Path) -> Quantization:
 
 
 def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
-    """The last rollouts of the run, if it has any, and what they are called."""
+    """The texts to measure on (the last rollouts of the run, or None for the fixed text), and a
+    description of them."""
     run = run_of(adapters)
     files = [] if run is None else run_folder.rollouts(run)
     if not files:
@@ -123,7 +125,7 @@ def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
 def _write(
     base: ResolvedModel, adapters: Path, work: Path, to: str, dtype: str | None
 ) -> tuple[dict[str, Any], str]:
-    """Returns config.json as written, and the type of the weights."""
+    """Write the fused model. Returns its config.json and the type of its weights."""
     import mlx.core as mx
     from mlx.utils import tree_map, tree_unflatten
     from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
@@ -132,7 +134,9 @@ def _write(
     model, tokenizer, config = open_model(base.path, adapters, dense=to == "hf")
     if to == "hf":
         if any(isinstance(m, SwitchLinear | QuantizedSwitchLinear) for m in model.modules()):
-            raise UsageError("--to hf: MLX stacks this model's experts; take --to mlx or peft")
+            raise UsageError(
+                "--to hf: not possible, MLX stacks this model's experts; use --to mlx or peft"
+            )
         config = {k: v for k, v in config.items() if not k.startswith("quantization")}
     fused = [(n, m.fuse(dequantize=False)) for n, m in model.named_modules() if hasattr(m, "fuse")]
     model.update_modules(tree_unflatten(fused))
@@ -152,7 +156,8 @@ def _write(
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the folder, its model, its matrices, their rank and PEFT's alpha."""
+    """What was written: the folder, the model that the adapters belong to, the number of matrices,
+    their rank and PEFT's alpha."""
 
     path: Path
     model: str
@@ -162,18 +167,18 @@ class Exported:
 
 
 def to_peft(adapters: Path, out: Path) -> Exported:
-    """A run's adapters (or a folder that mlx-lm wrote) as a PEFT adapter in the folder ``out``.
+    """Write a run's adapters, or those in a folder of mlx-lm, to ``out`` as a PEFT adapter.
 
-    mlx-lm adds ``scale`` x A B, with A [in, r] and B [r, out]; PEFT alpha / r x B A, each
-    transposed.
+    mlx-lm adds ``scale`` x A B, with A [in, r] and B [r, out]. PEFT adds alpha / r x B A, where
+    both matrices are transposed.
 
     Raises:
-        UsageError: there are no such adapters, ``out`` exists, or they are not LoRA's.
+        UsageError: there are no such adapters, ``out`` exists, or they are not LoRA adapters.
         AzrError: the folder cannot be written.
     """
     source = adapter_folder(adapters)
     if out.exists():
-        raise UsageError(f"--out {out}: exists; name another folder or remove it")
+        raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     try:
         config = adapter_files.read(source)
         arrays = load_file(source / ADAPTER_WEIGHTS)
@@ -187,7 +192,9 @@ def to_peft(adapters: Path, out: Path) -> Exported:
     odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
     kind = config.fine_tune_type
     if kind != "lora" or odd:
-        raise UsageError(f"--adapter-path {adapters}: {odd[0] if odd else kind}: not LoRA's")
+        raise UsageError(
+            f"--adapter-path {adapters}: {odd[0] if odd else kind}: not a LoRA adapter"
+        )
     made = {_peft_name(k): np.ascontiguousarray(a.T) for k, a in arrays.items()}
     alpha, model = rank * scale, config.model or ""
     described = _peft_config(model, rank, alpha, dropout, list(arrays))

@@ -1,4 +1,5 @@
-"""``azr-mlx generate``: local inference, one prompt after another, each streamed."""
+"""``azr-mlx generate``: local inference. Prompts are completed one after another, and the text is
+shown as it is written."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from azr_mlx.run_folder import ADAPTER_CONFIG, adapter_folder
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A completion and what it took: ``finish`` is "stop" or "length", rates are a second's."""
+    """A completion and its cost. ``finish`` is "stop" or "length"; rates are tokens per second."""
 
     text: str
     finish: str
@@ -38,8 +39,7 @@ class Generator:
     def __init__(self, model_id: str | None, adapter_path: Path | None = None) -> None:
         """``model_id`` may be None if the adapters' folder names its model.
 
-        Raises ``UsageError`` if the adapters are not available, ``ModelError`` if the model
-        cannot.
+        Raises ``UsageError`` if the adapters are not available, ``ModelError`` if the model is not.
         """
         if adapter_path is not None:
             adapter_path = adapter_folder(adapter_path)
@@ -47,10 +47,10 @@ class Generator:
         if adapter_path is not None and not (adapter_path / ADAPTER_CONFIG).is_file():
             raise UsageError(
                 f"--adapter-path: {adapter_path}: no {ADAPTER_CONFIG} in it; give a folder that "
-                "train or mlx_lm.lora wrote, for example runs/NAME/adapters"
+                "train or mlx_lm.lora has written, for example runs/NAME/adapters"
             )
         if model_id is None:
-            raise UsageError("--model: missing; name a model, or adapters that know theirs")
+            raise UsageError("--model: missing; name a model, or adapters that name their model")
         self.model, self.tokenizer = load(model_id, adapter_path)
 
     @property
@@ -66,9 +66,9 @@ class Generator:
         system: str = "",
         on_text: Callable[[str], None] = lambda text: None,
     ) -> Generation:
-        """Complete ``prompt``, in the model's chat template unless ``raw`` (or it has none).
+        """Complete ``prompt``. The model's chat template is used, if it has one and not ``raw``.
 
-        ``on_text`` is handed each piece of text as it comes.
+        ``on_text`` is called with each piece of text as soon as it is there.
         """
         from mlx_lm import stream_generate
         from mlx_lm.sample_utils import make_sampler
@@ -93,7 +93,7 @@ class Generator:
 
 
 def seed_sampler(seed: int | None) -> None:
-    """Seed MLX's sampler, so that the same prompt gives the same text."""
+    """Seed MLX's sampler (None: do not), so that the same prompt gives the same text."""
     if seed is not None:
         import mlx.core as mx
 
@@ -101,19 +101,19 @@ def seed_sampler(seed: int | None) -> None:
 
 
 def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
-    """The model and its tokenizer, adapters in place; float32 on a CPU."""
+    """The model, with the adapters, and its tokenizer. Weights are float32 on a CPU."""
     opened = open_model(_folder(model_id), adapter_path, name=model_id)
     return opened.model, opened.tokenizer
 
 
 def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") -> list[int]:
-    """``prompt`` as token ids: a user's turn of a chat, or ``raw`` text.
+    """``prompt`` as token ids: as a user's message in a chat, or as it is if ``raw``.
 
-    Raises ``UsageError`` if there is nothing to complete, or no template for ``system``.
+    Raises ``UsageError`` if there is nothing to complete, or no chat template for ``system``.
     """
     chat = tokenizer.chat_template is not None and not raw
     if system and not chat:
-        raise UsageError("--system: needs a chat template; leave --raw out, or use a chat model")
+        raise UsageError("--system: needs a chat template; remove --raw, or use a chat model")
     if chat:
         turns = [{"role": "system", "content": system}] if system else []
         turns.append({"role": "user", "content": prompt})
@@ -121,12 +121,13 @@ def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") 
     else:
         ids = tokenizer.encode(prompt)
     if not ids:
-        raise UsageError("--prompt: no tokens; give some text")
+        raise UsageError("--prompt: is empty; give some text")
     return list(ids)
 
 
 def _folder(model_id: str) -> Path:
-    """The model as it is; a GGUF file imported with its blocks kept if MLX has such a format."""
+    """The folder of the model, as it is. A GGUF file is imported, and its blocks are kept if MLX
+    has such a format."""
     bits = 8 if model_id.endswith(".gguf") else 0
     quantization = Quantization(bits=bits, group_size=32 if bits else 64)
     return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path

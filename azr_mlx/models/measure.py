@@ -1,4 +1,4 @@
-"""What conversion, quantising or fusing did to a model: log-probabilities before and after."""
+"""Measuring how converting, quantising or fusing changes a model's log-probabilities."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Text = tuple[Sequence[int], Sequence[int]]
 def logprobs(
     folder: Path, texts: Sequence[Text] | None = None, adapters: Path | None = None
 ) -> np.ndarray:
-    """log p of every token that follows given those before it, float64 [tokens], of each of
-    ``texts``: (token ids that are given, token ids that follow). Without texts it is a fixed one.
+    """Log-probabilities of tokens given all tokens before them, float64 [tokens]. Each of ``texts``
+    is (token ids that are given, token ids to measure); None means a fixed text.
 
-    Raises ModelUsageError if one is not finite, and what ``open_model`` does.
+    Raises ModelUsageError if a log-probability is not finite, and the same as ``open_model``.
     """
     model, tokenizer, _ = open_model(folder, adapters)
     if texts is None:
@@ -55,7 +55,7 @@ def _following(model: Any, given: Sequence[int], following: Sequence[int]) -> np
 
 
 def bits_per_weight(model: Any) -> float:
-    """The bits that its arrays take, by the number of its weights before they were quantised."""
+    """The bits of all arrays, divided by the number of weights before quantisation."""
     from mlx_lm import utils
 
     compute: Any = utils.compute_bits_per_weight
@@ -63,7 +63,8 @@ def bits_per_weight(model: Any) -> float:
 
 
 def float_dtype(model: Any) -> str:
-    """The commonest type of the floating-point arrays: scales, and what is not quantised."""
+    """The most common type of the floating-point arrays, which are scales and weights that are not
+    quantised."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
 

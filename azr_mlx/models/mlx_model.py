@@ -1,4 +1,4 @@
-"""An mlx-lm model in memory: opened from its folder, dequantised, with adapters in place."""
+"""An mlx-lm model in memory: loading it, dequantising it, and adding adapters."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def open_model(
 ) -> Opened:
     """The model in ``folder``, with the adapters in the folder ``adapters``.
 
-    ``dense`` weights are dequantised to float32. They are if it is None and MLX computes on a CPU,
-    which decodes quantised and half-precision weights several times slower. ``name`` is what
-    messages call the model. What mlx-lm prints goes to stderr.
+    With ``dense``, weights are dequantised to float32. None does so if MLX computes on a CPU, where
+    decoding with quantised or half-precision weights is several times slower. Messages call the
+    model ``name``. What mlx-lm prints goes to stderr.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -50,7 +50,8 @@ def open_model(
 
 
 def to_float32(model: Any) -> Any:
-    """Dequantise the model in place, exactly: scales are made float32 before they multiply."""
+    """Dequantise the model in place, without rounding: scales are made float32 before they
+    multiply."""
     import mlx.core as mx
     from mlx.utils import tree_map
     from mlx_lm.utils import dequantize_model
@@ -63,7 +64,8 @@ def to_float32(model: Any) -> Any:
 
 
 def attach(model: Any, path: Path) -> None:
-    """mlx-lm's ``load_adapters``, which before 0.32 passes over what does not fit the model.
+    """Add adapters to the model. mlx-lm's ``load_adapters`` is not used, because before 0.32 it
+    silently ignores what does not fit.
 
     Raises UsageError if the adapters in the folder ``path`` do not fit.
     """
@@ -83,18 +85,20 @@ def attach(model: Any, path: Path) -> None:
         own = dict(leaves) if kind == "full" else adapter_weights(model)
         wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]
         if wrong:
-            raise ValueError(f"no place for {wrong[0]} ({len(wrong)} such of {len(new)} tensors)")
+            raise ValueError(
+                f"no place for {wrong[0]} ({len(wrong)} of {len(new)} tensors do not fit)"
+            )
         model.load_weights(list(new.items()), strict=False)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, AttributeError) as error:
         why = " ".join(str(error).split())[:300]
         raise UsageError(
             f"--adapter-path: {path}: does not fit the model: {why}; "
-            "give the adapters of this very model"
+            "give adapters that were trained on this model"
         ) from error
 
 
 def adapter_weights(model: Any) -> dict[str, Any]:
-    """The arrays that mlx-lm's ``load_adapters`` accepts: lora_a, lora_b and m, nothing else."""
+    """The model's adapter arrays, which mlx-lm names lora_a, lora_b and m."""
     from mlx.utils import tree_flatten
 
     leaves: Any = tree_flatten(model.parameters())

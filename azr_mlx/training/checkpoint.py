@@ -1,12 +1,13 @@
-"""Checkpoints: folders that are whole if they exist.
+"""Checkpoints: folders that are complete if they exist.
 
     checkpoints/step_000120/
       adapters.safetensors  adapter_config.json     mlx-lm's own format
       value_head.safetensors  optimizer.safetensors
       buffer.jsonl.gz  state.json
 
-Written to a ``.tmp`` folder, fsynced, renamed. ``state.json`` is written last and holds the sha256
-of every other file. JSON and safetensors only: nothing here is ever unpickled.
+A checkpoint is written to a ``.tmp`` folder, fsynced and renamed. ``state.json`` is written last
+and holds the sha256 of every other file. All files are JSON or safetensors, so nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def save(
     """Write ``checkpoints/step_NNNNNN`` and point ``adapters`` at it.
 
     Raises:
-        AzrError: the disk is full or the folder cannot be written; earlier checkpoints are
-        untouched.
+        AzrError: the disk is full or the folder cannot be written. Earlier checkpoints stay as they
+            are.
     """
     final = checkpoint_of(run_dir, step)
     tmp = final.with_suffix(".tmp")
@@ -76,16 +77,16 @@ def save(
         shutil.rmtree(tmp, ignore_errors=True)
         raise AzrError(
             f"checkpoint {final}: {e.strerror or e}: earlier ones are untouched; "
-            f"fix that (free disk, permissions) and use --resume {run_dir}"
+            f"check disk space and permissions, then use --resume {run_dir}"
         ) from e
     return final
 
 
 def load_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(state, buffer rows) of a checkpoint whose files all have the hashes they were written with.
+    """(state, buffer rows) of a checkpoint, after a check that no file has changed.
 
     Raises:
-        CheckpointError: a file is missing, cut or changed.
+        CheckpointError: a file is missing, cut off or changed.
     """
     problem = damage(path)
     if problem:
@@ -95,8 +96,8 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def set_aside(run_dir: Path, resumed: Path) -> None:
-    """Move the checkpoints and rollouts past ``resumed`` into ``set_aside`` folders: they are of a
-    branch that is left, and must be taken neither for the newest nor for this one's."""
+    """Move the checkpoints and rollouts after ``resumed`` into ``set_aside`` folders. The resumed
+    run makes those steps again, so the old ones must not be taken for its own."""
     past = [p for p in checkpoints(run_dir) if p.name > resumed.name]
     past += [p for p in rollouts(run_dir) if p.stem > resumed.name]
     for path in past:
@@ -110,8 +111,8 @@ def set_aside(run_dir: Path, resumed: Path) -> None:
 
 
 def prune(run_dir: Path, keep: int, best: int | None = None) -> None:
-    """Delete all but the newest ``keep`` checkpoints (0 keeps all) and that of step ``best``, and
-    what a kill left half-written."""
+    """Delete all checkpoints but the newest ``keep`` (0 keeps all) and the one of step ``best``.
+    Incomplete ones, left behind by a killed process, are deleted too."""
     for path in (run_dir / CHECKPOINTS).glob("*.tmp"):
         shutil.rmtree(path)
     if keep > 0:
@@ -121,8 +122,8 @@ def prune(run_dir: Path, keep: int, best: int | None = None) -> None:
 
 
 def mark_best(run_dir: Path, step: int | None) -> bool:
-    """Point ``best`` at the checkpoint of ``step``; without one there is no such link. Returns
-    whether there is."""
+    """Point the link ``best`` at the checkpoint of ``step``, or remove the link if there is no such
+    checkpoint. Returns whether there is one."""
     target = None if step is None else checkpoint_of(run_dir, step)
     if target is None or not target.is_dir():
         (run_dir / BEST).unlink(missing_ok=True)

@@ -55,7 +55,7 @@ def test_bad_input_is_one_line_and_writes_nothing(saved, tmp_path):
         to_peft(run, tmp_path / "there")
     config = json.loads((run / "adapter_config.json").read_text())
     (run / "adapter_config.json").write_text(json.dumps({**config, "fine_tune_type": "dora"}))
-    with pytest.raises(UsageError, match="dora: not LoRA's"):
+    with pytest.raises(UsageError, match="dora: not a LoRA adapter"):
         to_peft(run, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "there"]
 

@@ -121,7 +121,7 @@ def test_no_network(tmp_path):
          "config.json cannot be read"),
         ({"m.gguf": "nothing of the kind"}, "m.gguf", "is not a GGUF file"),
         ({"m.gguf": "GGUF"}, "m.gguf", "its header is cut off or damaged; fetch it again"),
-        ({"m.txt": "x"}, "m.txt", "is a file but not a .gguf one; name its folder instead"),
+        ({"m.txt": "x"}, "m.txt", "is a file, but not a .gguf file; name its folder instead"),
     ],
 )  # fmt: skip
 def test_what_is_no_model(tmp_path, files, model, what):

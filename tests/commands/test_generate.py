@@ -111,7 +111,7 @@ def test_a_models_own_code_is_not_run(model: Path, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_file": "own.py"}))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(ModelError, match="brings its own code"):
+    with pytest.raises(ModelError, match="comes with its own code"):
         generate.load(str(folder))
     assert not (tmp_path / "ran").exists()
 

@@ -502,7 +502,7 @@ def test_the_switch_turns_the_kernels_off(gpu, monkeypatch):
     check_sample(mlx_sample(kernels.sample_rows), 31, "float32")
     assert kernels.ENGAGED == {("sample", "mlx"): 1} and not gpu.launches
     monkeypatch.setenv(kernels.SWITCH, "maybe")
-    with pytest.raises(UsageError, match="say off"):
+    with pytest.raises(UsageError, match="set it to off"):
         kernels.path()
 
 

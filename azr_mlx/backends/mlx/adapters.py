@@ -1,7 +1,7 @@
 """LoRA adapters on an mlx-lm model: adding them, switching them off, reading and writing them.
 
-The files are exactly mlx-lm's (``adapters.safetensors`` + ``adapter_config.json``), so that
-``mlx_lm.generate --adapter-path`` loads them as they are.
+The files have exactly mlx-lm's format (``adapters.safetensors`` and ``adapter_config.json``), so
+``mlx_lm.generate --adapter-path`` can load them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from azr_mlx.backends.mlx.cpu import FusedLoRALinear
 from azr_mlx.config import Lora
 from azr_mlx.models.mlx_model import adapter_weights
 
-# No common parent class in mlx-lm: the attribute under which each holds the layer it wraps.
+# The attribute in which each class keeps the layer that it wraps. The classes have no common parent
+# in mlx-lm.
 WRAPPED = {
     LoRALinear: "linear",
     FusedLoRALinear: "linear",
@@ -36,11 +37,10 @@ WRAPPED = {
 
 
 def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
-    """Freeze the model, wrap its linear layers, and return the adapter_config.json that describes
-    it.
+    """Freeze the model, wrap its linear layers, and return the contents of adapter_config.json.
 
-    A is uniform with bound 1/sqrt(fan_in), drawn from named keys; B is zero, so the policy starts
-    as the base model (Hu et al., arXiv 2106.09685, section 4.1).
+    A is uniform with bound 1/sqrt(fan_in), drawn from named keys. B is zero, so at the start the
+    policy equals the base model (Hu et al., arXiv 2106.09685, section 4.1).
     """
     described = describe(lora, len(model.layers))
     model.freeze()
@@ -54,7 +54,7 @@ def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
 
 
 def adapter_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """(path, layer) of every adapter layer, sorted by path."""
+    """(path, layer) of all adapter layers, sorted by path."""
     return sorted(
         ((name, m) for name, m in model.named_modules() if type(m) in WRAPPED), key=lambda nm: nm[0]
     )
@@ -62,7 +62,8 @@ def adapter_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 @contextlib.contextmanager
 def bypassed(model: nn.Module) -> Iterator[None]:
-    """The base model, bit for bit: adapter layers are taken out, not multiplied by zero."""
+    """Within the block the model is the base model, bit for bit, since adapter layers are taken out
+    and not multiplied by zero."""
     layers = adapter_layers(model)
     inner = [(name, getattr(layer, WRAPPED[type(layer)])) for name, layer in layers]
     model.update_modules(tree_unflatten(inner))
@@ -74,8 +75,8 @@ def bypassed(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """The policy with its adapters added to the weights, if those are dense. A decode step then
-    takes a third of the operations; a second copy of the weights is kept meanwhile."""
+    """Within the block the adapters are added to the weights, if those are dense. A decode step
+    then takes a third of the operations, but there are two copies of the weights in memory."""
     layers = adapter_layers(model)
     if not all(type(m) is FusedLoRALinear and type(m.linear) is nn.Linear for _, m in layers):
         yield
@@ -89,10 +90,10 @@ def merged(model: nn.Module) -> Iterator[None]:
 
 
 def load_adapter_weights(model: nn.Module, file: Path) -> None:
-    """Fill the adapter layers that ``add_lora`` made.
+    """Load ``file`` into the adapter layers that ``add_lora`` made.
 
     Raises:
-        ValueError: the tensors are not those of this model and LoRA configuration.
+        ValueError: the tensors do not fit this model and LoRA configuration.
     """
     new, own = mx.load(str(file)), adapter_weights(model)
     require_fit(file, new, own)

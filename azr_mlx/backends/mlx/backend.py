@@ -1,7 +1,7 @@
-"""``MlxBackend``: what MLX does for a backend, with one mlx-lm model.
+"""``MlxBackend``: the part of a backend that uses MLX, with one mlx-lm model.
 
-On a machine without a GPU the base is dequantised to float32 at load: 4-bit and bfloat16 products
-do not reach a BLAS there.
+On a machine without a GPU the base is dequantised to float32 when it is loaded, because MLX does
+not use BLAS for 4-bit and bfloat16 products.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LossAndGrads = Callable[..., tuple[Any, Any]]
 
 @dataclass
 class _Term:
-    """One term of an update's loss, and the sum of its gradients over the passes so far."""
+    """One term of an update's loss: its weight, and the sum of its gradients so far."""
 
     weight: float
     gradients: Any = None
@@ -47,7 +47,7 @@ class _Term:
 
 
 class MlxBackend(ModelBackend):
-    """The Backend protocol on MLX. All calls belong on one thread, the main one."""
+    """The Backend protocol on MLX. Make all calls from the main thread."""
 
     name = "mlx"
 
@@ -93,11 +93,11 @@ class MlxBackend(ModelBackend):
         self.compile = compile
         self._grad_functions: dict[Any, LossAndGrads] = {}
         self._terms: list[_Term] = []
-        self._clipped: tuple[Any, Any] | None = None  # gradients of the adapters and value head
+        self._clipped: tuple[Any, Any] | None = None  # gradients of adapters and of the value head
 
     @classmethod
     def from_folder(cls, path: Path | str, lora: Lora | None = None, **options: Any) -> MlxBackend:
-        """Load an MLX model folder; on a machine without a GPU, dequantised to float32."""
+        """Load an MLX model folder. Without a GPU it is dequantised to float32."""
         with loading(path):
             model, tokenizer = load_mlx(str(path))
         return cls(on_device(model), tokenizer, lora, **options)
@@ -106,7 +106,7 @@ class MlxBackend(ModelBackend):
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """Afterwards the buffers of shapes that may not come again are freed."""
+        """At the end cached buffers are freed, since their shapes may not be needed again."""
         self.policy.eval()
         try:
             yield
@@ -163,25 +163,26 @@ class MlxBackend(ModelBackend):
     def _grad_function(
         self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any
     ) -> LossAndGrads:
-        """``value_and_grad`` of a loss, compiled once for each choice of hyper-parameters and of
-        arrays that are present.
+        """``value_and_grad`` of a loss, compiled once for each combination of hyper-parameters and
+        names of arrays.
 
-        The learning rates do not enter the loss, so a schedule does not compile it again.
+        The loss does not depend on the learning rates, so changing them does not compile it again.
         """
         fixed = None if hyper is None else _static(hyper)
         key = (loss.__name__, fixed, tuple(sorted(a)))
         if key not in self._grad_functions:
             extra = () if fixed is None else (fixed,)
             plain = nn.value_and_grad(self.policy, lambda a, s: loss(self.policy, a, s, *extra))
-            # The weights must be inputs: captured arrays would be frozen into the compiled step.
-            # They are outputs too, since value_and_grad leaves its tracers in the model.
+            # The weights must be inputs, since captured arrays would become constants of the
+            # compiled step. They must be outputs too, since value_and_grad leaves its tracers in
+            # the model.
             state = [self.policy.state, mx.random.state]
             compiled = mx.compile(plain, inputs=state, outputs=state) if self.compile else plain
             self._grad_functions[key] = compiled
         return self._grad_functions[key]
 
     def _gradients(self) -> Any:
-        """The gradients of all terms, over all ranks."""
+        """The weighted sum of all terms' gradients, over all ranks."""
         first, *others = self._terms
         total = self._summed(first.gradients)
         for term in others:
@@ -189,7 +190,7 @@ class MlxBackend(ModelBackend):
         return total
 
     def _summed(self, grads: Any) -> Any:
-        """Gradients over all ranks; a rank without rows has none of its own."""
+        """The sum of ``grads`` over all ranks; ``grads`` is None on a rank without rows."""
         if self.world.size == 1:
             return grads
         if grads is None:
@@ -261,7 +262,7 @@ class MlxBackend(ModelBackend):
 
 
 def on_device(model: nn.Module) -> nn.Module:
-    """The model as this machine computes it best: as it is on a GPU, dequantised to float32 on a
+    """The model in the form that is fastest here: unchanged on a GPU, dequantised to float32 on a
     CPU."""
     return to_float32(model) if mx.default_device() == mx.cpu else model
 
@@ -270,7 +271,7 @@ def _adapted(model: nn.Module, lora: Lora, seed: int) -> tuple[ppo.PolicyModel, 
     """The model with fresh adapters and a value head, and its adapter_config.json."""
     width, head = _trunk_width(model), head_of(model)
     if head is None:
-        raise _unsupported(model, "has a head that is neither linear nor an embedding")
+        raise _unsupported(model, "has a head that is neither a linear layer nor an embedding")
     adapter_config = adapters.add_lora(model, lora, seed)
     if mx.default_device() == mx.cpu:
         cpu.install(model)
@@ -278,7 +279,7 @@ def _adapted(model: nn.Module, lora: Lora, seed: int) -> tuple[ppo.PolicyModel, 
     policy = ppo.PolicyModel(model, width, head, rows)
     _check_head(model, head)
     if not prefix_sharing.is_supported(model.model, len(model.layers)):
-        raise _unsupported(model, "keeps more than plain keys and values of what it has read")
+        raise _unsupported(model, "has a cache that holds more than plain keys and values")
     return policy, adapter_config
 
 
@@ -291,14 +292,14 @@ def _trunk_width(model: nn.Module) -> int:
 
 
 def _vocabulary(model: nn.Module, head: Head, width: int) -> int:
-    """How many logits the head gives; nothing is computed."""
+    """How many logits the head gives. Only the shape is needed, so nothing is computed."""
     dtype = model.model.embed_tokens(mx.array([0])).dtype
     return int(head.logits(mx.zeros((1, width), dtype)).shape[-1])
 
 
 def _check_head(model: nn.Module, head: Head) -> None:
-    """The head of the trunk must be the whole model: some architectures scale or cap their logits
-    on the way."""
+    """Raise AzrError if trunk and head together do not give the model's logits: some architectures
+    scale or cap them."""
     probe = mx.array([[1, 2, 3]])
     whole, parts = model(probe), head.logits(model.model(probe))
     if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
@@ -310,8 +311,8 @@ def _unsupported(model: nn.Module, why: str) -> AzrError:
 
 
 def _static(hyper: Hyper) -> Hyper:
-    """What the compiled loss depends on. The rates are applied outside it; two of the weights are
-    inputs, so only whether they are 0 counts."""
+    """The hyper-parameters on which the compiled loss depends. The rates are applied outside of it.
+    Two of the coefficients are inputs, so it only matters whether they are 0."""
     there = {name: float(getattr(hyper, name) > 0) for name in ("kl_coef", "entropy_coef")}
     return replace(hyper, lr=0.0, value_lr=0.0, weight_decay=0.0, **there)
 

@@ -1,9 +1,9 @@
-"""What mlx-lm's models compute slowly on a CPU, computed faster there.
+"""Faster versions, for a CPU, of functions that mlx-lm's models compute slowly there.
 
-MLX's CPU exponential takes 12 ns an element, its power (libm's) 5 ns, and its attention and SwiGLU
-take their exponentials again in the backward pass. These keep them instead. In self-play that is
-more of an update's time than the matrix products are. Values agree to float32 rounding; other
-devices keep MLX's own.
+On a CPU, MLX's exponential takes 12 ns per element and its power function (from libm) 5 ns. MLX's
+attention and SwiGLU also compute their exponentials a second time in the backward pass; the
+functions here keep them instead. In self-play this costs more of an update's time than the matrix
+products. Results agree up to float32 rounding. Other devices use MLX's own functions.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mlx_lm.models import activations
 from mlx_lm.models import base as library
 from mlx_lm.tuner.lora import LoRALinear
 
-MASKED = -1e30  # what is not seen is below all that is; its weight is then set to 0
-FEW = 8192  # with fewer entries, one slow operation is faster than four fast ones
+MASKED = -1e30  # score of a slot that a query does not see; its weight is then set to 0
+FEW = 8192  # entries; with fewer, one slow operation is faster than four fast ones
 _LIBRARY = {
     "scaled_dot_product_attention": library.scaled_dot_product_attention,
     "swiglu": activations.swiglu,
@@ -28,8 +28,8 @@ _LIBRARY = {
 
 
 def install(model: nn.Module) -> None:
-    """Make the modules that define this model's layers use the functions below, and its LoRA layers
-    one operation less. Other models of these modules get them, too."""
+    """Make the Python modules that define this model's layers use the functions below, and make its
+    LoRA layers ``FusedLoRALinear``. Other models from the same Python modules are affected too."""
     replacing = {"scaled_dot_product_attention": attention, "swiglu": swiglu}
     for name in {type(module).__module__ for module in model.modules()}:
         namespace = vars(sys.modules[name])
@@ -42,7 +42,7 @@ def install(model: nn.Module) -> None:
 
 
 class FusedLoRALinear(LoRALinear):
-    """mlx-lm's layer, with the sum and the product in one operation."""
+    """mlx-lm's LoRA layer, with its last product and the sum in one operation."""
 
     def __call__(self, x: mx.array) -> mx.array:
         y = self.linear(x)
@@ -52,8 +52,8 @@ class FusedLoRALinear(LoRALinear):
 
 
 def exp(x: mx.array) -> mx.array:
-    """e^x for x <= 0, at the least e^-60, which is nothing beside 1: numbers that underflow take a
-    hundred times as long, here and in all products that they come into."""
+    """e^x for x <= 0, but at least e^-60, which is negligible next to 1. Numbers that underflow
+    take a hundred times as long, here and in every product that uses them."""
     return mx.power(math.e, mx.maximum(x, -60.0))
 
 
@@ -107,8 +107,8 @@ def attention(
     mask: Any,
     sinks: mx.array | None = None,
 ) -> mx.array:
-    """mlx-lm's function of that name: queries [B, H, N, d], keys and values [B, K, S, d], ``mask``
-    None, "causal" or bool, [N, S] or [B, 1, N, S]."""
+    """Replaces mlx-lm's ``scaled_dot_product_attention``. Queries are [B, H, N, d], keys and values
+    [B, K, S, d]; ``mask`` is None, "causal", or bool [N, S] or [B, 1, N, S]."""
     other = isinstance(mask, mx.array) and mask.dtype != mx.bool_
     if other or sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32:
         original = _LIBRARY["scaled_dot_product_attention"]
@@ -147,7 +147,7 @@ def attention(
 def _attention_of_one(
     queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: Any
 ) -> mx.array:
-    """Attention while decoding: one query per row, and nothing is kept."""
+    """Attention while decoding: one query per row, and no gradient."""
     batch, heads, _, width = queries.shape
     q = queries.reshape(batch, keys.shape[1], -1, width)
     scores = (q * scale) @ keys.swapaxes(-1, -2)
@@ -162,7 +162,8 @@ def _attention_of_one(
 
 
 def _seen(mask: Any, length: int, slots: int) -> mx.array | None:
-    """1 if a query sees a slot, else 0, to be broadcast over [B, K, H / K, N, S]."""
+    """1 where a query sees a slot, 0 elsewhere, to be broadcast to [B, K, H / K, N, S]. None if
+    every query sees every slot."""
     if mask is None:
         return None
     if isinstance(mask, str):

@@ -30,8 +30,8 @@ class MlxArrays:
 
 
 class MlxDecoder:
-    """``rollout.Decoder``. On a GPU tokens are drawn in the graph and the next step is queued
-    before they are read; ``lookahead`` says otherwise, for the tests."""
+    """Implements ``rollout.Decoder``. On a GPU tokens are drawn in the graph, and the next step is
+    queued before they are read. Tests can set ``lookahead`` to change that."""
 
     arrays = MlxArrays()
 
@@ -57,7 +57,8 @@ class MlxDecoder:
 
 
 def draw_on_device(logits: mx.array, streams: Sequence[Stream]) -> tuple[mx.array, mx.array]:
-    """As ``draw_on_host``, lazily, by Gumbel-max: other tokens of the same distribution."""
+    """Like ``draw_on_host``, but lazily and by Gumbel-max. The tokens differ; their distribution is
+    the same."""
     temperature, top_p = settings(streams)
     keys = mx.array(np.array([s.words() for s in streams], np.uint32))
     if (top_p < 1).any():
@@ -66,7 +67,7 @@ def draw_on_device(logits: mx.array, streams: Sequence[Stream]) -> tuple[mx.arra
 
 
 def _restricted(logits: mx.array, temperature: Floats, top_p: Floats) -> mx.array:
-    """The logits with -inf outside of top-p."""
+    """The logits, with -inf for tokens outside of top-p."""
     scale = mx.array(np.where(temperature > 0, temperature, 1))[:, None]
     p = mx.softmax(logits.astype(mx.float32) / scale, axis=-1, precise=True)
     order = mx.argsort(-p, axis=-1)

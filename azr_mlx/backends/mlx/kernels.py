@@ -1,8 +1,8 @@
-"""Row reductions over logits: GPU kernels if there are any, plain MLX otherwise.
+"""Row reductions over logits: by GPU kernels if there are any, otherwise in plain MLX.
 
-``row_logprob`` and ``sample_rows`` choose; the ``_mlx`` versions compute the same from MLX's own
-operations and are what runs on a CPU. The choice is made before the call, since a Metal kernel that
-is called without Metal raises. ``AZR_MLX_KERNELS=off`` keeps to plain MLX.
+``row_logprob`` and ``sample_rows`` choose between the two. The ``_mlx`` versions compute the same
+with MLX's own operations; a CPU always uses them. The choice is made before the call, since calling
+a Metal kernel without Metal raises an error. ``AZR_MLX_KERNELS=off`` chooses plain MLX.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import mlx.core as mx
 from azr_mlx.config.shipped import kernel_source
 from azr_mlx.errors import UsageError
 
-# How often each (kernel name, path) has been called in this process (within mx.compile: traced).
+# How often each (kernel name, path) has been called in this process. Within mx.compile only tracing
+# counts.
 ENGAGED: Counter[tuple[str, str]] = Counter()
 
 SWITCH = "AZR_MLX_KERNELS"
 DTYPES = (mx.float32, mx.bfloat16, mx.float16)
 _SUFFIX = {"metal": ".metal", "cuda": ".cu"}
-_SIMD = 32  # threads that reduce without a barrier, on Apple and NVIDIA GPUs alike
-_MAX_THREADS = 512  # not tuned on any device; half the limit, which register use may lower
+_SIMD = 32  # threads that reduce without a barrier, on Apple and on NVIDIA GPUs
+# Half of the hardware's limit, which is lower for kernels that use many registers. Not tuned on any
+# device.
+_MAX_THREADS = 512
 _ENTRIES_PER_THREAD = 8
 _ARGUMENTS = {
     "logprob": (
@@ -43,7 +46,7 @@ def path() -> str:
     """
     switch = os.environ.get(SWITCH, "").strip().lower()
     if switch not in ("", "on", "off"):
-        raise UsageError(f"{SWITCH}={switch}: say off (plain MLX) or on (GPU kernels)")
+        raise UsageError(f"{SWITCH}={switch}: set it to off (plain MLX) or on (GPU kernels)")
     if switch == "off" or mx.default_device().type != mx.gpu:
         return "mlx"
     for name in _SUFFIX:
@@ -65,8 +68,8 @@ def row_logprob(
     number or an array of one element. logp [N] = z[y] - logsumexp(z) and entropy [N] =
     -sum p log p are float32 nats; delta [N, V] = softmax(z) - onehot(y) (minus d logp / dz) and
     entropy_delta [N, V] = -p (log p + entropy) (d entropy / dz) have the logits' dtype, and are
-    None unless asked for. A logit may be -inf, a whole row gives NaN. No gradient flows through it.
-    Raises ``ValueError`` on shapes and dtypes that do not fit.
+    None unless asked for. Logits may be -inf, but a row of only -inf gives NaN. The result cannot
+    be differentiated. Raises ``ValueError`` if shapes or dtypes do not fit.
     """
     _check("logits", logits, 2, DTYPES)
     _check_rows("targets", targets, logits, 1)
@@ -77,7 +80,7 @@ def row_logprob(
     rows = logits.shape[0]
     scale = mx.array(inv_temperature, dtype=mx.float32).reshape(1)
     template = [("GRADIENT", bool(gradient)), ("ENTROPY_GRADIENT", bool(entropy_gradient))]
-    # An output cannot be left out: one element stands for what the template does not write.
+    # No output can be left out, so one that the template does not write has a single element.
     full, stub = (logits.shape, (1,))
     logp, entropy, delta, entropy_delta = _launch(
         "logprob",
@@ -99,8 +102,8 @@ def row_logprob_mlx(
 ) -> tuple[mx.array, mx.array, mx.array | None, mx.array | None]:
     """``row_logprob`` in MLX's own operations: the CPU path.
 
-    One pass of exponentials, and never more than two arrays of the logits' size at a time: each
-    operation can write over its input, which nothing else still needs.
+    Exponentials are computed once, and there are never more than two arrays of the logits' size,
+    because each operation can overwrite an input that nothing else needs any more.
     """
     if not logits.size:
         none = mx.zeros((0,))
@@ -109,16 +112,17 @@ def row_logprob_mlx(
     z = logits.astype(mx.float32)
     z = (z - z.max(axis=-1, keepdims=True)) * scale
     chosen = mx.take_along_axis(z, targets[:, None], axis=-1)[:, 0]
-    # 0 * -inf would be NaN, and numbers that underflow are slow: e^-80 is as good as 0.
+    # e^-80 stands for 0, since 0 * -inf would be NaN and numbers that underflow are slow.
     z = mx.maximum(z, -80.0)
     p = mx.power(math.e, z)  # on a CPU twice as fast as MLX's exp
-    # A product sums in blocks: MLX's own sum of 50,000 numbers is off by 5e-5 of them.
+    # A matrix product sums in blocks, which is more exact: MLX's sum of 50,000 numbers has a
+    # relative error of 5e-5.
     total = p[:, None, :] @ mx.ones((p.shape[-1],))
     lse = mx.log(total)[:, 0]
     entropy = lse - (p[:, None, :] @ z[:, :, None])[:, 0, 0] / total[:, 0]
     delta = entropy_delta = None
     if gradient or entropy_gradient:
-        # z has had its last use by then, or is needed once more; p may be written over.
+        # The entropy must be computed first: then nothing else needs p, which may be overwritten.
         p = p / mx.depends([total], [entropy])[0]
     if entropy_gradient:
         entropy_delta = p * ((lse - entropy)[:, None] - z)
@@ -133,12 +137,12 @@ def sample_rows(
 ) -> tuple[mx.array, mx.array]:
     """(tokens int32 [B], logp float32 [B]): one token per row, and its log-probability in nats.
 
-    ``logits`` [B, V] float32, bfloat16 or float16; ``temperature`` [B], where 0 is greedy (the
-    arg max of the logits, log-probability at temperature 1); ``keys`` [B, 2] uint32 is all the
-    randomness of a row: a row's token depends on its own logits, temperature and key only. The
-    bits are those of ``mx.random`` for that key, and Gumbel noise picks arg max z + g; every path
-    gives the same token, rounding aside. A logit of -inf never wins; a row of nothing else gives
-    NaN. Raises ``ValueError`` on shapes and dtypes that do not fit.
+    ``logits`` [B, V] are float32, bfloat16 or float16. ``temperature`` [B] 0 is greedy: the arg max
+    of the logits, with its log-probability at temperature 1. A row's token depends only on its own
+    logits, temperature and key (``keys`` [B, 2], uint32). The random bits are those of
+    ``mx.random`` for that key, and Gumbel noise g picks arg max z + g. Every path gives the same
+    token, except for rounding. A logit of -inf is never drawn; a row of only -inf gives NaN. Raises
+    ``ValueError`` if shapes or dtypes do not fit.
     """
     _check("logits", logits, 2, DTYPES)
     _check("keys", keys, 2, (mx.uint32,))
@@ -165,17 +169,18 @@ def sample_rows_mlx(
 ) -> tuple[mx.array, mx.array]:
     """``sample_rows`` in MLX's own operations: the CPU path.
 
-    With e = -log(u), arg max z - log(e) is arg max p / e, so the one softmax serves the choice and
-    the log-probability.
+    With e = -log(u), arg max z - log(e) is arg max p / e, so one softmax is enough for both the
+    choice and the log-probability.
     """
     rows, size = logits.shape
     if not rows:
         return mx.zeros((0,), mx.int32), mx.zeros((0,))
     greedy = temperature <= 0
     x = logits.astype(mx.float32)
-    x = x - x.max(axis=-1, keepdims=True)  # before the temperature: large logits lose nothing
+    # Before dividing by the temperature, so that large logits are not rounded.
+    x = x - x.max(axis=-1, keepdims=True)
     p = mx.softmax(x / mx.where(greedy, 1, temperature)[:, None], axis=-1, precise=True)
-    # As the kernels do: u = 1 - v, and v - (1 - u) is what 1 - v rounded off.
+    # As in the kernels, u = 1 - v, and v - (1 - u) is the rounding error of 1 - v.
     v = mx.vmap(lambda key: mx.random.uniform(shape=(size,), key=key))(keys)
     v = mx.maximum(v, 2.0**-33)
     u = 1 - v
@@ -192,7 +197,8 @@ def _available(name: str) -> bool:
 
 
 def _threads(size: int) -> int:
-    """Threads for a row of ``size`` entries: whole simd groups, a few entries for each thread."""
+    """The number of threads for a row of ``size`` entries: whole simd groups, with a few entries
+    per thread."""
     groups = -(-size // (_ENTRIES_PER_THREAD * _SIMD))
     return min(_SIMD * max(groups, 1), _MAX_THREADS)
 
@@ -205,11 +211,12 @@ def _launch(
     shapes: list[tuple[int, ...]],
     dtypes: list[Any],
 ) -> list[mx.array]:
-    """One group of threads for each row of the logits, ``inputs[0]``."""
+    """Run a kernel, with one group of threads per row of the logits (``inputs[0]``)."""
     rows, size = inputs[0].shape
     threads = _threads(size)
     template = [("T", inputs[0].dtype), *template]
-    # MLX passes an input of fewer than 8 elements in another address space, so it is other source.
+    # MLX passes an input of fewer than 8 elements in another address space, so the kernel's source
+    # differs.
     small = "".join(str(int(x.size < 8)) for x in inputs)
     return _kernel(name, chosen, tuple(template), small)(
         inputs=inputs,
@@ -222,7 +229,7 @@ def _launch(
 
 
 def _kernel(name: str, chosen: str, template: tuple[tuple[str, Any], ...], small: str) -> Any:
-    """The kernel object, built once for each template; MLX compiles it at the first call."""
+    """The kernel object. It is built once per template; MLX compiles it at the first call."""
     key = (name, chosen, template, small)
     if key not in _built:
         header, body = kernel_source(name + _SUFFIX[chosen])

@@ -1,13 +1,14 @@
-"""Log-probabilities and entropies of chosen tokens, without the logits of all of them at once.
+"""Log-probabilities and entropies of chosen tokens, with the logits of only a chunk at a time.
 
-A policy-gradient loss sees the logits only through the chosen token's log-probability and the
-entropy, so the factors of its gradient are known while a chunk's logits are live. With hidden state
-h, head W, target y, temperature t, p = softmax(W h / t) and entropy H:
+A policy-gradient loss depends on the logits only through the chosen token's log-probability and the
+entropy. The factors of its gradient can therefore be computed while a chunk's logits are in memory.
+With hidden state h, head W, target y, temperature t, p = softmax(W h / t) and entropy H:
 
     d logp / dh = (W[y] - p W) / t            dH / dh = -(p * (log p + H)) W / t
 
-They are formed in the forward pass and kept, [N, D]; the backward pass is one multiplication. Two
-products with the head in all, none done twice. The head is frozen: it gets no gradient.
+These factors [N, D] are computed in the forward pass and kept, so the backward pass is one
+multiplication. There are two products with the head, and neither is computed twice. The head is
+frozen and gets no gradient.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Head(NamedTuple):
 
 
 def head_of(lm: nn.Module) -> Head | None:
-    """The head of an mlx-lm model, dense or quantised, tied or not; None if it is of another
-    kind."""
+    """The head of an mlx-lm model, which may be dense or quantised, tied or not. None if it is of
+    another kind."""
     layer = lm.lm_head if "lm_head" in lm else lm.model.embed_tokens
     tied = isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)
     forward = layer.as_linear if tied else layer
@@ -59,7 +60,7 @@ def _row_quantized(layer: Any, y: mx.array) -> mx.array:
 
 
 def chunk_rows(vocabulary: int) -> int:
-    """Rows of logits that are live at once on this machine."""
+    """How many rows of logits the head computes at a time on this machine."""
     return limits.chunk_rows(vocabulary, "cpu" if mx.default_device() == mx.cpu else "gpu")
 
 
@@ -73,12 +74,12 @@ def selected_logprob(
     gradient: bool = True,
     entropy_gradient: bool = False,
 ) -> tuple[mx.array, mx.array]:
-    """(logp, entropy), each float32 [N]: of ``targets`` [N], under softmax(head(hidden) /
-    temperature).
+    """(logp, entropy), each float32 [N]: the log-probability of ``targets`` [N] under
+    softmax(head(hidden) / temperature), and the entropy of that distribution.
 
-    ``hidden`` is [N, D]; ``rows`` of it go through the head at a time. With ``gradient`` the
-    log-probability can be differentiated with respect to ``hidden``, with ``entropy_gradient`` the
-    entropy, too (a residual of its own); what is left out has the gradient zero.
+    ``hidden`` is [N, D]; ``rows`` rows of it go through the head at a time. With ``gradient`` the
+    log-probability can be differentiated with respect to ``hidden``, and with ``entropy_gradient``
+    the entropy, for which another array [N, D] is kept. Otherwise the gradient is zero.
     """
     inverse = mx.array(1.0 / temperature)
     parts = range(0, hidden.shape[0], rows)
@@ -88,7 +89,7 @@ def selected_logprob(
         for start in parts:
             h, y = hidden[start : start + rows], targets[start : start + rows]
             if done:
-                h = mx.depends([h], done[-1])[0]  # else all chunks' logits would be live at once
+                h = mx.depends([h], done[-1])[0]  # or all chunks would be in memory at once
             done.append(_chunk(head, h, y, inverse, gradient, entropy_gradient))
         return [mx.concatenate(column) for column in zip(*done, strict=True)]
 
@@ -98,7 +99,7 @@ def selected_logprob(
     def backward(primals: Any, cotangents: Any, outputs: Any) -> mx.array:
         (for_logp, for_entropy, *_), (_, _, *residuals) = cotangents, outputs
         factor = mx.zeros_like(primals)
-        if gradient:  # the kept delta is p - onehot: minus the gradient's
+        if gradient:  # minus, because what is kept comes from p - onehot(y)
             factor = factor - (inverse * for_logp)[:, None] * residuals[0]
         if entropy_gradient:
             factor = factor + (inverse * for_entropy)[:, None] * residuals[-1]
@@ -111,7 +112,8 @@ def selected_logprob(
 def _chunk(
     head: Head, h: mx.array, y: mx.array, inverse: float, gradient: bool, entropy_gradient: bool
 ) -> list[mx.array]:
-    """logp and entropy [n]; if asked for, (p - onehot) W and -(p (log p + H)) W, each [n, D]."""
+    """logp and entropy [n] of one chunk, and if asked for (p - onehot) W and -(p (log p + H)) W,
+    each [n, D]."""
     z = head.logits(h)
     if kernels.path() == "mlx" and z.dtype == mx.float32:
         return _chunk_on_cpu(head, z, y, inverse, gradient, entropy_gradient)
@@ -123,10 +125,11 @@ def _chunk(
 def _chunk_on_cpu(
     head: Head, z: mx.array, y: mx.array, inverse: float, gradient: bool, entropy_gradient: bool
 ) -> list[mx.array]:
-    """The same with two arrays of the logits' size: p is never normalised, its product with W is.
+    """As ``_chunk``, but with only two arrays of the logits' size: not p is normalised, but its
+    product with W.
 
-    Operations are queued ahead of the one that runs, and a queued one holds its output already, so
-    what counts is how many such arrays a chunk has, not how many are in use at a time.
+    MLX queues operations ahead, and allocates the output of an operation when it is queued. So
+    the number of such arrays in a chunk matters, not the number in use at a time.
     """
     top = z.max(axis=-1, keepdims=True)
     mass = _mass(z, top, inverse)
@@ -150,5 +153,5 @@ def _mass(z: mx.array, top: mx.array, inverse: mx.array) -> mx.array:
 
 @partial(mx.compile, shapeless=True)
 def _entropy_mass(mass: mx.array, z: mx.array, mean: mx.array, inverse: mx.array) -> mx.array:
-    """-p (log p + H), times the sum: log p + H = z - mean."""
+    """-p (log p + H), times the sum of ``mass``, where log p + H = z * inverse - mean."""
     return mass * (mean - z * inverse)

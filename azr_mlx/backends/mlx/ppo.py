@@ -1,9 +1,8 @@
 """The PPO loss on MLX: token scores from a causal language model, and the loss over them.
 
-Only completion positions reach the head: the hidden states that emit trained tokens are gathered
-first, and everything after that is flat, [N] over those tokens. Every term is normalised over the
-whole minibatch by the ``weights`` it is given, so a sum over micro-batches is exactly the loss of
-the minibatch.
+Only completion positions reach the head: the hidden states that predict trained tokens are gathered
+first, and everything after that is flat, [N] over those tokens. The ``weights`` normalise every
+term over the whole minibatch, so the sum over micro-batches is exactly the loss of the minibatch.
 """
 
 from __future__ import annotations
@@ -33,18 +32,19 @@ class PolicyModel(nn.Module):
         super().__init__()
         self.lm = lm
         self.value_head = nn.Linear(hidden_size, 1)
-        # nn.Linear draws both from the global random state, which no key names.
+        # nn.Linear draws both from the global random state instead of from a named key.
         self.value_head.weight = mx.zeros_like(self.value_head.weight)
         self.value_head.bias = mx.zeros_like(self.value_head.bias)
-        self._head, self._chunk_rows = head, chunk_rows  # underscored: no parameters of this module
+        # Names with an underscore are not parameters of this module.
+        self._head, self._chunk_rows = head, chunk_rows
 
     def scores(
         self, a: Arrays, temperature: float, *, gradient: bool, entropy_gradient: bool
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """(logp, entropy, values), each float32 [N]: at ``temperature``, entropy over the whole
-        vocabulary.
+        """(logp, entropy, values), each float32 [N], at ``temperature``. The entropy is over the
+        whole vocabulary.
 
-        The value head reads a stopped gradient.
+        No gradient flows from the value head into the language model.
         """
         hidden = prefix_sharing.hidden_states(self.lm.model, len(self.lm.layers), a["stages"])
         hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
@@ -63,8 +63,8 @@ class PolicyModel(nn.Module):
 
 def arrays_of(batch: Batch, micro: MicroBatch) -> Arrays:
     """The micro-batch on the device: ``stages``, and flat arrays [N] over its trained tokens,
-    padded with mask 0: ``index`` (into the last stage's states), ``targets``, ``mask`` and whatever
-    optional arrays the batch has."""
+    padded with mask 0: ``index`` (into the last stage's states), ``targets``, ``mask``, and those
+    optional arrays that the batch has."""
     padding = -len(micro.index) % TOKEN_MULTIPLE
 
     def flat(values: np.ndarray, dtype: Any) -> mx.array:
@@ -115,7 +115,8 @@ def ppo_loss(
         - scalars["entropy_coef"] * (weights * entropy).sum()
     )
     if hyper.kl_coef > 0 and "ref_logp" in a:
-        gap = mx.where(mask > 0, a["ref_logp"] - logp, 0.0)  # exp overflows on padding, and 0 * inf
+        # On padding exp could overflow, and 0 * inf is NaN.
+        gap = mx.where(mask > 0, a["ref_logp"] - logp, 0.0)
         loss = loss + scalars["kl_coef"] * (weights * (mx.exp(gap) - gap - 1)).sum()
     outside = (ratio < 1 - hyper.clip_low) | (ratio > 1 + hyper.clip_high)
     gap = mx.abs(old - a["sampler_logp"]) * mask if "sampler_logp" in a else mx.zeros_like(mask)

@@ -1,7 +1,7 @@
-"""A forward pass in stages: sequences that begin alike are read once, and gradients flow through.
+"""A forward pass in stages: the common beginning of sequences is read once, with gradients.
 
-Each stage runs mlx-lm's own model code; what takes the place of its cache hands a layer the keys
-and values of the stage before, one row of them to several rows of this one.
+Each stage runs mlx-lm's own model code. Instead of its cache, each layer gets an object with the
+keys and values of the stage before, where one row may serve several rows of this stage.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from azr_mlx.backends.microbatch import Stage
 
 
 class Span:
-    """Where the tokens of one stage are, and those before it: the same for all layers.
+    """Where the tokens of one stage, and those before it, are. The same for all layers.
 
-    Rows are padded on the right, so there are gaps between stages: ``valid`` [n, S] marks the slots
-    of keys and values that hold a token, ``end`` [n] counts them.
+    Rows are padded on the right, so there are gaps between stages. ``valid`` [n, S] marks the slots
+    of keys and values that hold a token; ``end`` [n] counts them.
     """
 
     def __init__(self, stage: dict[str, mx.array], before: Span | None):
@@ -39,13 +39,13 @@ class Span:
         self.end = self.offset + lengths
 
     def spread(self, array: mx.array) -> mx.array:
-        """For each row, its row of the stage before."""
-        if array.shape[0] == 1:  # the gradient of a broadcast is a sum, that of a gather a scatter
+        """The rows of an array of the stage before, one for each row of this stage."""
+        if array.shape[0] == 1:  # cheap gradient: a sum, while that of indexing is a scatter
             return mx.broadcast_to(array, (self.rows, *array.shape[1:]))
         return array[self.parent]
 
     def mask(self, return_array: bool) -> Any:
-        """[n, 1, T, S + T]: all that holds a token before this stage, and causally its own."""
+        """[n, 1, T, S + T]: all tokens before this stage, and its own tokens causally."""
         if self.before is None and not return_array:
             return "causal"
         own = mx.tril(mx.ones((self.width, self.width), mx.bool_))
@@ -57,8 +57,8 @@ class Span:
 
 
 class Extended:
-    """A layer's keys and values in one stage, behind those of the stage before: what the model
-    takes for its cache."""
+    """A layer's keys and values in one stage, after those of the stage before. The model uses it as
+    its cache."""
 
     def __init__(self, span: Span, before: Extended | Past | None):
         self.span, self.before, self.offset = span, before, span.offset
@@ -73,20 +73,20 @@ class Extended:
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
         if window_size is not None:
-            raise NotImplementedError("a sliding window does not reach over stages")
+            raise NotImplementedError("sliding windows do not work across stages")
         return self.span.mask(return_array)
 
 
 class Reading(NamedTuple):
-    """What one stage leaves: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
+    """The result of one stage: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
 
     span: Span
     layers: list[Extended]
     hidden: mx.array | None
 
     def kept(self) -> Reading:
-        """Without what only another stage's reading needed: a last layer that is never computed
-        would hold on to all that it would be computed from."""
+        """The same without ``hidden`` and earlier stages. If they were kept, the output of the last
+        layer, which is never computed, would keep all of its inputs in memory."""
         for layer in self.layers:
             layer.before = None
         return self._replace(hidden=None)
@@ -100,16 +100,16 @@ def on_device(stage: Stage) -> dict[str, mx.array]:
 def read(
     trunk: nn.Module, depth: int, stage: dict[str, mx.array], before: Reading | None = None
 ) -> Reading:
-    """One stage behind another. It has ``tokens`` [n, T], ``lengths`` [n] and, behind another,
-    ``parent`` [n]. Nothing is computed before it is needed: keys and values do without the last
-    layer's output."""
+    """Read a stage that continues ``before``. It has ``tokens`` [n, T], ``lengths`` [n] and, unless
+    it is the first, ``parent`` [n]. Nothing is computed before it is needed, so for keys and values
+    alone the last layer's output is not computed."""
     span = Span(stage, before and before.span)
     layers = [Extended(span, before and before.layers[i]) for i in range(depth)]
     return Reading(span, layers, trunk(stage["tokens"], cache=layers))
 
 
 def hidden_states(trunk: nn.Module, depth: int, stages: Sequence[dict[str, mx.array]]) -> mx.array:
-    """[b, C, D]: the last stage's final hidden states."""
+    """The final hidden states of the last stage, [b, C, D]."""
     if len(stages) == 1:
         return trunk(stages[0]["tokens"])
     reading = None
@@ -119,15 +119,15 @@ def hidden_states(trunk: nn.Module, depth: int, stages: Sequence[dict[str, mx.ar
 
 
 def checkpoint_layers(model: nn.Module) -> None:
-    """Recompute each layer in the backward pass; keys and values of a stage are inputs and outputs
-    of its layers, so that their gradients are not lost."""
+    """Make each layer recompute its activations in the backward pass. Keys and values of a stage
+    are inputs and outputs of the recomputed function, so that their gradients are not lost."""
     for layer in model.layers:
         if not issubclass(type(layer), _Recomputed):
             layer.__class__ = _recomputed(type(layer))
 
 
 class _Recomputed:
-    """Marks a layer class that recomputes."""
+    """Marks a layer class that recomputes its activations."""
 
 
 @functools.cache
@@ -155,9 +155,9 @@ def _recomputed(kind: type) -> type:
 
 
 def is_supported(trunk: nn.Module, depth: int) -> bool:
-    """Whether this model reads a sequence in stages as it reads it in one.
+    """Whether this model gives the same result in stages as in one pass.
 
-    Recurrent layers, sliding windows and caches of their own kind do not.
+    Models with recurrent layers, sliding windows or special caches do not.
     """
     tokens = mx.array([[3, 1, 2, 4, 1], [3, 1, 2, 2, 5]])
     stages = [
@@ -172,4 +172,4 @@ def is_supported(trunk: nn.Module, depth: int) -> bool:
     apart = mx.linalg.norm((whole - parts).astype(mx.float32)) / mx.linalg.norm(
         whole.astype(mx.float32)
     )
-    return apart.item() < 0.05  # bfloat16 rounds; another computation is off by a whole
+    return apart.item() < 0.05  # bfloat16 rounding is less; a wrong computation is off by about 1

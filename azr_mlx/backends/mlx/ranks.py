@@ -1,4 +1,4 @@
-"""The ranks that ``mlx.launch`` starts, on ``mx.distributed``."""
+"""Communication between the ranks that ``mlx.launch`` starts, with ``mx.distributed``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from azr_mlx.backends.ranks import RankError
 
 
 class MlxWorld:
-    """``ranks.World``. MLX chooses the stream of an exchange: the CPU's for a ring, the GPU's for
-    NCCL."""
+    """Implements ``ranks.World``. MLX chooses the stream of an exchange: the CPU stream for a ring,
+    the GPU stream for NCCL."""
 
     def __init__(self, group: mx.distributed.Group):
         self.group, self.rank, self.size = group, group.rank(), group.size()

@@ -1,4 +1,4 @@
-"""The backend on PyTorch: CUDA, and the CPU if MLX is not available."""
+"""The PyTorch backend, for CUDA, and for the CPU if MLX is not available."""
 
 from azr_mlx.backends.torch.backend import TorchBackend
 

@@ -1,5 +1,5 @@
-"""LoRA adapters by peft on a transformers model, read and written in mlx-lm's layout, so that a
-run can continue on the other backend.
+"""peft's LoRA adapters on a transformers model. Their files have mlx-lm's layout, so that a run can
+continue on the other backend.
 
 mlx-lm: ``NAME.lora_a`` [in, r], ``NAME.lora_b`` [r, out], added with ``scale``. peft:
 ``lora_A.weight`` [r, in], ``lora_B.weight`` [out, r], added with alpha / r.
@@ -26,12 +26,11 @@ from azr_mlx.backends.torch import kernels
 from azr_mlx.config import Lora
 from azr_mlx.errors import UsageError
 
-ADAPTER = "default"  # peft's name for the only one
+ADAPTER = "default"  # peft's name for the only adapter
 
 
 def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
-    """(peft's model, the adapter_config.json that describes it). A seed gives the adapters that
-    it gives on MLX.
+    """(peft's model, the contents of adapter_config.json). A seed gives the same adapters on MLX.
 
     Raises UsageError if ``lora.keys`` names something that is not a linear layer.
     """
@@ -45,7 +44,7 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
         target_modules=names,
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():  # peft asks transformers by a name that it is about to drop
+    with warnings.catch_warnings():  # peft uses a name that transformers has deprecated
         warnings.simplefilter("ignore", FutureWarning)
         adapted = get_peft_model(model, config)
     for index, (_, layer) in enumerate(adapter_layers(model)):
@@ -57,7 +56,8 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
 
 
 def uniform(key: int, shape: tuple[int, int], bound: float) -> torch.Tensor:
-    """float32 ``shape`` in [-bound, bound): what ``mx.random.uniform`` draws with this key."""
+    """float32 ``shape``, in [-bound, bound): the numbers that ``mx.random.uniform`` draws with this
+    key."""
     words = np.array([[key >> 32, key & 0xFFFFFFFF]], np.uint32)
     bits = kernels.random_bits(torch.from_numpy(words.view(np.int32)), shape[0] * shape[1])
     below_one = float(np.nextafter(np.float32(1), np.float32(0)))
@@ -66,8 +66,8 @@ def uniform(key: int, shape: tuple[int, int], bound: float) -> torch.Tensor:
 
 
 def _linear_names(model: Any, first: int, keys: tuple[str, ...]) -> list[str]:
-    """The linear layers of the blocks from ``first`` on: all of them, or those that ``keys``
-    names within a block."""
+    """The linear layers in the blocks from ``first`` on: all, or only those that ``keys`` names by
+    their path within a block."""
     blocks = model.get_decoder().layers
     path = next(name for name, module in model.named_modules() if module is blocks)
     found = [
@@ -79,23 +79,23 @@ def _linear_names(model: Any, first: int, keys: tuple[str, ...]) -> list[str]:
     unknown = [key for key in keys if key not in {name for _, name in found}]
     if unknown:
         raise UsageError(
-            f"lora.keys: {unknown[0]!r}: no linear layer of this model's blocks; there are "
+            f"lora.keys: {unknown[0]!r} is not a linear layer in this model's blocks; there are "
             + ", ".join(sorted({name for _, name in found}))
         )
     return [f"{path}.{i}.{name}" for i, name in found if i >= first and (not keys or name in keys)]
 
 
 def adapter_layers(model: Any) -> list[tuple[str, Any]]:
-    """(path in the language model, layer) of every adapter layer, sorted by path."""
+    """(path in the language model, layer) of all adapter layers, sorted by path."""
     found = ((name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer))
     return sorted(found, key=lambda nm: nm[0])
 
 
 @contextlib.contextmanager
 def merged(model: Any) -> Iterator[None]:
-    """The policy with its adapters added to the weights, if those are dense float32. A decode step
-    then takes fewer operations; a second copy of the weights is kept meanwhile. The base itself is
-    not changed, since adding and subtracting would round it."""
+    """Within the block the adapters are added to the weights, if those are dense float32. A decode
+    step then takes fewer operations, but there are two copies of the weights in memory. The base
+    weights are kept as they are, since adding and subtracting would round them."""
     layers = [layer for _, layer in adapter_layers(model)]
     dense = all(
         type(m.base_layer) is torch.nn.Linear and m.base_layer.weight.dtype == torch.float32
@@ -117,8 +117,7 @@ def merged(model: Any) -> Iterator[None]:
 
 
 def named_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The adapters' parameters under mlx-lm's names. They are transposed there: see
-    ``transposed``."""
+    """The adapters' parameters under mlx-lm's names, in peft's layout (see ``transposed``)."""
     return {
         f"{name}.{ours}": getattr(layer, theirs)[ADAPTER].weight
         for name, layer in adapter_layers(model)
@@ -127,15 +126,15 @@ def named_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def transposed(array: torch.Tensor) -> torch.Tensor:
-    """From peft's layout of a matrix to mlx-lm's, or back."""
+    """A matrix of peft in mlx-lm's layout, or the reverse."""
     return array.detach().T.contiguous().cpu()
 
 
 def load_weights(model: Any, file: Path) -> None:
-    """Fill the adapter layers from mlx-lm's file.
+    """Load a file in mlx-lm's layout into the adapter layers.
 
     Raises:
-        ValueError: the tensors are not those of this model and LoRA configuration.
+        ValueError: the tensors do not fit this model and LoRA configuration.
     """
     try:
         new, own = load_file(file), named_parameters(model)

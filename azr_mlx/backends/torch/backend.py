@@ -1,5 +1,5 @@
-"""``TorchBackend``: what PyTorch does for a backend, with one transformers model. The files that
-it writes are those of ``azr_mlx.backends.mlx.MlxBackend``."""
+"""``TorchBackend``: the part of a backend that uses PyTorch, with one transformers model. Its files
+have the same format as those of ``azr_mlx.backends.mlx.MlxBackend``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from azr_mlx.config import Lora, Quantization
 from azr_mlx.models.folder import loading
 from azr_mlx.types import Batch
 
-BETAS, EPS = (0.9, 0.999), 1e-8  # Adam's, the same as MLX's defaults
+BETAS, EPS = (0.9, 0.999), 1e-8  # for Adam; the same as MLX's defaults
 
 
 class TorchBackend(ModelBackend):
@@ -49,8 +49,8 @@ class TorchBackend(ModelBackend):
         base: str = "",
         eos: Collection[int] | None = None,
     ):
-        """Wrap a loaded model; ``eos`` are the tokens that end a completion (None: those of
-        ``tokenizer.eos_token_ids``)."""
+        """Wrap a loaded model. ``eos`` are the tokens that end a completion (None: the
+        tokenizer's ``eos_token_ids``)."""
         lora, self.device = lora or Lora(), model.device
         self.peft, adapter_config = adapters.add_lora(model, lora, seed)
         policy = ppo.PolicyModel(model)
@@ -66,7 +66,7 @@ class TorchBackend(ModelBackend):
             base=base,
             seed=seed,
             micro_batch_tokens=micro_batch_tokens,
-            # Layers that are computed again cannot hand on the keys and values of a stage.
+            # Layers that recompute their activations cannot pass on the keys and values of a stage.
             share_prompts=share_prompts and not grad_checkpoint,
         )
         self.parameters = adapters.named_parameters(model)
@@ -151,7 +151,7 @@ class TorchBackend(ModelBackend):
         return float(loss.detach())
 
     def _sum_gradients(self) -> None:
-        """Over all ranks; a parameter that no loss of this rank reached has none of its own."""
+        """Sum over all ranks. A parameter may have no gradient on this rank, which counts as 0."""
         if self.world.size == 1:
             return
         own = [*self.parameters.values(), *self.head_parameters.values()]
@@ -238,7 +238,7 @@ class TorchBackend(ModelBackend):
             }
 
     def memory(self) -> MemoryUse:
-        """On a CPU, that of the process: its peak is never reset."""
+        """On a CPU this is the peak memory of the whole process, which is never reset."""
         if self.device.type == "cuda":
             return MemoryUse(torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated())
         if self.device.type == "mps":
@@ -256,7 +256,7 @@ class TorchBackend(ModelBackend):
 def _apply(optimizer: Any, parameters: dict[str, Any], lr: float, weight_decay: float) -> None:
     for group in optimizer.param_groups:
         group["lr"], group["weight_decay"] = lr, weight_decay
-    for parameter in parameters.values():  # a parameter without a gradient also needs moments
+    for parameter in parameters.values():  # the optimizer skips parameters without a gradient
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

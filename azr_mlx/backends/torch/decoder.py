@@ -18,7 +18,7 @@ Tensor = torch.Tensor
 
 
 class TorchArrays:
-    """``kv_places.ArrayLibrary``; what is computed is computed at once."""
+    """Implements ``kv_places.ArrayLibrary``. PyTorch computes at once, so nothing has to settle."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -35,8 +35,8 @@ class TorchArrays:
 
 
 class TorchDecoder:
-    """``rollout.Decoder``. On a GPU tokens are drawn there, and the next step is queued before
-    they are read."""
+    """Implements ``rollout.Decoder``. On a GPU tokens are drawn there, and the next step is queued
+    before they are read."""
 
     def __init__(self, lm: Any, device: torch.device):
         self.lm, self.trunk = lm, lm.get_decoder()
@@ -63,7 +63,7 @@ class TorchDecoder:
 
 
 class _PlacesCache:
-    """What the model takes for its cache: the places' layers."""
+    """The layers of ``Places``, as the cache that the model expects."""
 
     def __init__(self, places: Places):
         self.caches = places.caches
@@ -75,7 +75,7 @@ class _PlacesCache:
 
 
 def draw_on_device(logits: Tensor, streams: Sequence[Stream]) -> tuple[Tensor, Tensor]:
-    """As ``draw_on_host``, by Gumbel-max: other tokens of the same distribution."""
+    """Like ``draw_on_host``, but by Gumbel-max. Tokens differ, their distribution is the same."""
     temperature, top_p = settings(streams)
     words = np.array([s.words() for s in streams], np.uint32).view(np.int32)
     if (top_p < 1).any():
@@ -86,7 +86,7 @@ def draw_on_device(logits: Tensor, streams: Sequence[Stream]) -> tuple[Tensor, T
 
 
 def _restricted(logits: Tensor, temperature: Floats, top_p: Floats) -> Tensor:
-    """The logits with -inf outside of top-p."""
+    """The logits, with -inf for tokens outside of top-p."""
     device = logits.device
     scale = torch.from_numpy(np.where(temperature > 0, temperature, 1)).to(device)[:, None]
     p = torch.softmax(logits.float() / scale, -1)

@@ -1,7 +1,7 @@
-"""Row reductions over logits in torch: Triton kernels on a GPU, plain torch elsewhere.
+"""Row reductions over logits in torch: by Triton kernels on a GPU, otherwise in plain torch.
 
-The same two functions as ``azr_mlx.backends.mlx.kernels``, with the same tokens for the same keys.
-``AZR_MLX_KERNELS=off`` keeps to plain torch.
+These are the same two functions as in ``azr_mlx.backends.mlx.kernels``, and the same keys give the
+same tokens. ``AZR_MLX_KERNELS=off`` chooses plain torch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def row_logprob(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(logp [N], entropy [N], delta [N, V] or None, entropy_delta [N, V] or None).
 
-    See ``azr_mlx.backends.mlx.kernels.row_logprob``. No gradient flows through it.
+    See ``azr_mlx.backends.mlx.kernels.row_logprob``. The result cannot be differentiated.
     """
     chosen = path(logits)
     ENGAGED["logprob", chosen] += 1
@@ -81,7 +81,7 @@ def row_logprob_torch(
 def sample_rows(
     logits: torch.Tensor, temperature: torch.Tensor, keys: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens int32 [B], logp float32 [B]); keys [B, 2] are uint32, or int32 of the same bits.
+    """(tokens int32 [B], logp float32 [B]). Keys [B, 2] are uint32, or int32 with the same bits.
 
     See ``azr_mlx.backends.mlx.kernels.sample_rows``.
     """
@@ -100,10 +100,11 @@ def sample_rows_torch(
     """``sample_rows`` in plain torch."""
     greedy = temperature <= 0
     x = logits.float()
-    x = x - x.amax(-1, keepdim=True)  # before the temperature: large logits lose nothing
+    # Before dividing by the temperature, so that large logits are not rounded.
+    x = x - x.amax(-1, keepdim=True)
     logs = torch.log_softmax(x / torch.where(greedy, 1, temperature)[:, None], -1)
     bits = random_bits(keys, logits.shape[1])
-    # u = 1 - v; v - (1 - u) is what 1 - v rounded off.
+    # u = 1 - v, and v - (1 - u) is the rounding error of 1 - v.
     v = (bits.float() * 2.0**-32).clamp(2.0**-33, 1 - 2.0**-24)
     u = 1 - v
     e = torch.maximum((v - (1 - u)) - u.log(), v)
@@ -112,13 +113,13 @@ def sample_rows_torch(
 
 
 def random_bits(keys: torch.Tensor, size: int) -> torch.Tensor:
-    """int64 [B, size] in [0, 2^32): the words of ``mx.random`` for keys [B, 2].
+    """int64 [B, size] in [0, 2^32): the random words of ``mx.random`` for keys [B, 2].
 
-    threefry2x32, 20 rounds (Salmon et al. 2011). With h = ceil(size / 2), words i and h + i are
-    the block of counter (i, h + i); for an odd size the last block is (h - 1, 0).
+    They come from threefry2x32 with 20 rounds (Salmon et al. 2011). With h = ceil(size / 2), words
+    i and h + i are the block of counter (i, h + i); for an odd size the last counter is (h - 1, 0).
     """
     half = (size + 1) // 2
-    # int32 wraps as uint32 does; only a right shift has to mind the sign.
+    # int32 overflows as uint32 does; only right shifts must correct for the sign.
     k0, k1 = (k[:, None] for k in keys.contiguous().view(torch.int32).unbind(-1))
     schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
     first = torch.arange(half, dtype=torch.int32, device=keys.device)[None]

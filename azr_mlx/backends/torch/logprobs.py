@@ -1,7 +1,7 @@
-"""Log-probabilities and entropies of chosen tokens, without the logits of all of them at once.
+"""Log-probabilities and entropies of chosen tokens, with the logits of only a chunk at a time.
 
-As ``azr_mlx.backends.mlx.logprobs``, which has the formulas: the factors of the gradient are formed
-in the forward pass, while a chunk's logits are live, and kept [N, D]. The head is frozen.
+As in ``azr_mlx.backends.mlx.logprobs``, where the formulas are, the factors of the gradient [N, D]
+are computed in the forward pass, while a chunk's logits are in memory. The head is frozen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:
-    """Rows of logits that are live at once on this device."""
+    """How many rows of logits the head computes at a time on this device."""
     return limits.chunk_rows(vocabulary, "gpu" if device.type in ("cuda", "mps") else "cpu")
 
 
@@ -31,14 +31,15 @@ def selected_logprob(
     gradient: bool = True,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(logp, entropy), each float32 [N]: of ``targets`` [N], under softmax(hidden W^T /
-    temperature).
+    """(logp, entropy), each float32 [N]: the log-probability of ``targets`` [N] under
+    softmax(hidden W^T / temperature), and the entropy of that distribution.
 
-    ``weight`` is W [V, D], ``hidden`` [N, D]; ``rows`` of it go through the head at a time. What is
-    left out of ``gradient`` and ``entropy_gradient`` has the gradient zero.
+    ``weight`` is W [V, D], ``hidden`` is [N, D]; ``rows`` rows of it go through the head at a time.
+    Without ``gradient`` the gradient of logp is zero, without ``entropy_gradient`` that of the
+    entropy.
     """
     flags = gradient, entropy_gradient
-    selected: Any = _Selected.apply  # untyped
+    selected: Any = _Selected.apply  # PyTorch does not type it
     logp, entropy = selected(hidden, weight, targets, 1.0 / temperature, rows, *flags)
     return logp, entropy
 
@@ -69,7 +70,7 @@ class _Selected(torch.autograd.Function):
         inverse, gradient, entropy_gradient, dtype = ctx.options
         for_logp, for_entropy = cotangents
         kept, factor = ctx.saved_tensors, None
-        if gradient:  # the kept delta is p - onehot: minus the gradient's
+        if gradient:  # minus, because what is kept comes from p - onehot(y)
             factor = -(inverse * for_logp)[:, None] * kept[0]
         if entropy_gradient:
             extra = (inverse * for_entropy)[:, None] * kept[-1]
@@ -80,7 +81,8 @@ class _Selected(torch.autograd.Function):
 def _chunk(
     weight: Tensor, h: Tensor, y: Tensor, inverse: float, gradient: bool, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """logp and entropy [n]; if asked for, (p - onehot) W and -(p (log p + H)) W, each [n, D]."""
+    """logp and entropy [n] of one chunk, and if asked for (p - onehot) W and -(p (log p + H)) W,
+    each [n, D]."""
     z = h @ weight.T
     logp, entropy, *deltas = kernels.row_logprob(z, y, inverse, gradient, entropy_gradient)
     pulled: list[Tensor] = [delta @ weight for delta in deltas if delta is not None]

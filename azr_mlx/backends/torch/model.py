@@ -1,4 +1,4 @@
-"""Loading a transformers model for training: where it runs, and in which numbers."""
+"""Loading a transformers model for training, on the right device and in the right number format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBE = [[1, 2, 3]]
 
 
 def choose_device() -> torch.device:
-    """CUDA, else Apple's GPU, else the CPU."""
+    """CUDA if it is available, otherwise Apple's GPU, otherwise the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -36,8 +36,8 @@ def load(
 ) -> tuple[Any, Any, set[int]]:
     """(model, tokenizer, tokens that end a completion) of a Hugging Face folder.
 
-    On CUDA ``quantization.bits`` 4 is bitsandbytes' NF4 and 8 its int8, over bfloat16; any other
-    number there is bfloat16. Elsewhere weights are float32.
+    On CUDA, ``quantization.bits`` 4 means NF4 and 8 means int8, both by bitsandbytes and with
+    bfloat16 for the rest; any other number means bfloat16. On other devices weights are float32.
 
     Raises:
         UsageError: the folder is quantised for MLX, or bitsandbytes is not installed.
@@ -49,15 +49,15 @@ def load(
             "name the model that it was made from"
         )
     if device.type == "cpu":
-        # Gradients of rows that share a prompt are added up by several threads, in any order
-        # otherwise: a resumed run would not be the same.
+        # Otherwise several threads add up the gradients of rows that share a prompt, in any order,
+        # and a resumed run would differ from one without a break.
         torch.use_deterministic_algorithms(True)
         deterministic: Any = torch.utils.deterministic
-        deterministic.fill_uninitialized_memory = False  # it costs time and has no use here
+        deterministic.fill_uninitialized_memory = False  # takes time and is not needed here
     options: dict[str, Any] = {"dtype": torch.float32}
     if device.type == "cuda":
         options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}
-    quiet: Any = logging.disable_progress_bar  # untyped
+    quiet: Any = logging.disable_progress_bar  # transformers does not type it
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
@@ -76,9 +76,9 @@ def _quantized(bits: int) -> dict[str, Any]:
     except ImportError as e:
         raise UsageError(
             f"quantization.bits: {bits}: bitsandbytes does not import ({e}); "
-            "pip install 'azr-mlx[torch]', or quantization.bits=0"
+            "pip install 'azr-mlx[torch]', or set quantization.bits=0"
         ) from e
-    made: Any = BitsAndBytesConfig  # untyped
+    made: Any = BitsAndBytesConfig  # transformers does not type it
     if bits == 8:
         return {"quantization_config": made(load_in_8bit=True)}
     four = made(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
@@ -86,7 +86,8 @@ def _quantized(bits: int) -> dict[str, Any]:
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """As mlx-lm: the generation configuration's, else the model's, else the tokenizer's."""
+    """The tokens that end a completion. As in mlx-lm, they come from the generation configuration,
+    or else from the model's configuration, or else from the tokenizer."""
     found = model.generation_config.eos_token_id
     found = model.config.eos_token_id if found is None else found
     found = tokenizer.eos_token_id if found is None else found
@@ -94,8 +95,8 @@ def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
 
 
 def without_dropout(model: Any) -> None:
-    """Switch off the dropout of the model's own pre-training: old and new log-probabilities in an
-    update would be of different models."""
+    """Switch off the dropout that the model had in pre-training. With it, old and new
+    log-probabilities in an update would come from different models."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -104,14 +105,14 @@ def without_dropout(model: Any) -> None:
 
 
 def check(model: Any) -> None:
-    """Raises AzrError if more than a matrix follows the trunk, or a layer keeps more than plain
-    keys and values of what it has read, or less."""
+    """Raise AzrError if the head is more than a matrix, or if a layer does not keep plain keys and
+    values of all tokens."""
     window = getattr(model.config, "sliding_window", None)
     if window and getattr(model.config, "use_sliding_window", True):
         raise _unsupported(model, f"has a sliding window of {window} tokens")
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
-        raise _unsupported(model, f"has layers of the kind {', '.join(sorted(kinds))}")
+        raise _unsupported(model, f"has layers of type {', '.join(sorted(kinds))}")
     probe = torch.tensor(PROBE, device=model.device)
     with torch.no_grad():
         whole = model(input_ids=probe).logits

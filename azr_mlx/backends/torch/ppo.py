@@ -1,5 +1,5 @@
-"""The PPO loss on PyTorch: term by term that of ``azr_mlx.backends.mlx.ppo``, in the same order,
-which has the sources."""
+"""The PPO loss on PyTorch: the same terms, in the same order, as in ``azr_mlx.backends.mlx.ppo``,
+where the sources are."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class PolicyModel(torch.nn.Module):
     def scores(
         self, a: Arrays, temperature: float, *, gradient: bool, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(logp, entropy, values), each float32 [N]; the value head reads a stopped gradient."""
+        """(logp, entropy, values), each float32 [N]. No gradient flows from the value head into the
+        language model."""
         hidden = prefix_sharing.hidden_states(self.trunk, a["stages"])
         hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
         logp, entropy = selected_logprob(
@@ -72,8 +73,8 @@ def arrays_of(batch: Batch, micro: MicroBatch, device: torch.device) -> Arrays:
 def ppo_loss(
     policy: PolicyModel, a: Arrays, total: float, hyper: Hyper
 ) -> tuple[Tensor, dict[str, float]]:
-    """One micro-batch's share of the minibatch loss, and sums of its statistics; ``total``: the
-    minibatch's tokens."""
+    """One micro-batch's share of the minibatch loss, and sums of its statistics. ``total`` is the
+    number of trained tokens in the minibatch."""
     logp, entropy, values = policy.scores(
         a, hyper.temperature, gradient=True, entropy_gradient=hyper.entropy_coef != 0
     )

@@ -1,8 +1,8 @@
-"""A forward pass in stages: sequences that begin alike are read once, and gradients flow through.
+"""A forward pass in stages: the common beginning of sequences is read once, with gradients.
 
-Each stage runs transformers' own model code; what takes the place of its cache hands a layer the
-keys and values of the stage before, one row of them to several rows of this one. As
-``azr_mlx.backends.mlx.prefix_sharing``.
+Each stage runs transformers' own model code. Instead of its cache, each layer gets an object with
+the keys and values of the stage before, where one row may serve several rows of this stage. Same
+method as in ``azr_mlx.backends.mlx.prefix_sharing``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Tensor = torch.Tensor
 
 
 class Span:
-    """Where the tokens of one stage are, and those before it: the same for all layers.
+    """Where the tokens of one stage, and those before it, are. The same for all layers.
 
-    ``valid`` [n, S] marks the slots of keys and values that hold a token, ``end`` [n] counts them,
-    ``positions`` [n, T] are this stage's own.
+    ``valid`` [n, S] marks the slots of keys and values that hold a token; ``end`` [n] counts them.
+    ``positions`` [n, T] are those of this stage's own tokens.
     """
 
     def __init__(self, stage: dict[str, Tensor], before: Span | None):
@@ -43,13 +43,13 @@ class Span:
         self.positions = offset[:, None] + steps[None]
 
     def spread(self, array: Tensor) -> Tensor:
-        """For each row, its row of the stage before."""
+        """The rows of an array of the stage before, one for each row of this stage."""
         if array.shape[0] == 1:
             return array.expand(self.rows, *array.shape[1:])
         return array[self.parent]
 
     def mask(self) -> Tensor:
-        """[n, 1, T, S + T]: all that holds a token before this stage, and causally its own."""
+        """[n, 1, T, S + T]: all tokens before this stage, and its own tokens causally."""
         device = self.positions.device
         own = torch.ones(self.width, self.width, dtype=torch.bool, device=device).tril()
         own = own.expand(self.rows, -1, -1)
@@ -60,8 +60,8 @@ class Span:
 
 
 class Extended:
-    """The layers' keys and values in one stage, behind those of the stage before: what the model
-    takes for its cache."""
+    """The layers' keys and values in one stage, after those of the stage before. The model uses it
+    as its cache."""
 
     def __init__(self, span: Span, before: Reading | None):
         self.span, self.before = span, before
@@ -79,14 +79,14 @@ class Extended:
 
 
 class Reading(NamedTuple):
-    """What one stage leaves: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
+    """The result of one stage: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
 
     span: Span
     layers: list[Past]
     hidden: Tensor | None
 
     def kept(self) -> Reading:
-        """The cache without what no later stage needs."""
+        """The same without ``hidden``, which no later stage needs."""
         return self._replace(hidden=None)
 
 
@@ -99,7 +99,8 @@ def on_device(stage: Stage, device: torch.device) -> dict[str, Tensor]:
 
 
 def read(trunk: Any, stage: dict[str, Tensor], before: Reading | None = None) -> Reading:
-    """One stage behind another. It has ``tokens`` [n, T], ``lengths`` [n] and ``parent`` [n]."""
+    """Read a stage that continues ``before``. It has ``tokens`` [n, T], ``lengths`` [n] and
+    ``parent`` [n]."""
     span = Span(stage, before and before.span)
     cache = Extended(span, before)
     hidden = run(trunk, cache, stage["tokens"], span.mask(), span.positions)
@@ -107,7 +108,7 @@ def read(trunk: Any, stage: dict[str, Tensor], before: Reading | None = None) ->
 
 
 def run(trunk: Any, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """The trunk's final hidden states, with ``cache`` in the place of its own."""
+    """The trunk's final hidden states, with ``cache`` instead of its own cache."""
     kind: Any = type(trunk)
     hidden: Tensor = trunk(
         input_ids=tokens,
@@ -121,14 +122,14 @@ def run(trunk: Any, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor)
 
 @lru_cache
 def _cache_argument(kind: type[Any]) -> str:
-    """The name of the cache argument: transformers 5.24 renamed it."""
+    """The name of the cache argument, which transformers 5.24 changed."""
     names = inspect.signature(kind.forward).parameters
     return "cache" if "cache" in names else "past_key_values"
 
 
 def hidden_states(trunk: Any, stages: Sequence[dict[str, Tensor]]) -> Tensor:
-    """[b, C, D]: the last stage's final hidden states."""
-    if len(stages) == 1:  # rows are padded on the right, where causal attention does not look
+    """The final hidden states of the last stage, [b, C, D]."""
+    if len(stages) == 1:  # no mask: padding is on the right, which causal attention does not see
         hidden: Tensor = trunk(input_ids=stages[0]["tokens"], use_cache=False).last_hidden_state
         return hidden
     reading = None

@@ -1,4 +1,4 @@
-"""The ranks that ``torchrun`` starts, on ``torch.distributed``."""
+"""Communication between the ranks that ``torchrun`` starts, with ``torch.distributed``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Tensor = torch.Tensor
 
 
 class TorchWorld:
-    """``ranks.World``, over the default process group: gloo, or NCCL if each rank has a GPU."""
+    """Implements ``ranks.World`` on the default process group: gloo, or NCCL if each rank has a
+    GPU."""
 
     def __init__(self, device: torch.device):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -33,7 +34,7 @@ class TorchWorld:
         out = [torch.zeros_like(array) for _ in range(self.size)]
         with self._named():
             dist.all_gather(out, array)
-            return [one.cpu() for one in out]  # NCCL's failures come when it is waited for
+            return [one.cpu() for one in out]  # NCCL's errors appear only when its result is read
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -1,9 +1,9 @@
-"""``.gguf`` to an MLX folder with its tokenizer and chat template.
+"""Converting a ``.gguf`` file to an MLX folder, with its tokenizer and chat template.
 
-Q4_0, Q4_1 and Q8_0 are affine groups of 32 and keep their integers, scales and offsets bit for bit;
-K-quants and Q5 are dequantised by the package ``gguf`` and quantised again if asked. The written
-config.json is right for mlx-lm and for transformers. Layouts: ggml's docs/gguf.md, llama.cpp's
-convert_hf_to_gguf.py and ggml-quants.c.
+Q4_0, Q4_1 and Q8_0 are affine groups of 32, so their integers, scales and offsets are kept bit for
+bit. K-quants and Q5 are dequantised by the package ``gguf``, and quantised again if asked for. The
+config.json that is written works for mlx-lm and for transformers. The layouts are described in
+ggml's docs/gguf.md and in llama.cpp's convert_hf_to_gguf.py and ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ __all__ = ["Imported", "import_gguf"]
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """How many matrices kept their blocks, were dequantised, were quantised; the floats' type."""
+    """How many matrices kept their blocks, were dequantised and were quantised, and the type of the
+    floating-point arrays."""
 
     kept: int
     dequantized: int
@@ -43,13 +44,14 @@ class Imported:
 def import_gguf(
     path: Path, target: Path, quantization: Quantization, dtype: str | None = None
 ) -> Imported:
-    """Convert ``path`` into the MLX folder ``target`` (absent before).
+    """Convert ``path`` into the MLX folder ``target``, which must not exist.
 
-    Matrices whose blocks MLX has are kept as they are, unless most of the file is such blocks of
-    more bits than ``quantization`` asks for; then, and for the matrices that have no such blocks,
-    ``bits`` > 0 quantises. ``dtype`` is that of scales and plain tensors: by default float16, which
-    GGUF's scales are (float32 makes MLX's dequantisation exact too); bfloat16 or float32 if the
-    file holds nothing else. Raises ModelError; leaves nothing half done.
+    Matrices with blocks that MLX supports are kept as they are, unless most of the file consists of
+    such blocks with more bits than ``quantization`` asks for. In that case they are quantised to
+    ``bits``, if that is not 0; so are matrices without such blocks. ``dtype`` is the type of scales
+    and plain tensors. Its default is float16, the type of GGUF's scales (with float32, MLX's
+    dequantisation is exact too), or bfloat16 or float32 if the file holds nothing else. Raises
+    ModelError, and then leaves no incomplete folder.
     """
     file = read(path)
     config = build_config(file)

@@ -1,4 +1,4 @@
-"""config.json from a GGUF file's metadata, for mlx-lm and for transformers."""
+"""Making a config.json for mlx-lm and transformers from a GGUF file's metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile
 
-# general.architecture -> the class that transformers builds
+# general.architecture -> the class in transformers
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
@@ -18,7 +18,7 @@ ARCHITECTURES = {
 
 
 def build_config(file: GgufFile) -> dict[str, Any]:
-    """config.json from metadata and tensors, for mlx-lm and transformers. Raises ModelError."""
+    """The contents of config.json, from metadata and tensors. Raises ModelError."""
     kind = file.architecture
     if kind not in ARCHITECTURES:
         raise ModelError(
@@ -34,7 +34,7 @@ def build_config(file: GgufFile) -> dict[str, Any]:
     )
     if kind == "qwen2" and width * heads != hidden:
         raise ModelError(
-            f"{file.path}: qwen2 with heads of {width} x {heads} in {hidden} is not one mlx-lm has"
+            f"{file.path}: mlx-lm has no qwen2 with {heads} heads of width {width} in {hidden}"
         )
     config = {
         "architectures": [ARCHITECTURES[kind]],
@@ -73,7 +73,7 @@ def _rows(file: GgufFile, name: str) -> int:
 
 
 def _rope(file: GgufFile, width: int) -> dict[str, Any]:
-    """The rotary base in both places, mlx-lm's and transformers 5's, and its scaling."""
+    """The rotary base and its scaling, in the places where mlx-lm and transformers 5 read them."""
     rotated = int(file.key("rope.dimension_count", width))
     if rotated != width:
         raise ModelError(

@@ -1,7 +1,7 @@
-"""Whether a GGUF file is whole, before a library that trusts its header maps it into memory.
+"""Checking that a GGUF file is complete, before a library that trusts its header reads it.
 
-MLX's reader ends the process (SIGSEGV) on a file that is cut off or whose counts are nonsense. The
-layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+MLX's reader crashes the process (SIGSEGV) if a file is cut off or its counts are wrong. The layout
+is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from azr_mlx.errors import ModelError
 
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
-_SIZES = (1, 1, 2, 2, 4, 4, 4, 1, None, None, 8, 8, 8)  # bytes of a value, by GGUF's type number
+_SIZES = (1, 1, 2, 2, 4, 4, 4, 1, None, None, 8, 8, 8)  # bytes per value, by GGUF's type number
 _ALIGNMENT = "general.alignment"
 
 
 def check_whole(path: Path) -> None:
-    """Raises ModelError if ``path`` is not a GGUF file, or ends before its tensors do."""
+    """Raise ModelError if ``path`` is not a GGUF file, or ends before its tensors do."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(
@@ -42,14 +42,16 @@ def check_whole(path: Path) -> None:
 
 
 class _Walk:
-    """A position in the file's header; ``struct.error`` if the file ends first."""
+    """A position that moves through the file's header. Reading past the end of the file raises
+    ``struct.error``."""
 
     def __init__(self, content: Any) -> None:
         self.content, self.at = content, 4
         self.alignment = 32
 
     def end_of_tensors(self) -> int:
-        """The file's least size in bytes. Raises ValueError and its like if it is not a header."""
+        """The smallest size in bytes that the file can have. Raises ValueError or a similar error
+        if the header is damaged."""
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         if self._number("I") not in _VERSIONS:

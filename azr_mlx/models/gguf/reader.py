@@ -19,7 +19,8 @@ GROUP = 32  # weights per block of Q4_0, Q4_1 and Q8_0
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """[out, in] packed in uint32 with [out, in / group] scales and biases, or plain: 0 bits."""
+    """A tensor. Quantised: [out, in] packed in uint32, with scales and biases [out, in / group].
+    Plain: ``bits`` is 0."""
 
     weight: mx.array
     scales: mx.array | None = None
@@ -27,7 +28,7 @@ class Stored:
     bits: int = 0
     group: int = GROUP
     mode: str = "affine"
-    kind: str = ""  # ggml's name of the type it was stored in
+    kind: str = ""  # ggml's name for the type in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +54,19 @@ class GgufFile:
 
 
 def read(path: Path) -> GgufFile:
-    """Read a file: by MLX if it has every type, else by package ``gguf``. Raises ModelError."""
+    """Read a file: with MLX if it supports all types in it, otherwise with the package ``gguf``.
+    Raises ModelError."""
     check_whole(path)
     native = read_native(path)
     return native if native is not None else read_with_package(path)
 
 
 def read_native(path: Path) -> GgufFile | None:
-    """Through ``mx.load``, which is fast; None if a type is one that it lacks or would round.
+    """Read a file with ``mx.load``, which is fast. None if it does not support a type, or might
+    have rounded one.
 
-    It turns BF16 and some K-quants into float16 silently, so a plain float16 tensor may be any of
-    them.
+    ``mx.load`` silently turns BF16 and some K-quants into float16, so a plain float16 tensor may
+    have been any of these.
     """
     import mlx.core as mx
 
@@ -84,13 +87,14 @@ def read_native(path: Path) -> GgufFile | None:
             tensors[name] = Stored(array, kind="F32")
             continue
         biases = arrays[f"{name.removesuffix('.weight')}.biases"]
-        bits = array.shape[-1] // scales.shape[-1]  # 32 bits a word, 32 weights a group
+        bits = array.shape[-1] // scales.shape[-1]  # 32 bits per word, 32 weights per group
         tensors[name] = Stored(array, scales, biases, bits, kind=f"Q{bits}")
     return GgufFile(path, {key: _plain_value(value) for key, value in metadata.items()}, tensors)
 
 
 def _plain_value(value: Any) -> Any:
-    """``mx.load``'s value as a Python one; a float32 as the shortest decimal that names it."""
+    """A value of ``mx.load`` as a Python value. A float32 becomes the shortest decimal number that
+    rounds to it."""
     import mlx.core as mx
 
     if not isinstance(value, mx.array):
@@ -101,12 +105,13 @@ def _plain_value(value: Any) -> Any:
 
 
 def read_with_package(path: Path) -> GgufFile:
-    """Through the package ``gguf``, which dequantises every type of ggml's. Raises ModelError."""
+    """Read a file with the package ``gguf``, which can dequantise every type of ggml. Raises
+    ModelError."""
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise ModelError(
-            f"{path} holds types that MLX cannot read by itself", "pip install gguf"
+            f"{path} holds types that MLX alone cannot read", "pip install gguf"
         ) from error
     try:
         reader = GGUFReader(path)
@@ -135,18 +140,19 @@ def _stored(tensor: Any) -> Stored:
 
 
 def _blocks(data: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [out, blocks, size]."""
+    """The bytes of each block, uint8 [out, blocks, size]."""
     return np.ascontiguousarray(data).reshape(data.shape[0], -1, size)
 
 
 def _half(blocks: np.ndarray, start: int) -> np.ndarray:
-    """float16 [out, blocks], read at a byte of every block."""
+    """The number that begins at byte ``start`` of each block, float16 [out, blocks]."""
     half: np.ndarray = np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0]
     return half
 
 
 def _nibbles(blocks: np.ndarray) -> np.ndarray:
-    """ggml's 16 bytes (weights i and i + 16 in byte i) as MLX's uint32 [out, in / 8]."""
+    """4-bit weights in MLX's order, uint32 [out, in / 8]. In a block of ggml, byte i of 16 holds
+    the weights i and i + 16."""
     weights = np.concatenate([blocks & 15, blocks >> 4], axis=-1)
     packed = weights[..., 0::2] | weights[..., 1::2] << 4
     words: np.ndarray = np.ascontiguousarray(packed).view(np.uint32).reshape(packed.shape[0], -1)
@@ -154,7 +160,7 @@ def _nibbles(blocks: np.ndarray) -> np.ndarray:
 
 
 def _q4_0(data: np.ndarray, kind: str) -> Stored:
-    """d (q - 8)."""
+    """Q4_0: a weight is d (q - 8)."""
     import mlx.core as mx
 
     blocks = _blocks(data, 18)
@@ -166,7 +172,7 @@ def _q4_0(data: np.ndarray, kind: str) -> Stored:
 
 
 def _q4_1(data: np.ndarray, kind: str) -> Stored:
-    """d q + m."""
+    """Q4_1: a weight is d q + m."""
     import mlx.core as mx
 
     blocks = _blocks(data, 20)
@@ -175,7 +181,7 @@ def _q4_1(data: np.ndarray, kind: str) -> Stored:
 
 
 def _q8_0(data: np.ndarray, kind: str) -> Stored:
-    """d q with q signed: d (q + 128) - 128 d."""
+    """Q8_0: a weight is d q with q signed, which is d (q + 128) - 128 d."""
     import mlx.core as mx
 
     blocks = _blocks(data, 34)

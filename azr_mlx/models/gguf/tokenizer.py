@@ -1,4 +1,4 @@
-"""tokenizer.json, tokenizer_config.json and the chat template from a GGUF file's metadata."""
+"""Making the tokenizer's files and the chat template from a GGUF file's metadata."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tokenizers import (
 from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile
 
-# How text is cut before the merges: tokenizer.ggml.pre -> kind. The regular expressions are those
-# of the original tokenizer.json files; SmolLM's (and StarCoder's) cut every digit off before
-# GPT-2's.
+# How text is split before merges: tokenizer.ggml.pre -> kind. The regular expressions are those of
+# the original tokenizer.json files. SmolLM and StarCoder first split off every digit, and then do
+# the same as GPT-2.
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -77,7 +77,8 @@ def _tokens(file: GgufFile) -> list[str]:
 
 
 def backend_tokenizer(file: GgufFile, tokens: list[str]) -> Tokenizer:
-    """``tokenizers.Tokenizer``: byte-level BPE built here, sentencepiece by transformers."""
+    """The ``tokenizers.Tokenizer`` of a file. Byte-level BPE is built here, sentencepiece by
+    transformers. Raises ModelError."""
     kind = file.metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
         return _byte_level(file, tokens)
@@ -105,7 +106,7 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Tokenizer:
     tokenizer.pre_tokenizer = _pre_tokenizer(kind)
     tokenizer.decoder = decoders.ByteLevel()
     _add_special(tokenizer, file, tokens)
-    # Where the file does not say, llama.cpp adds it for Llama 3 only.
+    # If the file does not say, llama.cpp adds a BOS token for Llama 3 only.
     bos = file.metadata.get("tokenizer.ggml.add_bos_token", kind == "llama3")
     steps: list[Any] = [processors.ByteLevel(trim_offsets=False)]
     tokenizer.post_processor = processors.Sequence(steps + _bos_steps(file, tokens, bool(bos)))
@@ -125,9 +126,10 @@ def _pre_tokenizer(kind: str) -> Any:
 
 
 def _add_special(tokenizer: Tokenizer, file: GgufFile, tokens: list[str]) -> None:
-    """Control tokens as special ones, user-defined ones (``<think>``) as plain ones: never cut."""
+    """Add control tokens as special tokens, and user-defined ones (``<think>``) as plain ones. None
+    of them is ever split."""
     types = file.metadata.get("tokenizer.ggml.token_type") or ()
-    kinds = list(zip(tokens, types, strict=False))  # the types of cut-off padding are left over
+    kinds = list(zip(tokens, types, strict=False))  # there are types for the removed padding, too
     control = [token for token, kind in kinds if kind == _CONTROL]
     defined = [token for token, kind in kinds if kind == _USER_DEFINED]
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
@@ -144,7 +146,7 @@ def _bos_steps(file: GgufFile, tokens: list[str], wanted: bool) -> list[Any]:
 
 
 def _sentencepiece(file: GgufFile, tokens: list[str]) -> Tokenizer:
-    """Through transformers, which recovers the merges from the pieces and their scores."""
+    """Built by transformers, which recovers the merges from the pieces and their scores."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import convert_gguf_tokenizer
 
     metadata = file.metadata

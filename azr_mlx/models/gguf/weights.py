@@ -1,4 +1,4 @@
-"""Tensors under Hugging Face's names, in their own blocks or quantised anew, and their files."""
+"""Renaming a GGUF file's tensors, quantising them again if needed, and writing the MLX files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LAYER = {
 
 
 def renamed(file: GgufFile, config: dict[str, Any]) -> Iterator[tuple[str, Stored]]:
-    """(Hugging Face's name, tensor), with llama's rotary rows put back in order."""
+    """(Hugging Face's name, tensor) of each tensor. llama's rotary rows are put back in order."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for name, stored in file.tensors.items():
         if name == "rope_freqs.weight":
@@ -55,7 +55,7 @@ def renamed(file: GgufFile, config: dict[str, Any]) -> Iterator[tuple[str, Store
 
 
 def _unpermute(stored: Stored, heads: int) -> Stored:
-    """Undo LlamaModel.permute of convert_hf_to_gguf.py: it interleaves the halves of each head."""
+    """Undo LlamaModel.permute of convert_hf_to_gguf.py, which interleaves each head's halves."""
     import mlx.core as mx
 
     rows = stored.weight.shape[0]
@@ -69,7 +69,7 @@ def _unpermute(stored: Stored, heads: int) -> Stored:
 
 
 def check_complete(tensors: dict[str, Stored], config: dict[str, Any], path: Path) -> None:
-    """Raise ModelError if a layer is missing, as in one part of a split file."""
+    """Raise ModelError if a layer is missing, as it is in one part of a split file."""
     wanted = {
         f"model.layers.{i}.self_attn.q_proj.weight" for i in range(config["num_hidden_layers"])
     }
@@ -90,7 +90,8 @@ def natural_dtype(tensors: dict[str, Stored]) -> str:
 def requantize(
     tensors: dict[str, Stored], quantization: Quantization, dtype: str
 ) -> tuple[dict[str, Stored], int, int, int]:
-    """The tensors to be written, floats in ``dtype``; matrices kept, dequantised, quantised."""
+    """(tensors to write, with floats in ``dtype``; numbers of matrices kept, dequantised and
+    quantised)."""
     matrices = {name: stored for name, stored in tensors.items() if stored.weight.ndim == 2}
     lower = 0 < quantization.bits < _usual_bits(matrices)
     done, counts = {}, Counter[str]()
@@ -110,13 +111,13 @@ def requantize(
 
 
 def _worth(stored: Stored, quantization: Quantization) -> bool:
-    """Whether packed weights have more bits than asked for, and can be cut into the groups."""
+    """Whether packed weights have more bits than asked for, and fit into the groups asked for."""
     columns = stored.weight.shape[-1] * 32 // stored.bits
     return stored.bits > quantization.bits and columns % quantization.group_size == 0
 
 
 def _usual_bits(matrices: dict[str, Stored]) -> int:
-    """Bits of the blocks that hold most of the weights; 0 if those are not blocks of MLX's."""
+    """The bits of the blocks that hold most of the weights; 0 if MLX does not support those."""
     sizes: Counter[int] = Counter()
     for stored in matrices.values():
         sizes[stored.bits] += (
@@ -139,7 +140,8 @@ def _cast(stored: Stored, dtype: str) -> Stored:
 
 
 def _quantized(stored: Stored, quantization: Quantization, dtype: str) -> Stored:
-    """A matrix as asked for; plain if it cannot be cut into groups, as in mlx-lm."""
+    """A matrix, quantised as asked for. As in mlx-lm it stays plain if it does not fit into the
+    groups."""
     import mlx.core as mx
 
     weight = stored.weight
@@ -156,7 +158,7 @@ def _quantized(stored: Stored, quantization: Quantization, dtype: str) -> Stored
 
 
 def quantization_entries(tensors: dict[str, Stored]) -> dict[str, Any]:
-    """mlx-lm's config["quantization"]: the commonest at the top, the others by module."""
+    """mlx-lm's config["quantization"]: the most common kind at the top level, others by module."""
     modules = {
         name.removesuffix(".weight"): (stored.group, stored.bits, stored.mode)
         for name, stored in tensors.items()
@@ -198,7 +200,7 @@ def write_weights(folder: Path, tensors: dict[str, Stored]) -> None:
 
 
 def write_config(folder: Path, config: dict[str, Any], file: GgufFile) -> None:
-    """config.json, and generation_config.json with every token that ends a turn."""
+    """Write config.json, and generation_config.json with all tokens that end a turn."""
     from mlx_lm.utils import save_config
 
     save_config(
@@ -213,12 +215,13 @@ def write_config(folder: Path, config: dict[str, Any], file: GgufFile) -> None:
 
 
 def check_loads(folder: Path, path: Path) -> None:
-    """Build the model from what was written: what does not fit is an error here, not later."""
+    """Load what was written as a model, so that tensors that do not fit are reported now. Raises
+    ModelError."""
     from mlx_lm.utils import load_model
 
     try:
         load_model(folder, lazy=True, strict=True)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{path}: its tensors do not make a model: {str(error).splitlines()[0]}"
+            f"{path}: its tensors do not form a model: {str(error).splitlines()[0]}"
         ) from error
