@@ -339,7 +339,7 @@ def test_adapters_on_some_layers_only():
     theirs = TorchBackend(torch_model(tiny_model()), TOKENIZER, lora)
     assert_same(MlxBackend(tiny_model(), TOKENIZER, lora), theirs, atol=1e-7)
     assert len(theirs.parameters) == 4
-    with pytest.raises(UsageError, match=r"lora.keys: 'q_proj': no linear layer"):
+    with pytest.raises(UsageError, match=r"lora.keys: 'q_proj' is not a linear layer"):
         TorchBackend(torch_model(tiny_model()), TOKENIZER, Lora(keys=("q_proj",)))
 
 

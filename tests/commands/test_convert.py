@@ -745,7 +745,7 @@ def test_paths_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no such file or folder; did you mean .*smollm2\?"):
         resolve(str(tmp_path / "smolm2"), quantization=PLAIN, cache_dir=tmp_path / "cache")
     (tmp_path / "model.bin").write_text("")
-    with pytest.raises(ModelError, match=r"not a \.gguf one"):
+    with pytest.raises(ModelError, match=r"not a \.gguf file"):
         resolve(str(tmp_path / "model.bin"), quantization=PLAIN, cache_dir=tmp_path / "cache")
 
 
