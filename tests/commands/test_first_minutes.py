@@ -189,7 +189,7 @@ def test_a_full_disk(tmp_path):
     assert (
         got == 1
         and "No space left on device" in said
-        and ("make room" in said or "free disk" in said)
+        and ("make room" in said or "check disk space" in said)
     ), said
 
 
