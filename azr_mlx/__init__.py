@@ -2,7 +2,7 @@
 
     from azr_mlx import Job, Sandbox, TaskProposer, TaskSolver, load_config
 
-These names are imported when they are first used, so that ``import azr_mlx`` costs next to nothing.
+These names are imported when they are first used, so that ``import azr_mlx`` is fast.
 """
 
 from __future__ import annotations

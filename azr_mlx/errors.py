@@ -1,15 +1,15 @@
-"""Errors that users see: one line each, which says what is wrong, why, and how to fix it."""
+"""Errors that users see. Each is one line that says what is wrong, why, and how to fix it."""
 
 from __future__ import annotations
 
 import os
 
-# What the user typed to get here: messages that suggest a command start with it.
+# The name by which the user started the program. Commands that messages suggest start with it.
 PROGRAM = os.environ.get("AZR_MLX_PROGRAM", "azr-mlx")
 
 
 class AzrError(Exception):
-    """A failure that the command line reports in one line; ``exit_code`` is what it exits with."""
+    """A failure that the command line reports in one line; it then exits with ``exit_code``."""
 
     exit_code = 1
 
@@ -21,7 +21,7 @@ class UsageError(AzrError):
 
 
 class ModelError(AzrError, ValueError):
-    """A model cannot be found, read or converted: one line; ``fix`` says what to do."""
+    """A model cannot be found, read or converted. ``fix`` says what to do about it."""
 
     def __init__(self, what: str, fix: str = "") -> None:
         super().__init__(f"{what}; {fix}" if fix else what)
@@ -29,7 +29,7 @@ class ModelError(AzrError, ValueError):
 
 
 class ModelUsageError(ModelError):
-    """What was typed names no model, or asks of one what cannot be."""
+    """The name that was given is not a model, or the model cannot do what was asked."""
 
     exit_code = UsageError.exit_code
 
@@ -41,6 +41,6 @@ def first_line(error: BaseException) -> str:
 
 
 class Interrupted(AzrError):
-    """Ctrl-C, after what was complete has been kept; the message says where."""
+    """Ctrl-C was pressed, and finished work has been kept. The message says where."""
 
     exit_code = 130

@@ -19,8 +19,8 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupts:
-    """Within the block the first Ctrl-C only asks (``asked``): it raises KeyboardInterrupt if it
-    is ``allowed``, or at the next ``check``. The second leaves at once.
+    """Within the block the first Ctrl-C only sets ``asked``. KeyboardInterrupt is raised at the
+    next ``check``, or at once inside an ``allowed`` block. A second Ctrl-C ends the process.
 
     Outside the main thread, where Python delivers no signals, nothing is changed.
     """
@@ -45,7 +45,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
-        """Within, Ctrl-C raises at once: nothing here may need an end that it would not come to."""
+        """Within this block, which must be safe to leave at any point, Ctrl-C raises at once."""
         self.check()
         self.shielded = False
         try:

@@ -1,4 +1,4 @@
-"""Randomness without state: every draw names its key, and nothing else in the package draws.
+"""Randomness without state: every random draw in the package is made with a key of its own.
 
 A key is a 64-bit hash of (seed, stream, step, index...). A run that is killed and resumed therefore
 draws the same numbers as one that was not, with no generator state to save.
@@ -20,15 +20,15 @@ def key(seed: int, stream: str, step: int, *index: int) -> int:
 
 
 def generator(seed: int, stream: str, step: int, *index: int) -> np.random.Generator:
-    """A numpy generator that belongs to one key."""
+    """The numpy generator of one key."""
     return np.random.Generator(np.random.Philox(key(seed, stream, step, *index)))
 
 
 def uniforms(key64: int, count: int) -> np.ndarray:
-    """float32 [count] in [0, 1): the draws of one sequence, whatever batch it is decoded in."""
+    """float32 [count] in [0, 1): the draws of one sequence, the same in whatever batch it is in."""
     return np.random.Generator(np.random.Philox(key64)).random(count, dtype=np.float32)
 
 
 def words(key64: int, count: int) -> np.ndarray:
-    """uint32 [count, 2]: a 64-bit key for each draw of a sequence, for a generator on a device."""
+    """uint32 [count, 2]: one 64-bit key per draw of a sequence, for a generator on a device."""
     return np.random.Philox(key64).random_raw(count).view(np.uint32).reshape(count, 2)

@@ -1,5 +1,5 @@
-"""Text that anyone may have written. It is made safe to show: nothing in it is markup, and no
-character hides or reorders another. Python is parsed, and never run."""
+"""Text that anyone may have written. It is made safe to show: markup in it has no effect, and no
+character hides or reorders another. Python source is parsed, and never run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
 
 
 def plain(value: Any) -> str:
-    """Control, format (bidirectional ones among them), unassigned characters and lone surrogates by
-    their code points."""
+    """The text with invisible characters made visible: control characters, format characters
+    (including bidirectional ones), unassigned characters and lone surrogates."""
     text = str(value)
     if text.isascii() and text.isprintable():
         return text
@@ -26,12 +26,12 @@ def plain(value: Any) -> str:
 
 
 def escape(value: Any) -> str:
-    """Text as the content, or a quoted attribute, of HTML."""
+    """Text made safe for the content, or a quoted attribute, of HTML."""
     return html.escape(plain(value))
 
 
 def clip(text: str, most: int, *, keep_end: bool = False) -> str:
-    """At most ``most`` characters of it, with a word on how many are left out."""
+    """At most ``most`` characters of the text, and a note that says how many are left out."""
     if len(text) <= most:
         return text
     left_out = f"[{len(text) - most} more characters]"
@@ -39,14 +39,14 @@ def clip(text: str, most: int, *, keep_end: bool = False) -> str:
 
 
 def number(value: float, unit: str = "", spacing: float | None = None) -> str:
-    """With three digits, or as many as distinguish the ticks of an axis, which are ``spacing`` from
-    each other."""
+    """A number as text: with three digits, or, for the ticks of an axis, with as many as
+    distinguish ticks that are ``spacing`` from each other."""
     if unit == "%":
         shown = 100 * value
         digits = 1 if spacing is None and 0 < abs(shown) < 99.95 else _digits(100 * (spacing or 1))
         return f"{shown:.{digits}f} %"
     size = abs(value)
-    if size < 1e-12:  # rounding errors of 0
+    if size < 1e-12:  # a rounding error
         return "0"
     if size >= 1e15 or size < (1e-3 if spacing is None else 1e-4):
         return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+", "e")
@@ -77,7 +77,7 @@ def _thousands(value: float, spacing: float | None) -> str:
 
 
 def _digits(spacing: float) -> int:
-    """Decimals that distinguish multiples of ``spacing``, which has one digit."""
+    """How many decimals distinguish multiples of ``spacing``, which has one significant digit."""
     return max(0, -math.floor(math.log10(spacing) + 1e-9))
 
 
@@ -104,7 +104,7 @@ def parsed_expression(source: str) -> ast.expr | None:
 def _tree(source: str, mode: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # ignore warnings about escapes in it
+            warnings.simplefilter("ignore")  # for example, of invalid escapes in the source
             return ast.parse(source, mode=mode)
     except _ERRORS:
         return None

@@ -1,7 +1,7 @@
 """The data that flows through a run: tasks, prompts, completions, verdicts, experiences, batches.
 
-Everything here is immutable, needs numpy only, and (arrays aside) converts to and from plain JSON,
-so that a rollouts file, a report or a bug report needs no model.
+Everything here is immutable and needs only numpy. Everything except arrays converts to and from
+plain JSON, so that a rollouts file, a report or a bug report can be read without a model.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class TaskKind(str, Enum):
 
 
 class Role(str, Enum):
-    """The two roles that the one model plays."""
+    """The two roles. The same model plays both."""
 
     PROPOSE = "propose"
     SOLVE = "solve"
 
 
 class Status(str, Enum):
-    """What the judge says of a piece of model output. ``OK`` is a value with nothing to compare it
-    with."""
+    """The judge's decision on a piece of model output. ``OK`` means that there is a value, but
+    nothing to compare it with."""
 
     PASS = "pass"
     FAIL = "fail"
@@ -60,7 +60,7 @@ def canonical_source(program: str) -> str:
     tree = parsed(program)
     try:
         return program if tree is None else ast.unparse(tree)
-    except (ValueError, RecursionError):  # an integer of too many digits; very deep nesting
+    except (ValueError, RecursionError):  # an integer with too many digits, or very deep nesting
         return program
 
 
@@ -95,7 +95,7 @@ class Task:
         outputs: tuple[str, ...],
         **rest: Any,
     ) -> Task:
-        """A task whose id is the hash of its normalised content, so that duplicates meet."""
+        """A task whose id is the hash of its normalised content: duplicates get the same id."""
         content = json.dumps([kind.value, canonical_source(program), list(inputs)])
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return cls(digest, kind, program, inputs, outputs, **rest)
@@ -129,10 +129,10 @@ class Prompt:
 class Completion:
     """A sampled completion.
 
-    ``token_ids`` include the token that ended it; ``logprobs`` are the sampler's, one per token,
-    kept to measure (and correct) the mismatch between sampler and trainer: they are not pi_old.
-    ``finish`` is "stop" or "length"; ``key`` is the random key it was drawn with; ``text`` is cut
-    before the stop string.
+    ``token_ids`` include the token that ended it. ``logprobs`` are the sampler's log-probabilities,
+    one per token. They are kept to measure (and correct) the mismatch between sampler and trainer,
+    and are not pi_old. ``finish`` is "stop" or "length"; ``key`` is the random key that the
+    completion was drawn with; ``text`` is cut before the stop string.
     """
 
     token_ids: tuple[int, ...]
@@ -144,8 +144,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judge's word: a status, one line of detail, the value (as literal text) and the time it
-    took."""
+    """The judge's decision: a status, one line of detail, the value (as literal text) and the
+    time that the run took."""
 
     status: Status
     detail: str = ""
@@ -159,7 +159,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """A scalar reward and the named parts that it is the sum of."""
+    """A scalar reward, and the named parts that add up to it."""
 
     total: float
     parts: dict[str, float] = field(default_factory=dict)
@@ -167,8 +167,8 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """One rollout with its judgement. ``group`` is shared by the rollouts of one baseline group in
-    one step."""
+    """One rollout with its verdict and reward. The rollouts of one baseline group in one step have
+    the same ``group``."""
 
     prompt: Prompt
     completion: Completion
@@ -206,12 +206,15 @@ class Experience:
 class Batch:
     """Padded arrays for scoring and updating, all [B, T] and aligned on the token that was emitted.
 
-    ``tokens`` i32, right-padded. ``mask`` is 1 where ``tokens[b, t]`` is a completion token that is
-    trained on; column 0 is never one. ``x[b, t]`` of every other array belongs to ``tokens[b, t]``
-    given ``tokens[b, :t]``: ``sampler_logp`` the sampler's log-probability, ``old_logp`` pi_old's
-    (None: the current policy is pi_old), ``ref_logp`` the reference's, ``values`` the value head's
-    estimate *before* the token, ``advantages`` and ``returns`` the estimator's, ``weights`` each
-    token's share in the policy loss (see ``batch.token_weights``).
+    ``tokens`` are i32 and right-padded. ``mask`` is 1 where ``tokens[b, t]`` is a completion token
+    that is trained on; column 0 never is. In every other array, ``x[b, t]`` belongs to
+    ``tokens[b, t]`` given ``tokens[b, :t]``:
+
+    - ``sampler_logp``, ``old_logp`` and ``ref_logp``: the log-probability under the sampler, under
+      pi_old (None: the current policy is pi_old) and under the reference model;
+    - ``values``: the value head's estimate *before* the token;
+    - ``advantages`` and ``returns``: the results of the advantage estimator;
+    - ``weights``: each token's share in the policy loss (see ``batch.token_weights``).
     """
 
     tokens: IntArray
@@ -232,7 +235,7 @@ class Batch:
         return replace(self, **arrays)  # type: ignore[arg-type]
 
     def rows(self, index: NDArray[np.int64]) -> Batch:
-        """The given rows of every array, trailing all-padding columns kept."""
+        """The given rows of every array. Columns that are then all padding are kept."""
         picked: dict[str, Any] = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
             for f in fields(self)
@@ -242,8 +245,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """float32 [B, T] log-probabilities, entropies and values, aligned as in ``Batch``; 0 off the
-    mask."""
+    """float32 [B, T] log-probabilities, entropies and values, aligned as in ``Batch``. They
+    are 0 where the mask is 0."""
 
     logp: FloatArray
     entropy: FloatArray
@@ -252,8 +255,8 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """What one optimizer step saw. Means are over completion tokens; ``grad_norm`` is before
-    clipping."""
+    """Statistics of one optimizer step. Means are over completion tokens; ``grad_norm`` is the
+    norm before clipping."""
 
     loss: float
     policy_loss: float
@@ -276,5 +279,5 @@ def _plain(obj: Any) -> dict[str, Any]:
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that the frozen types hold."""
+    """The row with its lists turned into tuples, which the frozen types hold."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}

@@ -4,19 +4,20 @@
         results = sandbox.run([Job("a", "def f(x): return x + 1", call="f", args="(1,)",
                                    expect="2")])
 
-``run`` takes a list, ``stream`` a list of any length, ``batch`` jobs that are still being made.
+``run`` takes a list of jobs, ``stream`` an iterable of any length, and ``batch`` takes jobs one by
+one while others run.
 
-The pool (this process) talks to *workers*. A worker is a supervisor, which watches from outside,
-and a *zygote*, a slim warm interpreter confined like a job, which forks one disposable process per
-run. A value comes back as an encoding of plain literals, is decoded by a total parser and compared
-here; what it is compared with never leaves this process. Assertions are split so that this holds
-for them too (``asserts``); tests that cannot be split run in a process of their own, separate from
-that of the code (``examiner``).
+The pool (this process) talks to *workers*. A worker consists of a supervisor, which watches jobs
+from outside, and a *zygote*: a small interpreter that is already started and confined like a job,
+and forks one disposable process per run. A value comes back as encoded plain literals. It is
+decoded and compared here, so the expected value never leaves this process. Assertions are split so
+that this holds for them too (``asserts``). Tests that cannot be split run in a process of their
+own, separate from the process of the code (``examiner``).
 
-What is promised on which platform, what is not, and how it is tested: docs/security.md.
+docs/security.md says what is promised on which platform, what is not, and how it is tested.
 
-The modules here are the trusted side. Those of ``jail`` run in the workers, import nothing but each
-other and the standard library, and share ``codec`` and ``wire`` with the trusted side.
+The modules in this folder are the trusted side. Those in ``jail`` run in the workers. They import
+only each other and the standard library, and share ``codec`` and ``wire`` with the trusted side.
 """
 
 from azr_mlx.sandbox.jail.codec import is_opaque

@@ -1,8 +1,8 @@
 """``python -m azr_mlx.sandbox --jobs FILE.jsonl --out FILE.jsonl``: run and judge a list of jobs.
 
-One JSON object per line in, one per line out, in the same order; ``-`` is stdin or stdout. A
-malformed job gets the status ``invalid``. The exit status is 0 unless the sandbox itself failed (1)
-or the command line is wrong (2).
+Input and output have one JSON object per line, in the same order; ``-`` stands for stdin or stdout.
+A malformed job gets the status ``invalid``. The exit status is 0 unless the sandbox itself failed
+(1) or the command line is wrong (2).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ _FORMAT = """jobs, in one of four styles:
   {"id": "n", "code": "def f(x): return x + 1", "call": "f", "calls": ["(2,)", "(3,)"]}
   {"id": "b", "code": "def add(a, b): return a + b", "tests": "assert add(1, 2) == 3"}
   {"id": "c", "code": "print(int(input()) + 1)", "stdin": "1\\n", "expect_stdout": "2\\n"}
-args, expect and the result's value are Python literals, as text; so are "values", those of calls.
+args, expect and the result's value are Python literals, as text. So are "values", the values of
+"calls".
 Optional in a job: "limits", an object with wall_s, cpu_s, memory_mb, output_kb, processes;
 "deterministic": true.
 
-results: {"id", "status", "value", "detail", "stdout", "seconds"}, status one of pass, fail, ok
-(a value, and no "expect"), error, timeout, memory, killed, nondeterministic, invalid"""
+results: {"id", "status", "value", "detail", "stdout", "seconds"}, where status is one of pass,
+fail, ok (it ran, and nothing was expected), error, timeout, memory, killed, nondeterministic,
+invalid"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     except (SandboxError, OSError) as error:
         name = getattr(error, "filename", None)
         why = getattr(error, "strerror", None)
-        _say(f"error: {name}: {why}; check it" if name else f"error: {error}")
+        _say(f"error: {name}: {why}; check the path" if name else f"error: {error}")
         return 1
     except KeyboardInterrupt:
         _say("interrupted")
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _say(line: str) -> None:
-    if sys.stderr is not None:  # it may have been closed before the start
+    if sys.stderr is not None:  # stderr may have been closed before the start
         sys.stderr.write(line + "\n")
 
 
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--jobs", required=True, metavar="FILE", help="jobs, one JSON object a line (-: stdin)"
+        "--jobs", required=True, metavar="FILE", help="jobs, one JSON object per line (-: stdin)"
     )
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="results, in the same order (-: stdout)"
@@ -88,8 +90,8 @@ def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
 
 
 def _run(sandbox: Sandbox, lines: IO[str], out: IO[str]) -> None:
-    """One row of results a row of jobs, in the same order; ids come back as they were given."""
-    given: deque[tuple[Any, Result | None]] = deque()  # with the result if it is already known
+    """Write one result per job, in the order of the jobs. Ids come back as they were given."""
+    given: deque[tuple[Any, Result | None]] = deque()  # id, and result if malformed
 
     def jobs() -> Iterator[Job]:
         for line in lines:

@@ -1,16 +1,17 @@
-"""Assert-style tests, split so that what a call is compared with never enters the job's process.
+"""Assert-style tests, split so that the expected values never enter the job's process.
 
-``assert f([1, 2]) == 3`` becomes ``_azr_report(0, f([1, 2]))`` for the job; the 3 and the ``==``
-stay here and are applied to the value that comes back. The job then knows the questions and not the
-answers: reading its own process, an object that equals everything or a forged end of the tests do
-not help it. An assertion is split if one side of its comparison is a literal, if literals are
-combined with a call by arithmetic (``abs(f(2) - 0.5) < 1e-6``), or if it is a call itself; it
-must run a number of times that can be read from the text (at the top level, or in a function
-that the top level calls). Values are compared by Python's own ``==`` between builtin types, as the
-test says.
+``assert f([1, 2]) == 3`` becomes ``_azr_report(0, f([1, 2]))`` for the job. The 3 and the ``==``
+stay here and are applied to the value that comes back. So the job knows the questions but not the
+answers: it gains nothing by reading its own process, by returning an object that equals everything,
+or by forging the end of the tests.
 
-Suites with other assertions are not split: they run as they are, in another process than the code's
-(see ``examiner``).
+An assertion can be split if one side of its comparison is a literal, if arithmetic combines
+literals with a call (``abs(f(2) - 0.5) < 1e-6``), or if it is itself a call. The text must also
+show how often it runs: it stands at the top level, or in a function that the top level calls.
+Values are compared by Python's own ``==`` between builtin types, as the test says.
+
+Suites with other assertions are not split. They run as they are, in a process separate from that of
+the code (see ``examiner``).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from azr_mlx.text import parsed
 
 REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes
-_MAX_REMEMBERED = 1 << 15  # characters of tests that are kept split, for their next solution
-_MAX_SIZE = 1 << 16  # largest size of a constant that is computed here
+_MAX_REMEMBERED = 1 << 15  # longer tests are not cached for their next solution (characters)
+_MAX_SIZE = 1 << 16  # the largest sequence that a constant expression may build here
 
 _LEAVE = (ast.Return, ast.Yield, ast.YieldFrom)
 
@@ -78,13 +79,13 @@ _CONSTANTS = {"math.pi": math.pi, "math.e": math.e, "math.inf": math.inf}
 
 
 class _Open(Exception):
-    """An expression that only the job's process can evaluate."""
+    """Raised for an expression that only the job's process can evaluate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """One split assertion: ``holds`` says whether the reported values satisfy it (it may raise what
-    the assertion itself would), ``times`` how often it must be reported.
+    """One split assertion. ``holds`` says whether the reported values satisfy it, and may raise
+    what the assertion itself would raise. ``times`` is how often it must be reported.
     """
 
     text: str
@@ -94,8 +95,8 @@ class Assertion:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Tests that are judged here: ``compiled`` is the questions, as a marshalled code object, and
-    ``checks`` the answers. Both are empty if the tests cannot be split.
+    """Tests that are judged here. ``compiled`` holds the questions, as a marshalled code object,
+    and ``checks`` the answers. Both are empty if the tests cannot be split.
     """
 
     checks: tuple[Assertion, ...] = ()
@@ -103,11 +104,11 @@ class Suite:
 
     @property
     def sealed(self) -> bool:
-        """Whether everything is judged here."""
+        """Whether the tests could be split, so that all of them are judged here."""
         return bool(self.compiled)
 
     def failure(self, reports: Iterable[tuple[int, Sequence[Any]]]) -> str:
-        """What the first report that does not hold is, or an empty string."""
+        """Describes the first report that does not hold; an empty string if all hold."""
         for number, values in reports:
             if not 0 <= number < len(self.checks):
                 return "a report of an assertion that there is not"
@@ -132,7 +133,7 @@ def _shown(values: Sequence[Any]) -> str:
 
 
 def split(tests: str) -> Suite:
-    """The suite of ``tests``; an empty one if they do not parse, or cannot be split whole."""
+    """The suite of ``tests``; an empty one if they do not parse or cannot all be split."""
     return _remembered(tests) if len(tests) <= _MAX_REMEMBERED else _split(tests)
 
 
@@ -169,7 +170,7 @@ def _split(tests: str) -> Suite:
 
 
 def _compiled(source: str) -> bytes:
-    """Marshalled code for the job's interpreter, which is this one; nothing if it is too odd."""
+    """Marshalled code (the job has the same interpreter); empty if it does not compile."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -184,7 +185,7 @@ def _quoted(text: str) -> str:
 
 
 class _Text:
-    """Source text by the positions of ``ast``: lines, and columns in UTF-8 bytes."""
+    """Source text, addressed by the positions that ``ast`` uses: lines, and columns in bytes."""
 
     def __init__(self, text: str) -> None:
         self.raw = text.encode("utf-8", "surrogatepass")
@@ -193,7 +194,7 @@ class _Text:
             self.starts.append(self.starts[-1] + len(line))
 
     def span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
-        # True for every node that was parsed.
+        # Nodes that come from the parser always have an end.
         assert node.end_lineno is not None and node.end_col_offset is not None
         return (
             self.starts[node.lineno - 1] + node.col_offset,
@@ -213,7 +214,7 @@ class _Text:
 
 
 def _run_counts(tree: ast.Module, nodes: Iterable[ast.AST]) -> dict[int, int]:
-    """How often a run of the tests passes each assertion, by ``id``, if the text shows it."""
+    """How often a run of the tests reaches each assertion, by ``id``, if the text shows it."""
     counts = {id(node): 1 for node in tree.body if isinstance(node, ast.Assert)}
     mentions = Counter(n.id for n in nodes if isinstance(n, ast.Name))
     calls = Counter(_top_level_calls(tree))
@@ -271,15 +272,15 @@ def _leaves(function: ast.FunctionDef) -> bool:
 
 
 class _Splitter:
-    """Turns one assertion's expression into an evaluation over reported values, and the expressions
-    (holes) whose values the job reports.
+    """Splits one assertion into a function of reported values and the expressions (holes) whose
+    values the job reports.
     """
 
     def __init__(self) -> None:
         self.holes: list[ast.expr] = []
 
     def assertion(self, test: ast.expr) -> tuple[Expression, list[ast.expr]]:
-        """Read one assertion. Raises _Open if it cannot be split."""
+        """Split one assertion. Raises _Open if it cannot be split."""
         holds = self._truth(test)
         if not self.holes:
             raise _Open
@@ -301,7 +302,7 @@ class _Splitter:
     def _comparison(self, node: ast.Compare) -> Expression:
         operands = [node.left, *node.comparators]
         known = [_is_closed(operand) for operand in operands]
-        # each unknown stands beside a literal
+        # Of two neighbouring operands, at least one must be known.
         if not all(a or b for a, b in pairwise(known)):
             raise _Open
         parts = [self._side(operand) for operand in operands]
@@ -315,7 +316,7 @@ class _Splitter:
         return holds
 
     def _call(self, node: ast.Call) -> Expression:
-        """``assert f(1)``: what is called gets literals only. ``math.isclose`` is computed here."""
+        """``assert f(1)``: all arguments must be literals. ``math.isclose`` is computed here."""
         arguments = [*node.args, *[keyword.value for keyword in node.keywords]]
         if _name(node.func) == "math.isclose" and any(map(_is_closed, node.args)):
             return self._numeric(node)
@@ -324,7 +325,7 @@ class _Splitter:
         return self._hole(node)
 
     def _side(self, node: ast.expr) -> Expression:
-        """One side of a comparison: a literal, a hole, or arithmetic of both."""
+        """One side of a comparison: a literal, a hole, or arithmetic that combines them."""
         if _is_closed(node):
             constant = _closed(node)
             return lambda values: constant
@@ -332,7 +333,7 @@ class _Splitter:
             left, right = self._side(node.left), self._side(node.right)
             combine = _ARITHMETIC.get(type(node.op))
             if combine is None or type(node.op) in (ast.Pow, ast.Mult, ast.Mod):
-                raise _Open  # the job's values could make these large
+                raise _Open  # the job's values could make the result very large
             return lambda values: combine(left(values), right(values))
         if (
             isinstance(node, ast.Call)
@@ -345,9 +346,9 @@ class _Splitter:
     def _numeric(self, node: ast.Call) -> Expression:
         function = _NUMERIC[_name(node.func)]
         if _name(node.func) == "round" and not all(map(_is_closed, node.args[1:])):
-            raise _Open  # with a number of digits that the job chooses, it could take for ever
+            raise _Open  # The job could choose a number of digits for which round takes forever.
         if isinstance(node.func, ast.Attribute):
-            self._hole(node.func.value)  # if it is not imported, that is the job's error
+            self._hole(node.func.value)  # if math is not imported, the job must fail
         parts = [self._side(argument) for argument in node.args]
         named = {k.arg: _closed(k.value) for k in node.keywords if k.arg is not None}
         if len(named) != len(node.keywords):
@@ -363,8 +364,9 @@ class _Splitter:
 
 
 def _is_question(node: ast.expr) -> bool:
-    """Whether an expression only asks for a value: calls, of arguments that are literals, names or
-    further calls. A comparison or arithmetic in it would be decided by objects of the job's.
+    """Whether an expression only asks for a value: it consists of calls whose arguments are
+    literals, names or further calls. The job's own objects would decide the result of a comparison
+    or of arithmetic in it.
     """
     if isinstance(node, ast.Name) or _is_closed(node):
         return True
@@ -385,7 +387,7 @@ def _is_question(node: ast.expr) -> bool:
     return False
 
 
-# --- expressions that are known without the job ---
+# --- expressions whose value is known without running the job ---
 
 
 def _is_closed(node: ast.expr) -> bool:
@@ -439,7 +441,7 @@ def _computed(node: ast.expr) -> Any:
 
 
 def _bounded(kind: type[ast.operator], left: Any, right: Any) -> Any:
-    """Arithmetic whose result is small, and on numbers and sequences only."""
+    """The result of arithmetic on numbers and sequences. Raises _Open if it could be large."""
     if kind is ast.Pow and not (
         type(left) in (int, float) and type(right) in (int, float) and abs(right) <= 512
     ):

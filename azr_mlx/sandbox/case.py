@@ -1,4 +1,4 @@
-"""One job on its way to a result: the runs that it still needs, and what they showed."""
+"""One job on its way to a result: the runs that it needs, and their outcomes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ATTEMPTS = 2  # how often a run is started if its worker dies
 
 
 class Case:
-    """Raises ValueError, with one line, for a malformed job."""
+    """A job, its runs and its result. Raises ValueError, with one line, for a malformed job."""
 
     def __init__(self, job: Job, defaults: Limits) -> None:
         reason = job.shape_error()
         if reason:
             raise ValueError(reason)
         args, self.expected = job.literals()
-        # version 2 has no references: equal parts of the arguments stay objects of their own
+        # Version 2 has no references: equal parts of the arguments do not become one shared object.
         self.args = marshal.dumps(args, 2)
         self.job, self.limits = job, job.limits or defaults
         self.suite = None if job.tests is None else split(job.tests)
@@ -30,16 +30,16 @@ class Case:
         self._deaths = 0
 
     def flavours(self) -> tuple[int, ...]:
-        """The worker classes that the job starts in."""
+        """The worker classes that the job must run in."""
         return (0, 1) if self.job.deterministic else (0,)
 
     def next_run(self, flavour: int) -> judge.Execution:
-        """What to run in a worker of this class; it has a nonce of its own."""
+        """A run for a worker of this class. Each run has its own nonce."""
         spec = marshal.dumps(self._spec(flavour))
         return judge.Execution(self.job, self.limits, spec, self.suite or Suite())
 
     def take(self, flavour: int, outcome: judge.Observed) -> None:
-        """Note an outcome. ``result`` is set when the case is decided."""
+        """Note the outcome of a run. Sets ``result`` once all outcomes are known."""
         self._outcomes[flavour] = outcome
         if self.result is not None or len(self._outcomes) < len(self.flavours()):
             return
@@ -48,7 +48,7 @@ class Case:
         self.result = self._verdict(outcome)
 
     def worker_died(self) -> bool:
-        """The worker of its run has ended: whether to run it once more, elsewhere."""
+        """Note that the worker of a run has died. Returns whether to try the run once more."""
         self._deaths += 1
         if self._deaths < ATTEMPTS:
             return True
@@ -60,8 +60,8 @@ class Case:
         return judge.verdict(self.job, self.expected, outcome)
 
     def _spec(self, flavour: int) -> dict[str, Any]:
-        """All that the job's process is given at the start. Of the two runs of a deterministic job
-        one is traced, so that code which asks whether it is cannot answer the same in both.
+        """Everything that the job's process gets at the start. Only one of the two runs of a
+        deterministic job is traced, so that code which detects tracing gives itself away.
         """
         return {
             "style": self.job.style,

@@ -11,16 +11,17 @@ from azr_mlx.sandbox.jail.wire import MAX_CALLS
 from azr_mlx.sandbox.literals import literal, parse_literal
 from azr_mlx.types import Status
 
-MAX_TEXT = 4 << 20  # characters of one job, all its texts together
+MAX_TEXT = 4 << 20  # characters of all texts of one job together
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one job may use.
 
-    ``wall_s`` and ``cpu_s`` in seconds (CPU time is rounded up to whole seconds), ``memory_mb`` MiB
-    of address space beyond the bare interpreter's, ``output_kb`` KiB of stdout that are kept,
-    ``processes`` child processes (0: none; threads do not count).
+    ``wall_s`` and ``cpu_s`` are in seconds (CPU time is rounded up to whole seconds), ``memory_mb``
+    in MiB of address space (in addition to that of the bare interpreter), ``output_kb`` in KiB of
+    stdout that are kept. ``processes`` is the number of child processes (0: none; threads do not
+    count).
     """
 
     wall_s: float = 5.0
@@ -52,13 +53,13 @@ class Job:
 
     - ``call`` and ``args``: the value of ``call(*args)``; ``args`` is a Python literal tuple, and
       ``expect`` (optional) a Python literal, both as text.
-    - ``call`` and ``calls``: the values of many calls in one process; each of ``calls`` is such a
-      tuple, as text.
-    - ``tests``: assertions that run in the code's namespace after it.
+    - ``call`` and ``calls``: the values of many calls in one process; each of ``calls`` is the text
+      of a tuple of arguments.
+    - ``tests``: assertions that run in the code's namespace after the code.
     - ``stdin`` and ``expect_stdout`` (both optional): the code is a program.
 
-    ``limits`` None stands for the sandbox's own. ``deterministic`` runs the job in two fresh
-    processes whose hash seeds, random seeds and clocks differ, and demands the same outcome.
+    If ``limits`` is None, the limits of the sandbox apply. ``deterministic`` runs the job in two
+    fresh processes whose hash seeds, random seeds and clocks differ, and demands the same outcome.
     ``trace`` counts executed lines.
     """
 
@@ -83,14 +84,14 @@ class Job:
         return "tests" if self.tests is not None else "program"
 
     def shape_error(self) -> str:
-        """One line that says what is wrong with the job apart from its literals, or an empty
-        string.
+        """One line that says what is wrong with the job, or an empty string. Does not check its
+        literals.
         """
         return self._type_error() or self._style_error()
 
     def literals(self) -> tuple[tuple[Any, ...], Any]:
-        """(the arguments, or those of each call; what is expected or None). Raises ValueError with
-        one line.
+        """The arguments (or a tuple with those of each call), and the expected value or None.
+        Raises ValueError with one line.
         """
         if self.calls is not None:
             return tuple(_arguments(f"calls[{i}]", text) for i, text in enumerate(self.calls)), None
@@ -163,11 +164,13 @@ class Result:
     """The verdict on one job.
 
     ``value`` is the literal text of the value (call style), ``detail`` one line, ``stdout`` what
-    was kept of it, ``seconds`` the wall time of the run, ``steps`` the executed lines if the job
-    was traced. ``steps`` is counted in the process of the code that it counts: it informs, and
-    proves nothing. ``values`` (calls style) are those of the calls up to the first exception, as
-    objects: *loose* ones (see ``codec``), where subclasses stand for their base, and what is not a
-    literal, or too large (128 KiB alone, 896 KiB together), equals nothing.
+    was kept of the output, ``seconds`` the wall time of the run, ``steps`` the number of executed
+    lines if the job was traced. The process of the code counts its own steps and could forge the
+    number, so it proves nothing.
+
+    ``values`` (calls style) are the values of the calls up to the first exception, as objects.
+    They are *loose* (see ``codec``): an instance of a subclass becomes one of its base, and a value
+    that is not a literal, or too large (128 KiB alone, 896 KiB together), equals nothing.
     """
 
     id: str
@@ -205,8 +208,8 @@ _LIMIT_KEYS = tuple(f.name for f in fields(Limits))
 
 
 def job_from_json(row: object, defaults: Limits) -> Job:
-    """The job of one JSON row. Keys that a job does not have are left aside, but for those that
-    look like a slip: a job with a misspelt ``expect`` would never fail. Raises ValueError.
+    """The job of one JSON row. Unknown keys are ignored, except if they look misspelt: a job with a
+    misspelt ``expect`` would never fail. Raises ValueError.
     """
     if not isinstance(row, Mapping):
         raise ValueError("a job is a JSON object")

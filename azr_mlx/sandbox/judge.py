@@ -1,5 +1,5 @@
-"""From what a job's process left behind to a verdict. Nothing that a job made is run, evaluated or
-unpickled here.
+"""Turns what a job's process left behind into a verdict. Nothing that a job made is run, evaluated
+or unpickled here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MAX_EXIT = 255
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One execution of a job: what its process is given, what of its tests is judged here, and the
-    nonce of its frame.
+    """One execution of a job: ``spec`` is what its process gets, ``suite`` the tests that are
+    judged here, and ``nonce`` the start of its frame.
     """
 
     job: Job
@@ -41,12 +41,12 @@ class Execution:
 
     @property
     def examined(self) -> bool:
-        """Whether its tests run in a process of their own, which can be trusted."""
+        """Whether its tests run in a separate process, which can be trusted."""
         return self.job.tests is not None and not self.suite.sealed
 
     def request(self) -> bytes:
-        """The bytes for a worker. What the job is compared with is among them only if its tests
-        are examined, and the process of the code does not get it.
+        """The bytes for a worker. They contain expected values only if the job's tests are
+        examined, and even then the process of the code does not get them.
         """
         limits = self.limits
         header = wire.RunRequest(
@@ -63,8 +63,8 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What one run showed. ``value`` is ``_NOTHING`` if there is none; PASS here means: the
-    tests' end.
+    """The outcome of one run. ``value`` is ``_NOTHING`` if there is none. PASS means that the end
+    of the tests was reached.
     """
 
     status: Status
@@ -77,7 +77,7 @@ class Observed:
 
 
 def observe(run: Execution, response: wire.RunResponse, frame: bytes, stdout: bytes) -> Observed:
-    """Read one response. Total: whatever the bytes are, there is an outcome."""
+    """Read one response. Gives an outcome for any bytes, and raises nothing."""
     outcome = _ended_badly(run, response) or _read_frame(run, response, frame)
     return replace(
         outcome,
@@ -162,7 +162,7 @@ def _code_ended(run: Execution, response: wire.RunResponse, value: Any) -> Obser
 def _values(
     run: Execution, kind: str, steps: int | None, detail: str, reports: list[tuple[int, list[Any]]]
 ) -> Observed:
-    """What a job of many calls showed."""
+    """The outcome of a job with many calls."""
     if [number for number, _ in reports] != list(range(len(reports))):
         return Observed(Status.INVALID, "the values are not in the order of the calls")
     if any(len(row) != 1 for _, row in reports):
@@ -206,14 +206,16 @@ def _decoded(run: Execution, frame: bytes) -> tuple[str, int | None, str, Any]:
 
 def _no_frame(run: Execution, response: wire.RunResponse) -> Observed:
     if run.job.style == "program" and response.exit == 0:
-        return Observed(Status.OK)  # os._exit(0): what a program prints is its answer
+        return Observed(Status.OK)  # It called os._exit(0). A program's answer is what it printed.
     if _near_memory_limit(run, response):
         return Observed(Status.MEMORY, f"ended near the limit of {run.limits.memory_mb} MiB")
     return Observed(Status.ERROR, f"exited with status {response.exit} before it gave a result")
 
 
 def agree(a: Observed, b: Observed) -> Observed:
-    """The outcome of two runs that must not differ (one's time-out and the like stand for both)."""
+    """The outcome of two runs that must not differ. If one timed out, ran out of memory, was killed
+    or is invalid, its outcome counts for both.
+    """
     for outcome in (a, b):
         if outcome.status in (Status.TIMEOUT, Status.MEMORY, Status.KILLED, Status.INVALID):
             return outcome
@@ -233,7 +235,7 @@ def agree(a: Observed, b: Observed) -> Observed:
 
 
 def verdict(job: Job, expected: Any, outcome: Observed) -> Result:
-    """The result of a well-formed job: its outcome, compared with what was ``expected`` of it."""
+    """The result of a well-formed job: its outcome, compared with the ``expected`` value."""
     status, detail, value = outcome.status, outcome.detail, None
     if status is Status.OK and job.style == "call":
         try:
@@ -252,7 +254,7 @@ def verdict(job: Job, expected: Any, outcome: Observed) -> Result:
 
 
 def _compare_stdout(expected: str, outcome: Observed) -> tuple[Status, str]:
-    """White space at the ends of lines and empty lines at the end do not count."""
+    """Compare, ignoring white space at the ends of lines and empty lines at the end."""
     if outcome.stdout_cut:
         return Status.FAIL, "stdout is longer than what is kept of it"
     if _lines(outcome.stdout) == _lines(expected):

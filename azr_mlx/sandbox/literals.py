@@ -4,13 +4,13 @@ value and type.
 The policy of ``equal``:
 
 - types are exact: ``True`` is not ``1``, ``1`` is not ``1.0``, a list is not a tuple, at any depth;
-- ``0.0`` equals ``-0.0``; NaN and infinities equal nothing, themselves included;
-- the order of a dict's items and of a set's members does not matter; that of lists and tuples does;
+- ``0.0`` equals ``-0.0``; NaN and infinities equal nothing, not even themselves;
+- order matters in lists and tuples, but not among the items of a dict or the members of a set;
 - dict keys and set members are compared by the same rule: ``{1}`` is not ``{True}``;
 - anything but a plain literal (see ``codec``) equals nothing.
 
-``parse_literal`` and ``literal`` know plain literals only, so NaN, infinities (``1e999``), lone
-surrogates and frozensets are refused both ways.
+``parse_literal`` and ``literal`` accept plain literals only: both refuse NaN, infinities
+(``1e999``), lone surrogates and frozensets.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _ADDRESS = re.compile(r": <ast\.(\w+) object at 0x[0-9a-f]+>")
 
 
 def equal(a: object, b: object) -> bool:
-    """Whether two plain literals are the same by value and exact type (by the module's policy)."""
+    """Whether two plain literals have the same value and exact types (see the module's policy)."""
     return _frozen(a) == _frozen(b)
 
 
 def _frozen(value: Any) -> Hashable:
-    """A hashable image in which equal values, and only they, are equal."""
+    """A hashable form of the value. Two forms are equal exactly if the values are."""
     kind = type(value)
     if kind in (bool, int, str, bytes, type(None)):
         return kind, value
@@ -52,7 +52,7 @@ def _frozen(value: Any) -> Hashable:
 def parse_literal(text: str, max_chars: int = MAX_CHARS) -> Any:
     """The plain literal that ``text`` spells. Nothing is evaluated.
 
-    Raises ValueError, and nothing else, with one line that says why.
+    Raises only ValueError, with one line that says why.
     """
     if type(text) is not str:
         raise ValueError(f"a literal is given as str, not {type(text).__name__}")
@@ -65,7 +65,7 @@ def parse_literal(text: str, max_chars: int = MAX_CHARS) -> Any:
     except (SyntaxError, ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"not a Python literal: {_one_line(error)}") from None
     except (MemoryError, RecursionError, SystemError):
-        # SystemError: CPython 3.11's parser answers very deep input with it
+        # CPython 3.11's parser raises SystemError on very deep input.
         raise ValueError("not a Python literal: nested too deeply") from None
     encode(value)
     return value
@@ -78,8 +78,7 @@ def _one_line(error: Exception) -> str:
 
 
 def literal(value: object) -> str:
-    """Canonical source text of a plain literal, such that ``parse_literal`` gives an equal value
-    back.
+    """Canonical source text of a plain literal. ``parse_literal`` gives an equal value back.
 
     Members of sets are sorted by their text, so that the text does not depend on the hash seed;
     dicts keep their order, which programs can see. Raises ValueError for anything that is not a

@@ -1,4 +1,5 @@
-"""The pool: feeds jobs to workers, replaces those that die, keeps results in the jobs' order."""
+"""The pool: gives jobs to workers, replaces workers that die, and returns results in the order of
+the jobs."""
 
 from __future__ import annotations
 
@@ -16,18 +17,18 @@ from azr_mlx.sandbox.worker import SandboxError, Worker, WorkerDied
 from azr_mlx.types import Status
 
 ISOLATION = ("auto", "strong", "limits-only")
-STARTS = 4  # how many workers in a row may end before they have started
+STARTS = 4  # how many workers in a row may fail to start before the pool gives up
 BACKLOG = 256  # how many jobs may wait; a caller who submits more has to wait, too
 
 
 class Sandbox:
-    """Runs untrusted Python and judges it. A context manager; not for use from several threads at
-    once.
+    """Runs untrusted Python and judges it. A context manager, which must not be used from several
+    threads at once.
 
-    ``workers`` jobs run at a time (0: one per core). ``isolation`` is ``auto`` (the strongest there
-    is), ``strong`` or ``limits-only``; ``isolation`` the attribute is the level in force, and
-    ``features`` what it consists of. ``limits`` are those of jobs that have none of their own.
-    Processes are started by ``subprocess`` only: the caller never forks.
+    ``workers`` jobs run at a time (0: one per core). ``isolation`` is ``auto`` (the strongest level
+    available), ``strong`` or ``limits-only``. The attribute ``isolation`` is the level in force,
+    and ``features`` says what it consists of. ``limits`` apply to jobs that have no limits of their
+    own. Processes are started only by ``subprocess``: the caller never forks.
 
     Raises SandboxError if the level asked for is not available.
     """
@@ -70,7 +71,7 @@ class Sandbox:
             if worker in self._crew and worker.hello is not None:
                 self._failed_starts = 0
                 return level, worker.hello
-        fix = " (isolation limits-only runs without it)" if asked == "strong" else ""
+        fix = " (isolation limits-only works without it)" if asked == "strong" else ""
         raise SandboxError(f"sandbox.isolation = {asked!r} is not available here: {reason}{fix}")
 
     def __enter__(self) -> Sandbox:
@@ -95,12 +96,12 @@ class Sandbox:
             self._selector.close()
 
     def run(self, jobs: Iterable[Job]) -> list[Result]:
-        """The results of the jobs, in their order. A malformed job is ``invalid``; none is lost."""
+        """The results of the jobs, in the order of the jobs. A malformed job gets ``invalid``."""
         return list(self.stream(jobs))
 
     def stream(self, jobs: Iterable[Job]) -> Iterator[Result]:
-        """The results of the jobs, in their order, as they are known. ``jobs`` is read as it is
-        needed: memory does not grow with its length.
+        """The results of the jobs, in the order of the jobs, each as soon as it is known. ``jobs``
+        is read only as needed, so memory does not grow with its length.
         """
         with self.batch() as batch:
             for job in jobs:
@@ -114,7 +115,7 @@ class Sandbox:
                 yield from batch.ready()
 
     def batch(self) -> JobBatch:
-        """A list of jobs that can grow while it runs."""
+        """A list of jobs that can grow while some of them already run."""
         if self._closed:
             raise SandboxError("the sandbox is closed")
         return JobBatch(self)
@@ -131,8 +132,8 @@ class Sandbox:
         self._waiting = deque(entry for entry in self._waiting if entry[0] not in cases)
 
     def _turn(self, timeout: float | None) -> str:
-        """Hand out what can be run, attend to what workers say for up to ``timeout`` seconds (None:
-        until there is something). The last words of a worker that died, if one did.
+        """Give jobs to free workers, then handle messages from workers for up to ``timeout``
+        seconds (None: until there is one). Returns why a worker died, or an empty string.
         """
         try:
             self._fill()
@@ -140,7 +141,7 @@ class Sandbox:
         except SandboxError:
             raise
         except BaseException:
-            # something was raised in the middle of a worker's answer: no worker is in a known state
+            # Interrupted, perhaps in the middle of an answer: no worker's state is known now.
             while self._crew:
                 self._dismiss(self._crew[-1], kill=True)
             raise
@@ -153,8 +154,8 @@ class Sandbox:
                 self._send(worker)
 
     def _available(self, flavour: int) -> Worker | None:
-        """A worker for the next run: one that is free; or one that has only one run, if many wait;
-        or a new one.
+        """A worker for the next run: a free one, a new one, or, if many runs are waiting, one that
+        has only one run. None if there is no such worker.
         """
         free = [w for w in self._crew if w.flavour == flavour and not w.runs]
         if sum(bool(w.runs) for w in self._crew) < self.workers:
@@ -165,7 +166,7 @@ class Sandbox:
         return None
 
     def _hired(self, flavour: int) -> Worker | None:
-        """Another worker; None if it cannot be started and others go on without it."""
+        """A new worker; None if it cannot be started, but other workers are still busy."""
         try:
             return self._hire(self.isolation, flavour)
         except OSError as error:
@@ -180,7 +181,7 @@ class Sandbox:
         return worker
 
     def _send(self, worker: Worker) -> None:
-        with contextlib.suppress(WorkerDied):  # the end of a worker is noticed when it is read from
+        with contextlib.suppress(WorkerDied):  # _attend notices a dead worker when it reads
             worker.send()
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.wants_to_send else 0)
         if self._selector.get_key(worker.socket).events != events:
@@ -209,8 +210,9 @@ class Sandbox:
         return words
 
     def _bury(self, worker: Worker) -> str:
-        """A worker has died or hangs. Its first run is tried once more, elsewhere; then the job
-        counts as killed. One that waited behind it just goes elsewhere.
+        """Remove a worker that has died or hangs, and return why. Its first run is tried once more
+        in another worker; if that one dies too, the job counts as killed. A run that waited behind
+        the first one just goes to another worker.
         """
         words, started = worker.last_words(), worker.ready
         runs = [case for case, _ in worker.runs]
@@ -224,7 +226,7 @@ class Sandbox:
         return words
 
     def _dismiss(self, worker: Worker, kill: bool) -> None:
-        """It is one of the crew until it has ended: what interrupts this leaves it to ``close``."""
+        """End a worker. It leaves the crew last: if this is interrupted, ``close`` ends it."""
         if worker.socket in self._selector.get_map():
             self._selector.unregister(worker.socket)
         worker.close(kill)
@@ -232,15 +234,15 @@ class Sandbox:
 
 
 class JobBatch:
-    """Jobs that are submitted one by one while others run, and their results in that order.
+    """Jobs that are submitted one by one while others run, and their results in the same order.
 
         with sandbox.batch() as batch:
             for completion in completions:      # as they finish
                 batch.submit(job_of(completion))
             results = batch.results()
 
-    Work goes on in the workers by itself, and is handed on to them in ``submit`` and ``poll``: call
-    ``poll`` now and then if submissions are far between. Leaving the block drops what has not run.
+    Workers run on their own, but get new jobs only in ``submit`` and ``poll``. Call ``poll`` now
+    and then if submissions are rare. Leaving the block drops jobs that have not run.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -260,7 +262,7 @@ class JobBatch:
         return len(self._cases)
 
     def submit(self, job: Job) -> None:
-        """Queue a job. Does not wait for it; waits for others where too many are queued."""
+        """Queue a job. Does not wait for it, but for others if too many are queued."""
         try:
             case = Case(job, self._sandbox.limits)
         except ValueError as error:
@@ -274,18 +276,18 @@ class JobBatch:
         self._sandbox._turn(0.0)
 
     def wait(self) -> None:
-        """Until the result that is next in order is known."""
+        """Wait until the result that is next in order is known."""
         while self._cases and _result(self._cases[0]) is None:
             self._sandbox._turn(None)
 
     def ready(self) -> Iterator[Result]:
-        """Take the results that are known and next in order."""
+        """Take the results that are known, in order, up to the first that is not."""
         while self._cases and (result := _result(self._cases[0])) is not None:
             self._cases.popleft()
             yield result
 
     def results(self) -> list[Result]:
-        """Wait for the results of everything submitted that has not been taken, and take them."""
+        """Wait for all results that have not been taken yet, and take them."""
         taken: list[Result] = []
         while self._cases:
             self.wait()
@@ -299,9 +301,9 @@ def _result(case: Case | Result) -> Result | None:
 
 _FIXES = {
     errno.EMFILE: "allow more open files (ulimit -n), or fewer sandbox.workers",
-    errno.ENFILE: "the system has no open files left",
+    errno.ENFILE: "the system has too many open files: close some programs",
     errno.EAGAIN: "allow more processes (ulimit -u), or fewer sandbox.workers",
-    errno.ENOSPC: "make room where temporary files go (TMPDIR)",
+    errno.ENOSPC: "free some disk space for temporary files (TMPDIR)",
 }
 
 

@@ -1,4 +1,4 @@
-"""The pool's end of one worker: a supervisor process, its zygote and their jobs."""
+"""The pool's side of one worker (a supervisor process, its zygote and their jobs)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from azr_mlx.sandbox import judge
 from azr_mlx.sandbox.case import Case
 from azr_mlx.sandbox.jail import wire
 
-# Two classes of workers, which a deterministic job must agree in: other hash seeds, another clock.
+# There are two classes (flavours) of workers, with different hash seeds and clocks. A deterministic
+# job must give the same result in both.
 HASH_SEEDS = ("0", "4061983")
 START_S = 30.0
 GRACE_S = 10.0  # seconds that a supervisor may take beyond a job's wall limit
@@ -33,7 +34,7 @@ _MAX_HELLO = 1 << 16
 
 
 class SandboxError(AzrError):
-    """The sandbox itself cannot run as asked."""
+    """The sandbox itself cannot run, or not as configured."""
 
 
 class WorkerDied(Exception):
@@ -41,10 +42,10 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """One worker process. It takes up to two runs at a time, and answers in their order; what comes
-    first from it is a hello.
+    """One worker process. It takes up to two runs at a time, and answers in the same order. Its
+    first message is a hello.
 
-    Raises OSError if no process or folder can be made.
+    Raises OSError if its process or its folder cannot be created.
     """
 
     def __init__(self, isolation: str, flavour: int) -> None:
@@ -52,7 +53,7 @@ class Worker:
         self.hello: dict[str, object] | None = None
         self.runs: deque[tuple[Case, judge.Execution]] = deque()
         self._in, self._out = bytearray(), bytearray()
-        self._killed = False  # if so, jobs may have outlived the process
+        self._killed = False  # if it was killed, its jobs may still run
         self.base = tempfile.mkdtemp(prefix="azr-sandbox-")
         self.deadline = time.monotonic() + START_S
         try:
@@ -95,7 +96,7 @@ class Worker:
             return str(self.hello["error"])
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
-        said = lines[-1] if lines else "it ended without a word"
+        said = lines[-1] if lines else "it ended without a message"
         return f"the sandbox's interpreter did not start: {said}"
 
     @property
@@ -105,7 +106,7 @@ class Worker:
 
     @property
     def wants_to_send(self) -> bool:
-        """Whether there is a request that has not gone out whole."""
+        """Whether a request has not been sent completely."""
         return bool(self._out)
 
     def start(self, case: Case, run: judge.Execution) -> None:
@@ -116,12 +117,12 @@ class Worker:
             self._wind_up()
 
     def _wind_up(self) -> None:
-        """The deadline is that of the run which is now first."""
+        """Set the deadline to that of the run which is now first."""
         wall_s = self.runs[0][1].limits.wall_s if self.runs else 0.0
         self.deadline = time.monotonic() + wall_s + GRACE_S
 
     def send(self) -> None:
-        """Write what fits. Raises WorkerDied."""
+        """Send as much as the socket takes now. Raises WorkerDied."""
         try:
             del self._out[: self.socket.send(self._out)]
         except BlockingIOError:
@@ -130,8 +131,8 @@ class Worker:
             raise WorkerDied(str(error)) from None
 
     def receive(self) -> Iterator[tuple[Case, judge.Observed]]:
-        """Read what is there: the outcomes that it completes. Raises WorkerDied, after those that
-        came before.
+        """Read what has arrived, and return the outcomes that are now complete. Raises WorkerDied,
+        but only after the outcomes that came before.
         """
         try:
             part = self.socket.recv(1 << 18)
@@ -183,8 +184,8 @@ class Worker:
         return case, judge.observe(run, response, frame, bytes(stdout))
 
     def close(self, kill: bool = False) -> None:
-        """Hang up, wait until the process has ended what it runs, remove its folder. May be called
-        again where it was interrupted.
+        """Close the connection, wait until the process has ended its jobs, and remove its folder.
+        May be called again if it was interrupted.
         """
         self._killed |= kill
         if self._killed:
@@ -215,11 +216,11 @@ def _hidden() -> list[str]:
 
 
 def _end_session(leader: int) -> None:
-    """Kill what a supervisor that was killed has left: its jobs cannot leave its session."""
+    """Kill the jobs of a supervisor that was killed. They cannot have left its session."""
     deadline = time.monotonic() + STOP_S
     while left := [pid for pid, session in _sessions() if session == leader]:
         if time.monotonic() > deadline:
-            raise SandboxError(f"sandbox: processes {left} of a job cannot be ended")
+            raise SandboxError(f"sandbox: cannot end processes {left}, which a job started")
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -227,7 +228,7 @@ def _end_session(leader: int) -> None:
 
 
 def _sessions() -> Iterator[tuple[int, int]]:
-    """(process, session) of all live processes; none if there is no /proc."""
+    """(process, session) for every live process; nothing if there is no /proc."""
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:

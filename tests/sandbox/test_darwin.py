@@ -499,7 +499,7 @@ def test_the_address_space_is_found_by_asking(size: int, monkeypatch: pytest.Mon
 
 def test_a_limit_that_is_not_held_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = fake_limit(monkeypatch, 0)
-    with pytest.raises(OSError, match="does not hold RLIMIT_AS"):
+    with pytest.raises(OSError, match="does not enforce RLIMIT_AS"):
         darwin.mapped_bytes()
     assert limits == [(resource.RLIM_INFINITY, resource.RLIM_INFINITY)]
 

@@ -1,6 +1,6 @@
-"""What runs next to or inside the hostile code: the supervisor, its zygote, and one process per
-job.
+"""What runs next to the untrusted code or in its process: the supervisor, its zygote, and one
+process per job.
 
-These modules run as a script and its siblings: they import each other by their bare names, and the
-standard library. The trusted side imports ``codec`` and ``wire`` alone.
+``supervisor`` runs as a script, so these modules import each other by their bare names. Otherwise
+they import only the standard library. The trusted side imports only ``codec`` and ``wire``.
 """

@@ -1,9 +1,9 @@
-"""What happens inside the disposable process of one job. Nothing here is trusted once the code has
-started.
+"""What happens inside the disposable process of one job. Nothing here can be trusted once the code
+has started.
 
-The process reads its job from a socket, takes its limits on, runs the code and writes one frame.
-All that it uses afterwards is bound before, since the code may replace any builtin or module
-attribute. Standard library only.
+The process reads its job from a socket, applies its limits, runs the code and writes one frame.
+Everything that is used after the code has run is looked up before it runs, since the code may
+replace any builtin or module attribute. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from wire import MAX_BODY, MAX_CALLS, MAX_STEPS  # type: ignore[import-not-found
 
 MAX_DETAIL = 500
 CODE, TESTS = "<code>", "<tests>"
-REPORT = "_azr_report"  # the name by which split tests report the values of their assertions
-MAX_REPORTS = MAX_BODY - 64 * MAX_CALLS  # bytes of their values; further values are opaque
+REPORT = "_azr_report"  # the function with which split tests report values
+MAX_REPORTS = MAX_BODY - 64 * MAX_CALLS  # bytes of reported values; further values become opaque
 
 
 class Channel:
-    """The job's socket: ``spec`` in, one frame out."""
+    """The job's socket. ``spec`` comes in, and one frame goes out."""
 
     def __init__(self, fd: int, nonce: bytes) -> None:
         self.fd = fd
@@ -36,7 +36,7 @@ class Channel:
         self._len, self._min = len, min
 
     def send(self, kind: str, steps: int | None, detail: str, value: object = None) -> None:
-        """One frame. Raises CodecError if the value is not a plain literal."""
+        """Send one frame. Raises CodecError if the value is not a plain literal."""
         self.write(self.nonce + self._encode((kind, steps, detail, value), MAX_BODY))
 
     def write(self, data: bytes) -> None:
@@ -55,7 +55,7 @@ class Channel:
 
 
 class Steps:
-    """Counts the lines executed in the job's own code, up to MAX_STEPS, then stops watching."""
+    """Counts the executed lines of the job's own code. At MAX_STEPS it stops tracing."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -80,7 +80,7 @@ class Steps:
 
 
 def run(channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None]) -> NoReturn:
-    """Put ``confine(spec)`` in force, run the job, write its frame, exit. Never returns."""
+    """Call ``confine(spec)``, run the job, write its frame, and exit. Never returns."""
     leave = os._exit
     confine(spec)
     steps = Steps() if spec["trace"] else None
@@ -94,7 +94,7 @@ def run(channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None]) 
 
 
 def reseed(text: str) -> None:
-    """What ``random`` does at a fork unless it is kept from it; for text that may use it."""
+    """Seed ``random`` if the text may use it. To keep forks fast, they do not seed it."""
     if "random" in text:
         import random
 
@@ -102,8 +102,8 @@ def reseed(text: str) -> None:
 
 
 def open_streams() -> None:
-    """Text streams on descriptors 0, 1 and 2, whatever these will be in a job: made once, before
-    any fork.
+    """Open text streams on descriptors 0, 1 and 2. This is done once, before any fork; each job
+    then puts its own files behind the descriptors.
     """
     sys.stdin = io.TextIOWrapper(
         io.BufferedReader(io.FileIO(0, "r", False)), "utf-8", "surrogateescape"
@@ -115,7 +115,7 @@ def open_streams() -> None:
 
 
 class Finish:
-    """Ends a job: flush what it printed, then write the frame. Bound before the code runs."""
+    """Ends a job: flushes what it printed, then writes the frame. Made before the code runs."""
 
     def __init__(self, channel: Channel, steps: Steps | None) -> None:
         self.channel = channel
@@ -137,7 +137,7 @@ class Finish:
         steps = self.count()
         self.flush()
         if self._getpid() != self._pid:
-            self._leave(0)  # a process that the job forked and that came to the end of its code
+            self._leave(0)  # a child that the job forked has run to the end of the code
         try:
             self.channel.send(kind, steps, detail, value)
         except self._not_literal as error:
@@ -152,8 +152,8 @@ class Finish:
             )
 
     def raised(self, error: BaseException, kind: str, value: object = None) -> None:
-        """The frame for an exception; its traceback is dropped first, and with it what the code
-        held.
+        """Send the frame for an exception. Its traceback is dropped first, which frees the objects
+        of the code.
         """
         error.__traceback__ = None
         error.__context__ = None
@@ -178,7 +178,7 @@ def describe(
     _name: Any = type.__dict__["__name__"].__get__,
     _base: type[BaseException] = BaseException,
 ) -> str:
-    """``ExceptionType: message`` in one line, whatever the exception's own methods do."""
+    """``ExceptionType: message`` in one line, even if the exception's own methods misbehave."""
     try:
         name = _name(_type(error))
         text = error.__str__()
@@ -192,7 +192,7 @@ def describe(
 
 
 def _module(name: str) -> dict[str, Any]:
-    """The namespace of a fresh module under ``name``; what ran before is no longer ``__main__``."""
+    """The namespace of a new module ``name``, which also replaces ``__main__``."""
     module = types.ModuleType(name)
     sys.modules["__main__"] = module
     sys.modules[name] = module
@@ -207,7 +207,7 @@ def _run_call(spec: dict[str, Any], finish: Finish) -> None:
 
 
 def _run_calls(spec: dict[str, Any], finish: Finish) -> None:
-    """All the calls in one process: the values up to the first exception."""
+    """Make all the calls in one process, and send the values up to the first exception."""
     rows = marshal.loads(spec["args"])
     reports, report = _reports()
     base = BaseException
@@ -224,7 +224,7 @@ def _run_calls(spec: dict[str, Any], finish: Finish) -> None:
 
 
 def _entry(spec: dict[str, Any], finish: Finish) -> Any:
-    """Run the code; the function that it was to define. None if it has not: that is sent."""
+    """Run the code and return the function to call. If it is missing, send an error: then None."""
     namespace = _module("candidate")
     name, key_error = spec["call"], KeyError
     exec_code, start = exec, finish.steps.start if finish.steps else None
@@ -257,7 +257,7 @@ def _run_program(spec: dict[str, Any], finish: Finish) -> None:
 
 
 def _end_as_interpreters_do() -> None:
-    """Join threads and run exit functions: a program's output includes theirs."""
+    """Join threads and run exit functions, since what they print is part of the output."""
     import atexit
 
     if "threading" in sys.modules:
@@ -266,8 +266,8 @@ def _end_as_interpreters_do() -> None:
 
 
 def _run_tests(spec: dict[str, Any], finish: Finish) -> None:
-    """Code, then sealed tests: questions, whose answers are judged elsewhere. Both run in one bare
-    namespace, as the reference harnesses' ``exec(program, {})`` does.
+    """Run the code, then sealed tests, which only ask for values that the pool judges. Both run in
+    one bare namespace, like ``exec(program, {})`` in the reference harnesses.
     """
     namespace = bare_namespace()
     exec_code, assertion, base = exec, AssertionError, BaseException
@@ -290,7 +290,7 @@ def _run_tests(spec: dict[str, Any], finish: Finish) -> None:
 
 
 def bare_namespace() -> dict[str, Any]:
-    """An empty namespace; what ran before is no longer ``__main__``."""
+    """An empty namespace. ``__main__`` is replaced by an empty module."""
     sys.modules["__main__"] = types.ModuleType("__main__")
     return {}
 
@@ -304,7 +304,7 @@ _STYLES: dict[str, Callable[[dict[str, Any], Finish], None]] = {
 
 
 def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
-    """The reports so far, of split assertions or of calls, and the function that makes one."""
+    """A list of reports (of split assertions or of calls), and the function that adds one."""
     reports: list[list[Any]] = []
     room = MAX_REPORTS
     dump, size = encode_loose, len
@@ -322,8 +322,8 @@ def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
 
 
 def add_site_builtins() -> None:
-    """``exit`` and ``quit``, which programs use and which the interpreter's ``site`` module
-    defines.
+    """Define ``exit`` and ``quit``, which programs use. Usually the ``site`` module, which is not
+    loaded here, defines them.
     """
     import _sitebuiltins
 

@@ -1,22 +1,34 @@
-"""Plain literals as bytes: the only form in which a value leaves untrusted code.
+"""Plain literals as bytes. This is the only form in which a value leaves untrusted code.
 
 A *plain literal* is None, bool, int, float, complex, str, bytes, list, tuple, dict or set, of
-exactly that type (a subclass is not one), nested at most ``MAX_DEPTH`` deep and encoded in at most
-``MAX_BYTES`` bytes. Floats and the parts of complex numbers are finite, integers have at most
+exactly that type (a subclass does not count), nested at most ``MAX_DEPTH`` deep and encoded in at
+most ``MAX_BYTES`` bytes. Floats and the parts of complex numbers are finite, integers have at most
 ``MAX_INT_BITS`` bits (so that their decimal form stays under Python's own limit of 4,300 digits),
-and strings encode as UTF-8 (no lone surrogates).
+and strings can be encoded as UTF-8 (no lone surrogates).
 
-*Loose* values are what Python's ``==`` may find equal to a plain literal: subclasses stand for
-their base, frozensets, views, fractions, decimals, NaN and infinities are let through, and anything
-else is OPAQUE, which equals nothing, or *external*: bytes that the two sides have agreed upon.
+*Loose* values are those that Python's ``==`` may find equal to a plain literal. An instance of a
+subclass becomes one of its base. Frozensets, views, fractions, decimals, NaN and infinities are
+allowed. Anything else becomes OPAQUE, which equals nothing, or *external*: bytes whose meaning the
+two sides have agreed on.
 
-The module is read by the trusted side and by the process that runs the job: it imports the standard
+Both the trusted side and the process that runs the job import this module, so it uses the standard
 library only.
 
-Layout: one tag byte, then N T F nothing; I u32 length, little-endian two's complement; D f64; C two
-f64; S and B u32 length, bytes; L U E u32 count, items; M u32 count, key and value by turns. Loose
-ones too: Z as E, for a frozenset; Q two items, for a fraction; O nothing, for OPAQUE; X u32 length,
-bytes, for an external.
+Layout: one tag byte, followed by what the tag asks for.
+
+    N T F   (None, True, False) nothing
+    I       (int) u32 length, little-endian two's complement
+    D, C    (float, complex) one f64, two f64
+    S, B    (str, bytes) u32 length, bytes
+    L U E   (list, tuple, set) u32 count, items
+    M       (dict) u32 count, then each key followed by its value
+
+Only in loose values:
+
+    Z       (frozenset) as E
+    Q       (fraction) two items
+    O       (OPAQUE) nothing
+    X       (external) u32 length, bytes
 """
 
 from __future__ import annotations
@@ -26,14 +38,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-Name = Callable[[Any], "bytes | None"]  # how a value is named outside; None if it is opaque
-Known = Callable[[bytes], Any]  # the value that an external names
+Name = Callable[[Any], "bytes | None"]  # the bytes of an external; None if it is not one
+Known = Callable[[bytes], Any]  # the value that an external stands for
 
 MAX_BYTES = 1 << 17
 MAX_DEPTH = 64
 MAX_INT_BITS = 14_000
 MAX_HASHED = 4096  # members of one set or dict
-MAX_ALIKE = 64  # how many of them may share a hash: their cost is its square
+MAX_ALIKE = 64  # members with the same hash: the time is quadratic in their number
 
 _SEQUENCES: dict[type, bytes] = {list: b"L", tuple: b"U", set: b"E"}
 _TAGS = {**_SEQUENCES, dict: b"M", frozenset: b"Z"}
@@ -54,13 +66,13 @@ class _Opaque:
 
 
 def is_opaque(value: object) -> bool:
-    """Whether a decoded value stands for an object that has no plain form, or is too large."""
+    """Whether a decoded value stands for an object that has no plain form or was too large."""
     return type(value) is _Opaque
 
 
 def encode(value: object, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a plain literal, ``limit`` at most. Raises CodecError for anything else; calls
-    no code of the value's own.
+    """The bytes of a plain literal, ``limit`` at most. Raises CodecError for anything else. Never
+    calls methods that the value's own class defines.
     """
     out: list[bytes] = []
     _put(value, out, [limit], 0, None)
@@ -68,8 +80,8 @@ def encode(value: object, limit: int = MAX_BYTES) -> bytes:
 
 
 def encode_loose(value: object) -> bytes:
-    """The bytes of a loose value; ``O`` if it is too large. Raises nothing of its own, but may
-    call code of the value's.
+    """The bytes of a loose value; ``O`` if it is too large. Raises nothing itself, but may call
+    methods of the value, which may raise.
     """
     try:
         return encode_named(value, _nameless, MAX_BYTES)
@@ -78,9 +90,9 @@ def encode_loose(value: object) -> bytes:
 
 
 def encode_named(value: object, name: Name, limit: int) -> bytes:
-    """The bytes of a loose value, ``limit`` at most, in which ``name`` stands for what is not a
-    plain literal by its exact type. Raises CodecError if it is too large, and may call code of the
-    value's.
+    """The bytes of a loose value, ``limit`` at most. ``name`` gives the bytes of parts whose exact
+    type is not that of a plain literal. Raises CodecError if the value is too large. May call
+    methods of the value.
     """
     out: list[bytes] = []
     _put(value, out, [limit], 0, name)
@@ -100,7 +112,7 @@ def _emit(piece: bytes, out: list[bytes], room: list[int]) -> None:
 
 def _put(value: Any, out: list[bytes], room: list[int], depth: int, name: Name | None) -> None:
     kind = type(value)
-    # by identity: a metaclass may say that its class equals another
+    # Compare by identity: a metaclass may claim that its class equals another.
     if kind is list or kind is tuple or kind is dict or kind is set:
         _put_container(value, kind, out, room, depth, name)
     elif name is not None:
@@ -134,7 +146,7 @@ def _put_loose(
 
 
 def plain_base(value: Any) -> Any:
-    """What a subclass of a builtin type holds, as that type; the value itself if it is none."""
+    """An instance of a subclass of a builtin type as that type; any other value as it is."""
     if type(value) in _EXACT:
         return value
     for base, plain in _BASES.items():
@@ -226,17 +238,17 @@ def _put_container(
 
 
 def decode(data: bytes, limit: int = MAX_BYTES) -> Any:
-    """The value that ``data`` encodes, all of it. Total: raises CodecError and nothing else."""
+    """The value that ``data``, all of it, encodes. Raises only CodecError, whatever the bytes."""
     return _decode(data, limit, None)
 
 
 def decode_loose(data: bytes) -> Any:
-    """The loose value that ``data`` encodes. Total: raises CodecError and nothing else."""
+    """The loose value that ``data`` encodes. Raises only CodecError, whatever the bytes."""
     return _decode(data, MAX_BYTES, _unknown)
 
 
 def decode_named(data: bytes, known: Known, limit: int) -> Any:
-    """The loose value that ``data`` encodes, with what ``known`` makes of its externals. Raises
+    """The loose value that ``data`` encodes; ``known`` turns its externals into values. Raises
     CodecError and what ``known`` raises.
     """
     return _decode(data, limit, known)

@@ -1,22 +1,22 @@
-"""macOS confinement without privileges: a Seatbelt profile as text, and a process's memory and
-children through libproc.
+"""macOS confinement without privileges: writes a Seatbelt profile as text, and reads a process's
+memory and children through libproc.
 
 Standard library only; nothing here runs at import, and the profile can be written on any system.
-There are two ways into a profile. ``command`` starts a program inside one, through sandbox-exec;
-the function that ``compiled`` returns puts the calling process into one, and so a forked child just
-before it runs what it was forked for. The second gives the stricter profile: a process that has
-nothing left to start needs no exec, no fork and no session. A profile is inherited by children,
-cannot be left, and cannot be put inside another.
+There are two ways into a profile. ``command`` starts a program inside one, through sandbox-exec.
+``compiled`` returns a function that puts the calling process into one; a forked child calls it just
+before it runs its job. The second way allows a stricter profile: a process that will not start
+anything needs no exec, no fork and no session. Children inherit a profile. It cannot be left, and
+cannot be combined with a second one.
 
-Seatbelt's language is not documented by Apple, and no result of this module from a Mac is on record
-yet. The rules follow what others run on many releases:
+Apple does not document Seatbelt's language, and no result of this module from a Mac is on record
+yet. The rules follow profiles that other projects use on many releases:
 
 - https://github.com/chromium/chromium/blob/main/sandbox/policy/mac/common.sb
 - https://github.com/openai/codex, seatbelt_base_policy.sbpl
 - https://github.com/NixOS/nix, sandbox-defaults.sb
 - https://github.com/WebKit/WebKit/blob/main/Source/WebKit/WebProcess/com.apple.WebProcess.sb.in
 
-What the kernel does with the system calls used here can be read in
+The kernel's side of the system calls used here is in
 https://github.com/apple-oss-distributions/xnu
 """
 
@@ -34,8 +34,8 @@ from typing import Any
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 
-# Read by every program: the loader's cache (its place differs by release), the system's libraries,
-# time zones and locales.
+# Every program reads these: the loader's cache (its place depends on the release), the system's
+# libraries, time zones and locales.
 _SYSTEM = (
     "/System/Cryptexes/OS",
     "/System/Library",
@@ -51,7 +51,8 @@ _SYSTEM = (
 )
 _LINKS = ("/etc", "/tmp", "/var", "/usr/share", "/dev")  # links on the way to allowed files
 _READ_DEVICES = ("/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
-# Closed by the default already; named so that a folder opened above one of them stays shut.
+# The default denies these already. They are listed so that they stay closed even if a folder above
+# one of them is opened.
 _HIDDEN = (
     "/Library/Keychains",
     "/Users",
@@ -61,8 +62,8 @@ _HIDDEN = (
     "/private/var/root",
     "/private/var/tmp",
 )
-# Hardware and kernel facts. Not kern.proc* and kern.procargs*: other processes' arguments and
-# environments.
+# Facts about hardware and kernel. kern.proc* and kern.procargs* are left out, because they show the
+# arguments and environments of other processes.
 _SYSCTLS = (
     "kern.argmax",
     "kern.hostname",
@@ -80,7 +81,7 @@ _SYSCTLS = (
     "security.mac.lockdown_mode_state",
     "sysctl.proc_cputype",
 )
-# Where an interpreter from a package manager keeps the libraries that it links.
+# Folders in which package managers keep the libraries that their interpreters link.
 _STORES = {
     "/opt/homebrew": ("/opt/homebrew/Cellar", "/opt/homebrew/opt"),
     "/usr/local/Cellar": ("/usr/local/Cellar", "/usr/local/opt"),
@@ -103,20 +104,20 @@ def profile(
     children: bool = False,
     sessions: bool = False,
 ) -> str:
-    """A Seatbelt profile (SBPL version 1) that denies all but what is named here and what any
-    Python needs.
+    """A Seatbelt profile (SBPL version 1) that denies everything except what is named here and what
+    any Python needs.
 
-    ``scratch`` and ``writable`` can be read and changed, ``readable`` read; ``hidden``, the home
-    folder and other users', temporary folders and other volumes can not. Where these lie in each
-    other, the deeper one decides: an interpreter inside the home folder opens itself only.
-    ``executables`` may be executed: none are needed by a process that is already running.
-    ``children`` allows fork, and signals to own children only. ``sessions`` allows to leave the
-    process group (setsid, setpgid, posix_spawn): without it, killpg reaches all that a group's
-    leader has started.
+    ``scratch`` and ``writable`` can be read and changed, and ``readable`` can be read. ``hidden``,
+    all home folders, temporary folders and other volumes cannot be read or changed. If one of these
+    paths lies inside another, the deeper one decides: an interpreter inside the home folder opens
+    only itself. ``executables`` may be executed; a process that is already running needs none.
+    ``children`` allows fork, and signals to the process's own children only. ``sessions`` allows
+    leaving the process group (setsid, setpgid, posix_spawn). Without it, killpg reaches everything
+    that the leader of a group has started.
 
-    Paths are resolved here, since Seatbelt matches what symbolic links lead to (/tmp is
-    /private/tmp). Raises ValueError for a path that is relative, cannot be written in a profile, or
-    is to be open and hidden at once, and for the root folder.
+    Paths are resolved here, since Seatbelt compares paths after symbolic links are followed (/tmp
+    is /private/tmp). Raises ValueError for the root folder, and for a path that is relative, cannot
+    be written in a profile, or would be both open and hidden.
     """
     opened = {
         **dict.fromkeys(_resolved(readable), "(allow file-read* file-map-executable {})"),
@@ -138,7 +139,7 @@ def profile(
         *(rules[path].format(f"(subpath {_quoted(path)})") for path in by_depth),
         *_literals("file-read-metadata", _ancestors([*_SYSTEM, *opened, *programs])),
         *_literals("file-read-metadata", _LINKS),
-        # the loader opens the root folder itself, and aborts if it cannot:
+        # The loader opens the root folder itself, and aborts if it cannot:
         # https://github.com/akitaonrails/ai-jail/issues/77
         *_literals("file-read*", ["/", *_READ_DEVICES]),
         *_literals("file-write-data", ["/dev/null", "/dev/zero"]),
@@ -148,8 +149,8 @@ def profile(
     return "\n".join(lines) + "\n"
 
 
-# What is written cannot be mapped as code, and cannot be locked against its removal (chflags uchg,
-# access lists).
+# Files that jobs can write cannot be mapped as code, and jobs cannot protect them from removal
+# (chflags uchg, access lists).
 _WRITABLE = (
     "(allow file-read* file-write* {0})\n"
     "(deny file-map-executable file-write-setugid file-write-flags file-write-acl {0})"
@@ -166,7 +167,7 @@ def _base(children: bool, sessions: bool) -> list[str]:
         "(deny mach-lookup)",
         "(deny mach-register)",
         "(deny signal)",
-        # the default does not cover it: other processes' arguments and environments stayed readable
+        # Not covered by the default: arguments and environments of others stayed readable.
         "(deny process-info*)",
         "(allow process-info* (target self))",
         "(deny process-info* (target others))",
@@ -176,7 +177,7 @@ def _base(children: bool, sessions: bool) -> list[str]:
     if children:
         lines.append("(allow signal (target children))")
     if not sessions:
-        # posix_spawn can begin a session inside the kernel, with no call of setsid
+        # posix_spawn can start a session inside the kernel, without a call of setsid.
         names = "SYS_setsid SYS_setpgid SYS_posix_spawn"
         lines.append(f"(deny syscall-unix (syscall-number {names}))")
     names = " ".join(f"(sysctl-name {_quoted(name)})" for name in _SYSCTLS)
@@ -193,12 +194,12 @@ def _resolved(paths: Sequence[str]) -> list[str]:
     for path in paths:
         if not os.path.isabs(path):
             raise ValueError(f"{path!r}: not an absolute path; a profile has no working directory")
-    # POSIX lets a path begin with two slashes, and realpath keeps them
+    # POSIX lets a path begin with two slashes, and realpath keeps both.
     return list(dict.fromkeys("/" + os.path.realpath(path).lstrip("/") for path in paths))
 
 
 def _ancestors(paths: Sequence[str]) -> list[str]:
-    """Every folder above one of ``paths``, the root left out."""
+    """Every folder above one of ``paths``, except the root."""
     found: set[str] = set()
     for path in paths:
         while (path := os.path.dirname(path)) != "/":
@@ -207,19 +208,19 @@ def _ancestors(paths: Sequence[str]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A string of the profile's language, which is Scheme's. Raises ValueError for characters that
-    have no plain form in it.
+    """The text as a string of the profile's language, which has the syntax of Scheme. Raises
+    ValueError for characters that such a string cannot contain.
     """
     codes = [ord(character) for character in text]
     if any(code < 0x20 or code == 0x7F or 0xD800 <= code <= 0xDFFF for code in codes):
         raise ValueError(
-            f"{text!r}: control characters and undecodable bytes cannot stand in a sandbox profile"
+            f"{text!r}: a sandbox profile cannot contain control characters or undecodable bytes"
         )
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _homes() -> list[str]:
-    """This user's home as the system knows it, whatever the environment says."""
+    """This user's home folder from the user database, not from the environment."""
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
@@ -231,8 +232,8 @@ def _homes() -> list[str]:
 
 
 def interpreter_paths() -> list[str]:
-    """What this interpreter reads to run: its prefix, or only its library if the prefix is a
-    folder that others share; the libraries it links. Not a virtual environment's.
+    """The paths that this interpreter must read: its prefix (only its library, if other programs
+    share the prefix) and the libraries that it links. Virtual environments are not included.
     """
     prefix = os.path.realpath(sys.base_prefix)
     library = os.path.dirname(os.path.realpath(os.__file__))
@@ -251,15 +252,15 @@ def interpreter_paths() -> list[str]:
 
 
 def package_paths() -> list[str]:
-    """Folders of installed packages inside what ``interpreter_paths`` opens, to be hidden."""
+    """Folders of installed packages, to be hidden although ``interpreter_paths`` covers them."""
     library = os.path.dirname(os.path.realpath(os.__file__))
     folders = [os.path.join(library, name) for name in ("site-packages", "dist-packages")]
     return [os.path.realpath(folder) for folder in folders if os.path.isdir(folder)]
 
 
 def interpreters() -> list[str]:
-    """The programs that starting this interpreter executes: a framework's ``python`` is a stub,
-    which executes the one inside Python.app.
+    """The programs that run when this interpreter starts. The ``python`` of a framework is only a
+    stub, which executes the program inside Python.app.
     """
     started = [sys.executable, getattr(sys, "_base_executable", "")]
     app = os.path.join(sys.base_prefix, "Resources/Python.app/Contents/MacOS/Python")
@@ -271,7 +272,7 @@ def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-# --- the ways into a profile ---
+# --- putting a process into a profile ---
 
 
 def available() -> bool:
@@ -280,7 +281,7 @@ def available() -> bool:
 
 
 def command(profile_text: str, argv: Sequence[str]) -> list[str]:
-    """The command that runs ``argv`` (its program as an absolute path) inside the profile."""
+    """The command that runs ``argv`` inside the profile. ``argv[0]`` is an absolute path."""
     return [SANDBOX_EXEC, "-p", profile_text, *argv]
 
 
@@ -310,12 +311,13 @@ def _libsandbox() -> Any:
 
 
 def compiled(profile_text: str) -> Callable[[], None]:
-    """A function that puts the process calling it, and what it starts later, into the profile for
-    good.
+    """A function that permanently puts the process that calls it, and what this process starts
+    later, into the profile.
 
     Compiling is the slow part, and may be done before a fork; the function itself is one system
-    call. Raises OSError, now if the profile is not understood, then if the process is in a
-    profile already (https://github.com/anthropic-experimental/sandbox-runtime/issues/67).
+    call. Raises OSError if the profile is not understood. The function raises OSError if the
+    process is already in a profile
+    (https://github.com/anthropic-experimental/sandbox-runtime/issues/67).
     """
     library = _libsandbox()
     reason = ctypes.c_char_p()
@@ -392,8 +394,8 @@ def _need_darwin(what: str) -> None:
 
 
 def resident_bytes(pid: int) -> int | None:
-    """The memory that a process is charged for (its physical footprint, compressed pages included),
-    in bytes; None if there is no such process. Raises OSError if the system refuses.
+    """The memory that the system counts for a process (its physical footprint, including compressed
+    pages), in bytes; None if there is no such process. Raises OSError if the system refuses.
     """
     usage = RusageInfo()
     if _libproc().proc_pid_rusage(pid, _RUSAGE_INFO_V2, ctypes.byref(usage)) == 0:
@@ -405,11 +407,12 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def children(pid: int) -> list[int]:
-    """The processes whose parent is ``pid``, zombies among them. Raises OSError if the system
+    """The processes whose parent is ``pid``, including zombies. Raises OSError if the system
     refuses.
 
-    The call is the one inside proc_listchildpids (xnu, libsyscall/wrappers/libproc/libproc.c): it
-    counts in bytes, and only errno distinguishes a refusal from no processes.
+    This makes the call that is inside proc_listchildpids (xnu,
+    libsyscall/wrappers/libproc/libproc.c). It counts in bytes, and only errno distinguishes a
+    refusal from no processes.
     """
     size = 64
     while True:
@@ -422,12 +425,12 @@ def children(pid: int) -> list[int]:
         count = used // ctypes.sizeof(ctypes.c_int)
         if count < size:
             return sorted(buffer[:count])
-        size *= 2  # a full buffer may have been cut
+        size *= 2  # if the buffer is full, the list may be incomplete
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below ``pid``. One whose parent has ended is not found: it has become a child
-    of process 1.
+    """The processes below ``pid``. A process whose parent has ended is not found, because it is now
+    a child of process 1.
     """
     found: set[int] = set()
     waiting = [pid]
@@ -439,20 +442,20 @@ def descendants(pid: int) -> list[int]:
 
 
 def mapped_bytes() -> int:
-    """The size of this process's address space as RLIMIT_AS counts it, to a MiB: a limit of this
-    and ``n`` more bytes leaves ``n`` to allocate.
+    """The size of this process's address space as RLIMIT_AS counts it, rounded up to a MiB. With a
+    limit of this size plus ``n`` bytes, the process can allocate ``n`` more.
 
     The kernel (xnu, osfmk/vm/vm_map.c) refuses a limit below the present size, which is hundreds of
-    GiB on Apple silicon (https://github.com/eclipse-omr/omr/pull/7069), and holds any limit above
-    it. No call returns the size as it is compared, so it is searched for. Raises OSError on systems
-    that accept every limit and hold none.
+    GiB on Apple silicon (https://github.com/eclipse-omr/omr/pull/7069), and enforces any limit
+    above it. No call returns the size that the kernel compares, so a binary search finds it. Raises
+    OSError on systems that accept every limit and enforce none.
     """
     _need_darwin("this use of RLIMIT_AS")
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     low, high = 1, _LARGEST // _MIB
     try:
         if _accepted(low, hard):
-            raise OSError(errno.ENOTSUP, "this version of macOS does not hold RLIMIT_AS")
+            raise OSError(errno.ENOTSUP, "this version of macOS does not enforce RLIMIT_AS")
         while high - low > 1:
             middle = (low + high) // 2
             if _accepted(middle, hard):

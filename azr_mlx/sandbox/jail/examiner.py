@@ -1,9 +1,9 @@
-"""Tests in a process of their own, which never runs what they test.
+"""Runs tests in a process of their own, which never runs the code that they test.
 
-Two processes: this one holds the tests and the job's socket, the other one the code. What the tests
-use of the code they ask for by message (``peer``); the code sees what it is called with, and
-nothing else: not the tests, nor what its values are compared with, nor where the verdict goes.
-Standard library only.
+There are two processes. This one has the tests and the job's socket, the other one has the code.
+The tests use the code only through messages (``peer``). The code sees only the arguments that it is
+called with. It does not see the tests, or what its values are compared with, or the socket to which
+the verdict goes. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from peer import Gone, Peer, answers, is_remote  # type: ignore[import-not-found
 
 _HEAP_TYPE = 1 << 9  # the flag of classes that a class statement or ``type`` made
 _MAX_LINE = 200
-# Builtins by which tests compare, or go through what they compare.
+# Builtins that tests use to compare values, or to go through the values that they compare.
 _JUDGING = frozenset(
     """
     abs all any bool callable dict enumerate filter float frozenset getattr hasattr int isinstance
@@ -31,7 +31,7 @@ _JUDGING = frozenset(
 
 
 class Code(NamedTuple):
-    """The process of the code: this end of the socket to it, and its id."""
+    """The process of the code: our end of the socket to it, and its process id."""
 
     fd: int
     pid: int
@@ -43,9 +43,7 @@ class Code(NamedTuple):
 def run(
     channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None], code: Code
 ) -> NoReturn:
-    """Put ``confine(spec)`` in force, run code and tests, write the job's frame, exit. Never
-    returns.
-    """
+    """Call ``confine(spec)``, run code and tests, write the job's frame, and exit. Never returns."""
     finish = Finish(channel, None)
     peer: Peer = Peer(code.fd, lambda *asked: _for_the_code(peer, *asked), trusts=False)
     _hand_over(code.fd, {**spec, "tests": ""})
@@ -54,7 +52,7 @@ def run(
     try:
         _examine(spec["tests"], peer, finish)
     except Gone:
-        os.close(code.fd)  # if it spoke nonsense, the code still waits for an answer
+        os.close(code.fd)  # after a malformed message, the code still waits for an answer
         _, status, usage = os.wait4(code.pid, 0)
         scale = 1024 if sys.platform == "linux" else 1
         cpu_s = usage.ru_utime + usage.ru_stime
@@ -77,11 +75,11 @@ def _examine(tests: str, peer: Peer, finish: Finish) -> None:
         namespace.update(_names_of_the_code(program, peer))
     except Gone:
         raise
-    except BaseException as error:  # the code may end with a SystemExit
+    except BaseException as error:  # the code may raise SystemExit
         finish.raised(error, "error")
         return
     raised = _raised(program, namespace)
-    if peer.gone:  # the tests may have gone on
+    if peer.gone:  # the tests may have caught Gone and continued
         raise Gone
     if raised is None:
         finish.send("pass")
@@ -100,7 +98,7 @@ def _raised(program: CodeType, namespace: dict[str, Any]) -> BaseException | Non
 
 
 def _line(error: BaseException, tests: str) -> str:
-    """The line of the tests that raised."""
+    """The text of the line in the tests that raised ``error``."""
     number, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == TESTS:
@@ -110,10 +108,10 @@ def _line(error: BaseException, tests: str) -> str:
 
 
 def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
-    """What the code defines of the names that the tests use. A builtin stays what it is, and so
-    does a module of the library, unless it is the only thing that the tests could call of the code:
-    a tested function may be called ``sum`` or ``bisect``, but none is called ``all`` whatever the
-    code defines.
+    """The names that the tests use and the code defines, with their values. A name of a builtin or
+    of a library module keeps its usual meaning, unless the tests could call nothing else of the
+    code: a tested function may be called ``sum`` or ``bisect``. Names in _JUDGING, such as ``all``,
+    always keep their meaning.
     """
     used = _names(program)
     answer = peer.ask("names", sorted(used))
@@ -130,8 +128,8 @@ def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
 
 
 def _has_a_meaning(name: str, value: Any) -> bool:
-    """Whether tests that use the name may mean something else than the ``value`` that the code
-    gives it.
+    """Whether tests that use the name may mean a builtin or a library module, not the ``value``
+    that the code gives it.
     """
     return hasattr(builtins, name) or (name in sys.stdlib_module_names and is_remote(value))
 
@@ -145,9 +143,10 @@ def _names(program: CodeType) -> set[str]:
 
 
 def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
-    """What the code may ask of objects that the tests gave it: to call them or take their next
-    item; and of instances of the tests' own classes all but what begins with an underscore. More
-    would lead to the tests themselves, as a function's ``__globals__`` do.
+    """Answer what the code asks of objects that the tests gave it. It may call them or take their
+    next item. Instances of the tests' own classes also allow everything else, except attributes
+    that begin with an underscore. More would lead to the tests themselves, for example through a
+    function's ``__globals__``.
     """
     target, *rest = operands
     if not peer.has_shown(target):
@@ -169,8 +168,8 @@ _ANSWERS = answers()
 
 
 def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
-    """Take the spec, put ``confine(spec)`` in force, run the code, answer what the tests ask until
-    they are over. Never returns.
+    """Read the spec, call ``confine(spec)``, run the code, and answer what the tests ask until they
+    are over. Never returns.
     """
     channel = Channel(fd, b"")
     spec = marshal.loads(channel.read(int.from_bytes(channel.read(4), "little")))

@@ -1,7 +1,7 @@
 """Linux confinement without privileges, through ctypes: prctl, seccomp, Landlock, and namespaces.
 
-Used inside the zygote and its children only; standard library only; nothing here runs at import.
-Each function says what it needs and raises OSError if the kernel refuses.
+Used only in the supervisor, the zygote and the zygote's children. Standard library only; nothing
+here runs at import. Each function says what it needs and raises OSError if the kernel refuses.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _USED_HERE = {"capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
-# The zygote, or a job before its code, still needs these. Unnamed files are memory without limit.
+# The zygote still needs these, or a job before its code starts, so only a job's own filter denies
+# them. Files without a name (memfd) would be memory that no limit counts.
 _NOT_FOR_JOBS = {"setpgid", "setsid", "memfd_create", "memfd_secret"}
 _METADATA = {
     *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat"),
@@ -117,7 +118,7 @@ _RULED_APART = {"fork", "vfork"} | _NOT_FOR_JOBS
 
 @cache
 def libc() -> ctypes.CDLL:
-    """The C library, with errno kept."""
+    """The C library, set up so that errno can be read after a call."""
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -150,13 +151,13 @@ def _number(name: str) -> int:
 
 
 def syscall(name: str, *args: object) -> int:
-    """A system call by name; ints are passed as longs. Raises OSError."""
+    """Make a system call by name. Ints are passed as longs. Raises OSError."""
     values = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
     return _check(int(libc().syscall(ctypes.c_long(_number(name)), *values)), name)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability of this process, for good."""
+    """Permanently give up every capability of this process."""
     syscall("capset", _CAP_HEADER, _NO_CAPABILITIES)
 
 
@@ -173,8 +174,8 @@ _ALLOWED: _Instruction = (_RETURN, 0, 0, _ALLOW)
 
 
 def _if_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
-    """``body`` if the accumulator holds this call's number; ``body`` must return or reload the
-    number.
+    """Run ``body`` if the accumulator holds this call's number. ``body`` must return or load the
+    number again.
     """
     return [(_JEQ, 0, len(body), number), *body]
 
@@ -184,12 +185,12 @@ def _deny(code: int) -> _Instruction:
 
 
 def _only_for_self(code: int) -> list[_Instruction]:
-    """Allow the call if its first argument (low 32 bits) is 0: the caller, or its own group."""
+    """Allow the call if its first argument (low 32 bits) is 0: the caller or its own group."""
     return [(_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), _deny(code), _ALLOWED]
 
 
 def _own_priority() -> list[_Instruction]:
-    """setpriority for the caller alone: its first two arguments (low 32 bits) are 0."""
+    """Allow setpriority only for the caller: its first two arguments (low 32 bits) are 0."""
     allow_or_not = [(_JEQ, 1, 0, 0), _deny(errno.EPERM)]
     return [
         (_LOAD, 0, 0, 16),
@@ -208,10 +209,11 @@ def _all_but(argument: int, values: Iterable[int]) -> list[_Instruction]:
 
 
 def base_program(strong: bool) -> bytes:
-    """The filter of every job, and of the zygote that forks them: no signals to others, no tracing,
-    no sockets, no mounts or namespaces, no System V IPC, nobody's priority changed; if not all
-    that is in sight is read-only (not ``strong``) no file's mode, owner, times or attributes, which
-    Landlock lets pass. Raises OSError for a machine whose calls are not known here.
+    """The filter of every job, and of the zygote that forks them. It denies signals to other
+    processes, tracing, sockets, mounts, namespaces, System V IPC, and changing the priority of
+    others. Without ``strong``, not all visible files are read-only, so it also blocks changes to a
+    file's mode, owner, times or attributes, which Landlock allows. Raises OSError on a machine
+    whose system call numbers are not listed here.
     """
     if platform.machine() not in _MACHINES:
         raise OSError(errno.ENOSYS, f"seccomp: no filter for {platform.machine()}")
@@ -222,10 +224,10 @@ def base_program(strong: bool) -> bytes:
         "kill": _only_for_self(errno.EPERM),
         "prlimit64": _only_for_self(errno.EPERM),
         "setpriority": _own_priority(),
-        # whom a descriptor signals, and with what: F_SETOWN, F_SETSIG, F_SETOWN_EX; FIOSETOWN,
-        # SIOCSPGRP, FIOASYNC, and what types into a terminal, TIOCSTI
+        # fcntl and ioctl can make a descriptor send signals to other processes: F_SETOWN, F_SETSIG,
+        # F_SETOWN_EX; FIOSETOWN, SIOCSPGRP, FIOASYNC. TIOCSTI types into a terminal.
         "fcntl": _all_but(1, (8, 10, 15)),
-        # a datagram socket could send to any listener
+        # A datagram socket could send to any listener.
         "socketpair": [(_LOAD, 0, 0, 24), (_AND, 0, 0, 0xF), (_JEQ, 0, 1, 1), _ALLOWED, _deny(1)],
         "ioctl": _all_but(1, (0x8901, 0x8902, 0x5452, 0x5412)),
     }
@@ -240,16 +242,16 @@ def base_program(strong: bool) -> bytes:
         (_JEQ, 1, 0, _MACHINES[platform.machine()][1]),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, 0),
-        (_JGE, 0, 1, 0x40000000),  # the numbers of x86_64's x32 calls
+        (_JGE, 0, 1, 0x40000000),  # calls of x86_64's x32 ABI have these numbers
         _deny(errno.ENOSYS),
     ]
     return _assembled(start, rules)
 
 
 def job_program(children: bool) -> bytes:
-    """The filter that a job has on top: it stays in its process group and session, by which all
-    that it starts can be found, holds no memory but its own, and without ``children`` it may
-    start threads, but no processes.
+    """The filter that a job gets in addition. The job cannot leave its process group and session,
+    by which all that it starts can be found, and cannot make files in memory (memfd). Without
+    ``children`` it may start threads, but no processes.
     """
     rules = {name: [_deny(errno.EPERM)] for name in _NOT_FOR_JOBS}
     if not children:
@@ -275,7 +277,7 @@ class _Filter(ctypes.Structure):
 
 
 class Filter:
-    """A seccomp program, ready to be put in force by a single call."""
+    """A seccomp program, ready to be applied by a single call."""
 
     def __init__(self, program: bytes) -> None:
         self._filter = _Filter(len(program) // 8, program)
@@ -285,23 +287,23 @@ class Filter:
         self._prctl = libc().prctl
 
     def install(self) -> None:
-        """For this process and all that it starts, for good. Needs no_new_privs set before. Raises
-        OSError.
+        """Apply the filter to this process and all that it starts, permanently. no_new_privs must
+        be set before. Raises OSError.
         """
         _check(self._prctl(*self._arguments), "seccomp")
 
 
-# --- Landlock: what of the file system can be opened ---
+# --- Landlock: which files and folders can be opened ---
 
 _READ = 0b1101  # execute, read file, read directory
 _FILE_RIGHTS = 0b1100_0000_0000_0111  # execute, write, read, truncate, device ioctl
-_RIGHTS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))  # ABI: how many file rights it knows
+_RIGHTS_BY_ABI = ((1, 13), (2, 14), (3, 15), (5, 16))  # (ABI version, how many file rights it has)
 
 
 def landlock_ruleset(readable: Iterable[str], writable: Iterable[str]) -> int:
-    """A descriptor of a ruleset: only ``readable`` can be read, only ``writable`` changed, no
-    signals and no abstract unix sockets beyond the process's own children. Raises OSError if the
-    kernel has no Landlock.
+    """A descriptor of a ruleset. Only ``readable`` and ``writable`` can be read, only ``writable``
+    changed, and signals and abstract unix sockets reach only the process's own children. Raises
+    OSError if the kernel has no Landlock.
     """
     abi = syscall("landlock_create_ruleset", ctypes.c_void_p(None), 0, 1)
     count = max(bits for version, bits in _RIGHTS_BY_ABI if version <= abi)
@@ -332,5 +334,5 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def landlock_restrict(ruleset: int) -> None:
-    """Put this process under the ruleset, for good. Needs no_new_privs set before."""
+    """Permanently apply the ruleset to this process. no_new_privs must be set before."""
     syscall("landlock_restrict_self", ruleset, 0)

@@ -1,12 +1,12 @@
 """Strong isolation on Linux: user, mount, pid, network, IPC and UTS namespaces around one zygote.
 
-The zygote becomes process 1 of its own pid namespace: jobs cannot signal it, nothing outlives it,
-and it can end everything that a job started with one call. It sees a root of its own: the standard
-library and the system's libraries read-only, a few devices, and one writable tmpfs, the scratch. No
-home, no project, no data, no network.
+The supervisor becomes process 1 of its own pid namespace: jobs cannot signal it, nothing outlives
+it, and it can end everything that a job started with one call. It has its own root folder, with the
+standard library and the system's libraries (read-only), a few devices, and one writable tmpfs, the
+scratch. Jobs see no home, no project, no data and no network.
 
-Standard library only. Root is not needed; if there is root, jobs run as another user than the
-zygote.
+Standard library only. Root rights are not needed. With root rights, jobs run as a different user
+than the zygote.
 """
 
 from __future__ import annotations
@@ -51,19 +51,20 @@ _SHARED_FILES = (
     "/dev/random",
     "/dev/urandom",
 )
-_UNSHARED = CLONE_NAMESPACES & ~0x80 & ~0x02000000  # all but time and cgroup
+_UNSHARED = CLONE_NAMESPACES & ~0x80 & ~0x02000000  # all except time and cgroup
 
 
 def enter(hidden: list[str], folder: str) -> int:
-    """Move this process into fresh namespaces; returns, as process 1 of them, the user id for jobs.
+    """Make new namespaces and return in a new process, their process 1. Returns the user id for
+    jobs.
 
-    The calling process stays outside, waits, and removes the empty ``folder`` and exits when
-    process 1 does. ``hidden`` are folders that must not be seen even if they lie within
-    something shared. Raises OSError, before anything has changed for the caller, or in process 1
-    if the root cannot be built.
+    The calling process itself stays outside and never returns. It waits for process 1 to exit,
+    removes the empty ``folder`` and exits too. ``hidden`` are folders that jobs must not see even
+    if they lie inside a shared folder. Raises OSError before anything has changed for the caller,
+    or in process 1 if the root cannot be built.
     """
     as_root = os.geteuid() == 0
-    prctl(PR_SET_DUMPABLE, 1)  # so that the maps in /proc can be written
+    prctl(PR_SET_DUMPABLE, 1)  # otherwise the maps in /proc could not be written
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     ready, go = os.pipe(), os.pipe()
     middle = os.fork()
@@ -76,7 +77,7 @@ def enter(hidden: list[str], folder: str) -> int:
     if os.read(go[0], 1) != b"m":
         raise OSError("user namespace: the id maps could not be written")
     if os.fork():
-        os._exit(0)  # process 1 is then a child of the outer one
+        os._exit(0)  # process 1 then becomes a child of the outer process
     os.read(go[0], 1)
     prctl(PR_SET_PDEATHSIG, _SIGKILL)
     os.close(ready[1])
@@ -94,8 +95,8 @@ def _unshare() -> None:
 def _stay_outside(
     middle: int, ready: tuple[int, int], go: tuple[int, int], as_root: bool, folder: str
 ) -> NoReturn:
-    """The outer process: write the id maps, then live exactly as long as process 1 of the
-    namespace.
+    """What the outer process does: write the id maps, then wait until process 1 of the namespace
+    ends, and exit.
     """
     os.close(ready[1])
     os.close(go[0])
@@ -120,7 +121,7 @@ def _close_quietly(fd: int) -> None:
     try:
         os.close(fd)
     except OSError:
-        return  # the listing's own descriptor is closed already
+        return  # the descriptor that listdir used is closed already
 
 
 def _write_maps(pid: int, as_root: bool) -> None:
@@ -141,14 +142,14 @@ def _write(path: str, text: str) -> None:
 
 
 def _scatter_pids() -> None:
-    """Start this namespace's process ids somewhere else than the next one's: a job's value may hold
-    its pid.
+    """Let process ids start at a random number in each namespace. A job that returns its pid then
+    gives two different values in two runs, and is found to be nondeterministic.
     """
     start = 300 + int.from_bytes(os.urandom(2), "little") % 30_000
     try:
         _write("/proc/sys/kernel/ns_last_pid", str(start))
     except OSError:
-        return  # then only the jobs' own number distinguishes them
+        return  # then ids differ only by how many jobs ran before
 
 
 # --- the root that jobs see ---
@@ -185,7 +186,7 @@ def _build_root(hidden: list[str]) -> None:
 
 
 def _library_folders() -> list[str]:
-    """Where the standard library lies, if not under a folder that is shared anyway."""
+    """The folders of the standard library that are not inside a folder that is shared anyway."""
     folders = {os.path.dirname(os.path.realpath(os.__file__)), os.path.realpath(sys.base_prefix)}
     folders.add(os.path.realpath(sys.base_exec_prefix))
     outside = sorted(
@@ -195,7 +196,9 @@ def _library_folders() -> list[str]:
 
 
 def _package_folders() -> list[str]:
-    """Installed packages: jobs get the standard library only, and a project may be among them."""
+    """Folders of installed packages, which are hidden: jobs get only the standard library, and the
+    user's project may be installed as a package.
+    """
     library = os.path.dirname(os.path.realpath(os.__file__))
     return [
         f"{library}/site-packages",
@@ -209,7 +212,7 @@ def _mount_point(shared: list[str]) -> str:
     for path in ("/mnt", "/media", "/srv", "/opt", "/tmp", "/var"):
         if os.path.isdir(path) and not any((s + "/").startswith(path + "/") for s in shared):
             return path
-    raise OSError("no folder to build the jobs' root on")
+    raise OSError("there is no folder on which the jobs' root can be built")
 
 
 def _share(path: str, root: str) -> None:
@@ -227,7 +230,7 @@ def _share(path: str, root: str) -> None:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     mount(os.path.realpath(path), target, "", MS_BIND | MS_REC)
     if not stat.S_ISCHR(os.stat(target).st_mode):
-        # flags that the original mount has may not be dropped by a user namespace
+        # A user namespace may not drop flags of the original mount.
         kept = os.statvfs(target).f_flag & (MS_NOEXEC | 1024 | 2048 | 4096)
         atime = (
             (1024 if kept & 1024 else 0)
@@ -239,8 +242,8 @@ def _share(path: str, root: str) -> None:
 
 
 def _make_parents(path: str, root: str) -> None:
-    """Folders on the way to something shared; not to be listed, since their names say something
-    about the machine.
+    """Make the folders above something shared. Jobs cannot list them, since the names in them say
+    something about the machine.
     """
     if path != "/" and not os.path.lexists(root + path):
         _make_parents(os.path.dirname(path), root)
@@ -260,8 +263,8 @@ def _hide(target: str) -> None:
 
 
 def _mount_proc(target: str) -> None:
-    """A proc of this pid namespace, others' entries hidden; none if a container's masks forbid
-    it.
+    """Mount /proc of this pid namespace, if possible with the entries of other users hidden. A
+    container may forbid it; then there is no /proc.
     """
     for options in ("hidepid=2,subset=pid", "hidepid=2", ""):
         try:
@@ -272,11 +275,11 @@ def _mount_proc(target: str) -> None:
 
 
 def mount_scratch() -> None:
-    """An empty scratch, of bounded size and number of files."""
+    """Mount an empty scratch with a limit on its size and its number of files."""
     mount("tmpfs", SCRATCH, "tmpfs", MS_NOSUID | MS_NODEV, _SCRATCH_OPTIONS)
 
 
 def unmount(target: str) -> None:
-    """Detach a mount now; what still uses it dies with its users. Raises OSError."""
+    """Detach a mount at once. It is freed when nothing uses it any longer. Raises OSError."""
     if libc().umount2(target.encode(), MNT_DETACH) < 0:
         raise os_error(f"unmount {target}")

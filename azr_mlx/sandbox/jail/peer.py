@@ -1,13 +1,14 @@
-"""One process asks another for what its objects do: how tests use code that runs elsewhere.
+"""Lets one process use objects of another by asking it questions. So tests can use code that runs
+in a different process.
 
-Plain literals travel by value, and so do a few values of the standard library. Any other object
-stays where it is, and a ``Remote`` stands for it on the other side; an instance of a subclass of a
-builtin type travels as its value with a ``Remote`` behind it for the rest. Each side may ask while
-it is being asked (a key function given to the code, say), so a question is answered by whoever
-waits.
+Plain literals are sent by value, and so are a few types of the standard library. Any other object
+stays where it is, and a ``Remote`` stands for it on the other side. An instance of a subclass of a
+builtin type is sent as its plain value, with a ``Remote`` behind it for everything else. Each side
+may ask while it is being asked (for example, if the code calls a key function of the tests), so a
+side that waits for an answer also answers questions.
 
-What is compared with a value of the other side never goes there: a ``Remote`` equals nothing but
-objects of the other side, and no arithmetic mixes the two. Standard library only.
+What is compared with a value of the other side never goes there: a ``Remote`` equals only objects
+of the other side, and no arithmetic mixes the two. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from codec import (  # type: ignore[import-not-found]
 )
 
 MAX_MESSAGE = 1 << 20
-_MAX_BASES = 64  # base classes of an exception
+_MAX_BASES = 64  # most base classes of an exception
 _PROGRAMS = frozenset(
     """
     antigravity builtins code codeop ctypes importlib marshal os pdb pickle pty runpy shelve
@@ -37,7 +38,7 @@ _PROGRAMS = frozenset(
 )
 _LENGTH = struct.Struct("<I")
 _OWN, _YOURS, _SHADOW, _SHARED, _MADE, _MODULE, _RAISED = b"oysrkme"
-# Their functions and classes are the same on both sides.
+# Modules whose functions and classes are the same on both sides.
 SHARED = """
     bisect collections copy datetime decimal fractions functools heapq itertools math operator
     random re string typing
@@ -49,15 +50,15 @@ _ASKABLE = frozenset({"__name__", "__qualname__", "__doc__", "__dict__", "__anno
 
 
 class Gone(BaseException):
-    """The other side has closed its end, or speaks nonsense."""
+    """The other side has closed its end, or sent something malformed."""
 
 
 class Peer:
-    """This process's end of ``fd``. ``serve`` answers one question: a function of its name and its
-    operands. Objects that the other side was shown are kept until the end.
+    """This process's end of ``fd``. ``serve(name, operands)`` answers one question. Objects that
+    the other side has been given are kept until the end.
 
-    ``trusts``: whether the other side may name functions that are called here, and classes that
-    catch what is raised here. The tests do not let the code.
+    ``trusts``: whether the other side may name functions that are called here, and exception
+    classes that catch what is raised here. The tests do not trust the code with this.
     """
 
     def __init__(self, fd: int, serve: Callable[[str, list[Any]], Any], trusts: bool) -> None:
@@ -75,7 +76,7 @@ class Peer:
     # --- questions ---
 
     def ask(self, asked: str, *operands: Any) -> Any:
-        """The other side's answer. Raises what it raised, and Gone."""
+        """Ask, and return the other side's answer. Raises what the other side raised, and Gone."""
         with self._lock:
             self._send(("ask", asked, list(operands)))
             while True:
@@ -88,7 +89,7 @@ class Peer:
                     return value
 
     def listen(self) -> None:
-        """Answer until the other side is gone."""
+        """Answer questions. Never returns; raises Gone when the other side is gone."""
         while True:
             kind, name, operands = self._receive()
             if kind == "ask":
@@ -109,19 +110,19 @@ class Peer:
             self._send((kind, names, _Kept(content) if kind == "value" else ["", [], None]))
 
     def _exception(self, names: str, described: Any) -> BaseException:
-        """As near to the other side's exception as there is one here."""
+        """The exception of this side that is most like the one that the other side raised."""
         text, args, itself = described
         try:
             error = self._exception_class(names)(*args)
-        except Exception:  # a class that takes other arguments, or cannot be made here
+        except Exception:  # the class takes other arguments, or cannot be made here
             return RuntimeError(f"{names.partition(' ')[0]}: {text}")
         if itself is not None and isinstance(error, _Own):
             error.__dict__.update(_text=text, _remote=itself)
         return error
 
     def _exception_class(self, names: str) -> type[BaseException]:
-        """By its name and those of its bases. One that the other side made itself is made here too,
-        once, so that it can be caught.
+        """An exception class, found by its name and the names of its bases. If the other side has
+        defined it itself, it is made here too, once, so that it can be caught.
         """
         name, _, rest = names.partition(" ")
         known = getattr(builtins, name, None)
@@ -138,9 +139,9 @@ class Peer:
         return self._classes[names]
 
     def _given_class(self, names: str) -> type[BaseException]:
-        """A class of exceptions that the other side gives as a value. Of a builtin one, if it is
-        not trusted, a subclass: it catches what the other side raises by that name from now on, and
-        nothing that is raised here.
+        """An exception class that the other side sends as a value. If the class is builtin and the
+        other side is not trusted, this is a subclass. From now on it catches what the other side
+        raises under that name, but nothing that is raised here.
         """
         kind = self._exception_class(names)
         if not self._trusts and kind.__module__ == "builtins":
@@ -188,7 +189,7 @@ class Peer:
         self.gone = True
         raise Gone("the other side is gone")
 
-    # --- names of what is not a plain literal ---
+    # --- names for objects that are not plain literals ---
 
     def _name(self, value: Any) -> bytes:
         kind = type(value)
@@ -222,11 +223,11 @@ class Peer:
         number = self._numbers.get(id(value))
         if number is None:
             number = self._numbers[id(value)] = len(self._mine)
-            self._mine.append(value)  # kept, so no other object takes its id
+            self._mine.append(value)  # kept alive, so that no other object gets its id
         return number
 
     def has_shown(self, value: Any) -> bool:
-        """Whether ``value`` is an object of this side that the other one was given."""
+        """Whether ``value`` is an object of this side that the other side has been given."""
         number = self._numbers.get(id(value))
         return number is not None and self._mine[number] is value
 
@@ -257,14 +258,16 @@ class Peer:
 
 
 class _Kept:
-    """Wraps a value that is too large to travel: it stays here, and is named."""
+    """Wraps a value that is too large to be sent. It stays here, and only its number is sent."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def _told(error: BaseException, all_of_it: bool) -> list[Any]:
-    """An exception's text, its arguments, and itself if that may have more to say."""
+    """An exception's text and arguments, and the exception itself if its class is not builtin.
+    Without ``all_of_it``, only the text.
+    """
     try:
         text = str(error)[:2000].encode("utf-8", "replace").decode()
         args = list(error.args) if all_of_it else [text] if text else []
@@ -275,7 +278,7 @@ def _told(error: BaseException, all_of_it: bool) -> list[Any]:
 
 
 class _Own:
-    """What the other side's own exceptions have besides: their text, and further attributes."""
+    """A base for exceptions that the other side defined: gives their text and other attributes."""
 
     __slots__ = ()
 
@@ -289,7 +292,7 @@ class _Own:
 
 
 def _safe(error: BaseException, asked: str) -> BaseException:
-    """A call that raises StopIteration would end a loop that it is a part of, such as ``map``'s."""
+    """Replace a StopIteration that a call raised: it would end a loop around it, as in ``map``."""
     if isinstance(error, StopIteration) and asked != "next":
         return RuntimeError("raised StopIteration")
     return error
@@ -304,7 +307,7 @@ def _is_exception(kind: Any) -> TypeGuard[type[BaseException]]:
 
 
 class Remote:
-    """Stands for an object of the other side."""
+    """Stands for an object that lives on the other side."""
 
     __slots__ = ("_number", "_peer")
     _peer: Peer
@@ -370,7 +373,7 @@ for _special in _BINARY:
 
 
 def answers() -> dict[str, Callable[..., Any]]:
-    """By name, what can be asked of an object: the operations of a ``Remote``."""
+    """The operations that can be asked of an object, by name. A ``Remote`` uses them."""
     import copy
     import operator
 
@@ -390,9 +393,9 @@ def answers() -> dict[str, Callable[..., Any]]:
 
 
 def _called(function: Any, args: list[Any], named: dict[str, Any]) -> tuple[Any, list[Any]]:
-    """The value, and what became of arguments that it changed in place, if it returns None as
-    such functions do: the caller takes it only then. (Else code could change what its value is
-    compared with.)
+    """Call ``function``; return its value and the arguments that it changed in place. Changes are
+    reported only if it returns None, as functions that change arguments do. (Otherwise the code
+    could change the object that its value is compared with.)
     """
     kinds = (list, dict, set, bytearray)
     before = [(i, a, repr(a)) for i, a in enumerate(args) if type(a) in kinds]
@@ -403,7 +406,7 @@ def _called(function: Any, args: list[Any], named: dict[str, Any]) -> tuple[Any,
 
 
 def _refill(target: Any, content: Any) -> None:
-    """Give a container the content that a copy of it has now."""
+    """Replace the content of a container by ``content``, which comes from a changed copy."""
     if type(target) is not type(content):
         return
     if isinstance(target, (list, bytearray)):
@@ -413,12 +416,12 @@ def _refill(target: Any, content: Any) -> None:
         target.update(content)
 
 
-# --- what is the same on both sides ---
+# --- modules, functions, classes and values that both sides have ---
 
 
 def _is_module(name: str) -> bool:
-    """Whether a module may be imported by name here: no part of a package, since a few of these
-    are programs, and none by which a text becomes code.
+    """Whether a module may be imported by name here. Submodules may not, since a few of them are
+    programs, and neither may modules that can turn text into code.
     """
     return name in sys.stdlib_module_names and name not in _PROGRAMS
 
@@ -437,8 +440,9 @@ def _imported(name: str) -> Any:
 
 
 def _shared_name(value: Any, functions: bool) -> str:
-    """``builtins.int`` or ``math.sqrt`` for a class of the builtins, or a class, or function where
-    these may go over too, of the modules that are shared. (The builtins' functions are not.)
+    """A name like ``builtins.int`` or ``math.sqrt`` for a builtin class, or for a class of the
+    SHARED modules, or for one of their functions if ``functions``; otherwise an empty string.
+    (Functions of ``builtins`` are not shared.)
     """
     kinds = (type, type(len), type(_shared_name)) if functions else (type,)
     if type(value) not in kinds and type(value).__module__ != "typing":
@@ -464,7 +468,7 @@ def _shared(where: str, functions: bool) -> Any:
 
 
 def _parts_of(value: Any) -> tuple[str, tuple[Any, ...]] | None:
-    """The name of a value's class and what makes an equal one of it, if it is in _PARTS."""
+    """The name of a value's class and the arguments to make it again. None if not in _PARTS."""
     kind = type(value)
     module, name = kind.__module__, kind.__qualname__
     parts = _PARTS.get(f"{module}.{name}")
@@ -473,7 +477,7 @@ def _parts_of(value: Any) -> tuple[str, tuple[Any, ...]] | None:
     return f"{module}.{name}", parts(value)
 
 
-# Values of the standard library that travel as what they are made of.
+# Types of the standard library whose values are sent as the arguments that make them.
 _PARTS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "builtins.bytearray": lambda v: (bytes(v),),
     "builtins.range": lambda v: (v.start, v.stop, v.step),
@@ -487,11 +491,11 @@ _PARTS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
 }
 
 
-# --- a builtin value with an object of the other side behind it ---
+# --- builtin values with an object of the other side behind them ---
 
 
 def is_remote(value: Any) -> bool:
-    """Whether an object of the other side answers for ``value``, or for attributes of it."""
+    """Whether ``value``, or attributes of it, stand for an object of the other side."""
     return type(value) is Remote or type(value) in _shadows.values()
 
 
@@ -499,7 +503,7 @@ _shadows: dict[type, type] = {}
 
 
 def _shadow(plain: Any, remote: Remote) -> Any:
-    """``plain`` as an instance of a subclass, whose further attributes are the other side's."""
+    """``plain`` as an instance of a subclass that asks ``remote`` for all other attributes."""
     base = type(plain)
     if base in (bool, type(None), Remote) or base.__module__ != "builtins":
         raise CodecError("no builtin value")

@@ -1,5 +1,5 @@
-"""What a job's processes are and use, on Linux (from /proc) and macOS (from libproc). Standard
-library only.
+"""Which processes a job has and what they use, on Linux (from /proc) and macOS (from libproc).
+Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if sys.platform == "darwin":
 
 
 def descendants(root: int) -> list[int]:
-    """Live process ids below ``root`` (itself excluded); empty if the system does not say."""
+    """The ids of live processes below ``root`` (without it); none if the system does not say."""
     if sys.platform == "darwin":
         return list(darwin.descendants(root))
     parents: dict[int, int] = {}
@@ -44,7 +44,7 @@ def tasks_of(uid: int) -> int:
 
 
 def memory(pids: list[int]) -> int:
-    """Bytes of memory that the processes hold together; those that are gone hold none."""
+    """Bytes of memory that the processes hold together. Processes that have ended count as 0."""
     return sum(map(_memory, pids))
 
 

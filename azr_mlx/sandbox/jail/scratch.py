@@ -1,4 +1,4 @@
-"""The scratch directory of jobs: empty before each of them. Standard library only."""
+"""The scratch directory of jobs, which is emptied after each job. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if sys.platform == "linux":
 
 
 def make(setting: Setting) -> None:
-    """The scratch of all jobs to come, one after the other: under ``strong`` a file system, else a
-    folder, which jobs can fill but neither move nor change.
+    """Make the scratch directory, which jobs use one after another. It is a file system with
+    ``strong`` isolation, otherwise a folder, which jobs can fill but neither move nor change.
     """
     if setting.strong:
         namespaces.mount_scratch()
@@ -40,8 +40,8 @@ def clear(setting: Setting) -> None:
 
 
 def remove(top: str) -> None:
-    """Remove a tree of any depth and any modes: what lies deeper is first moved up, so paths stay
-    short.
+    """Remove a tree of any depth and with any modes. Deeper entries are first moved up, so that
+    paths stay short.
     """
     moved = 0
     while True:

@@ -1,7 +1,7 @@
-"""A clock that runs ahead, for the second of the two runs that a deterministic job must agree in.
+"""A clock that runs ahead, for the second of the two runs of a deterministic job.
 
-Two runs a moment apart agree on the year and mostly on the minute; this makes every field of the
-date differ. Standard library only; call ``shift`` before anything imports ``datetime``.
+Without it, the two runs would see the same year and mostly the same minute. With it, every field of
+the date differs. Standard library only. Call ``shift`` before anything imports ``datetime``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ AHEAD_S = (
 
 
 def shift() -> None:
-    """Shift ``time`` and ``datetime`` of this process and of what it forks."""
+    """Shift ``time`` and ``datetime`` in this process and in all that it forks."""
     now, now_ns = time.time, time.time_ns
 
     def shifted() -> float:
@@ -33,7 +33,7 @@ def shift() -> None:
     for name in ("monotonic", "perf_counter", "process_time", "thread_time"):
         setattr(time, name, _later(getattr(time, name), AHEAD_S))
         setattr(time, f"{name}_ns", _later(getattr(time, f"{name}_ns"), AHEAD_S * 1_000_000_000))
-    # the C implementation reads the system's clock itself; the Python one asks time.time
+    # The C implementation of datetime reads the system's clock; the Python one calls time.time.
     sys.modules["_datetime"] = None  # type: ignore[assignment]
 
 

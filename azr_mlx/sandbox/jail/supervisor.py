@@ -1,9 +1,9 @@
-"""The first process of a worker: prepares the isolation, keeps a zygote, watches one job at a time
-and ends all that it started.
+"""The first process of a worker. It prepares the isolation, keeps a zygote, watches one job at a
+time and ends everything that the job started.
 
-Run as a script, with the pool's socket as descriptor 0 and four arguments: ``strong`` or
+It runs as a script, with the pool's socket as descriptor 0 and four arguments: ``strong`` or
 ``limits-only``, the folder for scratch directories, 0 or 1 for the clock (1: shifted), and a JSON
-list of folders to hide. It imports the standard library only, and never looks into what it relays.
+list of folders to hide. It uses the standard library only, and never looks into what it passes on.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if sys.platform == "linux":
 darwin: Any = __import__("darwin") if sys.platform == "darwin" else None
 del sys.path[0]
 
-# What small programs import. Each of these costs every fork a little, and a job that imports
-# another some milliseconds.
+# Modules that small programs often import. Each of them makes every fork a little slower; a job
+# that imports a module that is not in this list loses some milliseconds.
 WARM = """
     bisect collections.abc copy datetime functools heapq itertools json math operator random re
     string time types typing
@@ -52,9 +52,9 @@ OWN = """
 
 
 def main() -> int:
-    """Prepare, say hello, serve jobs until the pool hangs up."""
+    """Prepare, send a hello, and serve jobs until the pool closes the connection."""
     isolation, base, _, hidden = sys.argv[1:5]
-    # a caller may have ignored or blocked them, and both are inherited
+    # The caller may have ignored or blocked signals, and this process inherits both.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     channel = os.dup(0)
@@ -70,8 +70,8 @@ def main() -> int:
     os.dup2(null, 2)
     os.close(null)
     gc.collect()
-    gc.freeze()  # so that a collection in a child does not copy every page
-    # Measured now that everything which only the start needed is gone.
+    gc.freeze()  # otherwise a collection in a child would copy every memory page
+    # Measure only now, when the memory that only the start needed has been freed.
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as file:
             setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
@@ -117,8 +117,8 @@ def _prepare(strong: bool, base: str, hidden: list[str]) -> zygote.Setting:
 
 
 def _warm() -> None:
-    """Import what jobs will. ``random`` would seed itself anew at every fork, which costs as much
-    as the fork: a job does that if it needs it.
+    """Import what jobs will need. ``random`` would seed itself again at every fork, which takes as
+    long as the fork. So that is switched off, and a job does it only if it needs it.
     """
     register, os.register_at_fork = os.register_at_fork, lambda **_: None
     for name in WARM:
@@ -129,7 +129,7 @@ def _warm() -> None:
 def _prepare_linux(setting: zygote.Setting) -> None:
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    # no job may read or trace this process or the zygote, or write to their descriptors
+    # No job may read or trace this process or the zygote, or write to their descriptors.
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     setting.seccomp = _works(lambda: linux.Filter(linux.base_program(setting.strong)).install())
     if setting.seccomp:
@@ -140,15 +140,16 @@ def _prepare_linux(setting: zygote.Setting) -> None:
     if setting.uid == 0 and _works(lambda: _become_nobody(setting)):
         setting.uid = namespaces.NOBODY
     scratch.make(setting)
-    if not setting.strong:  # a strong root shows no more than this, and has its own processes
-        with contextlib.suppress(OSError):  # a kernel without Landlock: hello says so
+    # With strong isolation, jobs see no other files and have their own process ids anyway.
+    if not setting.strong:
+        with contextlib.suppress(OSError):  # The kernel may have no Landlock; hello reports that.
             setting.ruleset = linux.landlock_ruleset(_readable(), [setting.scratch, "/dev/null"])
         setting.tasks = processes.tasks_of(setting.uid)
     setting.capable = (setting.strong or os.geteuid() == 0) and _works(linux.drop_capabilities)
 
 
 def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
-    # Some versions of macOS do not hold a limit of address space.
+    # Some versions of macOS do not enforce a limit on address space.
     with contextlib.suppress(OSError):
         setting.address_space = darwin.mapped_bytes()
     if setting.strong:
@@ -162,15 +163,15 @@ def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
         except ValueError as error:
             raise OSError(str(error)) from None
         if not _works(setting.profiles[False]):
-            raise OSError("the sandbox profile could not be put in force")
+            raise OSError("the sandbox profile could not be applied")
 
 
 def _readable() -> list[str]:
-    """What jobs may read: the interpreter, its libraries, and a few devices."""
+    """The paths that jobs may read: the interpreter, its libraries, and a few devices."""
     library = [os.path.dirname(os.path.realpath(os.__file__))]
     system = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime"]
     devices = ["/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
-    # a shared libpython may lie outside the system's folders
+    # A shared libpython may lie outside the system's folders.
     folder = os.path.join(os.path.realpath(sys.base_prefix), "lib")
     names = os.listdir(folder) if os.path.isdir(folder) else []
     own = [os.path.join(folder, name) for name in names if ".so" in name]
@@ -178,7 +179,7 @@ def _readable() -> list[str]:
 
 
 def _become_nobody(setting: zygote.Setting) -> None:
-    """Leave root; fails if another user cannot read the standard library, or come to the scratch
+    """Stop being root. Fails if another user cannot read the standard library or reach the scratch
     folder.
     """
     os.setgroups([])
@@ -191,7 +192,7 @@ def _become_nobody(setting: zygote.Setting) -> None:
 
 
 def _works(action: Callable[[], None]) -> bool:
-    """Whether ``action`` goes through in a process of its own."""
+    """Whether ``action`` succeeds. It is tried in a separate process."""
     pid = os.fork()
     if pid == 0:
         code = 1

@@ -1,5 +1,5 @@
-"""Watches one job at a time from outside: relays its bytes, holds its wall time, ends all that it
-started. Standard library only.
+"""Watches one job at a time from outside: passes its bytes on, enforces its limit on wall time, and
+ends everything that it started. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ POLL_S = 0.02
 
 
 def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
-    """Take requests until the pool hangs up."""
+    """Serve requests until the pool closes the connection."""
     while header := _read(pool, wire.REQUEST_BYTES):
         request = wire.RunRequest.unpack(header)
         try:
             watch = Watch(setting, zygote, request, _read(pool, request.spec_bytes))
             watch.run(pool.fileno())
             scratch.clear(setting)
-        except OSError as error:  # this machine's fault, not the job's
+        except OSError as error:  # a fault of this machine, not of the job
             pool.sendall(_broken(str(error)))
             continue
         pool.sendall(watch.answer())
@@ -42,7 +42,7 @@ def _broken(reason: str) -> bytes:
 
 
 def _read(pool: socket.socket, size: int) -> bytes:
-    """``size`` bytes, or none if the pool has hung up."""
+    """``size`` bytes, or none if the pool has closed the connection."""
     data = pool.recv(size)
     while 0 < len(data) < size:
         part = pool.recv(min(size - len(data), 1 << 20))
@@ -64,13 +64,13 @@ class Watch:
         self.pending = request.nonce + struct.pack("<I", len(spec)) + spec
 
     def run(self, pool: int) -> None:
-        """Until the job and all that it started are dead and all that it wrote is read."""
+        """Run the job until it and all that it started are dead, and all that it wrote is read."""
         ours, theirs = socket.socketpair()
         self.job, job_end = ours.detach(), theirs.detach()
         self.stdout, out_end = os.pipe()
         os.set_blocking(self.job, False)
         os.set_blocking(self.stdout, False)
-        self._give()  # most jobs need no more than this
+        self._give()  # For most jobs, all of the spec fits into this first write.
         self.started = time.monotonic()
         try:
             self.pid = self.zygote.fork(job_end, out_end, bool(self.request.examined))
@@ -95,7 +95,7 @@ class Watch:
     def _watch(self, pool: int) -> None:
         """Watch until the job's own process is dead."""
         poll = select.poll()
-        poll.register(pool, 0)  # only a hang-up counts: the next request may already be there
+        poll.register(pool, 0)  # only a hang-up counts; the next request may be there already
         poll.register(self.zygote.socket, select.POLLIN)
         poll.register(self.stdout, select.POLLIN)
         poll.register(self.job, select.POLLIN | (select.POLLOUT if self.pending else 0))
@@ -130,8 +130,8 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        """What the kernel does not hold: the number of processes, and their memory together (on
-        macOS that of one, too).
+        """Enforce limits that the kernel does not: the number of processes and their total memory
+        (on macOS also the memory of a single process).
         """
         below = processes.descendants(self.pid)
         if len(below) > self.request.processes + self.request.examined:
@@ -140,14 +140,14 @@ class Watch:
             self._stop(wire.TOO_MUCH_MEMORY)
 
     def _abandon(self) -> None:
-        """The pool has hung up: end the job and this process."""
+        """End the job and this process, since the pool has closed the connection."""
         self._stop(wire.ENDED)
         self._end_everything()
         raise SystemExit(0)
 
     def _stop(self, cause: int) -> None:
         self.cause = cause
-        # the zygote reaps the process and says so at once: its number cannot be another's by now
+        # The process id cannot have been reused: the zygote reports every reaped process at once.
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -163,7 +163,7 @@ class Watch:
             self.pending = b""  # the job has closed its end
 
     def _take(self, fd: int) -> bool:
-        """Read once; returns whether more may come."""
+        """Read once. Returns whether more may come."""
         try:
             data = os.read(fd, 1 << 16)
         except BlockingIOError:
@@ -179,17 +179,17 @@ class Watch:
         return bool(data)
 
     def _end_everything(self) -> None:
-        """Kill and reap whatever the job left, wherever it has hidden in the process tree. The
-        zygote stays where it can: another one would be forked from here, with what is left in this
-        process's memory of the job.
+        """Kill and reap whatever the job left behind, wherever it is in the process tree. The
+        zygote is kept if possible: a new one would be forked from this process, whose memory may
+        still hold data of the job.
         """
         if self.setting.seccomp and not self.request.processes and not self.request.examined:
-            return  # it could start nothing
+            return  # the job could not start anything
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         if not self.setting.on_linux:
             return
-        if self.setting.seccomp:  # nothing leaves its process group
+        if self.setting.seccomp:  # nothing can have left its process group
             with contextlib.suppress(ChildProcessError):
                 while True:
                     os.waitpid(-self.pid, 0)
@@ -217,7 +217,7 @@ class Watch:
 
 
 def _reap() -> bool:
-    """Collect dead children; whether there are others."""
+    """Reap dead children. Returns whether others are still alive."""
     while True:
         try:
             if not os.waitpid(-1, os.WNOHANG)[0]:

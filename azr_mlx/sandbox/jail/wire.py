@@ -1,9 +1,10 @@
-"""The messages between the pool and its zygotes. Both sides import this module: standard library
-only.
+"""The messages between the pool and its workers. Both sides import this module, so it uses the
+standard library only.
 
-A request is a header and ``spec`` (marshal, as the pool is trusted: all that the job's process is
-given). A response is a header, the frame bytes and the stdout bytes; the supervisor relays both
-without looking into them. A hello, sent once, is a u32 length and JSON.
+A request is a header and ``spec``, which is everything that the job's process gets (in marshal
+format, since the pool is trusted). A response is a header, the frame bytes and the stdout bytes;
+the supervisor passes both on without looking into them. A hello, sent once, is a u32 length and
+JSON.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import struct
 from typing import NamedTuple
 
 NONCE_BYTES = 16
-# Bytes of an encoded frame: kind, steps, detail, and a value or the tests' reports.
+# Bytes of an encoded frame: kind, steps, detail, and a value or the reports of the tests.
 MAX_BODY = 1 << 20
-MAX_CALLS = 2048  # values of calls, or reports of assertions, in one frame
-MAX_STEPS = 100_000  # lines of the job's own code that are counted, in one frame
+MAX_CALLS = 2048  # most values of calls, or reports of assertions, in one frame
+MAX_STEPS = 100_000  # most lines of the job's own code that are counted
 MAX_FRAME = MAX_BODY + NONCE_BYTES
 
 _REQUEST = struct.Struct("<16sdQIIBI")
@@ -26,7 +27,7 @@ MAX_STDOUT = 1 << 24
 
 
 class RunRequest(NamedTuple):
-    """``nonce`` opens the job's frame; ``examined``: its tests get a process of their own."""
+    """``nonce`` begins the job's frame. ``examined``: the tests get a process of their own."""
 
     nonce: bytes
     wall_s: float
@@ -44,12 +45,12 @@ class RunRequest(NamedTuple):
         return cls._make(_REQUEST.unpack(header))
 
 
-# What was seen to end a job; BROKEN: the sandbox could not run it, and the frame says why.
+# What ended the job. BROKEN: the sandbox could not run it, and the frame says why.
 ENDED, TIMED_OUT, BAD_FRAME, TOO_MANY_PROCESSES, TOO_MUCH_MEMORY, BROKEN = range(6)
 
 
 class RunResponse(NamedTuple):
-    """``exit`` is the exit status, or minus the signal; times in seconds, ``peak_rss`` in bytes."""
+    """``exit`` is the exit status or minus the signal; times in seconds, ``peak_rss`` in bytes."""
 
     exit: int
     cause: int

@@ -1,8 +1,8 @@
-"""Forks one disposable process per job, from a warm interpreter in which nothing ever runs.
+"""Forks one disposable process per job, from a started interpreter that runs no job itself.
 
-The zygote is forked from the supervisor and does nothing but fork and wait, so that few of its
-memory pages change between two jobs and have to be copied. All confinement that can be shared is in
-force in it already; a job adds its own limits. Standard library only.
+The zygote is forked from the supervisor and does nothing but fork and wait. So few of its memory
+pages change between two jobs, and few have to be copied. All confinement that jobs can share is
+already in force in it; a job adds its own limits. Standard library only.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ FORK_ATTEMPTS = 12
 LEAVE = os._exit  # kept here, since a job may replace os._exit
 OPEN_FILES = 128
 FILE_BYTES = 16 << 20
-OTHER_TASKS = 512  # how many the user may have started since
-THREADS = 16  # besides the job's main thread, if the kernel counts threads as processes
+OTHER_TASKS = 512  # how many other processes and threads the user may start later
+THREADS = 16  # in addition to the main thread, if the kernel counts threads as processes
 _PID = struct.Struct("<i")
 _END = struct.Struct("<idQ")
 
 
 class Setting:
-    """What every job of a worker shares: where it runs, as whom, and behind which kernel
-    filters.
+    """What all jobs of a worker share: the folder that they run in, their user, and the kernel
+    filters that confine them.
     """
 
     def __init__(self, strong: bool, base: str) -> None:
@@ -51,9 +51,9 @@ class Setting:
         self.uid = os.geteuid()
         self.seccomp = self.capable = False
         self.base_filter: Any = None
-        self.job_filters: dict[bool, Any] = {}  # added for each job: may it have children or not
+        self.job_filters: dict[bool, Any] = {}  # by whether the job may have children
         self.ruleset: int | None = None
-        self.profiles: dict[bool, Any] = {}  # macOS: confines a job that may have children, or not
+        self.profiles: dict[bool, Any] = {}  # macOS: by whether the job may have children
         self.scratch_ctime = 0
         self.tasks = 0  # processes and threads of the jobs' user when this started
         self.address_space = 0  # bytes that the bare interpreter has mapped
@@ -70,7 +70,9 @@ class Setting:
 
 
 class End(NamedTuple):
-    """How a job's process ended: exit status or minus the signal, seconds of CPU time, bytes."""
+    """How a job's process ended. ``status`` is the exit status or minus the signal, ``peak_rss`` is
+    in bytes.
+    """
 
     status: int
     cpu_s: float
@@ -78,7 +80,7 @@ class End(NamedTuple):
 
 
 class Zygote:
-    """The supervisor's handle: starts the zygote, asks it for jobs. A context manager."""
+    """The supervisor's handle on the zygote: starts it and asks it for jobs. A context manager."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -102,18 +104,19 @@ class Zygote:
         self.stop()
 
     def stop(self) -> None:
-        """End the zygote. A job that it still waits for is the caller's to end."""
+        """End the zygote. If it still waits for a job, the caller must end that job."""
         self.socket.close()
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
     def restart(self) -> None:
-        """Another zygote instead of one that has been stopped."""
+        """Start another zygote after ``stop``."""
         self._start()
 
     def fork(self, job: int, out: int, examined: bool) -> int:
-        """A job's process, with its ends of the job's socket and of its stdout; returns its id.
-        ``examined``: it starts another one for the code, and runs the tests. Raises OSError.
+        """Start a job's process and return its id. ``job`` and ``out`` are its ends of the job's
+        socket and of its stdout. If ``examined``, that process runs the tests, and starts another
+        one for the code. Raises OSError.
         """
         with _ending_with_it():
             socket.send_fds(self.socket, [b"e" if examined else b"j"], [job, out])
@@ -123,7 +126,7 @@ class Zygote:
         return pid
 
     def end(self) -> End:
-        """Wait for the end of the job's process."""
+        """Wait until the job's process ends."""
         return End._make(_END.unpack(self._receive(_END.size)))
 
     def _receive(self, size: int) -> bytes:
@@ -139,7 +142,7 @@ class Zygote:
 
 @contextlib.contextmanager
 def _ending_with_it() -> Iterator[None]:
-    """A supervisor whose zygote was killed ends too, and the pool starts another."""
+    """End the supervisor if its zygote was killed. The pool then starts another worker."""
     try:
         yield
     except (BrokenPipeError, ConnectionResetError):
@@ -173,7 +176,7 @@ def _serve(link: socket.socket, setting: Setting) -> NoReturn:
 
 
 def _forked() -> int:
-    """As ``os.fork``; minus the error's number if the system has no process left for a while."""
+    """Like ``os.fork``, but tries several times. If all fail, returns minus the error's number."""
     for attempt in range(FORK_ATTEMPTS):
         try:
             return os.fork()
@@ -185,7 +188,7 @@ def _forked() -> int:
 
 def _confine_linux(setting: Setting) -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if setting.uid != os.geteuid():  # jobs leave this process's user by a call of their own
+    if setting.uid != os.geteuid():  # each job changes its own user id
         os.setgroups([])
         os.setresgid(*[namespaces.NOBODY] * 3)
     elif setting.capable:
@@ -204,7 +207,7 @@ def _become_job(job: int, out: int, setting: Setting, examined: bool) -> NoRetur
         _confine(spec, setting)
 
     try:
-        os.setpgid(0, 0)  # in the supervisor's session: the pool finds by it what outlives that
+        os.setpgid(0, 0)  # stays in the supervisor's session, so the pool can find what outlives it
         os.dup2(out, 1)
         code = _start_code(confine) if examined else None
         os.dup2(job, JOB_FD)
@@ -222,8 +225,8 @@ def _become_job(job: int, out: int, setting: Setting, examined: bool) -> NoRetur
 
 
 def _start_code(confine: Callable[[dict[str, Any]], None]) -> examiner.Code:
-    """Start the process of the code. It has no end of the job's socket: what it is to run comes
-    from this process, by another.
+    """Start the process of the code. It cannot use the job's socket: it gets what it is to run from
+    this process, through another socket.
     """
     ours, theirs = (end.detach() for end in socket.socketpair())
     pid = _forked()
@@ -233,7 +236,7 @@ def _start_code(confine: Callable[[dict[str, Any]], None]) -> examiner.Code:
         os.dup2(theirs, JOB_FD)
         os.closerange(JOB_FD + 1, 256)
         examiner.serve(JOB_FD, confine)
-    os.dup2(ours, 255)  # out of the way of descriptors with a fixed number
+    os.dup2(ours, 255)  # a number that does not collide with the fixed ones
     return examiner.Code(255, pid)
 
 
@@ -257,10 +260,10 @@ def _confine(spec: dict[str, Any], setting: Setting) -> None:
             setting.profiles[spec["processes"] > 0]()
         return
     if spec["processes"] > 0:
-        os.nice(10)  # however many there are for a moment, the supervisor gets to end them
+        os.nice(10)  # so that the supervisor gets CPU time to end them, however many there are
     if setting.uid != os.geteuid():
         os.setresuid(setting.uid, setting.uid, setting.uid)
-    if not setting.strong:  # with strong isolation process 1 ends all others when it ends
+    if not setting.strong:  # with it, all others end when process 1 ends
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if not setting.seccomp:
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
@@ -292,7 +295,7 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
     elif setting.on_linux and spec["processes"] > 0:
         # This limit counts all processes of the user. The kernel does not enforce it for root.
         _limit(resource.RLIMIT_NPROC, setting.tasks + spec["processes"] + OTHER_TASKS)
-    # versions of macOS that do not hold this limit may refuse it; there, the memory is watched
+    # Versions of macOS that do not enforce this limit may refuse it; watch checks memory there.
     with contextlib.suppress(OSError, ValueError):
         _limit(resource.RLIMIT_AS, setting.address_space + (spec["memory_mb"] << 20))
 
