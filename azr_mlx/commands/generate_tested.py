@@ -87,7 +87,7 @@ def read_tests(path: Path) -> Assertions:
     """A Python file of assertions; functions named ``test_...`` without parameters are called.
 
     Raises:
-        UsageError: it cannot be read, is no Python, or asserts nothing, so that any program would
+        UsageError: it cannot be read, is not Python, or asserts nothing, so that any program would
         pass.
     """
     try:

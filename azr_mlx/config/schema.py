@@ -96,7 +96,7 @@ def read(path: Path, errors: list[str]) -> dict[str, Any]:
 
 
 def _unreadable(error: Exception) -> str:
-    """Where a file is no YAML, why, and how to fix it."""
+    """The place where a file is not YAML, why, and how to fix it."""
     if isinstance(error, OSError):
         return f": cannot be read: {error.strerror}; name another file"
     if isinstance(error, UnicodeDecodeError):

@@ -24,7 +24,7 @@ class TrainingEvaluation:
     def __init__(
         self, config: Config, loaded: Sequence[Benchmark], backend: Backend, sandbox: Sandbox
     ) -> None:
-        """Raises UsageError, before the first step, where something would fail at the first
+        """Raises UsageError, before the first step, if something would fail at the first
         evaluation.
         """
         self.pairs = [

@@ -96,7 +96,7 @@ def difference(
     """Mean of ``after`` - ``before`` over tasks, with its 95 % interval by a paired bootstrap.
 
     The percentile interval (Efron 1979) over 10,000 resamples of the tasks: both scores of a task
-    are drawn together. Where no task differs the interval is empty, as the bootstrap knows of no
+    are drawn together. If no task differs the interval is empty: the bootstrap cannot know of a
     task that could.
 
     Raises:

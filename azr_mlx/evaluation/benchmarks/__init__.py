@@ -63,7 +63,7 @@ SPECS: dict[str, Spec] = {
 
 
 def load(name: str, data: Path | None = None) -> Benchmark:
-    """The benchmark ``name``, from ``data`` (its file, or a folder that holds it) where given.
+    """The benchmark ``name``, from ``data`` (its file, or a folder that holds it) if given.
 
     Else from an installed package, else through ``datasets`` from the hub or its cache.
 

@@ -285,7 +285,7 @@ def _id(row: DataRow) -> str:
 
 
 def folder_rows(folder: Path) -> Iterator[DataRow] | None:
-    """The rows of the original layout, a folder a problem; None if it is not that."""
+    """The rows of the original layout, one folder per problem; None if it is not that."""
     found = sorted(path.parent for path in folder.glob("**/question.txt"))
     return map(_row, found) if found else None
 

@@ -114,9 +114,9 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as e:
-        raise UsageError(f"{where}: not JSON ({e}); one object a line is expected") from e
+        raise UsageError(f"{where}: not JSON ({e}); one object per line is expected") from e
     if not isinstance(row, dict):
-        raise UsageError(f"{where}: no JSON object; one object a line is expected")
+        raise UsageError(f"{where}: not a JSON object; one object per line is expected")
     return row
 
 
