@@ -102,7 +102,7 @@ def test_the_same_problems_have_the_same_hash_wherever_they_are_from(tmp_path):
         ("", "is empty"),
         ("{broken\n", "line 1: not JSON"),
         ('{"task_id": 11}\n', r"row 1: not a row of mbpp \(KeyError: '(text|prompt)'\)"),
-        ("[1]\n", "line 1: no JSON object"),
+        ("[1]\n", "line 1: not a JSON object"),
         (json.dumps(mbpp_row(3)) + "\n", "holds no mbpp problem with tests"),
         (json.dumps(mbpp_row(11, test_list=["assert ("])) + "\n", "SyntaxError"),
         (2 * (json.dumps(mbpp_row(11)) + "\n"), "Mbpp/11 is in it more than once"),
