@@ -43,7 +43,7 @@ class Code(NamedTuple):
 def run(
     channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None], code: Code
 ) -> NoReturn:
-    """Call ``confine(spec)``, run code and tests, write the job's frame, and exit. Never returns."""
+    """Call ``confine(spec)``, run code and tests, write the job's frame, exit. Never returns."""
     finish = Finish(channel, None)
     peer: Peer = Peer(code.fd, lambda *asked: _for_the_code(peer, *asked), trusts=False)
     _hand_over(code.fd, {**spec, "tests": ""})
