@@ -1,5 +1,4 @@
-"""Signs that a run is collapsing, from the metrics of its last steps: what is wrong, and what to
-change."""
+"""Looks for signs of a collapse in the metrics of a run's last steps, and says what to change."""
 
 from __future__ import annotations
 
@@ -11,19 +10,20 @@ from typing import Any, NamedTuple
 from azr_mlx.monitoring.metrics import MetricsRow
 from azr_mlx.types import TaskKind
 
-WINDOW = 5  # how many steps have to agree
-QUIET = 20  # a warning is not repeated for so many steps
+WINDOW = 5  # a sign is the mean of this many steps
+QUIET = 20  # this many steps pass before a warning is repeated
 
 FEW_VALID = 0.1
 FEW_DISTINCT = 0.3
 MANY_FLAT_GROUPS = 0.9
 MANY_CUT = 0.5
-LONGER = 3.0  # completions are long at so many times the mean length of the first window
+LONGER = 3.0  # times the mean length of completions in the first window
 LOW_ENTROPY = 0.02  # nats per token
 
 
 class Sign(NamedTuple):
-    """``trips`` says so of a mean over the window, and ``text`` what to change."""
+    """``trips`` decides from the mean over the window whether the sign is there. ``text`` is the
+    warning, which says what to change."""
 
     trips: Callable[[float], bool]
     text: str
@@ -42,8 +42,8 @@ SIGNS = {
     ),
     "flat_groups": Sign(
         lambda mean: mean > MANY_FLAT_GROUPS,
-        "{:.0%} of the groups have one reward only, and teach nothing: raise rollout.group_size or "
-        "rollout.resample, or change initial_difficulty",
+        "in {:.0%} of the groups all rewards are equal, and teach nothing: raise "
+        "rollout.group_size or rollout.resample, or change initial_difficulty",
     ),
     "cut": Sign(
         lambda mean: mean > MANY_CUT,
@@ -64,16 +64,17 @@ SIGNS = {
 
 @dataclass(slots=True)
 class Health:
-    """Takes in a step's metrics; its state is a part of a checkpoint."""
+    """Looks at the metrics of each step. Its state is saved in the checkpoints."""
 
     recent: list[dict[str, float]] = field(default_factory=list)
     first_length: float = 0.0
     warned: dict[str, int] = field(default_factory=dict)
 
     def observe(self, row: MetricsRow) -> tuple[dict[str, float], list[str]]:
-        """(metrics ``health/NAME``, 1 if a sign is there; what to say that was not said lately).
+        """Returns (the metrics ``health/NAME``, 1 if the sign is there; the warnings to show,
+        without those already given in the last ``QUIET`` steps).
 
-        Nothing is said before a whole window of steps has been seen.
+        No sign is reported before a whole window of steps has been seen.
         """
         self.recent = [*self.recent, _watched(row)][-WINDOW:]
         means = self._means() if len(self.recent) == WINDOW else {}
@@ -89,8 +90,8 @@ class Health:
         return metrics, [found[name] for name in fresh]
 
     def _means(self) -> dict[str, float]:
-        """Over the steps of the window that had the value; lengths relative to the first
-        window's."""
+        """Each value's mean over those steps of the window that have it. The length is relative to
+        its mean in the first window."""
         values = {name: [row[name] for row in self.recent if name in row] for name in SIGNS}
         means = {name: fmean(found) for name, found in values.items() if found}
         if "length" in means:
@@ -107,7 +108,7 @@ class Health:
 
 
 def _watched(row: MetricsRow) -> dict[str, float]:
-    """The watched values of one step; one that the step does not have is left out."""
+    """The values of one step that the signs are computed from; missing ones are left out."""
     found: dict[str, float] = {}
     rates = [row[k] for k in (f"propose/valid_rate/{kind.value}" for kind in TaskKind) if k in row]
     if rates:

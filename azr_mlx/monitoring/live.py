@@ -1,9 +1,8 @@
-"""The live view of a training run: one picture, drawn in place, of how far it is and how well it
-does.
+"""The live view of a training run: its progress and its results, redrawn in place on a terminal.
 
-The trainer reports phases and steps to it; a thread of rich's draws it a few times a second, so
-that seconds pass between two phases. Whatever a model wrote is shown as plain text and cut to the
-terminal's size.
+The trainer reports phases and steps to it. A thread of the library rich draws it a few times per
+second, so that the clocks also move during a long phase. Text that a model wrote is shown as plain
+text and cut to the size of the terminal.
 """
 
 from __future__ import annotations
@@ -32,16 +31,17 @@ LABELS = {
     "evaluate": "evaluating",
 }
 PER_SECOND = 2  # how often the view is drawn
-KEPT = 60  # steps that the curves show
-RECENT = 10  # the time left is estimated from so many last steps
-WIDE = 120  # from so many columns on, the last proposal stands next to the figures
+KEPT = 60  # the curves show this many of the last steps
+RECENT = 10  # the time left is estimated from this many of the last steps
+WIDE = 120  # columns from which the last proposal is shown next to the figures
 BARS = "▁▂▃▄▅▆▇█"
 COLORS = ("cyan", "magenta", "green")
 
 
 @dataclass(slots=True)
 class View:
-    """What is shown now. Another thread draws it: fields are replaced, never changed in place."""
+    """What is shown now. Another thread draws it, so fields are replaced and never changed in
+    place."""
 
     max_steps: int
     name: str = ""
@@ -66,7 +66,7 @@ class View:
     def finish(
         self, row: MetricsRow, experiences: Sequence[Experience], chosen: ShownProposal | None
     ) -> None:
-        """Take in a step that has ended."""
+        """Take over the results of a step that has ended."""
         reward = fmean(e.reward.total for e in experiences) if experiences else 0.0
         self.rows = (*self.rows, dict(row))[-KEPT:]
         self.rewards = (*self.rewards, reward)[-KEPT:]
@@ -74,7 +74,7 @@ class View:
         self.phase, self.step_since = "", time.monotonic()
 
     def time_left(self) -> float | None:
-        """Seconds, at the pace of the last steps; None before the first is over."""
+        """Seconds, at the pace of the last steps; None before the first step has ended."""
         if not self.rows:
             return None
         pace = median(row.get("time/step", 0.0) for row in self.rows[-RECENT:])
@@ -121,7 +121,7 @@ class View:
         return grid
 
     def _status(self, width: int) -> Text:
-        """The phase that runs, how far it is and for how long."""
+        """The current phase, how much of it is done, and how long it has been running."""
         if not self.phase:
             return _line(self.name, "dim")
         since = time.monotonic() - self.phase_since
@@ -136,7 +136,7 @@ class View:
         return text
 
     def _kinds(self, width: int, bars: bool) -> Table:
-        """By kind: share solved, share valid, each with its curve, and difficulty."""
+        """A table by kind: the shares solved and valid, each with its curve, and the difficulty."""
         points = min(KEPT, (width - 44) // 2) if bars and width >= 60 else 0
         grid = Table.grid(padding=(0, 2, 0, 0))
         for least in (0, 0, points, 0, points, 0):
@@ -173,7 +173,7 @@ class View:
             Text(
                 f"{row.get('tok_s/rollout', 0.0):,.0f} tokens/s   "
                 f"{row.get('mem/peak_gb', 0.0):.1f} GB   "
-                f"{duration(row.get('time/step', 0.0))} a step"
+                f"{duration(row.get('time/step', 0.0))} per step"
             ),
         ]
         if tripped:
@@ -186,7 +186,7 @@ class View:
         return f"{self.rewards[-1]:+.2f}" if self.rewards else "-"
 
     def _last(self, room: int) -> list[Text]:
-        """The last proposal worth telling, in at most ``room`` lines."""
+        """The last proposal that was chosen to be shown, in at most ``room`` lines."""
         one = self.proposed
         if one is None or room < 1:
             return []
@@ -196,7 +196,7 @@ class View:
 
 
 class LiveView:
-    """The view on a terminal, from the first phase to ``stop``."""
+    """Draws the view on a terminal, from ``start`` to ``stop``."""
 
     def __init__(self, console: Console, view: View):
         self.view = view
@@ -220,8 +220,8 @@ class LiveView:
 
 
 def kl_parts(row: MetricsRow) -> list[str]:
-    """The KL divergences that the step measured: from the policy that sampled, which one update
-    leaves at 0, and from the reference policy, if there is a penalty."""
+    """The KL divergences that the step measured: from the policy that sampled (left out after a
+    single update, when it is 0), and from the reference policy, if there is a penalty."""
     named = {"KL": "ppo/approx_kl", "KL to base": "kl_ref"}
     if row.get("ppo/updates", 0) <= 1:
         del named["KL"]
@@ -248,8 +248,8 @@ def program_lines(one: ShownProposal, most: int) -> list[str]:
 def sparkline(
     values: Sequence[float], width: int, low: float | None = None, high: float | None = None
 ) -> str:
-    """The last ``width`` values as bars of eight heights, between ``low`` and ``high`` (their own
-    extremes if None)."""
+    """The last ``width`` values as bars of eight heights, between ``low`` and ``high``. If one of
+    these is None, the smallest or largest of the values is used."""
     shown = list(values)[-width:] if width > 0 else []
     if not shown:
         return ""

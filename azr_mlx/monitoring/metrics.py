@@ -1,8 +1,7 @@
 """Metrics: one registry of names, and one JSONL row per step.
 
-Names follow TRL and CleanRL where those have one. The documentation (docs/metrics.md), the report
-and the trackers are made from the registry; a row with a name that is not in it is a mistake that
-the tests catch.
+Names follow TRL and CleanRL if those have one. The documentation (docs/metrics.md) and the report
+are made from the registry. If a row has a name that is not in the registry, the tests fail.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ MetricsRow = Mapping[str, float]  # a step's metrics by name
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric: its name (``{a|b}`` lists alternatives, ``{}`` is any word), what it is, what
-    healthy looks like, its unit, and how the report draws it: "line", "stack" (parts of a whole),
-    "flags" (signs that are there or not) or "axis" (not at all)."""
+    """A metric: its name (``{a|b}`` lists alternatives, ``{}`` is any word), a description, its
+    values in a healthy run, its unit, and how the report draws it: "line", "stack" (parts of a
+    whole), "flags" (signs that are there or not) or "axis" (not drawn)."""
 
     name: str
     description: str
@@ -38,7 +37,8 @@ class Metric:
     chart: str = "line"
 
     def slots(self, key: str) -> tuple[str, ...] | None:
-        """What the key has in the name's braces; None if it is another metric's."""
+        """What the key has in place of the braces in the name; None if the key does not belong to
+        this metric."""
         found = _pattern(self.name).fullmatch(key)
         return None if found is None else found.groups()
 
@@ -54,32 +54,37 @@ def _pattern(name: str) -> re.Pattern[str]:
     )
 
 
-# Where several names match a key, the first counts.
+# If several names match a key, the first one counts.
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Reward and solving": (
-        Metric("step", "step of training, counted from 1", "", "steps", "axis"),
-        Metric(f"solve_rate/{{{KINDS}}}", "solver rollouts that are correct", "30 to 70 %", "%"),
+        Metric("step", "number of the training step, from 1", "", "steps", "axis"),
+        Metric(
+            f"solve_rate/{{{KINDS}}}",
+            "share of solver rollouts that are correct",
+            "30 to 70 %",
+            "%",
+        ),
         Metric(
             f"reward/{{{ROLES}}}/{{{KINDS}}}",
             "mean reward by role and kind",
-            "rises unevenly",
+            "rises, with ups and downs",
             "reward",
         ),
         Metric(
             "frac_reward_zero_std",
-            "groups whose rewards are all equal, and teach nothing",
+            "share of groups whose rewards are all equal; they teach nothing",
             "below 70 %",
             "%",
         ),
         Metric(
             f"strategy/{{{KINDS}}}/{{}}",
-            "success of a solving strategy in the step",
-            "the strategies differ, and the better ones are drawn more often",
+            "share of solver rollouts that are correct, by solving strategy",
+            "strategies differ, and the better ones are drawn more often",
             "%",
         ),
         Metric(
             "resampled",
-            "extra rounds of tasks because groups had no reward variance",
+            "extra rounds of tasks, made because groups had no reward variance",
             "mostly 0",
             "rounds",
         ),
@@ -87,59 +92,59 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Proposing": (
         Metric(
             f"propose/valid_rate/{{{KINDS}}}",
-            "the model's proposals that pass the gate",
+            "share of the model's proposals that are valid (they pass the gate)",
             "above 30 %",
             "%",
         ),
         Metric(
             "propose/reject/{}",
-            "the model's proposals that were rejected, by reason",
-            "falls; a large share of duplicates says that proposals have become alike",
+            "share of the model's proposals that were rejected, by reason",
+            "falls; many duplicates mean that proposals have become alike",
             "%",
             "stack",
         ),
         Metric(
             f"propose/learnability/{{{KINDS}}}",
-            "mean proposer reward of valid proposals",
-            "0.2 to 0.6: tasks that are sometimes solved",
+            "mean reward of the proposer for valid proposals",
+            "0.2 to 0.6: the tasks are solved sometimes, but not always",
             "reward",
         ),
         Metric(
             "propose/{count|valid|templates}",
-            "proposals made, valid ones, template tasks added",
-            "a steady count, and valid ones that become more",
+            "proposals made, valid proposals, and tasks added from templates",
+            "the count is steady, and the number of valid proposals rises",
             "tasks",
         ),
         Metric(
             f"difficulty/{{{KINDS}}}",
-            "difficulty the proposer was asked for, 0 to 1",
-            "follows the schedule, or rises while the solve rate holds",
+            "difficulty that the proposer was asked for, from 0 to 1",
+            "follows the schedule, or rises while the solve rate stays the same",
             "d",
         ),
     ),
     "Programs": (
         Metric(
             "program/ast_nodes",
-            "size of the step's new programs, mean",
-            "keeps its size or grows; a fall says that tasks become trivial",
+            "mean size of the step's new programs",
+            "steady or rising; a fall means that tasks become trivial",
             "syntax nodes",
         ),
         Metric(
             "program/depth",
-            "depth of the step's new programs, mean",
-            "keeps its level or grows",
+            "mean depth of the step's new programs",
+            "steady or rising",
             "levels",
         ),
         Metric(
             "program/cyclomatic",
-            "cyclomatic complexity of the step's new programs, mean",
-            "at or above 1, and does not fall",
+            "mean cyclomatic complexity of the step's new programs",
+            "at least 1, and does not fall",
             "paths",
         ),
         Metric(
             "program/steps",
-            "lines that the step's new programs execute, mean",
-            "keeps its level or grows",
+            "mean number of lines that the step's new programs execute",
+            "steady or rising",
             "lines",
         ),
     ),
@@ -154,60 +159,64 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "kl_coef",
             "coefficient of the KL penalty (beta)",
-            "constant, or settles if it adapts",
+            "constant; if it adapts, it settles",
             "weight",
         ),
         Metric(
             "entropy",
-            "mean entropy over the vocabulary per token",
+            "mean entropy per token, over the vocabulary",
             "falls slowly, and stays above 0.1",
             "nats",
         ),
         Metric(
             "entropy_coef",
-            "weight of the entropy bonus; it grows below ppo.entropy_floor",
-            "constant, or comes back after it has grown",
+            "weight of the entropy bonus; it grows while entropy is below ppo.entropy_floor",
+            "constant, or returns to its first value after it has grown",
             "weight",
         ),
-        Metric("ppo/clip_frac", "tokens outside the clip range", "0 to 30 %", "%"),
-        Metric("ppo/ratio_max", "largest probability ratio of the step", "below 10", "ratio"),
+        Metric("ppo/clip_frac", "share of tokens outside the clip range", "0 to 30 %", "%"),
+        Metric(
+            "ppo/ratio_max", "largest probability ratio of a token in the step", "below 10", "ratio"
+        ),
         Metric(
             "ppo/loss",
-            "whole loss, mean over the step's updates",
-            "noise around a level; its size says little",
+            "total loss, mean over the step's updates",
+            "varies around one level; its size means little",
             "loss",
         ),
-        Metric("ppo/policy_loss", "clipped surrogate loss", "near 0; its size says little", "loss"),
+        Metric(
+            "ppo/policy_loss", "clipped surrogate loss", "near 0; its size means little", "loss"
+        ),
         Metric("ppo/value_loss", "clipped value loss", "falls, then stays flat", "loss"),
         Metric(
             "ppo/explained_variance",
-            "variance of the returns that the value head explains",
-            "above 0 after warm-up, at most 1",
+            "share of the variance of the returns that the value head explains",
+            "above 0 after the warm-up; 1 is the maximum",
             "share",
         ),
         Metric("ppo/updates", "optimizer steps taken in this step", "constant", "updates"),
         Metric(
             "ppo/early_stop",
-            "1 if the epochs ended early on KL",
-            "rare; often says that learning_rate is high",
+            "1 if the epochs ended early because the KL divergence was too large",
+            "rarely 1; if it is often 1, learning_rate may be too high",
             "0 or 1",
         ),
         Metric(
             "grad_norm",
-            "norm of the adapters' gradient before clipping, mean",
-            "steady; 0 is a fault",
+            "mean norm of the adapters' gradient, before clipping",
+            "steady; 0 means that something is wrong",
             "L2 norm",
         ),
         Metric("lr", "learning rate", "follows warmup_steps and lr_scheduler_type", "per update"),
         Metric(
             "distill_loss",
-            "negative log-likelihood of replayed own solutions",
+            "negative log-likelihood of the model's own earlier solutions that it learns again",
             "falls slowly",
             "nats",
         ),
         Metric(
             "mismatch/{mean|max}",
-            "|log-probability of sampler - trainer| per token",
+            "|log-probability in the sampler - in the trainer| per token",
             "a mean below 0.01",
             "nats",
         ),
@@ -216,55 +225,72 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "len/{mean|max}",
             "completion length",
-            "no steady climb towards the limit",
+            "does not climb steadily towards the limit",
             "tokens",
         ),
-        Metric("len/truncated_rate", "completions cut at the limit", "below 10 %", "%"),
+        Metric(
+            "len/truncated_rate",
+            "share of completions that were cut off at the limit",
+            "below 10 %",
+            "%",
+        ),
         Metric("rollouts", "completions generated in the step", "steady", "completions"),
-        Metric("tokens/{prompt|completion|trained}", "tokens of the step", "steady", "tokens"),
+        Metric(
+            "tokens/{prompt|completion|trained}", "number of tokens in the step", "steady", "tokens"
+        ),
     ),
     "Buffer": (
-        Metric(f"buffer/{{{KINDS}}}", "tasks in the buffer", "grow to the size, evenly", "tasks"),
+        Metric(
+            f"buffer/{{{KINDS}}}",
+            "tasks in the buffer",
+            "grows evenly to the buffer's size",
+            "tasks",
+        ),
         Metric(
             "buffer/solutions",
-            "verified own solutions kept",
+            "the model's own verified solutions that are kept",
             "grows to distill.buffer_size",
             "solutions",
         ),
         Metric(
             "buffer/duplicates",
-            "near-duplicates refused in the step",
-            "few; many say that proposals have become alike",
+            "near-duplicates that the buffer refused in the step",
+            "few; many mean that proposals have become alike",
             "tasks",
         ),
     ),
     "Sandbox": (
-        Metric("exec/count", "sandbox jobs of the step", "steady", "jobs"),
+        Metric("exec/count", "number of sandbox jobs in the step", "steady", "jobs"),
         Metric(
             "exec/timeout_rate",
-            "sandbox jobs that ran out of time",
+            "share of sandbox jobs that ran out of time",
             "below 5 %",
             "%",
         ),
-        Metric("exec/{p50_ms|p95_ms}", "latency of sandbox jobs", "steady", "ms"),
+        Metric(
+            "exec/{p50_ms|p95_ms}",
+            "latency of sandbox jobs: median and 95th percentile",
+            "steady",
+            "ms",
+        ),
     ),
     "Speed and memory": (
         Metric(
             "time/step",
             "wall time of the step",
-            "steady; grows with lengths only",
+            "steady; grows only if completions become longer",
             "s",
         ),
         Metric(
             "time/{propose|solve|verify|score|update|evaluate|save}",
-            "wall time by phase; the phases sum to time/step",
-            "generation and update take most of it, judging and saving little",
+            "wall time by phase; the phases add up to time/step",
+            "propose, solve and update take most of it; verify and save take little",
             "s",
             "stack",
         ),
         Metric(
             "tok_s/{rollout|train}",
-            "tokens generated and trained on, per second of their phase",
+            "tokens generated, and tokens trained on, per second of their phase",
             "steady",
             "tokens/s",
         ),
@@ -273,34 +299,35 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Evaluation": (
         Metric(
             "eval/{}_selection_pass_at_1",
-            "pass@1 on the half that the best checkpoint is selected by; report no figure from it",
+            "pass@1 on the half of a benchmark's tasks that selects the best checkpoint; "
+            "do not report it as a result",
             "rises",
             "%",
         ),
         Metric(
             "eval/{}_pass_at_1",
-            "pass@1 on the report half of a benchmark's tasks",
+            "pass@1 on the other half of a benchmark's tasks; this is the figure to report",
             "rises",
             "%",
         ),
         Metric(
             "eval/selection",
-            "mean selection pass@1: what the best checkpoint is selected by",
+            "mean of the selection pass@1; the best checkpoint is the one with the highest value",
             "rises",
             "%",
         ),
         Metric(
             "eval/best_step",
             "the step whose checkpoint `best` points to",
-            "keeps moving; long flat stretches say that training no longer helps",
+            "keeps rising; if it stays the same for long, training no longer helps",
             "steps",
         ),
     ),
     "Health": (
         Metric(
             "health/{}",
-            "steps whose last ones show this sign of a collapse",
-            "empty: every value is 0",
+            "1 if the last steps show this sign of a collapse",
+            "0 in every step",
             chart="flags",
         ),
     ),
@@ -314,13 +341,13 @@ def find(key: str) -> Metric | None:
 
 
 def metrics_page() -> str:
-    """docs/metrics.md: what every metric is, by section."""
+    """The text of docs/metrics.md: a table of metrics for each section."""
     lines = [
         "# Metrics",
         "",
-        "One row per step in `metrics.jsonl`; trackers and `report.html` have the same names.",
-        "`{a|b}` stands for one name each, `{}` for any word; what is a share of something is a",
-        "number from 0 to 1 in the file, and has the unit % here and in the report.",
+        "`metrics.jsonl` has one row per step. Trackers and `report.html` use the same names.",
+        "In a name, `{a|b}` stands for `a` or `b`, and `{}` for any word. A share is a number from",
+        "0 to 1 in the file; here and in the report its unit is %.",
     ]
     for title, section in SECTIONS.items():
         lines += ["", f"## {title}", "", "| name | what it is | unit | healthy |"]
@@ -344,7 +371,7 @@ class MetricsFile:
             os.fsync(f.fileno())
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The whole rows; a last line that was cut off by a kill is skipped."""
+        """All complete rows. A last line that was cut off when the run was killed is skipped."""
         if not self.path.exists():
             return
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -354,9 +381,11 @@ class MetricsFile:
                 continue
 
     def rewind(self, step: int, last: Mapping[str, Any]) -> int:
-        """Set aside the rows past ``step`` (in ``metrics.set_aside.jsonl``); returns how many there
-        were. ``last`` is the checkpoint's own row of that step, in case a kill came before it was
-        written."""
+        """Move the rows after ``step`` to ``metrics.set_aside.jsonl``; returns how many there were.
+
+        ``last`` is the row of ``step`` from the checkpoint. It is added if the run was killed
+        before that row was written to the file.
+        """
         kept = [row for row in self.rows() if row["step"] <= step]
         aside = [row for row in self.rows() if row["step"] > step]
         if last and all(row["step"] != last["step"] for row in kept):

@@ -1,8 +1,8 @@
-"""Rollouts that are worth a look: of both roles and all kinds, good and bad. Trackers show some of
-each step, the report some of the whole run.
+"""Chooses rollouts to show: of both roles and all kinds, good and bad. Trackers show a few of each
+step, the report a few of the whole run.
 
-A long run has gigabytes of rollouts: of its files a few are opened, and of their lines only those
-that are chosen are parsed.
+A long run has gigabytes of rollouts. So only a few of its files are opened, and only the chosen
+lines of them are parsed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any
 from azr_mlx import run_folder
 from azr_mlx.types import Experience, Status
 
-FILES = 8  # how many rollouts files are opened
-BYTES = 16 << 20  # how much of each is read
-MOST = 96  # rows, for 2 roles x 3 kinds x passed or not x FILES
+FILES = 8  # how many files of rollouts are opened
+BYTES = 16 << 20  # how much of each file is read
+MOST = 96  # rollouts: 2 roles x 3 kinds x (passed, not passed) x FILES
 LONGEST_PROMPT, LONGEST_COMPLETION, LONGEST_DETAIL = 1200, 2000, 200
 
-GOOD = frozenset({Status.PASS.value, Status.OK.value})  # a proposal is ok if it is a task
-# A quote inside a JSON string has a backslash before it: no text of a model can look like these.
+GOOD = frozenset(
+    {Status.PASS.value, Status.OK.value}
+)  # a proposal that became a task has the status ok
+# No text of a model can match these: inside a JSON string, a quote has a backslash before it.
 _STATUS = re.compile(r'"verdict": \{"status": "(\w+)"')
 _CELL = re.compile(r'"role": "(\w+)", "kind": "(\w+)", "group": ')
 
@@ -36,7 +38,7 @@ LONGEST_CELL = 4000
 
 @dataclass(frozen=True, slots=True)
 class ShownRollout:
-    """What was asked, what was answered, and what the judge said of it."""
+    """A prompt, its completion, and the verdict of the judge."""
 
     step: int
     role: str
@@ -52,13 +54,13 @@ class ShownRollout:
         return self.status in GOOD
 
     def cells(self) -> list[Any]:
-        """The values of ``COLUMNS``."""
+        """One table row: a value for each of ``COLUMNS``."""
         first = [self.step, self.role, self.kind, self.status, self.reward]
         return [*first, self.prompt, self.completion]
 
 
 def of_step(experiences: Sequence[Experience]) -> list[ShownRollout]:
-    """The first that passed and the first that did not, of each role and kind."""
+    """For each role and kind, the first rollout that passed and the first that did not."""
     found: dict[tuple[str, str, bool], Experience] = {}
     for one in experiences:
         found.setdefault((one.role.value, one.kind.value, one.verdict.passed), one)
@@ -73,13 +75,13 @@ def _shown(one: Experience) -> ShownRollout:
         one.verdict.status.value,
         one.verdict.detail,
         one.reward.total,
-        one.prompt.text[-LONGEST_CELL:],  # the task comes last
+        one.prompt.text[-LONGEST_CELL:],  # The task is at the end of the prompt.
         one.completion.text[:LONGEST_CELL],
     )
 
 
 def of_run(run_dir: Path) -> list[ShownRollout]:
-    """At most ``MOST`` rollouts, in the order of the steps."""
+    """At most ``MOST`` rollouts of a run, in the order of its steps."""
     shown: Counter[tuple[str, str, str]] = Counter()
     found = [
         sample
@@ -90,15 +92,15 @@ def of_run(run_dir: Path) -> list[ShownRollout]:
 
 
 def _spread(paths: Sequence[Path]) -> list[Path]:
-    """``FILES`` of them with equal distances, the first and the last among them."""
+    """``FILES`` of the paths, evenly spaced, including the first and the last."""
     if len(paths) <= FILES:
         return list(paths)
     return [paths[round(i * (len(paths) - 1) / (FILES - 1))] for i in range(FILES)]
 
 
 def _of_file(path: Path, turn: int, shown: Counter[tuple[str, str, str]]) -> Iterator[ShownRollout]:
-    """One of each role and kind that is good, and one that is not: of the status that has been
-    shown least."""
+    """For each role and kind, one good rollout and one bad one. Each has the status that has been
+    shown least often so far."""
     cells: dict[tuple[str, str, bool], dict[str, list[str]]] = defaultdict(
         lambda: defaultdict(list)
     )

@@ -1,7 +1,7 @@
-"""What a training run says on the terminal: the live view if there is a terminal, else one line per
-step and one sample of what was proposed.
+"""The output of a training run: the live view on a terminal; elsewhere, for each step, one line and
+one of its proposals.
 
-Everything goes to stderr. If it is not a terminal, only whole lines are written.
+Everything goes to stderr. If that is not a terminal, only whole lines are written.
 """
 
 from __future__ import annotations
@@ -22,36 +22,38 @@ from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import plain
 from azr_mlx.types import Experience, TaskKind
 
-LONGEST_LINE, MOST_LINES = 200, 13  # characters and lines of a program that are shown
+# How much of a program is shown: characters per line, and lines.
+LONGEST_LINE, MOST_LINES = 200, 13
 LEVELS = ("debug", "info", "warning", "error")
 
 HELD_OUT_HEADINGS = ("tasks", "before", "after", "gain in points (95 %)")
 
 
 class Display:
-    """Progress on stderr. ``quiet`` leaves only warnings; ``log_level`` "warning" does the same."""
+    """Shows progress on stderr. With ``quiet``, or a ``log_level`` above "info", only warnings are
+    shown."""
 
     def __init__(
         self, max_steps: int, *, quiet: bool = False, log_level: str = "info", name: str = ""
     ):
         self.console = Console(file=sys.stderr, highlight=False)
-        self.muted = False  # also no warnings: another rank gives them
+        self.muted = False  # True: no warnings either, as another rank prints them
         self.silent = quiet or LEVELS.index(log_level) > LEVELS.index("info")
         self.view = View(max_steps, plain(name))
         self.live: LiveView | None = None
 
     @property
     def draws(self) -> bool:
-        """Whether there is a terminal to draw on."""
+        """Whether the live view is drawn: stderr is a terminal, and output is wanted."""
         c = self.console
         return not self.silent and c.is_terminal and not c.is_dumb_terminal
 
     def recall(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """The earlier steps of a resumed run, for the curves."""
+        """Take over the earlier steps of a resumed run, so that the curves show them."""
         self.view.rows = tuple(rows)[-KEPT:]
 
     def phase(self, name: str, step: int, done: int = 0, total: int = 0) -> None:
-        """Show the running phase on a terminal, in place, and how many of its rollouts are done."""
+        """Show in the live view which phase is running, and how many of its rollouts are done."""
         if not self.draws:
             return
         self.view.enter(name, step, done, total)
@@ -65,7 +67,7 @@ class Display:
         experiences: Sequence[Experience],
         proposed: Sequence[ShownProposal],
     ) -> None:
-        """A step is over: its figures, and the most telling of its proposals."""
+        """Show the figures of a step that has ended, and one of its proposals (see ``telling``)."""
         chosen = telling(proposed)
         self.view.finish(row, experiences, chosen)
         if self.silent or self.live is not None:
@@ -90,7 +92,7 @@ class Display:
             self._say(f"warning: {text}", "yellow")
 
     def close(self) -> None:
-        """The live view's last picture stays on the screen."""
+        """End the live view. What it drew last stays on the screen."""
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -100,7 +102,8 @@ class Display:
 
 
 def step_line(row: Mapping[str, float], experiences: Sequence[Experience], max_steps: int) -> str:
-    """One line: reward, solve and valid rate by kind, KL, gradient, speed, memory, time."""
+    """One line: reward, solve and valid rate by kind, KL, entropy, gradient, speed, memory and
+    time."""
     reward = sum(e.reward.total for e in experiences) / max(len(experiences), 1)
     parts = [
         f"step {int(row['step'])}/{max_steps}",
@@ -124,8 +127,8 @@ def _by_kind(row: Mapping[str, float], name: str) -> str:
 
 
 def telling(proposed: Sequence[ShownProposal]) -> ShownProposal | None:
-    """The best-paid proposal of the model that passed the gate; failing that, the last that did
-    not."""
+    """The model's valid proposal with the highest reward. If none was valid, the last that was
+    rejected; None if the model proposed no program."""
     own = [p for p in proposed if p.source == "model" and p.program]
     valid = [p for p in own if p.reason == "" and p.reward is not None]
     if valid:
@@ -134,13 +137,14 @@ def telling(proposed: Sequence[ShownProposal]) -> ShownProposal | None:
 
 
 def describe(one: ShownProposal) -> str:
-    """A proposal with its verdict and reward, program indented below."""
+    """A proposal with its verdict and reward, and its program indented below."""
     body = "".join(f"\n      {line[:LONGEST_LINE]}" for line in program_lines(one, MOST_LINES))
     return f"  {one.kind.value} proposed by the {one.source}: {verdict_line(one)}{body}"
 
 
 def held_out_table(title: str, found: Mapping[str, Sequence[HeldOutLine]]) -> Table:
-    """Shares and gains on 80 columns; the report has the intervals of the shares as well."""
+    """A table of shares and gains that fits 80 columns. The report also has the intervals of the
+    shares."""
     made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     made.add_column("")
     for heading in HELD_OUT_HEADINGS:

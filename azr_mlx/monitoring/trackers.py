@@ -1,8 +1,8 @@
 """Experiment trackers in addition to the metrics file: wandb, TensorBoard, trackio.
 
-A tracker that ``tracking.report_to`` names and that is not installed is a mistake, reported before
-the run starts. One that fails later (no network, no login, a full disk) warns once and is dropped:
-it never stops a run.
+If ``tracking.report_to`` names a tracker that is not installed, that is an error before the run
+starts. A tracker that fails later (no network, no login, a full disk) causes one warning and is not
+used again: it never stops a run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Warn = Callable[[str], None]
 
 
 class Tracker(Protocol):
-    """A place to which each step's metrics are sent."""
+    """A service or file that receives the metrics of each step."""
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         """Record the numbers of one step."""
@@ -41,9 +41,10 @@ class Tracker(Protocol):
 
 
 def trackers(config: Config, run_dir: Path, warn: Warn) -> list[Tracker]:
-    """The trackers that ``tracking.report_to`` names; ``wandb_project`` alone turns wandb on too.
+    """Start the trackers that ``tracking.report_to`` names, and return those that started.
+    ``wandb_project`` alone also turns on wandb.
 
-    ``warn`` gets one line for each tracker that cannot be started or breaks down.
+    ``warn`` is called with one line for each tracker that cannot be started, or that fails later.
 
     Raises:
         UsageError: a name is unknown, or its package is not installed.
@@ -74,7 +75,8 @@ def _check(name: str) -> None:
 
 
 class _Guarded:
-    """A tracker behind a fuse: its first failure is reported, and it is sent nothing more."""
+    """A tracker whose first failure is reported as a warning; after that nothing more is sent to
+    it."""
 
     def __init__(self, name: str, warn: Warn):
         self.name, self.warn = name, warn
@@ -102,20 +104,20 @@ class _Guarded:
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:
-            with redirect_stdout(sys.stderr):  # stdout is for results; trackers greet on it
+            with redirect_stdout(sys.stderr):  # Trackers print greetings; stdout is for results.
                 action()
-        except Exception as e:  # whatever a tracker raises, training continues
+        except Exception as e:  # Whatever a tracker raises, training continues.
             self._inner = None
             first = next((line for line in str(e).splitlines() if line.strip()), "")
             fix = "; WANDB_MODE=offline needs no login or network" if self.name == "wandb" else ""
             self.warn(
                 f"{self.name}: {what} failed ({type(e).__name__}: {first}); "
-                f"nothing more is sent to it, metrics.jsonl has everything{fix}"
+                f"nothing more is sent to it; metrics.jsonl has everything{fix}"
             )
 
 
 class _Wandb:
-    """A wandb run, online or not as WANDB_MODE says. A resumed run goes on under the id it had."""
+    """A wandb run, online or offline (``WANDB_MODE``). A resumed run continues under its old id."""
 
     ID_FILE = "wandb_id.txt"
 
@@ -131,7 +133,8 @@ class _Wandb:
             name=run_dir.name,
             dir=str(run_dir),
             config=asdict(config),
-            settings=self.wandb.Settings(console="off"),  # it would wrap the live view's stream
+            # Otherwise wandb captures the stream that the live view draws on.
+            settings=self.wandb.Settings(console="off"),
             **options,
         )
         kept.write_text(f"{self.run.id}\n", encoding="utf-8")
@@ -148,7 +151,8 @@ class _Wandb:
 
 
 class _TensorBoard:
-    """Scalars in ``run_dir/tensorboard``, by TensorBoard's own writer: no torch, no TensorFlow."""
+    """Scalars in ``run_dir/tensorboard``. TensorBoard's own writer needs neither torch nor
+    TensorFlow."""
 
     def __init__(self, config: Config, run_dir: Path):
         writer: Any = importlib.import_module("tensorboard.summary.writer.event_file_writer")
@@ -160,7 +164,7 @@ class _TensorBoard:
         self._write([self.summary.Value(tag=k, simple_value=v) for k, v in row.items()], step)
 
     def table(self, rows: Sequence[ShownRollout], step: int) -> None:
-        """As TensorBoard has no tables of text, as text: its own format of a summary of it."""
+        """Write the rows as a text summary, since TensorBoard has no tables of text."""
         made: Any = importlib.import_module("tensorboard.plugins.text.metadata")
         tensors: Any = importlib.import_module("tensorboard.util.tensor_util")
         texts = [f"{r.role} {r.kind}: {r.status}, reward {r.reward:+.2f}" for r in rows]
@@ -176,14 +180,14 @@ class _TensorBoard:
     def _write(self, values: Sequence[Any], step: int) -> None:
         summary = self.summary(value=values)
         self.writer.add_event(self.event(wall_time=time.time(), step=step, summary=summary))
-        self.writer.flush()  # steps are rare, and a killed run must not lose one
+        self.writer.flush()  # Steps are rare, and a killed run must not lose one.
 
     def close(self) -> None:
         self.writer.close()
 
 
 class _Trackio:
-    """A trackio run, on this machine; a resumed run goes on under its name."""
+    """A trackio run on this machine. A resumed run continues under its name."""
 
     def __init__(self, config: Config, run_dir: Path):
         self.trackio: Any = importlib.import_module("trackio")
@@ -196,7 +200,7 @@ class _Trackio:
         )
 
     def log(self, row: Mapping[str, float], step: int) -> None:
-        # Its rows have a step already, and it takes no other of that name.
+        # trackio adds a step of its own, and does not accept a second value of that name.
         self.trackio.log({k: v for k, v in row.items() if k != "step"}, step=step)
 
     def table(self, rows: Sequence[ShownRollout], step: int) -> None:
@@ -208,7 +212,7 @@ class _Trackio:
 
 
 def indented(text: str) -> str:
-    """As a block of code in Markdown: nothing in it is markup."""
+    """The text as a Markdown code block, so that nothing in it is read as markup."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 

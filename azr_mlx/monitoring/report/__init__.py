@@ -1,7 +1,8 @@
 """The report of a run: one HTML file, with everything in it.
 
-``data`` reads a run's files, ``figures`` makes charts of the registry
-of metrics, ``charts`` draws them as SVG, ``page`` puts it together, ``summary`` is for machines.
+``data`` reads a run's files, ``figures`` decides from the registry of metrics which charts there
+are, ``charts`` draws them as SVG, ``page`` puts the page together, and ``summary`` gives the most
+important figures, also as JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ __all__ = ["ShownRun", "locate", "read", "to_json", "write"]
 
 
 def write(run: ShownRun, compared: ShownRun | None = None, out: Path | None = None) -> Path:
-    """Write the report, whole or not at all; returns its path, RUN/report.html if ``out`` is none.
+    """Write the report, completely or not at all. Returns its path: ``out``, or RUN/report.html if
+    that is None.
 
     Raises:
         AzrError: it cannot be written there.

@@ -1,5 +1,6 @@
-"""Charts as static SVG: every colour is a class of style.css, and nothing is shown by colour alone
-(lines have dashes, areas patterns, the other run's lines rings)."""
+"""Charts as static SVG. Colours are classes of style.css, and nothing is shown by colour alone:
+lines differ in their dashes, areas in their patterns, and the lines of the second run have
+rings."""
 
 from __future__ import annotations
 
@@ -25,16 +26,17 @@ from azr_mlx.monitoring.report.scale import (
 from azr_mlx.text import escape, number
 from azr_mlx.types import Float64Array
 
-STYLES = 8  # how many style.css and ``patterns`` have
-FEW = 24  # so few points are also drawn as dots
-RINGS = 7  # rings on a line of the other run
-LAYERS = 8  # layers of a stack; the smallest are merged
+STYLES = 8  # the number of styles in style.css, and of patterns in ``patterns``
+FEW = 24  # up to this many points are also drawn as dots
+RINGS = 7  # rings on a line of the second run
+LAYERS = 8  # most layers of a stack; the smallest ones are merged
 OTHERS = "others"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values over steps. ``style`` is their colour and dash; ``ringed`` a line of the other run."""
+    """Values over steps. ``style`` is the number of their colour and dashes; ``ringed`` marks a
+    line of the second run."""
 
     label: str
     steps: Float64Array
@@ -45,7 +47,7 @@ class Series:
 
 
 class Drawn(NamedTuple):
-    """``svgs`` below each other, their legend, and how to read them."""
+    """``svgs`` to be shown below each other, their legend, and a note on how to read them."""
 
     svgs: list[str]
     legend: str
@@ -56,7 +58,8 @@ class Drawn(NamedTuple):
 
 
 def lines(title: str, series: Sequence[Series], unit: str, compared: bool = False) -> Drawn:
-    """Curves in one frame. Those that go up and down are smoothed, with the values pale behind."""
+    """Curves in one frame. A noisy curve is smoothed, with its values in a pale colour behind
+    it."""
     smoothed = [one for one in series if curves.is_noisy(one.values)]
     finals = [curves.smooth(one.values) if one in smoothed else one.values for one in series]
     shown = finals if compared else [one.values for one in series]
@@ -74,17 +77,17 @@ def _note(series: Sequence[Series], smoothed: Sequence[Series], compared: bool, 
     notes = []
     if smoothed:
         count = max(len(one.values) for one in smoothed)
-        notes.append(f"Line: mean of the {curves.window(count)} steps around.")
+        notes.append(f"Line: moving mean over {curves.window(count)} steps.")
         if not compared:
             buckets = count > curves.POINTS
-            behind = "lowest to highest of neighbouring steps" if buckets else "each step"
+            behind = "lowest to highest value of neighbouring steps" if buckets else "every step"
             notes.append(f"Pale: {behind}.")
     if compared:
         notes.append("With rings: the second run.")
     if y.log:
         notes.append("Logarithmic axis.")
     broken = [(one.label, one.broken) for one in series if one.broken]
-    notes += [f"{label or 'It'} is not a finite number in {n} steps." for label, n in broken]
+    notes += [f"{label or 'The value'} is not a finite number in {n} steps." for label, n in broken]
     return " ".join(notes)
 
 
@@ -134,7 +137,7 @@ def _legend(series: Sequence[Series], unit: str) -> str:
 
 
 def stacks(title: str, panels: Sequence[tuple[str, Sequence[Series]]], unit: str) -> Drawn:
-    """Parts on top of each other, in one frame for each run; all frames have the same axes."""
+    """Parts stacked on top of each other, in one frame per run. All frames have the same axes."""
     order = _order([series for _, series in panels])
     tables = [_layers(series, order) for _, series in panels]
     x = x_scale(
@@ -151,14 +154,15 @@ def stacks(title: str, panels: Sequence[tuple[str, Sequence[Series]]], unit: str
             for i, (top, part) in enumerate(zip(tops, table, strict=True))
         ]
         means = zip(order, table.mean(axis=1), strict=True)
-        described = "; ".join(f"{label}: {number(mean, unit)} in the mean" for label, mean in means)
+        described = "; ".join(f"{label}: mean {number(mean, unit)}" for label, mean in means)
         heading = f"{title}, {name}" if len(panels) > 1 else title
         svgs.append(_svg(heading, described, x, y, unit, parts, name if len(panels) > 1 else ""))
     return Drawn(svgs, _stack_legend(order, [t for _, t in tables], unit), "From the bottom up.")
 
 
 def _order(panels: Sequence[Sequence[Series]]) -> list[str]:
-    """Labels, those with most first; the least of them as ``OTHERS``."""
+    """The labels, the one with the largest sum first. If there are too many, the smallest are
+    merged as ``OTHERS``."""
     sizes: dict[str, float] = {}
     for one in (one for series in panels for one in series):
         sizes[one.label] = sizes.get(one.label, 0.0) + float(one.values.sum())
@@ -167,7 +171,8 @@ def _order(panels: Sequence[Sequence[Series]]) -> list[str]:
 
 
 def _layers(series: Sequence[Series], order: Sequence[str]) -> tuple[Float64Array, Float64Array]:
-    """(steps, [len(order), steps] values), 0 if a step has no value, in buckets."""
+    """(steps, values [len(order), steps]), averaged in buckets of steps; 0 if a step has no
+    value."""
     steps = np.unique(np.concatenate([one.steps for one in series]))
     table = np.zeros((len(order), len(steps)))
     for one in series:
@@ -189,7 +194,7 @@ def _stack_legend(order: Sequence[str], tables: Sequence[Float64Array], unit: st
 
 
 def flags(title: str, panels: Sequence[tuple[str, Sequence[Series]]]) -> Drawn:
-    """A row for each sign, marked at the steps that show it; one frame for each run."""
+    """One row per sign, with marks at the steps that show it; one frame per run."""
     svgs = []
     x = x_scale(
         min(s.steps[0] for _, p in panels for s in p),

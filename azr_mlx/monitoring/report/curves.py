@@ -1,4 +1,5 @@
-"""Curves with no more points than can be seen: smoothed, and averaged in buckets."""
+"""Smooths curves, and averages them in buckets so that they have no more points than can be
+seen."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 from azr_mlx.types import Float64Array
 
 POINTS = 240  # most points of a curve: about two for each pixel of a phone
-NOISY = 4.0  # a curve is noisy if its ups and downs add up to so many times its range
-SHORT = 12  # so few values are shown as they are
+NOISY = 4.0  # a curve is noisy if its ups and downs add up to this many times its range
+SHORT = 12  # fewer values than this are shown as they are
 
 
 def is_noisy(values: Float64Array) -> bool:
@@ -20,12 +21,13 @@ def is_noisy(values: Float64Array) -> bool:
 
 
 def window(count: int) -> int:
-    """The odd number of values that are averaged: a twentieth of them, 5 at least."""
+    """How many of ``count`` values one smoothed value averages: a twentieth, at least 5, and
+    odd."""
     return max(5, count // 20) | 1
 
 
 def smooth(values: Float64Array) -> Float64Array:
-    """Centred moving mean, over fewer values at both ends."""
+    """The centred moving mean. At both ends it averages fewer values."""
     half = window(len(values)) // 2
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -39,7 +41,7 @@ def _starts(count: int) -> NDArray[np.int64]:
 
 
 def thinned(values: Float64Array) -> Float64Array:
-    """The mean of each bucket; the values themselves if they are few."""
+    """The mean of each bucket; the values themselves if there are at most ``POINTS``."""
     starts = _starts(len(values))
     sizes = np.diff(np.append(starts, len(values)))
     return np.add.reduceat(values, starts) / sizes
@@ -52,6 +54,6 @@ def envelope(values: Float64Array) -> tuple[Float64Array, Float64Array]:
 
 
 def ends(values: Float64Array) -> tuple[float, float]:
-    """Means of the first and of the last tenth."""
+    """The means of the first and of the last tenth of the values."""
     part = max(1, len(values) // 10)
     return float(values[:part].mean()), float(values[-part:].mean())

@@ -1,4 +1,4 @@
-"""What a report shows, read from a run's folder; files that cannot be read are noted."""
+"""Reads what a report shows from a run's folder. A file that cannot be read leads to a note."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class ShownRun:
-    """A run as its files say it: ``columns`` are its metrics over ``steps``, NaN if a step had
-    none; ``broken`` counts, by metric, the values that are not finite numbers."""
+    """A run as read from its files. ``columns`` has the values of each metric over ``steps``, NaN
+    if a step has none; ``broken`` counts, by metric, the values that are not finite numbers."""
 
     path: Path
     steps: Float64Array
@@ -63,7 +63,8 @@ class ShownRun:
 
 
 def locate(where: str) -> Path:
-    """The folder of a run, or of the one that wrote metrics last. Raises UsageError if none."""
+    """The run folder ``where``; for "latest", the run that wrote metrics last. Raises UsageError if
+    there is none."""
     if where != LATEST:
         if not Path(where).is_dir():
             raise UsageError(f"report {where}: no such folder; give runs/NAME or latest")
@@ -71,12 +72,12 @@ def locate(where: str) -> Path:
     runs = Path(Config().output_dir)
     found = run_folder.newest(runs)
     if found is None:
-        raise UsageError(f"report latest: no run with metrics in {runs}/; give its folder")
+        raise UsageError(f"report latest: no run with metrics in {runs}/; give the folder of a run")
     return found
 
 
 def read(path: Path) -> ShownRun:
-    """Everything but the rollouts. Raises UsageError if there is no metric to show."""
+    """Everything except the rollouts. Raises UsageError if the run has no metrics."""
     steps, columns, broken = _metrics(path)
     run = ShownRun(path, steps, columns, broken)
     run.config_text = _attempt(run, CONFIG_FILE, _text, path / CONFIG_FILE, "")
@@ -87,7 +88,8 @@ def read(path: Path) -> ShownRun:
 
 
 def _metrics(path: Path) -> tuple[Float64Array, dict[str, Float64Array], dict[str, int]]:
-    """(steps, columns, broken values by metric); the last row of a step counts."""
+    """(steps, columns, broken values by metric). If a step has several rows, the last one
+    counts."""
     rows: dict[float, Mapping[str, Any]] = {}
     for row in MetricsFile(path / METRICS_FILE).rows():
         step: Any = row.get("step") if isinstance(row, dict) else None
@@ -95,7 +97,7 @@ def _metrics(path: Path) -> tuple[Float64Array, dict[str, Float64Array], dict[st
             rows[float(step)] = row
     if not rows:
         raise UsageError(
-            f"report {path}: no step in its {METRICS_FILE}; train first, or give runs/NAME"
+            f"report {path}: there is no step in {METRICS_FILE}; train first, or give runs/NAME"
         )
     steps = sorted(rows)
     columns: dict[str, Float64Array] = {}
@@ -118,7 +120,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _attempt(run: ShownRun, name: str, reader: Callable[[Any], T], source: Any, otherwise: T) -> T:
-    """What a file says; a note if it cannot be read: the curves are worth showing anyway."""
+    """The content of a file. If it cannot be read, add a note and return ``otherwise``, since the
+    curves are worth showing anyway."""
     try:
         return reader(source)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as e:
@@ -149,7 +152,7 @@ def _held_out(path: Path) -> HeldOutLines:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys and their values as text."""
+    """A nested configuration as one dict: dotted keys, and their values as text."""
     found: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"

@@ -1,5 +1,5 @@
-"""From the registry of metrics to figures: one per metric, or one for each value of its first slot
-if it has two. What never changed is listed, not drawn."""
+"""Makes figures from the registry of metrics: one per metric, or, if a name has two slots, one for
+each value of the first. A metric that never changed is listed in a table instead of drawn."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from azr_mlx.monitoring.report.data import ShownRun
 from azr_mlx.text import escape, number
 
 OTHER = "Other"
-UNKNOWN = "not known, for this version has no such metric"
+UNKNOWN = "not known: this version does not have this metric"
 
 
 @dataclass(slots=True)
 class Figure:
-    """Metrics that are drawn together: ``labels`` has the name of each key in the legend."""
+    """Metrics that are drawn together. ``labels`` maps each key to its name in the legend."""
 
     name: str
     title: str
@@ -27,8 +27,8 @@ class Figure:
 
 
 def sections(runs: Sequence[ShownRun]) -> dict[str, list[Figure]]:
-    """The figures of the runs by section, in the order of the registry; metrics that it does not
-    have come last."""
+    """The figures of the runs by section, in the order of the registry. Metrics that are not in the
+    registry come last."""
     keys = list(dict.fromkeys(key for run in runs for key in (*run.columns, *run.broken)))
     found = {
         title: [figure for metric in metrics for figure in _figures(metric, keys)]
@@ -57,8 +57,8 @@ def _figures(metric: Metric, keys: Sequence[str]) -> list[Figure]:
 
 
 def constant(figure: Figure, runs: Sequence[ShownRun]) -> str | None:
-    """What the figure's metrics were in every step of every run; None if that is not a single value
-    each, or nothing that a line could hold."""
+    """The values of the figure's metrics as text, if each had one and the same value in every step
+    of every run; otherwise None, also if a run lacks a metric or has broken values of it."""
     values: dict[str, str] = {}
     for key, label in figure.labels.items():
         column = [run.column(key)[1] for run in runs]
@@ -73,7 +73,7 @@ def constant(figure: Figure, runs: Sequence[ShownRun]) -> str | None:
 
 
 def draw(figure: Figure, runs: Sequence[ShownRun]) -> Drawn | None:
-    """The figure as SVG; None if no run has a finite value of it."""
+    """The figure as SVG; None if no run has a finite value for it."""
     metric, compared = figure.metric, len(runs) > 1
     panels = [(run.name, list(_series(figure, run))) for run in runs]
     panels = [(name, series) for name, series in panels if series]
@@ -111,7 +111,7 @@ def _series(figure: Figure, run: ShownRun) -> Iterator[Series]:
 
 
 def html(found: dict[str, list[Figure]], runs: Sequence[ShownRun]) -> dict[str, str]:
-    """Sections: their charts, then what need not be drawn."""
+    """The HTML of each section: its charts, then a table of the metrics that are not drawn."""
     seen: dict[tuple[bytes, ...], str] = {}
     return {title: _section(figures, runs, seen) for title, figures in found.items()}
 
@@ -137,7 +137,7 @@ def _section(
 
 
 def _bytes(key: str, runs: Sequence[ShownRun]) -> tuple[bytes, ...]:
-    """What two metrics have in common that are the same."""
+    """The values of a metric in all runs. They are equal if two metrics are always the same."""
     return tuple(run.columns[key].tobytes() if key in run.columns else b"" for run in runs)
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Filters the table of samples. Without it everything is visible, and the form is not.
+// Filters the table of samples. Without this script all rows are visible and the form is hidden.
 const form = document.getElementById("filter");
 if (form) {
   const rows = [...document.querySelectorAll(".samples tbody tr")];

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, which loads nothing and sends nothing."""
+"""The page of a report: one HTML file that contains everything, loads nothing and sends nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAMPLE_COLUMNS = ("step", "role", "kind", "verdict", "reward", "prompt and compl
 
 
 def compose(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
-    """The report of the first run; a second one is drawn next to it."""
+    """The report of the first run. If there is a second run, it is drawn in the same charts."""
     style, script = _asset("style.css"), _asset("filter.js")
     title = " and ".join(run.name for run in runs)
     parts = {"Held-out tasks": _held_out(runs)}
@@ -75,7 +75,7 @@ def _anchor(name: str) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[str], caption: str = "", classes: str = "") -> str:
-    """``rows`` are ready; a wide table scrolls in a box of its own."""
+    """A table. ``rows`` are HTML already; a wide table scrolls inside its own box."""
     columns = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
@@ -93,7 +93,7 @@ def _notes(runs: Sequence[ShownRun]) -> str:
 
 
 def _headline(runs: Sequence[ShownRun]) -> str:
-    """The few figures that a reader looks for first."""
+    """The few figures that a reader looks for first, one tile each."""
     found = [headline(run) for run in runs]
     names = dict.fromkeys(name for one in found for name in one)
     tiles = []
@@ -120,7 +120,7 @@ def _facts(runs: Sequence[ShownRun]) -> str:
 
 
 def _held_out(runs: Sequence[ShownRun]) -> str:
-    """Shares of tasks solved before and after, and the gain, with 95 % intervals."""
+    """Tables of the shares of tasks solved before and after, and the gain, with 95 % intervals."""
     made = []
     for run in runs:
         for way, found in run.held_out.items():
@@ -159,7 +159,8 @@ def _points(one: Estimate) -> str:
 
 
 def _interval(one: Estimate, extent: float) -> str:
-    """A gain and its interval as a line beside 0; the drawing is ``extent`` wide to both sides."""
+    """A small drawing of a gain and its interval. 0 is in the middle, and the drawing shows
+    ``extent`` to both sides."""
     low, value, high = (50 + 46 * v / extent for v in (one.low, one.value, one.high))
     return (
         '<svg class="gain" aria-hidden="true" width="100" height="20">'
@@ -176,7 +177,7 @@ def _samples(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
     if not samples:
         return ""
     said = (
-        f"{len(samples)} rollouts of {escape(runs[0].name)}, spread over the run: of each role and "
+        f"{len(samples)} rollouts of {escape(runs[0].name)}, from the whole run: for each role and "
         "kind, some that the judge passed and some that it did not. The prompt is grey."
     )
     rows = [_sample(one) for one in samples]
@@ -184,7 +185,7 @@ def _samples(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
 
 
 def _filter(samples: Sequence[ShownRollout]) -> str:
-    """Hidden until the script that serves it has started."""
+    """The form that filters the samples. It is hidden until its script has started."""
     choices: dict[str, Iterable[Any]] = {
         "role": sorted({one.role for one in samples}),
         "kind": sorted({one.kind for one in samples}),

@@ -1,4 +1,4 @@
-"""Axes: where values lie on the drawing, and at which of them there are ticks."""
+"""Axes: the position of a value on the drawing, and the values that have ticks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from azr_mlx.text import number
 
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 54, 428, 24, 194
-DECADES = 3.0  # a range of values above this is drawn on a logarithmic axis
+DECADES = 3.0  # values that span more powers of 10 than this get a logarithmic axis
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From ``low`` to ``high`` in data onto ``start`` to ``end`` in the drawing."""
+    """Maps ``low`` to ``high`` in the data onto ``start`` to ``end`` in the drawing."""
 
     low: float
     high: float
@@ -36,7 +36,8 @@ def x_scale(first: float, last: float) -> Scale:
 
 
 def y_scale(low: float, high: float, unit: str) -> Scale:
-    """With 0 if that costs little room, and never above 100 %."""
+    """A vertical axis. It starts at 0 if that takes little room, and shares do not go above 100
+    %."""
     if low > 0 and high / low > 10**DECADES:
         return Scale(10 ** math.floor(math.log10(low)), _decade_above(high), BOTTOM, TOP, log=True)
     if low >= 0 and (low < 0.6 * high or unit == "%"):
@@ -53,7 +54,7 @@ def _decade_above(high: float) -> float:
 
 
 def ticks(scale: Scale, unit: str, wanted: int = 5) -> list[tuple[float, str]]:
-    """(value, label) at round numbers."""
+    """(value, label) of the ticks, at round numbers."""
     if scale.log:
         first, last = round(math.log10(scale.low)), round(math.log10(scale.high))
         stride = max(1, math.ceil((last - first) / wanted))
@@ -67,6 +68,6 @@ def ticks(scale: Scale, unit: str, wanted: int = 5) -> list[tuple[float, str]]:
 
 
 def _round_spacing(raw: float) -> float:
-    """The next of 1, 2, 5 times a power of 10."""
+    """``raw`` rounded up to 1, 2 or 5 times a power of 10."""
     power = 10.0 ** math.floor(math.log10(raw))
     return next(float(f"{m * power:.6g}") for m in (1, 2, 5, 10) if m * power >= raw * 0.999)

@@ -1,4 +1,4 @@
-"""A run in a few figures: for the head of the page, and for machines."""
+"""A run in a few figures: for the head of the page, and as JSON for other programs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def headline(run: ShownRun) -> dict[str, str]:
             gain = groups["in_range"][-1].gain
             found[f"held-out gain, {way}"] = f"{100 * gain.value:+.1f} points"
     for name, prefix in (
-        ("solved, of its own tasks", "solve_rate"),
-        ("valid, of its proposals", "propose/valid_rate"),
+        ("own tasks solved", "solve_rate"),
+        ("own proposals valid", "propose/valid_rate"),
     ):
         both = [
             curves.ends(values)
@@ -88,7 +88,8 @@ def facts(run: ShownRun) -> dict[str, str]:
 
 
 def to_json(run: ShownRun) -> dict[str, Any]:
-    """Steps, every metric's course, held-out tasks, signs of a collapse; finite numbers only."""
+    """Steps, a summary of each metric, held-out tasks and signs of a collapse; finite numbers
+    only."""
     metrics = {}
     for key in run.columns:
         _, values = run.column(key)
