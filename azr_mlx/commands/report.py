@@ -9,9 +9,10 @@ from azr_mlx.monitoring import report
 
 
 def write_report(run: str, compare: str | None = None, out: Path | None = None) -> dict[str, Any]:
-    """Write the report; returns its ``path`` and the figures of the ``runs``, as JSON.
+    """Write the report. Returns its ``path`` and the figures of the ``runs``, as shown by
+    ``--json``.
 
-    ``run`` and ``compare`` are folders of runs, or ``latest``.
+    ``run`` and ``compare`` are run folders, or ``latest``.
 
     Raises:
         UsageError: there is no such run, or it has no metrics.

@@ -33,7 +33,7 @@ from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
 from azr_mlx.training.run import Trainer
 
-# Resuming with another of these would be another run under the same name.
+# If one of these changed on --resume, it would be a different run under the same name.
 FIXED = ("model_id", "quantization", "lora", "seed")
 
 
@@ -45,10 +45,10 @@ def train(
     dry_run: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Run or continue a training; returns the exit code.
+    """Start a training run, or continue one; returns the exit code.
 
     Raises:
-        AzrError: a clear one-line reason, before anything was overwritten.
+        AzrError: the reason in one line; nothing has been overwritten.
     """
     if dry_run:
         sys.stdout.write(describe(config))
@@ -101,11 +101,13 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
     """Train to the last step, show what changed and write the report; returns the exit code."""
     config, run_dir, display = trainer.config, trainer.run_dir, trainer.display
     if trainer.step >= config.max_steps:
-        # The run may have been cut off in its last measurement.
+        # The run may have been interrupted during its last measurement.
         if compared is not None and not compared.record.after:
             _show_gain(compared, display)
             _report(run_dir, display, leads)
-        display.note(f"nothing to do: the run has its {trainer.step} steps; give max_steps=N")
+        display.note(
+            f"nothing to do: the run already has {trainer.step} steps; give a larger max_steps=N"
+        )
         return 0
     code = trainer.run()
     if code == 0 and compared is not None:
@@ -120,7 +122,8 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
 
 
 def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:
-    """What a resumed run measured at its start. Raises UsageError if it cannot be compared now."""
+    """The held-out measurement that a resumed run made at its start. Raises UsageError if it can no
+    longer be compared."""
     if not config.held_out.tasks:
         return None
     trained = start is not None and start != run_folder.checkpoint_of(run_dir, 0)
@@ -135,7 +138,7 @@ def _held_out(
     sandbox: Runner,
     display: Display,
 ) -> BeforeAndAfter | None:
-    """The held-out tasks, solved once before the first step; None if the run has none."""
+    """Solve the held-out tasks once before the first step; None if the run has none."""
     if not config.held_out.tasks:
         return None
     tasks = None if record is None else record.tasks
@@ -155,14 +158,16 @@ def _show_gain(compared: BeforeAndAfter, display: Display) -> None:
 
 
 def _report(run_dir: Path, display: Display, leads: bool) -> None:
-    """The report of a run that ended or was interrupted. If it fails, the run has not
-    failed."""
+    """Write the report of a run that ended or was interrupted. If that fails, it is a warning
+    only."""
     if not leads or not (run_dir / run_folder.METRICS_FILE).exists():
         return
     try:
         path = report.write(report.read(run_dir))
     except Exception as e:
-        display.warn(f"no report: {type(e).__name__}: {e}; {PROGRAM} report {run_dir} tries again")
+        display.warn(
+            f"no report: {type(e).__name__}: {e}; to try again: {PROGRAM} report {run_dir}"
+        )
     else:
         display.note(f"report: {path}")
 
@@ -173,7 +178,7 @@ def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:
         return
     aside = trainer.resume(start)
     display.recall(list(trainer.metrics.rows()))
-    past = f"; {aside} later rows of metrics set aside" if aside else ""
+    past = f"; {aside} later rows of metrics were set aside" if aside else ""
     display.note(f"resumed {start}{past}")
 
 
@@ -184,14 +189,14 @@ def open_sandbox(config: Config) -> Sandbox:
 
 
 def backend_for(config: Config) -> Any:
-    """The backend that a run of this configuration would begin with."""
+    """The backend of a new run with this configuration."""
     name, _ = choose(config.backend)
     model = resolve_model(name, config.model_id, config.quantization, CACHE_DIR)
     return _load(name, config, model, None)
 
 
 def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path | None) -> Any:
-    """The backend with its adapters; ``init_adapters`` are weights to start from."""
+    """The backend with its adapters. ``init_adapters`` is a file of weights to start from."""
     backend = open_backend(
         name,
         model.path,
@@ -210,7 +215,7 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
             backend,
             init_adapters,
             "--resume-adapter-file",
-            "give adapters of this model, and the lora settings that they were made with",
+            "give adapters of this model, and the same lora settings as when they were made",
         )
     return backend
 
@@ -218,18 +223,20 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
 def _place(
     world: World, config: Config, resume: str | None, stack: ExitStack
 ) -> tuple[Path, Path | None]:
-    """(run folder, checkpoint to start from). Only rank 0 writes there: every other rank has a
-    folder for the time of the run, with a copy of what rank 0 starts from.
+    """(run folder, checkpoint to start from). Only rank 0 uses the real run folder. Every other
+    rank gets a temporary folder with a copy of the files that rank 0 starts from.
 
-    Raises UsageError if the ranks were not given the same configuration.
+    Raises UsageError if the ranks have different versions or configurations.
     """
     from azr_mlx import __version__
 
     if len(set(gather(world, __version__))) > 1:
-        raise UsageError("azr-mlx: the ranks have different versions; install the same on all")
+        raise UsageError(
+            "azr-mlx: the ranks have different versions; install the same version on all"
+        )
     if len(set(gather(world, to_yaml(config)))) > 1:
         raise UsageError(
-            "config: the ranks have different configurations; give all of them the same arguments"
+            "config: the ranks have different configurations; give the same arguments to all"
         )
     if world.rank == 0:
         run_dir, start = _locate_run(config, resume)
@@ -246,8 +253,8 @@ def _place(
 
 
 def _of_all_ranks(config: Config, world: World) -> Config:
-    """What all ranks do together: as many times the tasks of a step as there are ranks. Ranks other
-    than the first keep nothing."""
+    """The configuration of all ranks together: the number of tasks per step is multiplied by the
+    number of ranks. Ranks other than 0 save no rollouts and no regular checkpoints."""
     n = world.size
     if n == 1:
         return config
@@ -268,7 +275,8 @@ def _of_all_ranks(config: Config, world: World) -> Config:
 
 
 def _locate_run(config: Config, resume: str | None) -> tuple[Path, Path | None]:
-    """(run folder, checkpoint to start from). A new run never writes into an old one's folder."""
+    """(run folder, checkpoint to start from). A new run never writes into the folder of an old
+    one."""
     output_dir = Path(config.output_dir)
     if resume is not None:
         run_dir, start = run_folder.find(resume, output_dir)
@@ -277,7 +285,7 @@ def _locate_run(config: Config, resume: str | None) -> tuple[Path, Path | None]:
     run_dir = output_dir / (config.run_name or time.strftime("%Y%m%d-%H%M%S"))
     if run_folder.checkpoints(run_dir):
         raise UsageError(
-            f"run_name: {run_dir} has checkpoints of an earlier run; continue it with "
+            f"run_name: {run_dir} has checkpoints of an earlier run; continue that run with "
             f"--resume {run_dir}, or choose another run_name"
         )
     return run_dir, None
@@ -290,11 +298,13 @@ def _make_run_dir(run_dir: Path, config: Config) -> None:
         (run_dir / run_folder.CONFIG_FILE).write_text(text, encoding="utf-8")
     except OSError as e:
         why = e.strerror or str(e)
-        raise AzrError(f"output_dir: {run_dir}: {why}; choose a folder that can be written") from e
+        raise AzrError(
+            f"output_dir: {run_dir}: {why}; choose a folder that you can write to"
+        ) from e
 
 
 def _refuse_another_run(config: Config, run_dir: Path) -> None:
-    """What a run is (its model, its adapters, its seed) cannot change when it goes on."""
+    """Raises UsageError if a setting in ``FIXED`` differs from that of the run to be resumed."""
     made = load(run_dir / run_folder.CONFIG_FILE, [])
     changed = {k: v for k, v in diff(made, config).items() if k.split(".")[0] in FIXED}
     if changed:
@@ -307,20 +317,21 @@ def _refuse_another_run(config: Config, run_dir: Path) -> None:
 
 
 def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display: Display) -> None:
-    """Backends quantise differently, or not at all: adapters make up for one base's errors."""
+    """Warn if a quantised run is resumed on another backend. Backends quantise differently or not
+    at all, and the adapters have learned to correct the rounding errors of one of them."""
     starts = run_folder.recorded(run_dir, "starts") or []
     last = starts[-1].get("backend", backend).split()[0] if starts else backend
     if last != backend and config.quantization.bits:
         display.warn(
             f"backend: {backend}: the run was on {last}, whose {config.quantization.bits}-bit "
-            "weights differ from this backend's; expect other rewards at the beginning"
+            "weights differ from those of this backend; rewards may change at the beginning"
         )
 
 
 def _describe_run(
     run_dir: Path, model: ResolvedModel, backend: str, isolation: str, start: Path | None
 ) -> None:
-    """``run.json``: one entry for each time that the run was started or resumed."""
+    """Add an entry to ``run.json``, which has one for each start or resume of the run."""
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "resumed_from": None if start is None else str(start),
@@ -337,7 +348,7 @@ def _describe_run(
 def describe_process(
     packages: Sequence[str] = ("mlx", "mlx-lm", "torch", "peft", "numpy", "transformers"),
 ) -> dict[str, Any]:
-    """The program and the machine: argv, versions, platform, cores."""
+    """A description of the process: argv, versions, platform, cores."""
     from azr_mlx import __version__
 
     versions = {"azr-mlx": __version__}
@@ -356,8 +367,8 @@ def describe_process(
 
 
 def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
-    """What is evaluated in training; before the model is loaded, so that missing data is
-    reported."""
+    """The benchmarks to evaluate during training. They are loaded before the model, so that missing
+    data is reported early."""
     if not config.evaluation_interval:
         return []
     data = Path(config.evaluation.data) if config.evaluation.data else None
@@ -365,4 +376,6 @@ def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
         return [benchmarks.load(name, data) for name in config.evaluation.benchmarks]
     except UsageError as e:
         why = str(e).replace("--data", "evaluation.data")
-        raise UsageError(f"evaluation.benchmarks: {why}; evaluation_interval=0 goes without") from e
+        raise UsageError(
+            f"evaluation.benchmarks: {why}; evaluation_interval=0 trains without them"
+        ) from e

@@ -1,8 +1,8 @@
 """Advantage estimators: one function each, over numpy arrays, float64 inside and float32 out.
 
-A *cell* is the label of one (role, kind), such as "solve/deduction": the paper keeps six baselines,
-one per cell. A *score* is the scalar return of a row, and a *group* the rollouts that share a
-baseline.
+A *cell* is the label of one pair (role, kind), such as "solve/deduction": the paper keeps six
+baselines, one per cell. A *score* is the scalar return of a row, and a *group* is the set of
+rollouts that share a baseline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ GRPO_EPS = 1e-4  # as in TRL
 
 @dataclass(frozen=True, slots=True)
 class Advantages:
-    """float32 [B, T], 0 off the mask. ``returns`` are the value head's targets, if it is used."""
+    """float32 [B, T], 0 outside the mask. ``returns`` are the targets of the value head, None if it
+    is not used."""
 
     advantages: FloatArray
     returns: FloatArray | None
@@ -31,13 +32,12 @@ class Advantages:
 
 @dataclass(slots=True)
 class EmaBaselines:
-    """A running mean and variance per cell, for batches too small to have their own.
+    """A running mean and variance per cell, for batches that are too small to give their own.
 
-    Samples are forgotten exponentially: at each ``update`` the weight of all that a cell has seen
-    is multiplied by ``decay``, then the new scores join with weight 1 each. So a cell is unbiased
-    from its first batch on, large batches count for more than small ones, and a cell that is not in
-    the batch keeps what it knows. ``state`` maps a cell to [weight, mean, sum of squared
-    deviations].
+    Samples are forgotten exponentially: each ``update`` multiplies the weight of all earlier scores
+    of a cell by ``decay``, then adds the new scores with weight 1 each. So a cell is unbiased from
+    its first batch on, large batches count for more than small ones, and a cell that is not in the
+    batch keeps its values. ``state`` maps a cell to [weight, mean, sum of squared deviations].
     """
 
     decay: float = 0.9
@@ -48,7 +48,8 @@ class EmaBaselines:
             raise ValueError(f"ppo.ema_decay {self.decay}: not in [0, 1]")
 
     def update(self, scores: ArrayLike, cells: Sequence[str]) -> None:
-        """Merge a batch, [B] and [B] (Chan, Golub and LeVeque 1983), the old weights decayed."""
+        """Decay the old weights, then merge a batch of scores [B] and their cells [B] (Chan, Golub
+        and LeVeque 1983)."""
         values = np.asarray(scores, np.float64)
         for cell, rows in _members(cells).items():
             new = values[rows]
@@ -80,9 +81,9 @@ def gae(
 
         delta_t = r_t + gamma V_{t+1} - V_t;   A_t = delta_t + gamma lam A_{t+1};   returns = A + V
 
-    The masked tokens of a row are its episode: what lies between them is skipped. ``values[b, t]``
-    is V before token t; after the last masked token both V and A are 0. All [B, T]; a row may have
-    an empty mask.
+    The episode of a row is its masked tokens; tokens between them are skipped. ``values[b, t]`` is
+    V before token t; after the last masked token both V and A are 0. All arrays are [B, T]; a row
+    may have an empty mask.
     """
     r, v = np.asarray(rewards, np.float64), np.asarray(values, np.float64)
     kept = np.asarray(mask) > 0
@@ -101,7 +102,7 @@ def gae(
 def rloo(scores: ArrayLike, groups: ArrayLike) -> FloatArray:
     """[B] score minus the mean score of the *other* rollouts of its group (arXiv 2402.14740).
 
-    A group of one has nothing to compare with: 0.
+    A group of one gets 0, as there is nothing to compare it with.
     """
     r, (mean, size) = np.asarray(scores, np.float64), _group_means(scores, groups)
     return ((r - mean) * size / np.maximum(size - 1, 1)).astype(np.float32)
@@ -110,7 +111,7 @@ def rloo(scores: ArrayLike, groups: ArrayLike) -> FloatArray:
 def grpo(scores: ArrayLike, groups: ArrayLike, eps: float = GRPO_EPS) -> FloatArray:
     """[B] (score - group mean) / (group deviation + eps) (arXiv 2402.03300, section 4.1.2).
 
-    The deviation is the sample's (n - 1), as in TRL and verl; a group of one gets 0.
+    The deviation is that of a sample (n - 1), as in TRL and verl; a group of one gets 0.
     """
     r, (mean, size) = np.asarray(scores, np.float64), _group_means(scores, groups)
     squares, _ = _group_means((r - mean) ** 2, groups)
@@ -129,9 +130,9 @@ def trr(
 ) -> FloatArray:
     """[B] Task-Relative REINFORCE++ (arXiv 2505.03335, Eq. 8): (score - mean) / std of the cell.
 
-    Every row counts once in the mean and (population) deviation, as the equation reads; with
-    ``lengths`` [B] it counts once per token, as when rewards broadcast to tokens are whitened. A
-    cell with one row, or with equal scores, has no signal: 0.
+    Every row counts once in the mean and (population) deviation, as in the equation. With
+    ``lengths`` [B] it counts once per token, as if rewards were broadcast to tokens and then
+    whitened. A cell with one row, or with equal scores, gets 0, as it has no signal.
     """
     r = np.asarray(scores, np.float64)
     weights = np.ones(len(r)) if lengths is None else np.asarray(lengths, np.float64)
@@ -146,11 +147,12 @@ def trr(
 def ema_advantage(
     scores: ArrayLike, cells: Sequence[str], baselines: EmaBaselines, eps: float = EPS
 ) -> FloatArray:
-    """[B] (score - running mean) / running deviation of the cell, this batch included.
+    """[B] (score - running mean) / running deviation of the cell, including this batch.
 
-    ``baselines`` are updated first. That bounds the result if the past had no variance, and
-    makes the first batch no special case. A row's own score then moves its baseline by 1 / weight,
-    which scales the expected gradient and does not turn it (as in ``dr_grpo`` against ``rloo``).
+    ``baselines`` are updated first. That bounds the result if the past had no variance, and the
+    first batch needs no special treatment. A row's own score then moves its baseline by 1 / weight.
+    This scales the expected gradient but does not change its direction (as with ``dr_grpo``
+    compared to ``rloo``).
     """
     r = np.asarray(scores, np.float64)
     baselines.update(r, cells)
@@ -163,10 +165,10 @@ def ema_advantage(
 def whiten(adv: ArrayLike, mask: ArrayLike, cells: Sequence[str], eps: float = EPS) -> FloatArray:
     """[B, T] with mean 0 and (population) deviation 1 over the masked tokens of each cell.
 
-    Meant for ``gae``: what ``grpo``, ``trr++`` and ``ema`` give has a mean and a deviation already.
-    Off the mask it is 0. A cell with fewer than two tokens, or whose tokens are all equal, is left
-    as it is: it has no deviation to divide by, and centring would erase the one thing that a
-    baseline from elsewhere says about it.
+    Meant for ``gae``: ``grpo``, ``trr++`` and ``ema`` normalise their results already. Outside the
+    mask it is 0. A cell with fewer than two tokens, or with equal tokens only, is left as it is: it
+    has no deviation to divide by, and subtracting the mean would erase its only information, the
+    difference from a baseline that does not come from this batch.
     """
     x, kept = np.asarray(adv, np.float64), np.asarray(mask) > 0
     out = np.where(kept, x, 0.0)
@@ -195,26 +197,26 @@ def estimate(
     ema: EmaBaselines | None = None,
     token_weighted: bool = False,
 ) -> Advantages:
-    """Advantages [B, T] by the estimator ``name``, one of ``ESTIMATORS``; nothing is whitened.
+    """Advantages [B, T] by the estimator ``name``, one of ``ESTIMATORS``; they are not whitened.
 
     ``rewards`` [B, T] are the token rewards (``batch.token_rewards``), ``scores`` [B] the task
-    rewards, ``groups`` [B] and ``cells`` [B] as above, ``values`` [B, T] the value head's (``gae``
-    only).
+    rewards, ``groups`` [B] and ``cells`` [B] as above, ``values`` [B, T] the outputs of the value
+    head (``gae`` only).
 
-    The estimators without a critic give one number a row, which goes to each of its masked tokens.
-    They see a row's return, the undiscounted sum of its token rewards: a KL term in them is part of
-    it. A row with no masked token has no token rewards and counts in the baselines with its score.
-    ``ema`` updates its baselines.
+    The estimators without a critic give one number per row, which each of its masked tokens gets.
+    They use the return of a row, the undiscounted sum of its token rewards, so a KL term in these
+    is part of it. A row without a masked token has no token rewards; it counts in the baselines
+    with its score. ``ema`` updates its baselines.
 
-    Raises ValueError on an unknown name, or where ``gae`` has no values or ``ema`` no baselines.
+    Raises ValueError if the name is unknown, if ``gae`` gets no values, or ``ema`` no baselines.
     """
     kept = np.asarray(mask) > 0
     if name == "gae":
         if values is None:
-            raise ValueError("ppo.advantage gae: needs values, but the backend gave none")
+            raise ValueError("ppo.advantage gae: needs values, but the backend returned none")
         return Advantages(*gae(rewards, values, mask, gamma, lam))
     total = np.where(kept, np.asarray(rewards, np.float64), 0.0).sum(axis=1)
-    # The rewards are float32: so must the bare scores be, for equal ones to be equal.
+    # The rewards are float32. Scores are rounded in the same way, so that equal ones stay equal.
     total = np.where(kept.any(axis=1), total, np.asarray(scores, np.float32))
     if name == "ema":
         if ema is None:
@@ -232,8 +234,8 @@ def estimate(
 def explained_variance(values: ArrayLike, returns: ArrayLike, mask: ArrayLike) -> float:
     """1 - Var(returns - values) / Var(returns) over the masked tokens.
 
-    1 is a perfect critic, 0 a constant one. Also 0 if the returns do not vary: there is nothing
-    to explain.
+    1 is a perfect critic, 0 a constant one. It is also 0 if the returns do not vary, as there is
+    nothing to explain.
     """
     kept = np.asarray(mask) > 0
     target = np.asarray(returns, np.float64)[kept]
@@ -243,7 +245,7 @@ def explained_variance(values: ArrayLike, returns: ArrayLike, mask: ArrayLike) -
 
 
 def _members(cells: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """The rows of each cell, cells in order of appearance."""
+    """The row indices of each cell; cells in order of appearance."""
     labels = np.asarray(cells, dtype=str)
     return {str(c): np.flatnonzero(labels == c) for c in dict.fromkeys(labels.tolist())}
 
@@ -255,7 +257,7 @@ def _moments(x: Float64Array, weights: Float64Array) -> tuple[float, float]:
 
 
 def _group_means(scores: ArrayLike, groups: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    """[B] each: the mean of the row's group, and its size."""
+    """For each row, the mean of its group and the size of its group, [B] each."""
     r = np.asarray(scores, np.float64)
     _, inverse, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     sums = np.bincount(inverse, weights=r, minlength=len(counts))

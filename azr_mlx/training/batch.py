@@ -1,6 +1,6 @@
 """From experiences to padded arrays: collation, loss weights, minibatches, token rewards.
 
-All arrays are [B, T] and aligned on the token that was emitted, as ``types.Batch`` says.
+All arrays are [B, T]. Position t belongs to the token that was emitted there (see ``types.Batch``).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ def collate(
     mask_truncated: bool = False,
     pad_multiple: int = 32,
 ) -> Batch:
-    """``tokens``, ``mask`` and ``sampler_logp`` of some rollouts.
+    """A batch with ``tokens``, ``mask`` and ``sampler_logp`` of the given rollouts.
 
     A row is prompt + completion, right-padded with 0. T is the longest row rounded up to
-    ``pad_multiple`` (fewer shapes, fewer compilations), at most ``max_length``; a row that is
-    longer loses its last tokens. With ``mask_truncated`` a completion that was cut, by the token
-    limit (finish "length") or by ``max_length``, is left out of the mask altogether.
+    ``pad_multiple`` (fewer shapes mean fewer compilations), but at most ``max_length``; a longer
+    row loses its last tokens. With ``mask_truncated``, the mask is 0 on the whole of a completion
+    that was cut by the token limit (finish "length") or by ``max_length``.
 
-    Raises ValueError on an empty prompt (its first token would have no probability) and on a
-    completion whose log-probabilities are not one per token.
+    Raises ValueError if a prompt is empty (the first token after it would have no probability), or
+    if a completion does not have one log-probability per token.
     """
     for number, one in enumerate(experiences):
         tokens, logprobs = len(one.completion.token_ids), len(one.completion.logprobs)
@@ -53,9 +53,10 @@ def collate_supervised(
     max_length: int | None = None,
     pad_multiple: int = 32,
 ) -> Batch:
-    """``tokens`` and ``mask`` of (prompt ids, completion ids) pairs, shaped as in ``collate``.
+    """A batch with ``tokens`` and ``mask`` of (prompt ids, completion ids) pairs, shaped as in
+    ``collate``.
 
-    Raises ValueError on no rows, an empty prompt, or a length that is not positive.
+    Raises ValueError if there are no rows, a prompt is empty, or a length is not positive.
     """
     if not rows:
         raise ValueError("collate: no rows; a batch has at least one")
@@ -81,17 +82,18 @@ def collate_supervised(
 def token_weights(mask: ArrayLike, how: str, constant: float | None = None) -> FloatArray:
     """float32 [B, T]: each token's share in the policy loss, ``sum(weights * per_token)``.
 
-    They are normalised over the rows given, so take them once over a whole minibatch: the losses
-    and gradients of its micro-batches then add up to the minibatch's exactly.
+    They are normalised over the given rows, so compute them once for a whole minibatch: then the
+    losses and gradients of its micro-batches add up exactly to those of the minibatch.
 
-    - ``token_mean``: every token alike, 1 / (all tokens) (DAPO, arXiv 2503.14476, Eq. 12).
-    - ``sequence_mean``: every row with a token alike, and the tokens of a row alike (GRPO, arXiv
-      2402.03300).
-    - ``constant``: 1 / (rows * ``constant``), so that no length enters (Dr. GRPO, arXiv
-      2503.20783); the constant is in tokens, as a rule the generation limit. Rows without a token
+    - ``token_mean``: all tokens have equal weight, 1 / (number of tokens) (DAPO, arXiv 2503.14476,
+      Eq. 12).
+    - ``sequence_mean``: all rows with a token have equal weight, and so have the tokens of a row
+      (GRPO, arXiv 2402.03300).
+    - ``constant``: 1 / (rows * ``constant``), which does not depend on any length (Dr. GRPO, arXiv
+      2503.20783). The constant is in tokens, usually the generation limit. Rows without a token
       are counted.
 
-    Raises ValueError on an unknown name, or ``constant`` without a positive constant.
+    Raises ValueError if the name is unknown, or for ``constant`` without a positive constant.
     """
     kept = np.asarray(mask, np.float64)
     lengths = kept.sum(axis=1, keepdims=True)
@@ -113,23 +115,23 @@ def token_weights(mask: ArrayLike, how: str, constant: float | None = None) -> F
 def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[Index]:
     """Row indices of ``count`` random minibatches; every row is in exactly one.
 
-    Sizes are equal within one row. There are fewer if there are fewer rows. Which rows meet does
-    not depend on lengths: that would tie a gradient to a length. Whoever cuts micro-batches from a
-    minibatch may order its rows by length.
+    Sizes differ by at most one row. If there are fewer rows than ``count``, there are fewer
+    minibatches. Rows are not grouped by length, since then gradients would depend on lengths.
+    Within a minibatch, rows may be ordered by length to make micro-batches.
     """
     if count < 1:
-        raise ValueError(f"ppo.minibatches {count}: at least 1")
+        raise ValueError(f"ppo.minibatches {count}: must be at least 1")
     return list(np.array_split(rng.permutation(len(batch)), min(count, len(batch))))
 
 
 def token_rewards(
     batch: Batch, scores: ArrayLike, logp: ArrayLike, ref_logp: ArrayLike | None, beta: float
 ) -> FloatArray:
-    """float32 [B, T]: ``-beta * (logp - ref_logp)`` on every token, and the score on the last.
+    """float32 [B, T]: ``-beta * (logp - ref_logp)`` on every token, plus the score on the last.
 
-    ``scores`` [B] are the task rewards; the first term is the k1 estimate of KL(pi || pi_ref), as a
-    reward (arXiv 1909.08593, Eq. 2; arXiv 2203.02155). Without ``ref_logp`` or with beta 0 it is
-    left out. A row without a masked token gets no reward: it has no token to put one on.
+    ``scores`` [B] are the task rewards. The first term is the k1 estimate of KL(pi || pi_ref), used
+    as a reward (arXiv 1909.08593, Eq. 2; arXiv 2203.02155); without ``ref_logp``, or if beta is 0,
+    it is left out. A row without a masked token gets no reward, as no token could carry it.
     """
     kept = np.asarray(batch.mask) > 0
     rewards = np.zeros(kept.shape, np.float64)

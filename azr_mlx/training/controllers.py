@@ -1,5 +1,5 @@
-"""Two weights of the loss that follow what is measured: that of the penalty on drifting from the
-reference policy, and that of the entropy bonus."""
+"""Two weights of the loss that are adapted to measurements: the weight of the penalty for drifting
+from the reference policy, and the weight of the entropy bonus."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_ERROR = 0.2
-STEP = 1.5  # what the extra entropy weight is multiplied or divided by, once per training step
-LEAST, MOST = 1e-3, 0.1
+STEP = 1.5  # factor by which the extra entropy weight changes per training step
+LEAST, MOST = 1e-3, 0.1  # the first and the largest value of the extra entropy weight
 
 
 @dataclass(slots=True)
@@ -19,9 +19,9 @@ class AdaptiveKL:
 
         error = clip((kl - target) / target, -0.2, 0.2);  beta <- beta * (1 + error / horizon)
 
-    ``target`` is the wanted KL(pi || pi_ref) per token, in nats; ``horizon`` is counted in updates,
-    and 10 is the paper's K_beta of 0.1. A beta of 0 stays 0. Raises ValueError on a negative beta,
-    a target that is not positive, or a horizon below 1.
+    ``target`` is the desired KL(pi || pi_ref) per token, in nats. ``horizon`` is in updates; 10
+    corresponds to the paper's K_beta of 0.1. A beta of 0 stays 0. Raises ValueError if beta is
+    negative, the target is not positive, or the horizon is below 1.
     """
 
     coef: float
@@ -30,16 +30,17 @@ class AdaptiveKL:
 
     def __post_init__(self) -> None:
         if not self.coef >= 0.0:
-            raise ValueError(f"ppo.kl_coef {self.coef}: negative; a penalty is 0 or more")
+            raise ValueError(f"ppo.kl_coef {self.coef}: negative; it must be 0 or more")
         if not self.target > 0.0:
             raise ValueError(f"target_kl {self.target}: not positive; the error is relative to it")
         if not self.horizon >= 1.0:
-            raise ValueError(f"horizon {self.horizon}: below 1 update")
+            raise ValueError(f"horizon {self.horizon}: less than 1 update")
 
     def update(self, kl: float) -> float:
-        """The new beta, after an update whose mean KL was ``kl``. Raises ValueError on NaN."""
+        """The new beta after an update whose mean KL was ``kl``. Raises ValueError if that is
+        NaN."""
         if math.isnan(kl):
-            raise ValueError("kl_ref NaN: the policy diverged; lower learning_rate")
+            raise ValueError("kl_ref is NaN: the policy diverged; lower learning_rate")
         error = min(max((kl - self.target) / self.target, -MAX_ERROR), MAX_ERROR)
         self.coef *= 1.0 + error / self.horizon
         return self.coef
@@ -48,7 +49,7 @@ class AdaptiveKL:
         return asdict(self)
 
     def restore(self, row: Mapping[str, Any]) -> None:
-        """The coefficient alone: the target is the configuration's."""
+        """Restore only the coefficient; the target is taken from the configuration."""
         self.coef = float(row["coef"])
 
 
@@ -56,9 +57,9 @@ class AdaptiveKL:
 class EntropyFloor:
     """The weight of the entropy bonus, raised while the policy's entropy is below a floor.
 
-    ``coef`` is ``base``, and above it an extra weight between ``LEAST`` and ``MOST`` that grows
-    while the entropy is below ``floor`` (nats per token) and shrinks, at last to 0, while it is
-    not. A floor of 0 leaves ``base`` alone. (In the manner of an adaptive temperature, arXiv
+    ``coef`` is ``base`` plus an extra weight, which grows from ``LEAST`` to at most ``MOST`` while
+    the entropy is below ``floor`` (nats per token). Otherwise it shrinks, finally to 0. With a
+    floor of 0, ``coef`` is always ``base``. (Similar to the adaptive temperature of arXiv
     1812.05905, with a bounded multiplicative step.)
     """
 
@@ -71,7 +72,7 @@ class EntropyFloor:
         return self.base + self.extra
 
     def update(self, entropy: float) -> None:
-        """After a step whose rollouts had a mean ``entropy``, in nats per token."""
+        """Adapt the weight after a step whose rollouts had this mean entropy, in nats per token."""
         if not self.floor:
             return
         if entropy < self.floor:

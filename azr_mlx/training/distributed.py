@@ -1,4 +1,5 @@
-"""The ranks of a run: how they start, share the judging, and get the files of rank 0."""
+"""The ranks (processes) of a run: how they start, share the judging, and get the files of rank
+0."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ SILENCE = timedelta(minutes=30)
 
 
 def open_world(backend: str) -> World:
-    """The ranks that ``mlx.launch`` or ``torchrun`` has started; one where neither has.
+    """The ranks that ``mlx.launch`` or ``torchrun`` started; a single rank if neither was used.
 
     Raises UsageError if there are fewer GPUs than ranks.
     """
@@ -42,8 +43,8 @@ def open_world(backend: str) -> World:
     if on_gpu:
         if local >= torch.cuda.device_count():
             raise UsageError(
-                f"torchrun --nproc-per-node: there are {torch.cuda.device_count()} GPUs, and a "
-                f"rank {local} on this machine; start as many as there are GPUs"
+                f"torchrun --nproc-per-node: this machine has {torch.cuda.device_count()} GPUs, "
+                f"but local rank {local} was started; start one rank per GPU"
             )
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=SILENCE)
@@ -51,13 +52,15 @@ def open_world(backend: str) -> World:
 
 
 class SharedSandbox:
-    """A sandbox on every rank, each of which judges its share; all get all verdicts."""
+    """A sandbox on every rank: each rank judges its share of the jobs, and all ranks get all
+    verdicts."""
 
     def __init__(self, sandbox: Runner, world: World):
         self.sandbox, self.world = sandbox, world
 
     def run(self, jobs: Sequence[Job]) -> list[Result]:
-        n = self.world.size  # in turn, since neighbours are of one kind and take equally long
+        # Neighbouring jobs take about equally long, so each rank takes every n-th job.
+        n = self.world.size
         done = self.sandbox.run(jobs[self.world.rank :: n])
         parts = gather(self.world, [_to_json(result) for result in done])
         return [_from_json(parts[i % n][i // n]) for i in range(len(jobs))]
@@ -67,7 +70,7 @@ class SharedSandbox:
 
 
 class _SharedBatch:
-    """``JobBatch``, all of which is run when it is waited for."""
+    """Like ``JobBatch``, but all jobs run when ``wait`` is called."""
 
     def __init__(self, sandbox: SharedSandbox):
         self.sandbox, self.jobs, self.done = sandbox, list[Job](), list[Result]()
@@ -85,7 +88,7 @@ class _SharedBatch:
         """Do nothing: jobs run when ``wait`` is called."""
 
     def wait(self) -> None:
-        """Run everything that has been submitted. Every rank must have submitted the same."""
+        """Run all submitted jobs. Every rank must have submitted the same jobs."""
         taken, self.jobs = self.jobs, []
         self.done += self.sandbox.run(taken)
 
@@ -110,11 +113,13 @@ def _from_json(row: dict[str, Any]) -> Result:
 
 
 def share_files(world: World, files: Sequence[Path], into: Path) -> None:
-    """Rank 0's files, by name, in the folder ``into`` of every other rank: their disks may be
-    others."""
+    """Copy the files of rank 0 into the folder ``into`` of every other rank, under the same names.
+    Ranks may be on machines with different disks."""
     if world.size == 1:
         return
-    for name in gather(world, [file.name for file in files])[0]:  # one at a time: they are large
+    for name in gather(world, [file.name for file in files])[
+        0
+    ]:  # one at a time, since files are large
         data = (files[0].parent / name).read_bytes() if world.rank == 0 else b""
         received = world.gather_bytes(data)[0]
         if world.rank > 0:

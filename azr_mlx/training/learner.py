@@ -1,11 +1,11 @@
-"""From judged rollouts to optimizer steps: the second half of a training step, the same for every
-estimator.
+"""Makes optimizer steps from judged rollouts: the second half of a training step. It is the same
+for every advantage estimator.
 
     scores (pi_old, pi_ref, values) -> token rewards -> advantages -> epochs x minibatches of PPO
 
-No forward pass is made for nothing: pi_old is scored only where more than one update follows or
-something else (the critic, the KL penalty) needs the same pass, and the reference only if the
-penalty's coefficient is not 0.
+Unneeded forward passes are left out: pi_old is scored only if more than one update follows, or if
+the critic or the KL penalty needs the same pass; the reference is scored only if the coefficient of
+the penalty is not 0.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from azr_mlx.types import Batch, Experience, Scores, UpdateStats
 
 
 def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
-    """What the learning rates of ``step`` (1 to ``last``) are multiplied with: a linear warm-up,
-    then constant, or a line or half a cosine to 0, which the step after ``last`` would reach."""
+    """The factor of the learning rates in ``step`` (1 to ``last``): it rises linearly during the
+    warm-up. Then it is constant, or falls to 0 linearly or as half a cosine; it would reach 0 one
+    step after ``last``."""
     if step <= warmup:
         return step / warmup
     if how == "constant":
@@ -46,8 +47,8 @@ def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
 
 
 class Learner:
-    """PPO over a backend. Its own state is the KL coefficient, the entropy bonus's weight, and the
-    running baselines."""
+    """PPO on a backend. Its own state is the KL coefficient, the weight of the entropy bonus, and
+    the running baselines."""
 
     def __init__(self, config: Config, backend: Backend):
         self.config, self.backend = config, backend
@@ -64,12 +65,12 @@ class Learner:
     ) -> dict[str, float]:
         """Update the backend's policy on the rollouts of one step; returns the step's metrics.
 
-        ``solutions`` are own verified ones, which every optimizer step learns from again
-        (``distill``).
+        ``solutions`` are the model's own verified solutions. Every optimizer step also learns from
+        some of them (``distill``).
         """
         c = self.config
         r.announce("update", r.step)
-        if not experiences:  # a frozen proposer whose proposals all failed
+        if not experiences:  # The proposer is frozen, and all its proposals failed.
             return self._summary([], False)
         batch = collate(experiences, mask_truncated=c.rollout.overlong_mask)
         with r.clock.phase("score"):
@@ -78,7 +79,7 @@ class Learner:
         with r.clock.phase("update"):
             stats, stopped = self._updates(r, batch, solutions)
         metrics |= self._summary(stats, stopped)
-        if reference is None:  # it was not measured, which is not the same as 0
+        if reference is None:  # The KL was not measured, which is not the same as 0.
             metrics.pop("kl_ref", None)
         elif stats and c.ppo.adaptive_kl:
             self.kl.update(metrics["kl_ref"])
@@ -89,7 +90,7 @@ class Learner:
     # -- scores and advantages ---------------------------------------------------------------------
 
     def _scores(self, batch: Batch) -> tuple[Scores | None, Scores | None]:
-        """(current, reference), each None if nothing needs it."""
+        """The scores (current, reference); each is None if nothing needs it."""
         c, t = self.config, self.config.rollout.temperature
         several = c.ppo.epochs * c.ppo.minibatches > 1
         in_reward = c.kl_penalty == "kl" and self.kl.coef > 0
@@ -105,8 +106,8 @@ class Learner:
         current: Scores | None,
         reference: Scores | None,
     ) -> tuple[Batch, dict[str, float]]:
-        """The batch with everything the loss needs but its weights, and the metrics of this
-        stage."""
+        """The batch with everything that the loss needs except the weights of tokens, and the
+        metrics of this stage."""
         p = self.config.ppo
         scores = np.array([e.reward.total for e in experiences])
         groups = np.array([e.group for e in experiences])
@@ -150,7 +151,8 @@ class Learner:
     def _updates(
         self, r: Round, batch: Batch, solutions: SolutionBuffer | None
     ) -> tuple[list[UpdateStats], bool]:
-        """Epochs x minibatches; the epochs end early when KL(pi_old || pi) has passed its bound."""
+        """Epochs x minibatches. Returns their statistics, and whether the epochs were ended early
+        because KL(pi_old || pi) was too large."""
         c, p, hyper = self.config, self.config.ppo, self._hyper(r.step)
         constant = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
         stats: list[UpdateStats] = []
@@ -167,7 +169,8 @@ class Learner:
         return stats, False
 
     def _lesson(self, r: Round, update: int, solutions: SolutionBuffer | None) -> Batch | None:
-        """A supervised batch of own verified solutions, for one optimizer step."""
+        """A supervised batch of the model's own verified solutions, for one optimizer step; None if
+        there are none."""
         d = self.config.distill
         if d.coef <= 0 or solutions is None:
             return None
@@ -197,7 +200,8 @@ class Learner:
         )
 
     def _summary(self, stats: list[UpdateStats], stopped: bool) -> dict[str, float]:
-        """Means over the step's updates; the last value or the largest if the name says so."""
+        """The metrics of the step: means over its updates, except the KL (that of the last update),
+        the maxima and the counts."""
         if not stats:
             return {"ppo/updates": 0, "kl_coef": self.kl.coef}
         mean = {
@@ -229,9 +233,10 @@ class Learner:
         }
 
     def restore(self, row: dict[str, Any]) -> None:
-        """The state alone: what the configuration says (targets, decay, no penalty) holds."""
+        """Restore only the state. Targets, decay and a missing penalty are set by the
+        configuration."""
         if self.config.kl_penalty != "none":
             self.kl.restore(row["kl"])
-        if "entropy" in row:  # a checkpoint of 0.1 has none
+        if "entropy" in row:  # checkpoints of version 0.1 do not have it
             self.entropy.restore(row["entropy"])
         self.baselines.state = EmaBaselines.from_json(row["baselines"]).state

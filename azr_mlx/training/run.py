@@ -1,8 +1,8 @@
-"""A training run: steps of self-play (``algorithm``), and after each of them metrics, rollouts and,
-now and then, a checkpoint.
+"""A training run: steps of self-play (``algorithm``). After each step it writes metrics and
+rollouts, and from time to time a checkpoint.
 
-A run lives in one folder and can be continued from any of its checkpoints exactly: randomness is
-keyed by step, and everything else that a step depends on is in the checkpoint.
+A run has one folder and can be continued exactly from any of its checkpoints: random draws depend
+only on the seed and the step, and everything else that a step depends on is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INTERRUPTED = Interrupted.exit_code
 
 
 class Best(NamedTuple):
-    """The step whose adapters were the best so far, by the mean pass@1 on the selection half."""
+    """The step with the best adapters so far, by the mean pass@1 on the selection half."""
 
     step: int
     selection: float
@@ -44,7 +44,7 @@ class Best(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a checkpoint holds besides the backend's files."""
+    """The content of a checkpoint, without the files of the backend."""
 
     step: int
     state: dict[str, Any]
@@ -52,7 +52,7 @@ class Snapshot(NamedTuple):
 
 
 class Trainer:
-    """One run: its folder, its state, its loop."""
+    """One run: its folder, its state and its training loop."""
 
     def __init__(
         self,
@@ -72,21 +72,20 @@ class Trainer:
         self.metrics = MetricsFile(run_dir / run_folder.METRICS_FILE)
         self.step = 0
         self.best: Best | None = None
-        self.row: dict[
-            str, float
-        ] = {}  # the last row, in case the run is killed between checkpoint and row
+        # The last row goes into the checkpoint: the run may be killed before the row is written.
+        self.row: dict[str, float] = {}
 
     def start(self) -> None:
-        """Fill the buffers and write the checkpoint of step 0: a run can be resumed from its first
-        moment."""
+        """Fill the buffers and write the checkpoint of step 0, so that a run can be resumed from
+        the very beginning."""
         self.selfplay.seed()
         self._save(self._snapshot())
 
     def resume(self, path: Path) -> int:
-        """Restore a checkpoint; returns how many later rows of metrics were set aside.
+        """Restore a checkpoint; returns how many rows of metrics after it were set aside.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or was made for another model or LoRA
+            CheckpointError: the checkpoint is damaged, or belongs to another model or LoRA
             configuration.
         """
         state, rows = checkpoint.load_state(path)
@@ -96,7 +95,7 @@ class Trainer:
             raise run_folder.CheckpointError(str(e)) from e
         self.selfplay.memory.restore(state["selfplay"], rows)
         self.selfplay.learner.restore(state["learner"])
-        if "health" in state:  # a checkpoint of 0.1 has none
+        if "health" in state:  # checkpoints of version 0.1 do not have it
             self.health = Health.from_json(state["health"])
         self.step = state["step"]
         self.best = Best(*state["best"]) if state.get("best") else None
@@ -199,12 +198,12 @@ class Trainer:
         return path
 
     def _mark_best(self) -> None:
-        """The ``best`` link and the entry in run.json say what the state says."""
+        """Make the ``best`` link and the entry in run.json agree with ``self.best``."""
         best = self.best
         if not checkpoint.mark_best(self.run_dir, best and best.step) and best is not None:
             self.display.warn(
-                f"the best checkpoint so far, step {best.step}, is no longer on disk: there is no "
-                f"{self.run_dir / run_folder.BEST} until a better one comes"
+                f"the best checkpoint so far, step {best.step}, is no longer on disk: "
+                f"{self.run_dir / run_folder.BEST} will not exist until there is a better one"
             )
         run_folder.record(self.run_dir, best=best and best._asdict())
 
@@ -216,8 +215,9 @@ class Trainer:
         file.write_text(json_lines(e.to_json() for e in experiences), encoding="utf-8")
 
     def _interrupted(self, at: Snapshot) -> int:
-        """Save what the weights now are; ``at`` is the state that belongs to them."""
+        """Save a checkpoint of the weights as they are now; ``at`` is the state that belongs to
+        them."""
         path = self._save(at)
         again = f"{PROGRAM} train --resume {self.run_dir}"
-        self.display.note(f"interrupted: saved {path}; go on with: {again}")
+        self.display.note(f"interrupted: saved {path}; to continue: {again}")
         return INTERRUPTED

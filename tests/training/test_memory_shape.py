@@ -33,7 +33,7 @@ def test_parameters_are_counted_as_the_model_has_them(tmp_path):
 def test_a_dry_run_says_what_a_run_will_cost(tmp_path):
     tiny_folder(tmp_path / "tiny")
     text = memory.describe(Config(model_id=str(tmp_path / "tiny")))
-    assert "rollouts a step: at most 104 (8 proposals, 96 solutions)" in text
+    assert "rollouts per step: at most 104 (8 proposals, 96 solutions)" in text
     assert "memory, update:" in text and "a checkpoint takes" in text
 
 

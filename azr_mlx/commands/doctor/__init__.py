@@ -1,7 +1,7 @@
 """``azr-mlx doctor``: checks this machine, one line per check, and says how to fix what fails.
 
-A check looks at one thing and returns a ``Finding``. None can stop the others: what one raises is
-its finding.
+A check looks at one thing and returns a ``Finding``. No check can stop the others: if a check
+raises an exception, that becomes its finding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(*, as_json: bool = False, debug: bool = False) -> bool:
-    """Print what every check finds, as it is found, or one JSON object; whether none failed."""
+    """Print a line as soon as each check is done, or one JSON object at the end. Returns whether no
+    check failed."""
     start = time.perf_counter()
     lines = []
     for line in diagnose(debug=debug):
@@ -46,13 +47,13 @@ def doctor(*, as_json: bool = False, debug: bool = False) -> bool:
         sys.stdout.write(json.dumps(row) + "\n")
     else:
         seconds = time.perf_counter() - start
-        counted = f"{len(lines)} checks, {count[WARN]} to warn of, {count[FAIL]} failed"
+        counted = f"{len(lines)} checks, {count[WARN]} warnings, {count[FAIL]} failed"
         sys.stderr.write(f"{counted}, {seconds:.1f} s\n")
     return good
 
 
 def diagnose(*, debug: bool = False) -> Iterator[Line]:
-    """Every check's finding, in the order of ``CHECKS``."""
+    """The finding of each check, in the order of ``CHECKS``."""
     from azr_mlx.backends import blas
 
     blas.enable()  # before any check imports MLX

@@ -1,4 +1,4 @@
-"""What a check found: a line, and how to fix it. A check that breaks is a finding, too."""
+"""What a check found, and how to fix it. An exception in a check becomes a finding, too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``status`` is ok, warn or fail; ``facts`` are for programs that read ``--json``."""
+    """``status`` is ok, warn or fail. ``facts`` are only shown with ``--json``."""
 
     status: str
     what: str
@@ -27,7 +27,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A finding under the name of its check, and the seconds that it took."""
+    """A finding, the name of its check, and the seconds that the check took."""
 
     name: str
     finding: Finding
@@ -44,17 +44,17 @@ class Line:
 
 
 def examine(name: str, check: Callable[[], Finding], *, debug: bool = False) -> Line:
-    """Run a check. What it raises is a ``fail``; what it prints goes to stderr."""
+    """Run a check. An exception becomes a ``fail``; what the check prints goes to stderr."""
     start = time.perf_counter()
     try:
         with redirect_stdout(sys.stderr):
             found = check()
     except AzrError as error:
         found = Finding(FAIL, str(error))
-    except Exception as error:  # whatever is broken, the other checks go on
+    except Exception as error:  # whatever is broken, the other checks still run
         if debug:
             traceback.print_exc()
         first = next(filter(None, map(str.strip, str(error).splitlines())), "")
-        fix = "install azr-mlx again, or see where with azr-mlx doctor --debug"
+        fix = "install azr-mlx again, or find the place with azr-mlx doctor --debug"
         found = Finding(FAIL, f"{type(error).__name__}: {first}".rstrip(": "), fix)
     return Line(name, found, time.perf_counter() - start)

@@ -17,27 +17,28 @@ from azr_mlx.models.locate import CACHE_DIR
 
 GB = 1e9
 MIB = 1 << 20
-ROOM = 10 * GB  # below which a model of 4 B parameters and its conversion do not fit on the disk
-LEAST_ROOM = 0.2 * GB
+ROOM = 10 * GB  # disk space for a model of 4 B parameters and its conversion
+LEAST_ROOM = 0.2 * GB  # less free disk space than this is a failure
 LEAST_MEMORY = 1.5 * GB  # what the quickstart needs, with a margin
 ON_MAC = sys.platform == "darwin"
 NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def chip() -> Finding:
-    """The processor, and whether this Python is made for it."""
+    """The processor, and whether this Python is built for it."""
     name = _sysctl("machdep.cpu.brand_string") if ON_MAC else _cpu_model()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     what = f"{name or platform.machine()}, {cores} cores, {platform.platform(terse=True)}"
     facts = {"chip": name, "machine": platform.machine(), "cores": cores}
     if ON_MAC and _sysctl("sysctl.proc_translated") == "1":
-        fix = "install an arm64 Python (brew install python) and make .venv again"
-        return Finding(FAIL, f"{what}: this Python runs under Rosetta, where MLX does not", fix)
+        fix = "install an arm64 Python (brew install python) and create .venv again"
+        return Finding(FAIL, f"{what}: this Python runs under Rosetta, but MLX does not", fix)
     return Finding(OK, what, facts=facts)
 
 
 def memory() -> Finding:
-    """What the machine has, and what a run may take of it: the figure that ``plan`` works with."""
+    """The memory of the machine, and how much of it a run may use. ``plan`` uses the second
+    figure."""
     from azr_mlx.training.memory.limit import device, machine_memory
 
     on = device()
@@ -46,28 +47,28 @@ def memory() -> Finding:
     wired = int(_sysctl("iogpu.wired_limit_mb") or 0) if ON_MAC else 0
     facts = {"total": total, "usable": usable, "device": on, "wired_limit_mb": wired}
     if ON_MAC:
-        what = f"{total / GB:.1f} GB unified, of which the GPU's working set may be "
+        what = f"{total / GB:.1f} GB unified memory, of which the GPU may use "
         what += f"{usable / GB:.1f} GB"
         if (more := wired_limit(total, usable)) and on == "gpu":
-            what += f" (`sudo sysctl iogpu.wired_limit_mb={more}` makes that "
+            what += f" (`sudo sysctl iogpu.wired_limit_mb={more}` raises that to "
             what += f"{more * MIB / GB:.1f} GB until a restart)"
     else:
         where = "GPU" if on == "gpu" else "machine"
-        what = f"{total / GB:.1f} GB; a run may take {usable / GB:.1f} GB of the {where}'s now"
+        what = f"{total / GB:.1f} GB; a run may use {usable / GB:.1f} GB of {where} memory now"
     if 0 < usable < LEAST_MEMORY:
-        return Finding(WARN, what, "end other programs, or raise the container's limit", facts)
+        return Finding(WARN, what, "close other programs, or raise the container's limit", facts)
     return Finding(OK, what, facts=facts)
 
 
 def wired_limit(total: int, usable: int) -> int:
-    """MiB to wire for the GPU on a Mac of ``total`` bytes, where 8 GB or an eighth are left to the
-    system; 0 if that is hardly more than what it has."""
+    """MiB to wire for the GPU on a Mac with ``total`` bytes of memory; 8 GB or an eighth, whichever
+    is more, are left to the system. 0 if that is less than 5 % above ``usable``."""
     more = total - max(8 << 30, total // 8)
     return more // MIB if more > 1.05 * usable else 0
 
 
 def gpu() -> Finding:
-    """Which engine a command takes here, and what it computes on."""
+    """Which backend commands use here, and what it computes on."""
     from azr_mlx.backends.select import choose
 
     name, why = choose("auto")
@@ -82,15 +83,17 @@ def gpu() -> Finding:
     if metal or cuda:
         kind = "Metal" if metal else "CUDA"
         if mx.default_device() == mx.cpu:
-            return Finding(WARN, f"{kind} is there, and MLX is set to the CPU", "unset that", facts)
+            return Finding(
+                WARN, f"{kind} is available, but MLX is set to the CPU", "unset that", facts
+            )
         return Finding(OK, f"{kind}: MLX computes on {called}", facts=facts)
     if ON_MAC:
-        fix = "use macOS 14 or newer on Apple silicon, outside a virtual machine"
+        fix = "use macOS 14 or newer on Apple silicon, not in a virtual machine"
         return Finding(WARN, "Metal is not available: MLX computes on the CPU", fix, facts)
     if NVIDIA.exists():
         fix = "pip install 'azr-mlx[cuda]'"
-        return Finding(WARN, "an NVIDIA GPU that this MLX has no kernels for", fix, facts)
-    return Finding(OK, "no Metal and no CUDA here: MLX computes on the CPU", facts=facts)
+        return Finding(WARN, "there is an NVIDIA GPU, but this MLX cannot use it", fix, facts)
+    return Finding(OK, "neither Metal nor CUDA is available: MLX computes on the CPU", facts=facts)
 
 
 def _cuda(mx: Any) -> Any:
@@ -98,11 +101,12 @@ def _cuda(mx: Any) -> Any:
 
 
 def blas() -> Finding:
-    """The library behind MLX's products on a CPU, and its speed. Its choice is made by now."""
+    """The library that MLX multiplies matrices with on a CPU, and its speed. It has been chosen
+    before this check runs."""
     from azr_mlx.backends import blas as chosen
 
     if importlib.util.find_spec("mlx") is None:
-        return Finding(OK, "MLX is not installed; torch has its own")
+        return Finding(OK, "MLX is not installed; torch has its own BLAS")
     info, speed = chosen.enable(), chosen.measure()
     facts = {"name": info.name, "path": info.path, "reason": info.reason, "gflops": speed}
     what = f"{info.name}, {speed:.0f} GFLOP/s in float32"
@@ -112,12 +116,15 @@ def blas() -> Finding:
 
 
 def disk() -> Finding:
-    """Room and leave to write where runs, converted models, downloads and scratch go."""
+    """Free space and write permission for runs, converted models, downloads and temporary files."""
     places = {
-        "runs/": (Path("runs"), "go to a folder of yours, or give output_dir=DIR"),
-        "models/": (CACHE_DIR, "go to a folder of yours"),
-        "the hub's cache": (_hub_cache(), "set HF_HOME to a folder of yours"),
-        "temporary files": (Path(tempfile.gettempdir()), "set TMPDIR to a folder of yours"),
+        "runs/": (Path("runs"), "change to a folder that you can write to, or give output_dir=DIR"),
+        "models/": (CACHE_DIR, "change to a folder that you can write to"),
+        "the hub's cache": (_hub_cache(), "set HF_HOME to a folder that you can write to"),
+        "temporary files": (
+            Path(tempfile.gettempdir()),
+            "set TMPDIR to a folder that you can write to",
+        ),
     }
     free: dict[str, int] = {}
     for name, (path, fix) in places.items():
@@ -130,10 +137,12 @@ def disk() -> Finding:
         free[name] = shutil.disk_usage(folder).free
     tightest = min(free, key=lambda name: free[name])
     least = free[tightest]
-    what = f"{least / GB:.1f} GB free for {tightest}, and no less for {_others(free, tightest)}"
+    what = (
+        f"{least / GB:.1f} GB free for {tightest}, at least as much for {_others(free, tightest)}"
+    )
     if least >= ROOM:
         return Finding(OK, what, facts=free)
-    fix = "make room: a model of 4 B parameters takes 8 GB, and 2.5 GB converted"
+    fix = "make room: a model of 4 B parameters takes 8 GB, and 2.5 GB more when converted"
     return Finding(WARN if least >= LEAST_ROOM else FAIL, what, fix, free)
 
 

@@ -17,7 +17,8 @@ ANSWER_S = 2.0
 
 
 def versions() -> Finding:
-    """What is installed, and what of it is not of the versions that this package is made for."""
+    """What is installed, and which packages are outside the version ranges that this package
+    requires."""
     from azr_mlx import __version__
 
     found = {"azr-mlx": __version__, "python": platform.python_version()}
@@ -26,7 +27,7 @@ def versions() -> Finding:
     what = ", ".join(f"{name} {value or 'not installed'}" for name, value in here.items())
     if wrong := _out_of_range():
         fix = "pip install --upgrade " + " ".join(f"'{want}'" for want in wrong)
-        return Finding(WARN, f"{what}: not the versions that this was made for", fix, found)
+        return Finding(WARN, f"{what}: not the versions that azr-mlx requires", fix, found)
     return Finding(OK, what, facts=found)
 
 
@@ -38,12 +39,12 @@ def _version(name: str) -> str:
 
 
 def _out_of_range() -> list[str]:
-    """The package's own requirements that what is installed does not meet."""
+    """The requirements of this package that the installed versions do not meet."""
     from packaging.requirements import Requirement
 
     try:
         stated = [Requirement(text) for text in requires("azr-mlx") or []]
-    except PackageNotFoundError:  # a checkout on the path
+    except PackageNotFoundError:  # azr-mlx is not installed, but imported from a checkout
         return []
     asked = [
         one
@@ -59,15 +60,15 @@ def _out_of_range() -> list[str]:
 
 
 def torch() -> Finding:
-    """The second backend: whether it is there, and what it would compute on."""
+    """The second backend: whether it is installed, and what it would compute on."""
     if importlib.util.find_spec("torch") is None:
         return Finding(OK, "not installed; only --backend torch needs it (the extra [torch])")
-    fix = "pip install 'azr-mlx[torch]', or leave --backend torch"
+    fix = "pip install 'azr-mlx[torch]', or do not use --backend torch"
     try:
         import torch as library
-    except Exception as error:  # whatever its libraries raise if they do not fit
+    except Exception as error:  # its libraries may raise anything if they do not fit together
         first = (str(error).splitlines() or [repr(error)])[0]
-        return Finding(WARN, f"torch does not import ({first})", fix)
+        return Finding(WARN, f"torch cannot be imported ({first})", fix)
     cuda, mps = library.cuda.is_available(), library.backends.mps.is_available()
     facts = {"cuda": cuda, "mps": mps}
     where = library.cuda.get_device_name(0) if cuda else "Metal (MPS)" if mps else "the CPU"
@@ -78,7 +79,7 @@ def torch() -> Finding:
 
 
 def hub() -> Finding:
-    """Where downloads are kept, how many models are there, whether more can be downloaded."""
+    """Where downloads are kept, how many models there are, and whether more can be downloaded."""
     from huggingface_hub import constants, get_token
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -93,16 +94,17 @@ def hub() -> Finding:
     token = "a token" if facts["token"] else "no token (public models need none)"
     what = f"{models} models in {cache}, {token}"
     if constants.HF_HUB_OFFLINE:
-        return Finding(OK, f"{what}, offline by HF_HUB_OFFLINE: only what is there", facts=facts)
+        return Finding(OK, f"{what}, offline (HF_HUB_OFFLINE): only these can be used", facts=facts)
     facts["answers"] = answers = _answers(constants.ENDPOINT)
     if answers:
         return Finding(OK, f"{what}, {constants.ENDPOINT} answers", facts=facts)
-    fix = "fix the network or its proxy (HTTPS_PROXY); the quickstart and local models need none"
+    fix = "fix the network or the proxy (HTTPS_PROXY); quickstart and local models work without"
     return Finding(WARN, f"{what}, {constants.ENDPOINT} does not answer", fix, facts)
 
 
 def _answers(endpoint: str) -> bool:
-    """In a thread, since looking a name up has no time limit of its own."""
+    """Whether the hub answers in time. It runs in a thread, since a DNS lookup has no time limit of
+    its own."""
     from azr_mlx.evaluation.benchmarks.source import hub_answers
 
     answers: list[bool] = []

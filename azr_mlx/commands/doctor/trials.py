@@ -1,4 +1,4 @@
-"""What is tried rather than looked up: kernels, the sandbox, a model, what would fit."""
+"""Checks that try something: the kernels, the sandbox, a model, and which configuration fits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding
 # -- kernels ---------------------------------------------------------------------------------------
 
 ROWS, ENTRIES = 16, 1031  # a length that no power of two divides
-TOLERANCE = 1e-4  # float32, in nats and in tokens' shares; a GPU's exp and log are approximate
+# For float32, in nats or as a share of tokens. On a GPU, exp and log are approximate.
+TOLERANCE = 1e-4
 
 
 def kernels() -> Finding:
-    """The package's kernels on the device that is there, against float64."""
+    """Compares the package's kernels on this device with a float64 reference."""
     if importlib.util.find_spec("mlx") is None:
         return Finding(OK, "MLX is not installed: torch's own operations are used")
     from azr_mlx.backends.mlx import kernels as own
@@ -32,9 +33,9 @@ def kernels() -> Finding:
     path = own.path()
     errors = {"logprob": logprob_error(), "sample": sample_error(), **_cpu_errors(path)}
     names = {"metal": "the Metal kernels", "cuda": "the CUDA kernels"}
-    what = names.get(path, "no GPU kernels here: plain MLX and the CPU's own attention instead")
+    what = names.get(path, "no GPU kernels here: plain MLX, and this package's attention for CPUs")
     if path == "mlx" and os.environ.get(own.SWITCH, "").strip().lower() == "off":
-        what = f"plain MLX, by {own.SWITCH}=off"
+        what = f"plain MLX, because of {own.SWITCH}=off"
     wrong = [name for name, error in errors.items() if not error <= TOLERANCE]
     facts = {"path": path, "errors": errors}
     if wrong:
@@ -42,11 +43,11 @@ def kernels() -> Finding:
         shown = ", ".join(f"{name} is off by {errors[name]:.2g}" for name in wrong)
         return Finding(FAIL, f"{what}: {shown}", fix, facts)
     worst = max(errors.values())
-    return Finding(OK, f"{what}; off the reference by {worst:.1g} at most", facts=facts)
+    return Finding(OK, f"{what}; off the reference by at most {worst:.1g}", facts=facts)
 
 
 def logprob_error() -> float:
-    """The largest error of log-probabilities, entropies and both gradients."""
+    """The largest error of log-probabilities, entropies and their gradients."""
     import mlx.core as mx
 
     from azr_mlx.backends.mlx.kernels import row_logprob
@@ -67,8 +68,8 @@ def logprob_error() -> float:
 
 
 def sample_error() -> float:
-    """The error of the log-probabilities of sampled tokens, and the share of tokens that are others
-    than plain MLX's."""
+    """The error of the log-probabilities of sampled tokens, or the share of tokens that differ from
+    those of plain MLX, whichever is larger."""
     import mlx.core as mx
 
     from azr_mlx.backends.mlx.kernels import sample_rows, sample_rows_mlx
@@ -84,7 +85,7 @@ def sample_error() -> float:
 
 
 def _cpu_errors(path: str) -> dict[str, float]:
-    """On a CPU: attention and SwiGLU against mlx-lm's."""
+    """On a CPU: attention and SwiGLU compared with those of mlx-lm; empty on a GPU."""
     import mlx.core as mx
 
     if mx.default_device() != mx.cpu:
@@ -123,7 +124,7 @@ _NAMESPACES = (
 
 
 def sandbox() -> Finding:
-    """The isolation that there is, and whether it holds: five jobs, two of them attacks."""
+    """Which isolation is available, and whether it holds: five jobs, two of them attacks."""
     from azr_mlx.sandbox import Limits, Sandbox, SandboxError
 
     limits = Limits(wall_s=WALL_S, cpu_s=WALL_S, memory_mb=256)
@@ -139,27 +140,30 @@ def sandbox() -> Finding:
     named = [key for key, on in features.items() if on is True and key != "other_user"]
     what = f"{level} ({', '.join(named) or 'limits'})"
     facts = {"isolation": level, "features": features, "reason": reason, "broken": broken}
-    # What the level leaves open (docs/security.md) is a reason to warn, all else a failure.
+    # Known gaps of the level (docs/security.md) are a warning; anything else is a failure.
     leaks = ("the network is open", "files can be written")
     if level == STRONG or any(one not in leaks for one in broken):
         if broken:
-            fix = "do not run models' code here; report it (docs/security.md)"
+            fix = "do not run code from models here, and report this (docs/security.md)"
             return Finding(FAIL, f"{what}: {', '.join(broken)}", fix, facts)
-        what += (
-            ": right and wrong answers are distinguished, a loop stopped, network and writes denied"
-        )
+        what += ": right and wrong answers are distinguished, a loop is stopped, network and "
+        what += "writes are denied"
         return Finding(OK, what, facts=facts)
     holes = f"; {', '.join(broken)}" if broken else ""
-    fix = _NAMESPACES if sys.platform == "linux" else "see docs/security.md; use a user of its own"
+    fix = (
+        _NAMESPACES
+        if sys.platform == "linux"
+        else "see docs/security.md; use a separate user account"
+    )
     return Finding(WARN, f"{what}, since strong is not available ({reason}){holes}", fix, facts)
 
 
 def try_sandbox(box: Any) -> list[str]:
-    """The promises that the sandbox breaks, in a few words each."""
+    """What the sandbox does wrong, in a few words each; empty if everything is right."""
     from azr_mlx.sandbox import Job
 
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        os.chmod(folder, 0o777)  # so that only the sandbox is in the way
+        os.chmod(folder, 0o777)  # so that only the sandbox can prevent writing
         target, port = Path(folder, "written"), server.getsockname()[1]
         add = "def f(x): return x + 1"
         jobs = [
@@ -190,7 +194,7 @@ MANY, TOKENS = 8, 16
 
 
 def model() -> Finding:
-    """The package's own model, loaded as training does, reads a program and answers."""
+    """Loads the package's own model in the same way as training, and lets it answer a question."""
     from azr_mlx.backends.base import Sampling
     from azr_mlx.commands.train import backend_for
     from azr_mlx.config import load
@@ -209,7 +213,7 @@ def model() -> Finding:
     facts = {"load_s": loaded, "tokens_per_s": rate, "answer": answer, "backend": backend.name}
     what = f"nano loads in {loaded:.1f} s and generates {rate:.0f} tokens/s ({MANY} rows)"
     if answer != ANSWER:
-        fix = "the arithmetic of this device is not right: try --backend torch, and report it"
+        fix = "this device computes wrong results: try --backend torch, and report this"
         return Finding(FAIL, f"{what}, but answers {answer!r} for {ANSWER!r}", fix, facts)
     return Finding(OK, what, facts=facts)
 
@@ -218,7 +222,7 @@ def model() -> Finding:
 
 
 def plan() -> Finding:
-    """The largest shipped configuration that this machine's memory takes."""
+    """The largest shipped configuration that fits into the memory of this machine."""
     from azr_mlx.config import load
     from azr_mlx.training.memory import shipped_needs
     from azr_mlx.training.memory.limit import device, limit_of, show
@@ -228,14 +232,14 @@ def plan() -> Finding:
     needed = shipped_needs(on, limit)
     facts = {"limit": limit, "needs": needed}
     if not limit:
-        return Finding(WARN, "how much memory there is cannot be found out", "give memory_limit_gb")
+        return Finding(WARN, "the size of the memory is unknown", "give memory_limit_gb")
     fitting = {name: n for name, n in needed.items() if n <= limit}
     if not fitting:
         least = min(needed, key=lambda name: needed[name])
         what = f"no shipped configuration fits {show(limit)}: {least} needs {show(needed[least])}"
-        return Finding(FAIL, what, "end other programs, or raise the container's limit", facts)
+        return Finding(FAIL, what, "close other programs, or raise the container's limit", facts)
     largest = max(fitting, key=lambda name: fitting[name])
     larger = [f"{name} needs {show(n)}" for name, n in needed.items() if name not in fitting]
     what = f"{largest} is the largest shipped configuration that fits: {show(needed[largest])} of "
-    what += show(limit) + (f"; {', '.join(larger)}" if larger else "; all do")
+    what += show(limit) + (f"; {', '.join(larger)}" if larger else "; all fit")
     return Finding(OK, what, facts=facts)

@@ -1,8 +1,8 @@
-"""What a configuration will cost, before anything is loaded: tokens per step, disk per checkpoint,
-memory.
+"""What a configuration will cost, before anything is loaded: tokens per step, disk space per
+checkpoint, and memory.
 
-Everything follows from the model's config.json and the training configuration; ``memory`` says how
-far its figures hold.
+Everything is computed from the model's config.json and the training configuration. ``estimate``
+says how reliable the figures for memory are.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from azr_mlx.training.memory.shape import Shape, UnknownModel
 
 
 def describe(config: Config) -> str:
-    """What the configuration will cost, as comments, and below it the resolved configuration.
-    Raises ModelUsageError if its model cannot be one."""
-    lines = ["# what this will take"]
+    """What the configuration will cost, as comments, followed by the resolved configuration.
+    Raises ModelUsageError if ``model_id`` cannot name a model."""
+    lines = ["# what this run will need"]
     lines += [f"# {line}" for line in rollout_lines(config)]
     on = device()
     limit = limit_of(config, on)
@@ -47,7 +47,7 @@ def describe(config: Config) -> str:
     else:
         lines += [f"# {line}" for line in size_lines(config, planner)]
         if config.backend == "torch":
-            lines.append("# memory: unknown: planned for MLX only")
+            lines.append("# memory: unknown: it can be estimated for MLX only")
         else:
             config = resolve_checkpointing(config, planner, limit)
             lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
@@ -57,11 +57,12 @@ def describe(config: Config) -> str:
 def fitting(config: Config, backend: str = "mlx") -> Config:
     """The configuration with ``ppo.grad_checkpoint`` decided, if it fits this machine.
 
-    A model of unknown sizes is let through, and so is every one on torch, whose memory is not
-    planned; one that is not there is left to ``models.resolve``.
+    A model of unknown sizes is accepted, and so is every model on torch, for which memory is not
+    planned. A model that does not exist is reported later, when it is resolved.
 
     Raises:
-        UsageError: it needs more memory than there is; names the nearest one that does not.
+        UsageError: it needs more memory than there is; the message names a similar configuration
+            that fits.
     """
     if backend == "torch":
         return resolve_checkpointing(config, None, 0)
@@ -83,8 +84,8 @@ def planner_of(config: Config, on: str | None = None) -> Planner:
 
 
 def kv_tokens_of(config: Config) -> int:
-    """``rollout.kv_budget_mb`` as the engine's bound on places x tokens; 0: no bound, also if the
-    model's sizes are unknown."""
+    """``rollout.kv_budget_mb`` as the limit of the engine on places x tokens. 0 means no limit; it
+    is also 0 if the model's sizes are unknown."""
     if not config.rollout.kv_budget_mb:
         return 0
     try:
@@ -95,8 +96,8 @@ def kv_tokens_of(config: Config) -> int:
 
 
 def needs(config: Config, on: str, limit: int) -> int:
-    """Bytes of the largest phase, layers recomputed if that makes it fit. Raises ModelError,
-    UnknownModel."""
+    """Bytes that the largest phase needs; layers are recomputed if that makes it fit. Raises
+    ModelError, UnknownModel."""
     planner = planner_of(config, on)
     peaks = planner.peaks(resolve_checkpointing(config, planner, limit))
     return max(peak.total for _, peak in peaks.items())
@@ -108,26 +109,27 @@ def shipped_needs(on: str, limit: int) -> dict[str, int]:
 
 
 def largest_shipped(on: str, limit: int) -> str:
-    """The shipped configuration that needs most and fits; empty if none does."""
+    """The name of the shipped configuration that needs the most memory and fits; "" if none
+    fits."""
     fitting = {name: n for name, n in shipped_needs(on, limit).items() if n <= limit}
     return max(fitting, key=lambda name: fitting[name], default="")
 
 
 def shipped_shapes() -> dict[str, dict[str, Any]]:
-    """By model, what the shipped configurations' models have in config.json."""
+    """The contents of config.json of the models in the shipped configurations, by model."""
     text = (config_dir() / "shapes.yaml").read_text(encoding="utf-8")
     return dict(yaml.safe_load(text))
 
 
 def model_config(model_id: str) -> dict[str, Any]:
-    """The model's config.json, or a GGUF file's header as one; no weights are read. Raises
-    ModelError."""
+    """The model's config.json, or one made from the header of a GGUF file; no weights are read.
+    Raises ModelError."""
     if known := shipped_shapes().get(model_id):
         return known
     local = model_id.startswith("package:") or Path(model_id).expanduser().exists()
     if not local:
         check_hub_name(model_id)
-    # Of a hub repository only the one file: a dry run downloads no weights.
+    # From a hub repository only config.json: a dry run downloads no weights.
     path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
     if path.is_file():
         from azr_mlx.models.gguf.architecture import build_config
@@ -138,12 +140,12 @@ def model_config(model_id: str) -> dict[str, Any]:
 
 
 def rollout_lines(c: Config) -> list[str]:
-    """The largest number of rollouts and tokens that a step can have."""
+    """Lines about the largest number of rollouts and tokens that a step can have."""
     proposed, solved = round_rollouts(c)
     tokens = proposed * c.rollout.max_propose_tokens + solved * c.rollout.max_solve_tokens
     rounds = c.gradient_accumulation_steps
     return [
-        f"rollouts a step: at most {rounds * (proposed + solved)} "
+        f"rollouts per step: at most {rounds * (proposed + solved)} "
         f"({rounds * proposed} proposals, {rounds * solved} solutions)",
         f"tokens per step:   at most {rounds * tokens}, in "
         f"{c.ppo.epochs * c.ppo.minibatches} update(s)",
@@ -151,10 +153,10 @@ def rollout_lines(c: Config) -> list[str]:
 
 
 def size_lines(c: Config, planner: Planner) -> list[str]:
-    """Lines about the model, and the disk that a checkpoint takes."""
+    """Lines about the model, and about the disk space that a checkpoint takes."""
     shape, dtype = planner.shape, ""
     if planner.device == "cpu":
-        dtype = " (float32: a CPU is far slower on 4 bits)"
+        dtype = " (float32: a CPU is far slower with 4 bits)"
     lora = shape.lora_parameters(c.lora)
     parameters = shape.matrices() + shape.vectors()
     return [
@@ -165,7 +167,8 @@ def size_lines(c: Config, planner: Planner) -> list[str]:
 
 
 def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
-    """Each phase's peak and its parts; the machine's memory; what would fit if this does not."""
+    """Lines about the peak of each phase and its parts, the memory of the machine, and, if the
+    configuration does not fit, one that does."""
     lines, peaks = [], planner.peaks(c)
     for phase, peak in peaks.items():
         parts = sorted(peak.parts.items(), key=lambda part: -part[1])

@@ -1,25 +1,26 @@
-"""How many arrays of each kind are alive when a phase needs most memory: measured, not derived.
-``benchmarks/memory_derive.py`` writes this file.
+"""How many arrays of each kind are in memory when a phase needs most of it. These numbers are
+measured, not derived; ``benchmarks/memory_derive.py`` writes this file.
 
-A row is a situation that a phase may be in, a key a feature, an exact count of numbers (see
-``estimate.py``):
+Each entry of the table is a situation that a phase may be in. Its keys are features, and a feature
+is an exact count of numbers (see ``estimate.py``):
 
-- ``hidden``, ``query``, ``key``, ``mlp``, ``rank``: tokens of the stage at work x the hidden size,
+- ``hidden``, ``query``, ``key``, ``mlp``, ``rank``: tokens of the current stage x the hidden size,
   the width of queries, of keys, of the MLP, and the rank of the adapters (products with A)
-- ``scores``: attention's, [rows, heads, tokens, keys]; ``joined``: keys behind those of the stage
-  before; ``joined_heads``: the same, repeated for every head
-- ``kept_...``: the same of all layers together, kept for the backward pass
-- ``past``, ``past_before``: keys of the stages before the last one, or before the one at work
-- ``logits``, ``entropy_logits``: rows of the head's chunks that are alive x the vocabulary;
-  ``step_logits``: one decode step's
-- ``targets``, ``states``: hidden states that reach the head, and all of them
-- ``cache``, ``cache_layer``: the rollout's keys and values, of all layers and of one;
-  ``reading``: those of the prompts being read and of the beginnings that are kept
+- ``scores``: attention scores, [rows, heads, tokens, keys]; ``joined``: keys appended to those of
+  the stage before; ``joined_heads``: the same, repeated for every head
+- ``kept_...``: the same, for all layers together, kept for the backward pass
+- ``past``, ``past_before``: keys of all stages before the last stage, or before the current one
+- ``logits``, ``entropy_logits``: rows of the head's chunks that are in memory x the vocabulary;
+  ``step_logits``: the logits of one decode step
+- ``targets``, ``states``: the hidden states that reach the head, and all hidden states
+- ``cache``, ``cache_layer``: the keys and values of the rollout, of all layers and of one layer;
+  ``reading``: those of the prompts being read and of the prompt beginnings that are kept
 - ``adapters``: numbers in the adapters
 
-``separate``: rows with their prompts to themselves; ``sharing``: rows of one prompt, which is a
-stage of its own; ``both``: its stages at work together. ``a``, ``b`` and ``c`` are points within a
-layer, from the attention to the MLP and back; ``head``: in the head, the last layers still alive.
+In the names of situations, ``separate`` means that each row has its own prompt; ``sharing`` that
+the rows share one prompt, which is a stage of its own; ``both`` that the two stages are computed at
+the same time. ``a``, ``b`` and ``c`` are points within a layer, from the attention to the MLP and
+back; ``head`` is in the head, while the last layers are still in memory.
 """
 
 # float32 on a CPU, mlx 0.32.4, mlx-lm 0.32.2.

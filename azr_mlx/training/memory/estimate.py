@@ -1,22 +1,23 @@
 """The peak memory of rollout, score and update, from config.json and the configuration alone.
 
-Each phase is planned at the most that the configuration allows: every prompt of ``PROMPT_TOKENS``,
-every completion at its limit, every micro-batch filled to its budget. A phase is in one of a few
-situations when it needs most (in the attention or the MLP of a layer, in the head, in the
-optimizer), and each costs
+Each phase is planned for the largest case that the configuration allows: every prompt has
+``PROMPT_TOKENS`` tokens, every completion reaches its limit, every micro-batch fills its budget.
+When a phase needs most memory, it is in one of a few situations (in the attention or the MLP of a
+layer, in the head, in the optimizer). The memory of a situation is
 
-    what is resident + sum of coefficient x feature
+    resident memory + sum of coefficient x feature
 
-where a feature is an exact count of numbers (tokens x hidden size, scores, logits of a chunk, ...)
-and a coefficient says how many such arrays are alive at once. MLX's evaluation decides that: it
+A feature is an exact count of numbers (tokens x hidden size, scores, logits of a chunk, ...), and a
+coefficient says how many such arrays are in memory at once. That depends on how MLX evaluates: it
 walks the graph breadth-first, runs up to ten tasks ahead, and a buffer lives until the last task
 that reads it has run. So the coefficients are measured (``coefficients.py``), not derived;
-``benchmarks/memory.py`` checks the predictions and measures the coefficients anew.
+``benchmarks/memory.py`` checks the predictions, ``benchmarks/memory_derive.py`` measures the
+coefficients again.
 
-Measured for float32 on a CPU, without ``ppo.compile``. A GPU is planned by the same formulas with
-16-bit activations, weights at their packed bytes and the head's larger chunks; that has not been
-measured. What MLX keeps in its cache of free buffers, the interpreter, and the sandbox's processes
-are not part of it.
+They were measured for float32 on a CPU, without ``ppo.compile``. For a GPU the same formulas are
+used with 16-bit activations, packed weights and the larger chunks of the head; this has not been
+measured. Not included are MLX's cache of free buffers, the interpreter, and the processes of the
+sandbox.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ from azr_mlx.training.memory.coefficients import COEFFICIENTS
 from azr_mlx.training.memory.shape import Shape
 
 FLOAT32, FLOAT16 = 4, 2
-MOMENTS = 2  # AdamW keeps two per weight
-PROMPT_TOKENS = 320  # a few-shot prompt with its references, as measured on the shipped forms
+MOMENTS = 2  # AdamW keeps two numbers per weight
+PROMPT_TOKENS = 320  # a few-shot prompt with references, measured on the shipped prompt forms
 
 Counts = Mapping[str, float]
 
 
 class PlannedStage(NamedTuple):
-    """``rows`` sequences of ``tokens`` each that attend to ``span`` keys, their own included."""
+    """``rows`` sequences of ``tokens`` tokens, which attend to ``span`` keys, including their
+    own."""
 
     rows: int
     tokens: int
@@ -53,7 +55,7 @@ class PlannedStage(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """A row of ``COEFFICIENTS`` and what its coefficients multiply, in numbers."""
+    """The name of an entry of ``COEFFICIENTS``, and the counts that its coefficients multiply."""
 
     name: str
     features: Counts
@@ -61,7 +63,7 @@ class Situation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Bytes at the most, and the largest parts they are made of: these add up to it."""
+    """The largest number of bytes needed, and the parts that it is the sum of."""
 
     total: int
     parts: Mapping[str, int]
@@ -79,7 +81,7 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Peaks of one model on one device, "cpu" or "gpu"."""
+    """Computes the peaks of one model on one device, "cpu" or "gpu"."""
 
     shape: Shape
     device: str = "cpu"
@@ -96,7 +98,8 @@ class Planner:
         return self._peak(c, found, {"merged weights": self.merged(c)})
 
     def rollout_of(self, c: Config, rows: int, answer: int, start: int) -> list[Situation]:
-        """Of rows decoded together, whose prompts' first ``start`` tokens are shared."""
+        """Situations while ``rows`` are decoded together; the first ``start`` tokens of their
+        prompts are shared."""
         places, buffer = self.buffer(c, rows, answer)
         kept, prompt = beginnings(c) * start, self.prompt_tokens
         return rollout_situations(
@@ -119,14 +122,15 @@ class Planner:
         layouts = self.layouts(c, -(-rollouts(c) // c.ppo.minibatches))
         found = [one for stages in layouts for one in self.update_of(c, stages)]
         lora = self.shape.lora_parameters(c.lora)
-        # Gradients of the micro-batches before this one, and of the lessons.
+        # Gradients of the micro-batches before this one, and of the batches of ``distill``.
         kept = lora * FLOAT32 * (1 + (c.distill.coef > 0))
         found.append(Situation("optimizer", {"adapters": lora}))
         norms = max(self.norms(c, stages) for stages in layouts)
         return self._peak(c, found, {"gradients kept": kept, "inputs of norms": norms})
 
     def norms(self, c: Config, stages: tuple[PlannedStage, ...]) -> int:
-        """Bytes of the queries and keys that norms of their own keep for the backward pass."""
+        """Bytes of queries and keys that are kept for the backward pass, if a model normalises
+        them."""
         if not self.shape.normed or c.ppo.grad_checkpoint == "true":
             return 0
         tokens = sum(one.rows * one.tokens for one in stages)
@@ -135,7 +139,7 @@ class Planner:
     # -- the most that a configuration allows ------------------------------------------------------
 
     def buffer(self, c: Config, rows: int, answer: int) -> tuple[int, int]:
-        """(places, tokens in each) of the keys and values of ``rows``, as the engine makes them."""
+        """(places, tokens per place) of the buffer that the engine makes for keys and values."""
         longest = self.prompt_tokens + answer - 1
         count = min(c.rollout.max_batch, rows)
         if budget := kv_tokens(c, self.shape, self.device):
@@ -144,8 +148,8 @@ class Planner:
         return count, longest + SLACK * (count < rows)
 
     def layouts(self, c: Config, rows: int) -> list[tuple[PlannedStage, ...]]:
-        """Micro-batches filled to the budget: rows that have their prompts to themselves, and rows
-        that share one."""
+        """Micro-batches that fill the budget: one of rows that each have their own prompt, and one
+        of rows that share a prompt."""
         budget, answer = c.ppo.micro_batch_tokens, answer_tokens(c)
         return [
             separate(budget, rows, self.prompt_tokens, answer),
@@ -153,7 +157,8 @@ class Planner:
         ]
 
     def _head(self, c: Config, stages: tuple[PlannedStage, ...]) -> Counts:
-        """What the head's situation counts, all but the entropy's share."""
+        """The counts for the head: rows per chunk, target tokens, and 1 if the entropy is
+        needed."""
         chunk = chunk_rows(self.shape.vocabulary, self.device)
         targets = up(stages[-1].rows * min(answer_tokens(c), stages[-1].tokens), TOKEN_MULTIPLE)
         return {
@@ -171,7 +176,7 @@ class Planner:
 
     def weights(self, c: Config) -> int:
         s = self.shape
-        if self.device == "cpu":  # dequantised at load
+        if self.device == "cpu":  # weights are dequantised when they are loaded
             return FLOAT32 * (s.matrices() + s.vectors())
         q = c.quantization
         bits, group = s.quantized or (q.bits, q.group_size)
@@ -184,7 +189,8 @@ class Planner:
         return trained * FLOAT32 * (1 + MOMENTS)
 
     def merged(self, c: Config) -> int:
-        """Bytes of the weights that rollouts run on: adapters are added to those that are dense."""
+        """Bytes of the merged weights for rollouts: on a CPU, adapters are added to a copy of the
+        weights."""
         return FLOAT32 * self.shape.adapted(c.lora) if self.device == "cpu" else 0
 
     def _peak(
@@ -200,7 +206,7 @@ class Planner:
         return Peak(sum(merged.values()), merged)
 
     def _cost(self, situation: Situation) -> dict[str, int]:
-        """Bytes by part of what a situation adds."""
+        """Bytes that a situation adds, by part."""
         parts: dict[str, float] = {}
         coefficients = COEFFICIENTS[situation.name]
         margin = MARGINS.get(situation.name.partition(" ")[0], 1.0)
@@ -215,7 +221,7 @@ class Planner:
         return {part: int(n) for part, n in parts.items()}
 
 
-# What a feature's bytes are shown as.
+# The part of a peak that each feature is shown in.
 PARTS = {
     "cache": "keys and values",
     "cache_layer": "keys and values",
@@ -242,7 +248,7 @@ PARTS = {
 
 
 def stage_features(s: Shape, rank: int, stage: PlannedStage) -> dict[str, float]:
-    """Numbers of one layer at work on a stage, one array of each kind."""
+    """Counts for one layer that computes a stage: one array of each kind."""
     n, t, span = stage
     return {
         "hidden": n * t * s.hidden,
@@ -250,14 +256,14 @@ def stage_features(s: Shape, rank: int, stage: PlannedStage) -> dict[str, float]
         "key": n * t * s.key,
         "mlp": n * t * s.intermediate,
         "scores": n * t * span * s.heads,
-        "joined": n * span * s.key,  # keys (or values) behind those of the stage before
+        "joined": n * span * s.key,  # keys (or values) appended to those of the stage before
         "rank": n * t * rank,
     }
 
 
 def kept_features(s: Shape, rank: int, stages: tuple[PlannedStage, ...]) -> dict[str, float]:
-    """Numbers of all layers, one array of each kind. The last layer of a stage that is not the last
-    does no work but its keys and values, which is not counted."""
+    """Counts for all layers: one array of each kind per layer. In every stage except the last, the
+    last layer computes only keys and values, which are not counted."""
     total: dict[str, float] = {}
     for number, stage in enumerate(stages):
         last = number == len(stages) - 1
@@ -272,18 +278,18 @@ def kept_features(s: Shape, rank: int, stages: tuple[PlannedStage, ...]) -> dict
 
 
 def together(s: Shape, rank: int, stages: tuple[PlannedStage, ...]) -> dict[str, float]:
-    """Layers of all stages at work at once: evaluation goes through the graph breadth-first."""
+    """Counts for layers of all stages at once, as evaluation walks the graph breadth-first."""
     each = [stage_features(s, rank, stage) for stage in stages]
     return {name: sum(one[name] for one in each) for name in each[0]}
 
 
 def past(s: Shape, stages: tuple[PlannedStage, ...]) -> float:
-    """Number of keys (or values) of stages, in all layers."""
+    """Count of the keys (or values) of some stages, in all layers."""
     return s.layers * sum(one.rows * one.span * s.key for one in stages)
 
 
 def head_logits(s: Shape, head: Counts, chunks: float) -> float:
-    """Logits that are alive at once, in arrays of a chunk: evaluation runs ahead by ``chunks``."""
+    """Count of the logits in memory at once: evaluation runs ahead by ``chunks`` chunks."""
     return min(head["targets"], chunks * head["chunk"]) * s.vocabulary
 
 
@@ -319,7 +325,7 @@ def score_situations(
 def update_situations(
     s: Shape, rank: int, stages: tuple[PlannedStage, ...], head: Counts, again: bool
 ) -> list[Situation]:
-    """``again``: layers are recomputed in the backward pass, and keep their input alone."""
+    """With ``again``, layers are recomputed in the backward pass, and keep only their input."""
     name = f"{'recompute' if again else 'update'} {kind_of(stages)}"
     tokens = sum(one.rows * one.tokens for one in stages)
     if again:
@@ -348,9 +354,9 @@ def update_situations(
 def reading_situations(
     s: Shape, rank: int, rows: int, read: int, start: int, kept: int, cache: Counts, held: bool
 ) -> list[Situation]:
-    """``rows`` prompts of ``read`` tokens are read behind their first ``start``, which are known,
-    and laid into their places, as many at a time as ``PREFILL_TOKENS`` allow. ``kept`` tokens of
-    such beginnings are held; ``held``: the places are there already."""
+    """``rows`` prompts of ``read`` tokens are read and copied into their places, as many at a time
+    as ``PREFILL_TOKENS`` allow. Their first ``start`` tokens have been read before; ``kept`` tokens
+    of such beginnings are in memory. ``held`` says that the places have been allocated already."""
     own = max(read - start, 1)
     most = max(1, PREFILL_TOKENS // own)
     found = []
@@ -358,7 +364,7 @@ def reading_situations(
         if not count:
             continue
         layer: dict[str, float] = {}
-        if s.layers > 1:  # the last layer only gives its keys and values
+        if s.layers > 1:  # the last layer only computes keys and values
             layer = stage_features(
                 s, rank, PlannedStage(count, min(own, PREFILL_TOKENS), max(read, 1))
             )
@@ -388,9 +394,9 @@ def cache_features(s: Shape, places: int, buffer: int) -> dict[str, float]:
 def rollout_situations(
     s: Shape, rank: int, prompt: int, rows: int, places: int, buffer: int, start: int, kept: int
 ) -> list[Situation]:
-    """While prompts are read, at the start and where places are filled again, while they are laid
-    into their places, and while rows are decoded. Prompts have their first ``start`` tokens in
-    common with others; ``kept`` tokens of such beginnings are kept."""
+    """The situations of a rollout: prompts are read (at the start, and when places become free),
+    they are copied into their places, and rows are decoded. Prompts share their first ``start``
+    tokens with others; ``kept`` tokens of such beginnings are kept in memory."""
     cache, read = cache_features(s, places, buffer), prompt - 1
     found = []
     if start:
@@ -403,20 +409,20 @@ def rollout_situations(
 
 
 def shared_tokens(prompt: int) -> int:
-    """The most that prompts that differ have in common, all but ``MIN_PREFIX``; 0 if it is
-    little."""
+    """The largest number of tokens that different prompts can share: all except the last
+    ``MIN_PREFIX``. It is 0 if that is too little to be shared."""
     start = prompt - 1 - MIN_PREFIX
     return start if start >= MIN_PREFIX else 0
 
 
-# Backward passes of one configuration differ by up to a tenth: how far evaluation runs ahead of the
-# buffers that it frees is a matter of timing.
+# The peaks of backward passes of one configuration differ by up to a tenth: how many buffers have
+# been freed at a given point of the evaluation depends on timing.
 MARGINS = {"update": 1.065, "recompute": 1.03}
 
-# Bytes of small buffers that wait to be freed while a pass is evaluated, whatever the model's size.
+# Bytes of small buffers that wait to be freed during a pass; the model's size does not matter.
 WAITING = 600_000
 
-# Chunks of logits that evaluation runs ahead by: the head's memory grows up to this number.
+# Evaluation runs ahead by this many chunks of logits: the memory of the head stops growing there.
 HEAD_AHEAD = {"score": 2.85, "update": 2.6, "entropy": 2.5}
 
 
@@ -424,7 +430,7 @@ HEAD_AHEAD = {"score": 2.85, "update": 2.6, "entropy": 2.5}
 
 
 def rollouts(c: Config) -> int:
-    """Rollouts of an update at the most: proposals and solutions of all rounds."""
+    """The largest number of rollouts of an update: proposals and solutions of all rounds."""
     proposals, solutions = round_rollouts(c)
     return c.gradient_accumulation_steps * (proposals + solutions)
 
@@ -441,8 +447,8 @@ def round_rollouts(c: Config) -> tuple[int, int]:
 
 
 def calls(c: Config) -> list[tuple[int, int]]:
-    """(rows, the longest completion) of the rollouts that are made together: of the proposals, and
-    of the solutions."""
+    """(rows, longest completion) of the rollouts that are generated together: first for the
+    proposals, then for the solutions."""
     r = c.rollout
     proposals, solutions = round_rollouts(replace(c, rollout=replace(r, resample=0)))
     return [(proposals, r.max_propose_tokens), (solutions, r.max_solve_tokens)]
@@ -453,13 +459,13 @@ def answer_tokens(c: Config) -> int:
 
 
 def beginnings(c: Config) -> int:
-    """Beginnings of prompts that are kept while a step's rollouts last: one for each kind and role,
-    and a solver's strategy."""
+    """How many beginnings of prompts are kept during the rollouts of a step: for each kind, one for
+    the proposer and one for each strategy of the solver."""
     return len(c.task_types) * (1 + len(c.solver.strategies))
 
 
 def kv_tokens(c: Config, s: Shape, device: str) -> int:
-    """``rollout.kv_budget_mb`` as places x tokens; 0: no bound."""
+    """``rollout.kv_budget_mb`` as places x tokens; 0 means no limit."""
     width = FLOAT32 if device == "cpu" else FLOAT16
     per_token = 2 * s.layers * s.kv_heads * s.head_dim * width
     budget = c.rollout.kv_budget_mb * 10**6
@@ -473,7 +479,7 @@ def separate(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedS
 
 
 def sharing(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedStage, ...]:
-    """Rows of one prompt; ``separate`` if that leaves only one row."""
+    """Rows that share one prompt. If only one row would fit, the same as ``separate``."""
     first, own = up(prompt - 1, ROW_MULTIPLE), up(answer, ROW_MULTIPLE)
     count = min(rows, (budget - first) // own)
     if count < 2 or prompt < 2:

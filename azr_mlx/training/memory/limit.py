@@ -1,4 +1,4 @@
-"""What memory the machine has, and the nearest configuration that fits into it."""
+"""How much memory the machine has, and the most similar configuration that fits into it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from azr_mlx.training.memory.estimate import Peaks, Planner, up
 
 MAC_SHARE = 0.75  # Metal's default working set, as a share of unified memory
 GB = 1e9
-STEP = 64  # the step in tokens between budgets of a micro-batch that are tried
-LEAST_TOKENS = 16  # shorter completions are of no use
+STEP = 64  # budgets of a micro-batch are tried in steps of this many tokens
+LEAST_TOKENS = 16  # shorter completions are useless
 
 
 def device() -> str:
-    """ "gpu" or "cpu": where MLX computes here; "cpu" if it does not import."""
+    """The device that MLX computes on here, "gpu" or "cpu". If MLX cannot be imported, "gpu" on a
+    Mac and "cpu" elsewhere."""
     try:
         import mlx.core as mx
     except ImportError:
@@ -31,7 +32,7 @@ def device() -> str:
 def machine_memory(
     on: str, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")
 ) -> int:
-    """Bytes that a run can have here; 0 if that cannot be found out."""
+    """Bytes that a run can use on this machine; 0 if they cannot be determined."""
     if on == "gpu" and (found := _device_memory()):
         return found
     if sys.platform == "darwin":
@@ -43,7 +44,7 @@ def machine_memory(
 
 
 def _device_memory() -> int:
-    """What the GPU may take; MLX names it differently from device to device."""
+    """Bytes that the GPU may use. The key in MLX's device info depends on the device."""
     try:
         import mlx.core as mx
     except ImportError:
@@ -75,7 +76,8 @@ def _available(meminfo: Path) -> int:
 
 
 def _cgroup_free(own: Path, root: Path) -> Iterator[int]:
-    """What the limits of this process's cgroup and of those above it leave (version 2, then 1)."""
+    """The bytes left by each limit of this process's cgroup and its parents (cgroup versions 1
+    and 2)."""
     for line in _lines(own):
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory") and "memory" not in controllers.split(","):
@@ -105,7 +107,7 @@ def _number(file: Path) -> int:
 
 
 def limit_of(c: Config, on: str) -> int:
-    """Bytes: ``memory_limit_gb``, or what the machine has; 0: not known."""
+    """The memory limit in bytes: ``memory_limit_gb``, or what the machine has; 0 if unknown."""
     return int(c.memory_limit_gb * GB) if c.memory_limit_gb else machine_memory(on)
 
 
@@ -113,8 +115,8 @@ def limit_of(c: Config, on: str) -> int:
 
 
 def resolve_checkpointing(c: Config, planner: Planner | None, limit: int) -> Config:
-    """``ppo.grad_checkpoint: auto`` as true or false: true only if the update would not fit
-    without and does with it. Without a planner or a limit: false."""
+    """Replace ``ppo.grad_checkpoint: auto`` by true or false: true only if the update does not fit
+    without it but fits with it. Without a planner or a limit it becomes false."""
     if c.ppo.grad_checkpoint != "auto":
         return c
     without, again = (_set(c, grad_checkpoint=value) for value in ("false", "true"))
@@ -123,7 +125,7 @@ def resolve_checkpointing(c: Config, planner: Planner | None, limit: int) -> Con
     return again if planner.update(again).total <= limit else without
 
 
-Largest = Callable[[str, int], str]  # (device, bytes): a shipped configuration's name, or none
+Largest = Callable[[str, int], str]  # (device, bytes) -> name of a shipped configuration, or ""
 
 
 def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: Largest) -> None:
@@ -134,24 +136,25 @@ def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: L
     if worst.total <= limit:
         return
     raise UsageError(
-        f"memory: the {phase} phase needs {show(worst.total)}, and there is {show(limit)}; "
+        f"memory: the {phase} phase needs {show(worst.total)}, but there is {show(limit)}; "
         f"{what_fits(c, planner, limit, largest)} "
-        f"(or memory_limit_gb={worst.total / GB + 0.05:.1f} goes on anyway)"
+        f"(or give memory_limit_gb={worst.total / GB + 0.05:.1f} to run it anyway)"
     )
 
 
 def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
-    """The overrides that make ``c`` fit; if there are none, a configuration that does."""
+    """Advice: the overrides that make ``c`` fit, or else a shipped configuration that fits."""
     if (other := nearest(c, planner, limit)) is not None:
         return f"this fits: {' '.join(overrides(c, other))}"
     name = largest(planner.device, limit)
-    fix = f"-c {name} fits" if name else "take a smaller one, or end other programs"
+    fix = f"-c {name} fits" if name else "use a smaller model, or close other programs"
     return f"the model alone takes {show(planner.weights(c))}: {fix}"
 
 
 def nearest(c: Config, planner: Planner, limit: int) -> Config | None:
-    """The first configuration that fits: rollout.max_batch is lowered first, then
-    ppo.micro_batch_tokens, then layers are recomputed, and the token limits are halved last."""
+    """The first configuration that fits, None if there is none. rollout.max_batch is lowered first,
+    then ppo.micro_batch_tokens, then layers are recomputed, and last the token limits are
+    halved."""
     for shorter in _shorter(c):
         batch = next((b for b in _batches(shorter) if planner.rollout(b).total <= limit), None)
         if batch is None:
@@ -185,7 +188,7 @@ def _batches(c: Config) -> Iterator[Config]:
 
 
 def _updates(c: Config, prompt: int) -> Iterator[Config]:
-    """Smaller micro-batches, then the same with layers recomputed. One row is the least."""
+    """Smaller micro-batches, down to one row; then the same again with layers recomputed."""
     answer = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
     least, budget = up(prompt + answer, STEP), c.ppo.micro_batch_tokens
     smaller = range((budget - 1) // STEP * STEP, least - 1, -STEP)
@@ -199,7 +202,7 @@ def _set(c: Config, **values: Any) -> Config:
 
 
 def overrides(a: Config, b: Config) -> list[str]:
-    """The changes from ``a`` to ``b``, as KEY=VALUE."""
+    """The differences between ``a`` and ``b``, as KEY=VALUE of ``b``."""
     return [f"{key}={new}" for key, (_, new) in diff(a, b).items()]
 
 
@@ -208,5 +211,5 @@ def fits(peaks: Peaks, limit: int) -> bool:
 
 
 def show(n: float) -> str:
-    """Bytes in MB or GB of powers of ten."""
+    """Bytes as MB or GB (powers of ten)."""
     return f"{n / GB:.1f} GB" if n >= GB else f"{n / 1e6:.0f} MB"

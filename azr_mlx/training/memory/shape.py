@@ -1,4 +1,4 @@
-"""The sizes of a decoder that cost memory, from its config.json alone."""
+"""The sizes of a decoder that determine its memory, from its config.json alone."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 
 from azr_mlx.config import Lora
 
-# Decoders of the layers that the counts below are of; others are "unknown", never refused.
+# The counts below hold for these decoders. Others are accepted, but their memory is unknown.
 KNOWN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 class UnknownModel(Exception):
-    """A config.json that lacks a size or is of another architecture: no figure holds for it."""
+    """A config.json lacks a size, or has another architecture, so its memory cannot be
+    estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """``query`` and ``key`` are widths: heads x their size. ``quantized`` is (bits, group size) of
-    a model that is stored so, ``normed`` whether queries and keys have a norm of their own."""
+    """``query`` and ``key`` are widths: number of heads x size of a head. ``quantized`` is (bits,
+    group size) if the model is stored quantised; ``normed`` says whether queries and keys are
+    normalised."""
 
     layers: int
     hidden: int
@@ -35,7 +37,7 @@ class Shape:
 
     @classmethod
     def from_config(cls, row: Mapping[str, Any]) -> Shape:
-        """The shape in a config.json. Raises UnknownModel."""
+        """The shape that a config.json describes. Raises UnknownModel."""
         kind = row.get("model_type")
         if kind not in KNOWN:
             raise UnknownModel(f"model type {kind!r}")
@@ -73,7 +75,7 @@ class Shape:
         return self.kv_heads * self.head_dim
 
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of a layer's linear maps."""
+        """(inputs, outputs) of the linear maps of a layer."""
         return {
             "self_attn.q_proj": (self.hidden, self.query),
             "self_attn.k_proj": (self.hidden, self.key),
@@ -85,12 +87,12 @@ class Shape:
         }
 
     def matrices(self) -> int:
-        """Number of entries of the weight matrices."""
+        """Number of weights in matrices."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return embeddings + self.layers * sum(i * o for i, o in self.linears().values())
 
     def vectors(self) -> int:
-        """Number of entries of norms and biases."""
+        """Number of weights in norms and biases."""
         biases = self.query + 2 * self.key if self.biased else 0
         norms = 2 * self.hidden + (2 * self.head_dim if self.normed else 0)
         return self.hidden + self.layers * (norms + biases)
@@ -99,7 +101,7 @@ class Shape:
         return sum(lora.rank * (inputs + outputs) for inputs, outputs in self._adapted(lora))
 
     def adapted(self, lora: Lora) -> int:
-        """Entries of the weight matrices that have adapters."""
+        """Number of weights in the matrices that have adapters."""
         return sum(inputs * outputs for inputs, outputs in self._adapted(lora))
 
     def _adapted(self, lora: Lora) -> list[tuple[int, int]]:
