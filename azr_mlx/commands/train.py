@@ -298,9 +298,7 @@ def _make_run_dir(run_dir: Path, config: Config) -> None:
         (run_dir / run_folder.CONFIG_FILE).write_text(text, encoding="utf-8")
     except OSError as e:
         why = e.strerror or str(e)
-        raise AzrError(
-            f"output_dir: {run_dir}: {why}; choose a folder that you can write to"
-        ) from e
+        raise AzrError(f"output_dir: {run_dir}: {why}; choose a folder that can be written") from e
 
 
 def _refuse_another_run(config: Config, run_dir: Path) -> None:
