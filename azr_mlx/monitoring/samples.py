@@ -23,9 +23,8 @@ BYTES = 16 << 20  # how much of each file is read
 MOST = 96  # rollouts: 2 roles x 3 kinds x (passed, not passed) x FILES
 LONGEST_PROMPT, LONGEST_COMPLETION, LONGEST_DETAIL = 1200, 2000, 200
 
-GOOD = frozenset(
-    {Status.PASS.value, Status.OK.value}
-)  # a proposal that became a task has the status ok
+# A proposal that became a task has the status ok.
+GOOD = frozenset({Status.PASS.value, Status.OK.value})
 # No text of a model can match these: inside a JSON string, a quote has a backslash before it.
 _STATUS = re.compile(r'"verdict": \{"status": "(\w+)"')
 _CELL = re.compile(r'"role": "(\w+)", "kind": "(\w+)", "group": ')

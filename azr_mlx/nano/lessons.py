@@ -40,9 +40,8 @@ def lessons(form: PromptForm, seed: int, stream: int, slips: float = 0.0) -> Ite
     """
     rng = np.random.default_rng([seed, stream])
     shown: list[Task] = []
-    last: dict[
-        tuple[str, str], Proposal
-    ] = {}  # key: first line and message; "" stands for any message
+    # By first line and message; "" stands for any message.
+    last: dict[tuple[str, str], Proposal] = {}
     while True:
         difficulty = float(rng.choice(DIFFICULTIES, p=SHARES))
         proposal = templates.draw(TaskKind.INDUCTION, difficulty, rng, N_INPUTS, "chains")

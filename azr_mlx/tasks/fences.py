@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_FENCE = re.compile(r"^[ \t]*(```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(^[ \t]*\1|\Z)", re.S | re.M)
+_FENCE = re.compile(r"^[ \t]*(```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1|\Z)", re.S | re.M)
 
 
 class Fence(NamedTuple):
-    """A block: its label in lower case ("" if it has none), its text, and whether it ends."""
+    """A block: its label in lower case ("" if it has none), and its text."""
 
     label: str
     body: str
-    closed: bool
 
 
 def fences(text: str) -> list[Fence]:
     """The blocks in the order of the text. The last one may lack its end."""
-    return [Fence(m[2].lower(), m[3], bool(m[4])) for m in _FENCE.finditer(text)]
+    return [Fence(m[2].lower(), m[3]) for m in _FENCE.finditer(text)]

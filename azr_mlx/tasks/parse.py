@@ -120,8 +120,8 @@ def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
     if chat:
         text = _after_thinking(text)
         blocks = fences(text)
-        message = next((body.strip() for label, body, _ in blocks if label == "message"), "")
-        inputs = [a for label, body, _ in blocks if label == "input" for a in _each_args(body)]
+        message = next((body.strip() for label, body in blocks if label == "message"), "")
+        inputs = [a for label, body in blocks if label == "input" for a in _each_args(body)]
     else:
         message, _, rest = text.strip().partition("\n")
         inputs = _each_args(rest)
@@ -133,9 +133,8 @@ def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
 def _completion_answer(text: str, kind: TaskKind) -> str | None:
     if kind is TaskKind.INDUCTION:
         return _program(_with_opener("def f", text))
-    text = re.split(r"\n[ \t]*\n", text.lstrip("\n"))[
-        0
-    ]  # what follows a blank line is another example
+    # What follows a blank line is another example.
+    text = re.split(r"\n[ \t]*\n", text.lstrip("\n"))[0]
     asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", text, re.M)]
     last = text[asserts[-1] :] if asserts else None
     if kind is TaskKind.DEDUCTION:
@@ -205,11 +204,11 @@ def _after_thinking(text: str) -> str:
 def _chat_proposal(text: str) -> Proposal | None:
     text = _after_thinking(text)
     blocks = fences(text)
-    code = next((body for label, body, _ in blocks if label not in ("input", "output")), None)
+    code = next((body for label, body in blocks if label not in ("input", "output")), None)
     program = _program(text if code is None else code)
     if program is None:
         return None
-    inputs = [a for label, body, _ in blocks if label == "input" for a in _each_args(body)]
+    inputs = [a for label, body in blocks if label == "input" for a in _each_args(body)]
     if not inputs:
         found = re.search(r"^assert[ \t]+f[ \t]*\(", text, re.M)
         call = None if found is None else _call(text, found.end() - 1)
@@ -220,11 +219,11 @@ def _chat_proposal(text: str) -> Proposal | None:
 def _chat_answer(text: str, kind: TaskKind) -> str | None:
     blocks = fences(text)
     if kind is TaskKind.INDUCTION:
-        code = [body for _, body, _ in blocks if "def " in body]
+        code = [body for _, body in blocks if "def " in body]
         return _program(code[-1] if code else text)
     label = "output" if kind is TaskKind.DEDUCTION else "input"
-    labelled = [body for name, body, _ in blocks if name == label]
-    body = (labelled or [body for _, body, _ in blocks] or [text])[-1].strip()
+    labelled = [body for name, body in blocks if name == label]
+    body = (labelled or [body for _, body in blocks] or [text])[-1].strip()
     asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", body, re.M)]
     if asserts:
         last = body[asserts[-1] :]

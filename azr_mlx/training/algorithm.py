@@ -3,7 +3,7 @@
 The model proposes tasks and solves them; the gate and the judge run all its code in the sandbox;
 PPO learns from both roles. Departures from the paper: the rollouts that measure how hard a task is
 are trained on, too (``rollout.reuse_rollouts: false`` is the paper's flow), and templates propose
-tasks beside the model (``proposer.templates_per_step: 0`` leaves it alone).
+tasks, too (with ``proposer.templates_per_step: 0`` only the model does).
 """
 
 from __future__ import annotations

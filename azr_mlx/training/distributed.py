@@ -117,9 +117,8 @@ def share_files(world: World, files: Sequence[Path], into: Path) -> None:
     Ranks may be on machines with different disks."""
     if world.size == 1:
         return
-    for name in gather(world, [file.name for file in files])[
-        0
-    ]:  # one at a time, since files are large
+    names = gather(world, [file.name for file in files])[0]
+    for name in names:  # one at a time, since files are large
         data = (files[0].parent / name).read_bytes() if world.rank == 0 else b""
         received = world.gather_bytes(data)[0]
         if world.rank > 0:

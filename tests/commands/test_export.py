@@ -29,12 +29,8 @@ def saved(tmp_path):
     return backend, tmp_path / "run"
 
 
-def test_peft_loads_it_and_computes_the_same(saved, tmp_path):
-    backend, run = saved
-    done = to_peft(run, tmp_path / "out")
-    assert (done.model, done.rank, done.alpha) == ("tiny/model", 4, 8.0)
-    plain = torch_model(tiny_model(scale=2.0))
-    model = peft.PeftModel.from_pretrained(plain, tmp_path / "out").eval()
+def require_same_logprobs(model, backend):
+    """The exported model in torch scores a batch as the backend does, and not as its base."""
     batch = make_batch()
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(batch.tokens).long()).logits.log_softmax(-1)
@@ -44,6 +40,15 @@ def test_peft_loads_it_and_computes_the_same(saved, tmp_path):
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
     reference = backend.score(batch, "reference", 1.0).logp[:, 1:]
     assert np.abs(theirs - reference).max() > 0.01, "the adapters do nothing: this proves nothing"
+
+
+def test_peft_loads_it_and_computes_the_same(saved, tmp_path):
+    backend, run = saved
+    done = to_peft(run, tmp_path / "out")
+    assert (done.model, done.rank, done.alpha) == ("tiny/model", 4, 8.0)
+    plain = torch_model(tiny_model(scale=2.0))
+    model = peft.PeftModel.from_pretrained(plain, tmp_path / "out").eval()
+    require_same_logprobs(model, backend)
 
 
 def test_bad_input_is_one_line_and_writes_nothing(saved, tmp_path):
@@ -83,15 +88,7 @@ def test_transformers_loads_the_fused_model_and_computes_the_same(learned, tmp_p
     assert done.logp_change_max < 1e-4 and done.measured_on == "a fixed text"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert model.dtype == torch.float32
-    batch = make_batch()
-    with torch.no_grad():
-        logits = model(input_ids=torch.from_numpy(batch.tokens).long()).logits.log_softmax(-1)
-    tokens = torch.from_numpy(batch.tokens).long()[:, 1:, None]
-    theirs = logits[:, :-1].gather(-1, tokens)[..., 0].numpy() * batch.mask[:, 1:]
-    ours = backend.score(batch, "current", 1.0).logp[:, 1:]
-    np.testing.assert_allclose(theirs, ours, atol=1e-4)
-    reference = backend.score(batch, "reference", 1.0).logp[:, 1:]
-    assert np.abs(theirs - reference).max() > 0.01, "the adapters do nothing: this proves nothing"
+    require_same_logprobs(model, backend)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     asked = tokenizer("def f(x):", return_tensors="pt")
     answer = model.generate(**asked, max_new_tokens=5, do_sample=False)

@@ -36,8 +36,8 @@ def x_scale(first: float, last: float) -> Scale:
 
 
 def y_scale(low: float, high: float, unit: str) -> Scale:
-    """A vertical axis. It starts at 0 if that takes little room, and shares do not go above 100
-    %."""
+    """A vertical axis. It starts at 0 if that takes little room, and shares end at 100 % at
+    most."""
     if low > 0 and high / low > 10**DECADES:
         return Scale(10 ** math.floor(math.log10(low)), _decade_above(high), BOTTOM, TOP, log=True)
     if low >= 0 and (low < 0.6 * high or unit == "%"):
