@@ -141,6 +141,26 @@ def test_gradients_agree_with_finite_differences_of_the_float64_loss(backend, na
     hyper, without = VARIANTS[name]
     batch = centred(make_batch(), backend, hyper).with_(**without)
     _, _, grads = accumulated(backend, batch, hyper)
+    require_slopes(backend, grads, batch, hyper)
+
+
+def test_a_lesson_adds_its_weighted_gradient(backend, monkeypatch):
+    """What ``update`` hands to the optimizer, against the float64 loss of both terms."""
+    hyper, lesson = replace(FULL, distill_coef=0.3), plain_lesson()
+    batch, found = centred(make_batch(), backend, hyper), []
+    monkeypatch.setattr(backend, "_step", lambda hyper: found.append(backend._gradients()) or 0.0)
+    backend.update(batch, hyper, lesson)
+    require_slopes(backend, found[0], batch, hyper, lesson)
+
+
+def plain_lesson() -> Batch:
+    """Another batch, of which only the tokens count."""
+    other = make_batch(3)
+    return Batch(tokens=other.tokens, mask=other.mask)
+
+
+def require_slopes(backend, grads, batch, hyper, lesson=None) -> None:
+    """Each gradient has, in a random direction, the slope of the float64 loss."""
     flat = dict(tree_flatten(grads))
     oracle = NumpyLlama(backend.policy)
     draw = np.random.default_rng(7)
@@ -151,13 +171,13 @@ def test_gradients_agree_with_finite_differences_of_the_float64_loss(backend, na
         leaves.add(key.rsplit(".", 1)[-1] if key.startswith("lm") else "value_head")
         direction = draw.normal(size=grad.shape)
         direction /= np.linalg.norm(direction)
-        exact = _slope(oracle, key, direction, batch, hyper)
+        exact = _slope(oracle, key, direction, batch, hyper, lesson)
         assert float((grad * direction).sum()) == pytest.approx(exact, rel=1e-6, abs=1e-6), key
     assert largest > 1e-3, "the gradient is zero: the loss does not reach the adapters"
     assert leaves == {"lora_a", "lora_b", "value_head"}
 
 
-def _slope(oracle, key, direction, batch, hyper, eps: float = 1e-5) -> float:
+def _slope(oracle, key, direction, batch, hyper, lesson, eps: float = 1e-5) -> float:
     """Central difference. One update's old policy and the trunk under the value head are constants
     of the loss."""
     at = oracle.scores(batch.tokens, hyper.temperature)
@@ -166,10 +186,12 @@ def _slope(oracle, key, direction, batch, hyper, eps: float = 1e-5) -> float:
     for sign in (1, -1):
         oracle.w[key] = oracle.w[key] + sign * eps * direction
         logp, entropy, values = oracle.scores(batch.tokens, hyper.temperature)
+        taught = None if lesson is None else oracle.scores(lesson.tokens, 1.0)[0]
         oracle.w[key] = oracle.w[key] - sign * eps * direction
         values = values if key.startswith("value_head") else at[2]
         fixed = batch.with_(old_logp=old)
-        losses.append(reference.ppo_loss(logp, entropy, values, fixed, hyper)[0])
+        distill = None if taught is None else reference.Distill(taught, lesson.mask)
+        losses.append(reference.ppo_loss(logp, entropy, values, fixed, hyper, distill=distill)[0])
     return (losses[0] - losses[1]) / (2 * eps)
 
 
@@ -261,7 +283,7 @@ def test_reference_scores_ignore_the_adapters(backend):
 def test_distillation_raises_the_probability_of_its_tokens():
     backend = make_backend()
     batch = centred(make_batch(), backend, FULL).with_(advantages=np.zeros((5, 24), np.float32))
-    lesson = Batch(tokens=make_batch(3).tokens, mask=make_batch(3).mask)
+    lesson = plain_lesson()
     hyper = replace(FULL, value_coef=0.0, entropy_coef=0.0, kl_coef=0.0, distill_coef=1.0, lr=3e-3)
     losses = [backend.update(batch, hyper, lesson).distill_loss for _ in range(6)]
     exact = -(NumpyLlama(make_backend().policy).scores(lesson.tokens, 1.0)[0] * lesson.mask).sum()

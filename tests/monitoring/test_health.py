@@ -7,7 +7,6 @@ import json
 import pytest
 
 from azr_mlx.monitoring.health import QUIET, SIGNS, WINDOW, Health
-from azr_mlx.training.controllers import LEAST, MOST, EntropyFloor
 
 pytestmark = pytest.mark.pure
 
@@ -84,33 +83,3 @@ def test_it_goes_on_from_json_as_if_it_had_not_stopped():
 def test_steps_without_a_value_do_not_count():
     metrics, said = fed(Health(), [{}] * (2 * WINDOW))
     assert said == [] and not any(metrics.values())
-
-
-# -- the entropy's floor ---------------------------------------------------------------------------
-
-
-def test_the_bonus_grows_below_the_floor_and_goes_above_it():
-    floor = EntropyFloor(0.0, 0.3)
-    floor.update(0.5)
-    assert floor.coef == 0.0
-    floor.update(0.2)
-    assert floor.coef == LEAST
-    seen = []
-    for _ in range(20):
-        floor.update(0.1)
-        seen.append(floor.coef)
-    assert seen == sorted(seen) and seen[-1] == MOST
-    for _ in range(20):
-        floor.update(0.4)
-    assert floor.coef == 0.0
-
-
-def test_no_floor_leaves_the_weight_alone_and_state_round_trips():
-    off = EntropyFloor(0.01, 0.0)
-    off.update(0.0)
-    assert off.coef == 0.01
-    on = EntropyFloor(0.01, 0.3)
-    on.update(0.0)
-    again = EntropyFloor(0.01, 0.3)
-    again.restore(json.loads(json.dumps(on.to_json())))
-    assert again == on and again.coef == 0.01 + LEAST

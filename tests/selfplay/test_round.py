@@ -6,12 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from azr_mlx.config import Config, Proposer, Rollout, Solver
+from azr_mlx.config import Config, HeldOutConfig, Proposer, Rollout, Solver
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
+from azr_mlx.tasks import templates
+from azr_mlx.tasks.parse import is_reserved
 from azr_mlx.training.algorithm import SelfPlay
-from azr_mlx.types import Role, Status, TaskKind
+from azr_mlx.types import Role, Status, Task, TaskKind
+from tests.experiences import experience
 from tests.fake import FakeBackend
 from tests.runs import unregistered
 
@@ -198,6 +201,15 @@ def test_a_frozen_proposer_is_measured_and_not_trained(sandbox):
     )
 
 
+def test_a_step_trains_on_what_is_to_be_trained_on_and_nothing_else(sandbox):
+    config = replace(CONFIG, proposer=replace(CONFIG.proposer, train=False))
+    texts = iter([proposes("return x + 76"), proposes("return [x] + [76]")])
+    game, backend = play(sandbox, lambda p, n: next(texts) if is_proposal(p) else " 79", config)
+    log, _ = game.step(Round(config.seed, 1))
+    rows = sum(len(batch) for batch, *_ in backend.updates)
+    assert rows == len(log.trained) * config.ppo.epochs < len(log.experiences) * config.ppo.epochs
+
+
 def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
     """The paper's flow: estimates are thrown away; new tasks, then old ones, are solved once."""
     rollout = replace(CONFIG.rollout, reuse_rollouts=False)
@@ -253,6 +265,45 @@ def test_groups_without_contrast_are_resampled(sandbox):
     experiences, row = log.experiences, absorbed(game, log)
     assert row["resampled"] == 2
     assert len({e.group for e in experiences if e.role is Role.SOLVE}) == 1 + 2 * config.batch_size
+
+
+def test_rounds_of_a_step_draw_differently_and_share_no_group():
+    first, second = Round(seed=3, step=5).rounds(2)
+    one, two, next_step = (r.key("solve", 0) for r in (first, second, Round(3, 6)))
+    assert len({one, two, next_step, first.key("solve", 1), first.key("propose", 0)}) == 5
+    assert first.draw("replay").random() != second.draw("replay").random()
+    assert first.draw_of_step("distill").random() == second.draw_of_step("distill").random()
+    groups = [r.new_group() for r in (first, second, first, second)]
+    assert len(set(groups)) == 4
+
+
+def test_a_task_that_is_being_solved_is_not_replayed_with_it(sandbox):
+    config = replace(CONFIG, proposer=replace(CONFIG.proposer, templates_per_step=4))
+    game, _ = play(sandbox, lambda p, n: "", config)
+    known = {t.id for t in game.memory.tasks.tasks(TaskKind.DEDUCTION)}
+    new = set(sorted(known)[: len(known) // 2])
+    again = {t.id for t in game.memory.replay(Round(0, 1), len(known), without=new)}
+    assert again and again.isdisjoint(new)
+
+
+def test_a_solution_that_was_cut_off_is_not_learned_from_again(sandbox):
+    """It may be right so far, but its end was never drawn."""
+    task = Task.create(TaskKind.DEDUCTION, "def f(x):\n    return x\n", ("(1,)",), ("1",))
+    game, _ = play(sandbox, lambda p, n: "")
+    for finish, kept in (("length", 0), ("stop", 1)):
+        one = replace(experience(finish=finish), task_id=task.id)
+        assert game.memory.absorb(1, [one])["buffer/solutions"] == kept
+
+
+def test_templates_are_never_of_a_shape_that_is_kept_for_held_out_tasks(sandbox):
+    config = replace(CONFIG, held_out=HeldOutConfig(tasks=1))
+    game, _ = play(sandbox, lambda p, n: "", config)
+    drafts = [game.proposer.template(Round(0, 1), i, TaskKind.DEDUCTION, 0.3) for i in range(64)]
+    assert not any(is_reserved(d.proposal.program) for d in drafts)
+    assert any(
+        is_reserved(templates.draw(TaskKind.DEDUCTION, 0.3, Round(0, 1).draw("t", i)).program)
+        for i in range(64)
+    ), "no template has such a shape: this test would prove nothing"
 
 
 def test_the_difficulty_reaches_the_prompt(sandbox):

@@ -17,6 +17,7 @@ from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import REJECT_REASONS, Draft, GateResult, GateRules, gate
 from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
 from azr_mlx.tasks.templates import draw
+from azr_mlx.tasks.verdicts import Judge, TaskCheck
 from azr_mlx.types import Completion, Prompt, Status, Task, TaskKind, Verdict
 from tests.judging import check_answers
 
@@ -269,6 +270,15 @@ def test_induction_is_judged_on_every_hidden_pair(sandbox: Sandbox) -> None:
         Status.FORMAT, Status.FORMAT, Status.FORMAT,
     ]  # fmt: skip
     assert verdicts[2].detail.startswith("pair 3 of 3")
+
+
+def test_verdicts_of_answers_that_are_gone_are_not_given_to_later_ones(sandbox: Sandbox) -> None:
+    """Python gives the address of a job that is gone to the next one."""
+    with Judge[int](sandbox) as judge:
+        for i in range(24):
+            judge.submit(i, TaskCheck(BACK), "(4,)" if i % 2 else "(3,)")
+            [(tag, verdict)] = judge.rest()
+            assert (tag, verdict.passed) == (i, i % 2 == 0)
 
 
 def test_an_always_equal_object_passes_nothing(sandbox: Sandbox) -> None:

@@ -1,4 +1,4 @@
-"""The adaptive KL coefficient."""
+"""The adaptive KL coefficient, and the weight of the entropy bonus."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.training.controllers import AdaptiveKL
+from azr_mlx.training.controllers import LEAST, MOST, AdaptiveKL, EntropyFloor
 
 pytestmark = pytest.mark.pure
 
@@ -69,3 +69,33 @@ def test_nan_is_refused_and_leaves_the_coefficient():
     with pytest.raises(ValueError, match="NaN"):
         control.update(math.nan)
     assert control.coef == 0.1
+
+
+# -- the entropy's floor ---------------------------------------------------------------------------
+
+
+def test_the_bonus_grows_below_the_floor_and_goes_above_it():
+    floor = EntropyFloor(0.0, 0.3)
+    floor.update(0.5)
+    assert floor.coef == 0.0
+    floor.update(0.2)
+    assert floor.coef == LEAST
+    seen = []
+    for _ in range(20):
+        floor.update(0.1)
+        seen.append(floor.coef)
+    assert seen == sorted(seen) and seen[-1] == MOST
+    for _ in range(20):
+        floor.update(0.4)
+    assert floor.coef == 0.0
+
+
+def test_no_floor_leaves_the_weight_alone_and_state_round_trips():
+    off = EntropyFloor(0.01, 0.0)
+    off.update(0.0)
+    assert off.coef == 0.01
+    on = EntropyFloor(0.01, 0.3)
+    on.update(0.0)
+    again = EntropyFloor(0.01, 0.3)
+    again.restore(json.loads(json.dumps(on.to_json())))
+    assert again == on and again.coef == 0.01 + LEAST

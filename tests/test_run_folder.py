@@ -1,0 +1,70 @@
+"""Which run, and which of its checkpoints, a user means."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from azr_mlx import run_folder
+from azr_mlx.run_folder import CheckpointError
+
+pytestmark = pytest.mark.pure
+
+
+def make_run(output_dir: Path, name: str, steps: tuple[int, ...], written: int) -> Path:
+    """A run with checkpoints and metrics that were written at the time ``written``."""
+    run = output_dir / name
+    run.mkdir(parents=True)
+    (run / run_folder.METRICS_FILE).write_text("{}\n")
+    for step in steps:
+        checkpoint = run_folder.checkpoint_of(run, step)
+        checkpoint.mkdir(parents=True)
+        (checkpoint / run_folder.STATE_FILE).write_text("{}")
+        os.utime(checkpoint, (written, written))
+    os.utime(run / run_folder.METRICS_FILE, (written, written))
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The newest run is neither the first nor the last by name."""
+    make_run(tmp_path, "a", (0, 3), 100)
+    make_run(tmp_path, "b", (0, 5, 10), 300)
+    make_run(tmp_path, "c", (0,), 200)
+    return tmp_path
+
+
+def test_latest_is_the_newest_checkpoint_of_the_newest_run(runs):
+    found = run_folder.checkpoint_of(runs / "b", 10)
+    assert run_folder.find("latest", runs) == (runs / "b", found)
+    assert run_folder.newest(runs) == runs / "b"
+
+
+def test_a_run_or_one_of_its_checkpoints_can_be_named(runs):
+    early = run_folder.checkpoint_of(runs / "b", 5)
+    assert run_folder.find(str(runs / "b"), runs)[1] == run_folder.checkpoint_of(runs / "b", 10)
+    assert run_folder.find(str(early), runs) == (runs / "b", early)
+
+
+def test_an_unfinished_checkpoint_is_none(runs):
+    (runs / "c" / run_folder.CHECKPOINTS / "step_000009.tmp").mkdir()
+    assert run_folder.checkpoints(runs / "c") == [run_folder.checkpoint_of(runs / "c", 0)]
+
+
+def test_what_is_not_there_is_one_line(runs):
+    missing = run_folder.checkpoint_of(runs / "b", 7)
+    with pytest.raises(CheckpointError, match="train first"):
+        run_folder.find("latest", runs / "empty")
+    with pytest.raises(CheckpointError, match="neither a run with checkpoints"):
+        run_folder.find(str(runs), runs)
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        run_folder.find(str(missing), runs)
+
+
+def test_the_run_of_adapters_is_found_from_any_of_its_folders(runs):
+    run = runs / "b"
+    (run / run_folder.CONFIG_FILE).write_text("seed: 0\n")
+    checkpoint = run_folder.checkpoint_of(run, 10)
+    (run / run_folder.NEWEST).symlink_to(checkpoint)
+    assert {run_folder.run_of(p) for p in (run, run / run_folder.NEWEST, checkpoint)} == {run}
+    assert run_folder.run_of(runs / "a") is None
