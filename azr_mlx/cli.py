@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LARGE_CHANGE = 0.3  # mean change in nats per token above which the model is another one
 FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
 
+_own_process = False  # whether this process ends with this command
+
 app = typer.Typer(
     name="azr-mlx",
     help="A small language model teaches itself to reason about code, on your own machine.",
@@ -240,7 +242,7 @@ def convert(
     debug: Debug = False,
 ) -> int:
     """Convert a Hugging Face model or a .gguf file to MLX's format."""
-    _start()
+    _start("mlx")
     from azr_mlx.commands.convert import convert as run
 
     report = run(
@@ -295,7 +297,7 @@ def export(
         raise UsageError(f"--to {to}: unknown; take hf, mlx or peft")
     if to == "peft" and (model or dtype):
         raise UsageError("--to peft: writes adapters alone; leave --model and --dtype out")
-    _start()
+    _start("mlx")
     from azr_mlx.commands.export import to_model, to_peft
 
     if to == "peft":
@@ -335,7 +337,7 @@ def generate(
     checked = None if tests is None else generate_tested.read_tests(tests)
     if checked is None and strategy == "auto":
         raise UsageError("--strategy auto: needs --tests to choose by; or name a strategy")
-    _start()
+    _start("mlx")
     from azr_mlx.backends.base import Sampling
     from azr_mlx.commands.generate import Generator, seed_sampler
 
@@ -505,7 +507,12 @@ def show_run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; an error is one line on stderr."""
+    """Run the command line and return its exit code; an error is one line on stderr.
+
+    Without ``argv`` this is the process's own command line, and nothing runs after it.
+    """
+    global _own_process
+    _own_process = argv is None
     arguments = _bare_resume(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments) if arguments else _run(["--help"]) or USAGE
@@ -602,8 +609,19 @@ def _config(name: str | None, resume: str | None, overrides: list[str]) -> Confi
     return load(run_dir / run_folder.CONFIG_FILE, overrides)
 
 
-def _start() -> None:
-    """Load a fast BLAS, before MLX is imported and binds to the BLAS that it finds."""
+def _start(backend: str = "") -> None:
+    """Load a fast BLAS, before MLX is imported and binds to the BLAS that it finds. A command that
+    runs on one backend only names it, and ends here if it is not installed."""
+    from azr_mlx.backends import select
+
+    if _own_process:
+        select.own_process()
+    _load_blas()
+    if backend:
+        select.choose(backend)
+
+
+def _load_blas() -> None:
     from azr_mlx.backends import blas
 
     if importlib.util.find_spec("mlx") is None:

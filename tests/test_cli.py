@@ -36,6 +36,51 @@ def test_help_is_fast_and_imports_nothing_heavy(cli: Cli) -> None:
     assert not {"mlx", "numpy", "yaml", "rich", "transformers"} & set(loaded.stdout.split())
 
 
+RUN_AND_ASK = """import sys
+from azr_mlx.cli import main
+code = main({given})
+import transformers
+print("torch" if transformers.is_torch_available() else "no torch", code)"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("", "no torch 0"), ("sys.argv[1:]", "torch 0")],
+    ids=["a command's own process", "a process that goes on"],
+)
+def test_a_command_on_mlx_leaves_torch_out_of_its_own_process_alone(
+    tmp_path: Path, given: str, expected: str
+) -> None:
+    """transformers imports torch if it can, which takes longer than all the rest of a start."""
+    words = ["convert", "--hf-path", "package:azr_mlx/nano/model", "--mlx-path", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_AND_ASK.format(given=given), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "--hf-path", "m", "--mlx-path", "out"),
+        ("generate", "-p", "x", "--model", "m"),
+        ("export", "--adapter-path", "a", "--out", "out"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_that_needs_mlx_says_so(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    assert cli.main(words) == 2
+    line = capsys.readouterr().err
+    assert "backend: mlx: MLX does not import" in line and "pip install 'azr-mlx" in line
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").stdout == f"azr-mlx {__version__}\n"
 

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 # Environment variables: mlx.launch sets at least one of them, depending on how ranks communicate.
 _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
+_one_command: list[bool] = []
+
+
+def own_process() -> None:
+    """Say that this process runs one command and nothing after it, so that torch can be left out
+    of it if the command runs on MLX."""
+    _one_command.append(True)
+
+
+def _leave_torch_out() -> None:
+    """``transformers`` imports torch if it is installed, though nothing on MLX uses it: more than
+    half of the time that a command takes to start. Python takes None for a missing package."""
+    if _one_command and "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def launcher() -> tuple[str, str]:
@@ -36,13 +50,15 @@ def _number(name: str) -> int:
 
 def choose(asked: str) -> tuple[str, str]:
     """(name, reason) of the backend to use. Raises UsageError if the one asked for is not
-    available."""
+    available. After MLX, torch cannot be chosen any more if this is the command's own process."""
     if asked not in ("auto", "mlx", "torch"):
         raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
     name, why = _chosen(asked)
     if missing := _missing(name):
         extra = "[torch]" if name == "torch" else "" if sys.platform == "darwin" else "[cpu]"
         raise UsageError(f"backend: {asked}: {missing}; pip install 'azr-mlx{extra}'")
+    if name == "mlx":
+        _leave_torch_out()
     return name, why
 
 
