@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import marshal
+import re
 from typing import Any
 
 from azr_mlx.sandbox import judge
 from azr_mlx.sandbox.asserts import Suite, split
 from azr_mlx.sandbox.job import Job, Limits, Result
+from azr_mlx.text import parsed
 from azr_mlx.types import Status
 
 ATTEMPTS = 2  # how often a run is started if its worker dies
+RUNS, MANY_RUNS = 2, 8  # of a deterministic job; many if it may depend on hashes or addresses
+_HASHING = re.compile(r"\b(set|frozenset|hash|id|object|class)\b|__hash__|__repr__")
 
 
 class Case:
@@ -29,9 +34,13 @@ class Case:
         self._outcomes: dict[int, judge.Observed] = {}
         self._deaths = 0
 
-    def flavours(self) -> tuple[int, ...]:
-        """The worker classes that the job must run in."""
-        return (0, 1) if self.job.deterministic else (0,)
+    def flavours(self) -> range:
+        """The flavours of workers that the job must run in. With two runs, a toss of a coin comes
+        out alike in one half of all cases.
+        """
+        if not self.job.deterministic:
+            return range(1)
+        return range(MANY_RUNS if _may_toss_coins(self.job.code) else RUNS)
 
     def next_run(self, flavour: int) -> judge.Execution:
         """A run for a worker of this class. Each run has its own nonce."""
@@ -43,9 +52,7 @@ class Case:
         self._outcomes[flavour] = outcome
         if self.result is not None or len(self._outcomes) < len(self.flavours()):
             return
-        if len(self._outcomes) == 2:
-            outcome = judge.agree(self._outcomes[0], self._outcomes[1])
-        self.result = self._verdict(outcome)
+        self.result = self._verdict(judge.agree([self._outcomes[f] for f in self.flavours()]))
 
     def worker_died(self) -> bool:
         """Note that the worker of a run has died. Returns whether to try the run once more."""
@@ -60,7 +67,7 @@ class Case:
         return judge.verdict(self.job, self.expected, outcome)
 
     def _spec(self, flavour: int) -> dict[str, Any]:
-        """Everything that the job's process gets at the start. Only one of the two runs of a
+        """Everything that the job's process gets at the start. Only one of the runs of a
         deterministic job is traced, so that code which detects tracing gives itself away.
         """
         return {
@@ -69,6 +76,7 @@ class Case:
             "code": self.job.code,
             "call": self.job.call,
             "args": self.args,
+            "call_s": self.job.call_s or 0,
             "stdin": self.job.stdin,
             "trace": self.job.trace and flavour == 0,
             "sealed": self.suite.compiled if self.suite is not None else b"",
@@ -76,3 +84,15 @@ class Case:
             "memory_mb": self.limits.memory_mb,
             "processes": self.limits.processes,
         }
+
+
+def _may_toss_coins(code: str) -> bool:
+    """Whether a program makes sets, whose order depends on hashes, or asks for hashes or for what
+    depends on the addresses of objects.
+    """
+    if _HASHING.search(code):
+        return True
+    tree = parsed(code) if "{" in code else None
+    return tree is not None and any(
+        isinstance(node, (ast.Set, ast.SetComp)) for node in ast.walk(tree)
+    )

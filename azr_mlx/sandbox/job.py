@@ -54,7 +54,9 @@ class Job:
     - ``call`` and ``args``: the value of ``call(*args)``; ``args`` is a Python literal tuple, and
       ``expect`` (optional) a Python literal, both as text.
     - ``call`` and ``calls``: the values of many calls in one process; each of ``calls`` is the text
-      of a tuple of arguments.
+      of a tuple of arguments. An exception ends the job. With ``call_s`` (seconds of CPU time that
+      each call may take) the value of a call that raises, or takes longer, equals nothing, and the
+      next one is made.
     - ``tests``: assertions that run in the code's namespace after the code.
     - ``stdin`` and ``expect_stdout`` (both optional): the code is a program.
 
@@ -69,6 +71,7 @@ class Job:
     args: str | None = None
     expect: str | None = None
     calls: tuple[str, ...] | None = None
+    call_s: float | None = None
     tests: str | None = None
     stdin: str | None = None
     expect_stdout: str | None = None
@@ -112,6 +115,10 @@ class Job:
             return "calls must be a tuple of strings"
         if len(calls) > MAX_CALLS:
             return f"{len(calls)} calls (at most {MAX_CALLS})"
+        if self.call_s is not None and not (
+            type(self.call_s) in (int, float) and 0 < self.call_s <= 86_400
+        ):
+            return f"call_s = {self.call_s!r}: must be a number of seconds in (0, 86400]"
         if type(self.deterministic) is not bool or type(self.trace) is not bool:
             return "deterministic and trace must be true or false"
         texts = (
@@ -131,14 +138,10 @@ class Job:
         return self.limits.error() if self.limits is not None else ""
 
     def _style_error(self) -> str:
-        given = {
-            name
-            for name in ("call", "args", "expect", "calls", "tests", "stdin", "expect_stdout")
-            if getattr(self, name) is not None
-        }
+        given = {name for name in _STYLED if getattr(self, name) is not None}
         allowed = {
             "call": {"call", "args", "expect"},
-            "calls": {"call", "calls"},
+            "calls": {"call", "calls", "call_s"},
             "tests": {"tests"},
             "program": {"stdin", "expect_stdout"},
         }[self.style]
@@ -147,6 +150,9 @@ class Job:
         if self.call is not None and not self.call.isidentifier():
             return f"call = {self.call[:80]!r}: must be the name of a function"
         return ""
+
+
+_STYLED = ("call", "args", "expect", "calls", "call_s", "tests", "stdin", "expect_stdout")
 
 
 def _arguments(where: str, text: str) -> tuple[Any, ...]:
@@ -171,6 +177,7 @@ class Result:
     ``values`` (calls style) are the values of the calls up to the first exception, as objects.
     They are *loose* (see ``codec``): an instance of a subclass becomes one of its base, and a value
     that is not a literal, or too large (128 KiB alone, 896 KiB together), equals nothing.
+    ``call_seconds`` is the CPU time of each of these calls, by the same process's own clock.
     """
 
     id: str
@@ -181,6 +188,7 @@ class Result:
     seconds: float = 0.0
     steps: int | None = None
     values: tuple[Any, ...] | None = None
+    call_seconds: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {

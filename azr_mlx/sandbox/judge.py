@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from azr_mlx.sandbox.jail.codec import MAX_BYTES, CodecError, decode, decode_loo
 from azr_mlx.sandbox.jail.wire import MAX_STEPS
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.literals import equal, literal
+from azr_mlx.text import plain
 from azr_mlx.types import Status
 
 _FRAME_STATUS = {
@@ -74,6 +76,7 @@ class Observed:
     stdout_cut: bool = False
     seconds: float = 0.0
     steps: int | None = None
+    call_seconds: tuple[float, ...] = ()
 
 
 def observe(run: Execution, response: wire.RunResponse, frame: bytes, stdout: bytes) -> Observed:
@@ -95,6 +98,8 @@ def _ended_badly(run: Execution, response: wire.RunResponse) -> Observed | None:
         return Observed(Status.INVALID, "the result is not a well-formed frame")
     if response.cause == wire.TOO_MANY_PROCESSES:
         return Observed(Status.KILLED, f"more than {limits.processes} processes")
+    if response.cause == wire.TOO_MANY_THREADS:
+        return Observed(Status.KILLED, "too many threads")
     if response.cause == wire.TOO_MUCH_MEMORY:
         return Observed(Status.MEMORY, f"more than {limits.memory_mb} MiB in all its processes")
     if response.exit >= 0:
@@ -165,14 +170,15 @@ def _values(
     """The outcome of a job with many calls."""
     if [number for number, _ in reports] != list(range(len(reports))):
         return Observed(Status.INVALID, "the values are not in the order of the calls")
-    if any(len(row) != 1 for _, row in reports):
-        return Observed(Status.INVALID, "a call has one value")
-    values = tuple(value for _, (value,) in reports)
+    if any(len(row) != 2 or type(row[1]) is not float for _, row in reports):
+        return Observed(Status.INVALID, "a call has a value and a time")
+    values = tuple(value for _, (value, _) in reports)
+    seconds = tuple(taken for _, (_, taken) in reports)
     if kind in _FRAME_STATUS:
-        return Observed(_FRAME_STATUS[kind], detail, values, steps=steps)
+        return Observed(_FRAME_STATUS[kind], detail, values, steps=steps, call_seconds=seconds)
     if kind != "values" or len(values) != len(run.job.calls or ()):
         return Observed(Status.INVALID, "not every call's value came back")
-    return Observed(Status.OK, "", values, steps=steps)
+    return Observed(Status.OK, detail, values, steps=steps, call_seconds=seconds)
 
 
 def _reports(value: Any) -> list[tuple[int, list[Any]]]:
@@ -212,26 +218,27 @@ def _no_frame(run: Execution, response: wire.RunResponse) -> Observed:
     return Observed(Status.ERROR, f"exited with status {response.exit} before it gave a result")
 
 
-def agree(a: Observed, b: Observed) -> Observed:
-    """The outcome of two runs that must not differ. If one timed out, ran out of memory, was killed
-    or is invalid, its outcome counts for both.
+def agree(outcomes: Sequence[Observed]) -> Observed:
+    """The outcome of runs that must not differ. If one timed out, ran out of memory, was killed or
+    is invalid, its outcome counts for all.
     """
-    for outcome in (a, b):
+    for outcome in outcomes:
         if outcome.status in (Status.TIMEOUT, Status.MEMORY, Status.KILLED, Status.INVALID):
             return outcome
+    first = outcomes[0]
+    for other in outcomes[1:]:
+        if difference := _difference(first, other):
+            detail = f"two runs {difference}"
+            return replace(first, status=Status.NONDETERMINISTIC, detail=detail, value=_NOTHING)
+    return first
+
+
+def _difference(a: Observed, b: Observed) -> str:
     if a.status is not b.status:
-        return replace(
-            a, status=Status.NONDETERMINISTIC, detail="two runs ended differently", value=_NOTHING
-        )
+        return "ended differently"
     if a.value is not _NOTHING and not equal(a.value, b.value):
-        return replace(
-            a, status=Status.NONDETERMINISTIC, detail="two runs gave two values", value=_NOTHING
-        )
-    if a.stdout != b.stdout:
-        return replace(
-            a, status=Status.NONDETERMINISTIC, detail="two runs printed two texts", value=_NOTHING
-        )
-    return a
+        return "gave two values"
+    return "printed two texts" if a.stdout != b.stdout else ""
 
 
 def verdict(job: Job, expected: Any, outcome: Observed) -> Result:
@@ -248,9 +255,9 @@ def verdict(job: Job, expected: Any, outcome: Observed) -> Result:
         status, detail = (Status.PASS, "") if same else (Status.FAIL, "another value was expected")
     if status is Status.OK and job.expect_stdout is not None:
         status, detail = _compare_stdout(job.expect_stdout, outcome)
-    return Result(
-        job.id, status, value, detail, outcome.stdout, outcome.seconds, outcome.steps, values
-    )
+    # The detail may have come from the job. No terminal should obey what it says.
+    rest = outcome.stdout, outcome.seconds, outcome.steps, values, outcome.call_seconds
+    return Result(job.id, status, value, plain(detail), *rest)
 
 
 def _compare_stdout(expected: str, outcome: Observed) -> tuple[Status, str]:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from azr_mlx.sandbox.case import Case
+from azr_mlx.sandbox.case import RUNS, Case
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.worker import SandboxError, Worker, WorkerDied
 from azr_mlx.types import Status
@@ -129,7 +129,10 @@ class Sandbox:
             self._turn(None)
 
     def _drop(self, cases: set[Case]) -> None:
+        """Forget what waits of these cases, and end the workers that few jobs need."""
         self._waiting = deque(entry for entry in self._waiting if entry[0] not in cases)
+        for worker in [w for w in self._crew if w.flavour >= RUNS and not w.runs]:
+            self._dismiss(worker, kill=False)
 
     def _turn(self, timeout: float | None) -> str:
         """Give jobs to free workers, then handle messages from workers for up to ``timeout``
@@ -157,11 +160,14 @@ class Sandbox:
         """A worker for the next run: a free one, a new one, or, if many runs are waiting, one that
         has only one run. None if there is no such worker.
         """
-        free = [w for w in self._crew if w.flavour == flavour and not w.runs]
+        own = [w for w in self._crew if w.flavour == flavour]
+        free = [w for w in own if not w.runs]
+        if own and not free and flavour >= RUNS:
+            return None  # such runs are few: one worker of each of these flavours is enough
         if sum(bool(w.runs) for w in self._crew) < self.workers:
             return free[0] if free else self._hired(flavour)
         if len(self._waiting) > 4 * self.workers:
-            busy = (w for w in self._crew if w.flavour == flavour and len(w.runs) == 1)
+            busy = (w for w in own if len(w.runs) == 1)
             return next(busy, None)
         return None
 

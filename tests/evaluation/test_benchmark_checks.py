@@ -256,13 +256,15 @@ def test_solutions_have_the_names_that_the_reference_gives_them(
     ("given", "wanted", "same"),
     [
         ("1000000008", "1000000007", False), ("1000000007", "1000000007.0", True),
-        ("100000000.4", "100000000", True), ("+7 007 -0", "7 7 -0", True), ("100", "1", False),
+        ("100000000.4", "100000000", False), ("+7 007 -0", "7 7 -0", True), ("100", "1", False),
         ("-5", "5", False), ("Case 1: 0.5", "Case 1: 0.5000000001", True), ("1e3", "1000", True),
         ("nan", "0", False), ("inf", "infinity", False), ("1_0", "10", False), ("1 2", "1", False),
         ("1\n2\n", "1\n2", True), ("1 2", "1\n2", False), ("  1  2 ", "1 2", True),
         ("1.0000000001", "1", True), ("1.1", "1", False), ("YES", "yes", False), ("", "", True),
         ("", "0", False), ("2 1", "1 2", False), ("1\n\n2", "1\n2", True),
-        ("1\n2\n3", "1\n2", False),
+        ("1\n2\n3", "1\n2", False), ("500004000.0", "500000003", False), ("5e8", "500000003", False),
+        ("500000003.0", "500000003", True), ("3.0000000000000004", "3", True),
+        ("0.333", "0.3330001", True), ("1e999999999999999999999", "1", False),
     ],
 )  # fmt: skip
 def test_what_is_the_same_output(given: str, wanted: str, same: bool) -> None:
@@ -270,8 +272,40 @@ def test_what_is_the_same_output(given: str, wanted: str, same: bool) -> None:
 
 
 def test_what_is_the_same_value() -> None:
-    assert same_value((1, [2, (3,)]), [1, [2, [3]]]) and same_value(3, [3]) and same_value([], [])
+    assert same_value((1, [2, (3,)]), [1, [2, [3]]]) and same_value([], [])
+    assert same_value(3, [3], wrapped=True) and not same_value(3, [3])
     assert not same_value(3, [[3]]) and not same_value([1], [2]) and not same_value(None, [])
+
+
+def test_a_list_is_not_its_first_item_and_calls_share_what_the_program_keeps(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    rows = [
+        apps_row(1, {"fn_name": "h", "inputs": [[[8, 3]], [[2]]], "outputs": [[4, 1], [1]]}),
+        apps_row(
+            2, {"fn_name": "ends", "inputs": [[[1, 2]], [[3, 4]]], "outputs": [[1, 2], [3, 4]]}
+        ),
+        apps_row(
+            3,
+            {"fn_name": "big", "inputs": [[i] for i in range(12)], "outputs": ["a" * 100_000] * 12},
+        ),
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    halves, ends, big = load("apps", path).problems
+    cases = [
+        (halves, "def h(xs): return [x // 2 for x in xs]"),
+        (halves, "def h(xs): return xs[0] // 2"),
+        (ends, "def ends(xs): return [xs[0], xs[-1]]"),
+        (ends, "def ends(xs, out=[]): out += [xs[0], xs[-1]]; return out"),
+        (ends, "def ends(xs):\n    while xs[0] < 3: pass\n    return xs"),
+        (big, "def big(n): return 'a' * 100_000"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("azr_mlx.evaluation.benchmarks.apps.CASE_S", 0.5)
+        grades = grade(sandbox, cases)
+    assert [g.status for g in grades] == [PASS, FAIL, PASS, FAIL, Status.TIMEOUT, PASS]
+    assert [g.share for g in grades] == [1.0, 0.0, 1.0, 0.5, 0.5, 1.0]
 
 
 def test_the_samples_of_a_statement_are_its_visible_tests() -> None:

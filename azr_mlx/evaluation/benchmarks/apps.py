@@ -12,7 +12,8 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ import numpy as np
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
-from azr_mlx.sandbox import Job, Limits, Result, literal, parse_literal
+from azr_mlx.sandbox import MAX_CALLS, MAX_REPORTED, Job, Limits, Result, literal, parse_literal
 from azr_mlx.text import parsed
 from azr_mlx.types import Status
 
 # The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.
-LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=1024, output_kb=4096)
+CASE_S = 4.0
+LIMITS = Limits(wall_s=3 * CASE_S, cpu_s=CASE_S, memory_mb=1024, output_kb=4096)
+MOST_SLOW = 30  # how many calls in one process may take all of their time
 LEVELS = ("introductory", "interview", "competition")
 # Before every solution: the names that the reference harness gives it, since solutions were written
 # for judges that have them. (numpy, which that has too, is not in the sandbox.)
@@ -68,7 +71,9 @@ class StdinCheck:
 
 @dataclass(frozen=True, slots=True)
 class CallCheck:
-    """A function, or a method of ``class Solution``, on each of ``calls`` (tuples, as text)."""
+    """A function, or a method of ``class Solution``, on each of ``calls`` (tuples, as text). As in
+    the reference harness, one process loads the program once and makes all the calls.
+    """
 
     name: str
     calls: tuple[str, ...]
@@ -76,23 +81,49 @@ class CallCheck:
 
     def jobs(self, code: str) -> list[Job]:
         program = f"{_headed(code)}\n\n{_ENTRY.format(name=self.name)}"
+        times = min(len(self.calls), MOST_SLOW)
+        limits = replace(LIMITS, wall_s=times * LIMITS.wall_s, cpu_s=times * LIMITS.cpu_s)
         return [
-            Job(str(i), program, call="_entry", calls=(args,), limits=LIMITS)
-            for i, args in enumerate(self.calls)
+            Job(str(i), program, call="_entry", calls=calls, call_s=CASE_S, limits=limits)
+            for i, calls in enumerate(self._parts())
         ]
 
+    def _parts(self) -> list[tuple[str, ...]]:
+        """All calls; in several parts if their values could not come back together."""
+        parts: list[list[str]] = []
+        room = 0
+        for args, wanted in zip(self.calls, self.outputs, strict=True):
+            size = 2 * len(str(wanted)) + 100
+            if room < size or len(parts[-1]) >= MAX_CALLS:
+                parts.append([])
+                room = MAX_REPORTED
+            parts[-1].append(args)
+            room -= size
+        return [tuple(part) for part in parts]
+
     def grade(self, code: str, results: Sequence[Result]) -> Grade:
+        given: list[Any] = []
+        for result, part in zip(results, self._parts(), strict=True):
+            values = list(result.values or ())
+            given += values + [_NOTHING] * (len(part) - len(values))
+        wrapped = all(len(one) == 1 for one in self.outputs if isinstance(one, list))
         right = [
-            r.status is Status.OK and r.values is not None and same_value(r.values[0], wanted)
-            for r, wanted in zip(results, self.outputs, strict=True)
+            same_value(value, wanted, wrapped)
+            for value, wanted in zip(given, self.outputs, strict=True)
         ]
-        bad = next((r for r, ok in zip(results, right, strict=True) if not ok), None)
+        if all(right):
+            return _grade(right, None)
+        bad = next((r for r in results if r.detail), results[0])
+        if bad.status is Status.OK and bad.detail:  # of a call that gave no value
+            slow = any(seconds > 0.9 * CASE_S for seconds in bad.call_seconds)
+            bad = replace(bad, status=Status.TIMEOUT if slow else Status.ERROR)
         return _grade(right, bad)
 
     def content(self) -> Any:
         return [self.name, self.calls, self.outputs]
 
 
+_NOTHING = object()
 _ENTRY = """
 def _entry(*args):
     owner = globals().get("Solution")
@@ -130,9 +161,10 @@ def _grade(right: Sequence[bool], bad: Result | None) -> Grade:
 
 
 def same_output(given: str, wanted: str) -> bool:
-    """Line by line and word by word; white space does not count, and numbers may differ by the
-    tolerance of the reference harness (numpy's) if one of the two has a point or an exponent.
-    What that lets pass beyond is wrong here: words in any order, whole numbers that are close.
+    """Line by line and word by word; white space does not count. If a number with a point or an
+    exponent is expected, another may differ by the tolerance of the reference harness (numpy's). A
+    whole number must be met, but for a rounding error of computation (1e-6). What the reference
+    lets pass beyond is wrong here: words in any order, numbers merely close to a whole one.
     """
     a, b = ([line.split() for line in _lines(text)] for text in (given, wanted))
     if [len(line) for line in a] != [len(line) for line in b]:
@@ -144,13 +176,16 @@ def same_output(given: str, wanted: str) -> bool:
 def _is_close(given: str, wanted: str) -> bool:
     if not all(_NUMBER.fullmatch(word) for word in (given, wanted)):
         return False
-    if _INTEGER.fullmatch(given) and _INTEGER.fullmatch(wanted):
-        return _LEADING.sub(r"\1", given) == _LEADING.sub(r"\1", wanted)
+    if _INTEGER.fullmatch(wanted):
+        try:
+            return abs(Decimal(given) - Decimal(wanted)) <= _ROUNDING
+        except ArithmeticError:  # an exponent beyond any that it knows
+            return False
     return bool(np.isclose(float(given), float(wanted)))
 
 
+_ROUNDING = Decimal("1e-6")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_LEADING = re.compile(r"^\+?(-?)0*(?=[0-9])")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -158,10 +193,12 @@ def _lines(text: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
-def same_value(given: Any, wanted: Any) -> bool:
-    """Tuples are lists, as JSON has no others; the expected value may stand in a list of one."""
+def same_value(given: Any, wanted: Any, wrapped: bool = False) -> bool:
+    """Tuples are lists, as JSON has no others. ``wrapped``: the expected value may stand in a list
+    of one. (The reference harness takes the first item of any expected list for right.)
+    """
     value = _listed(given)
-    return bool(value == wanted or (isinstance(wanted, list) and wanted and value == wanted[0]))
+    return bool(value == wanted or (wrapped and isinstance(wanted, list) and value == wanted[0]))
 
 
 def _listed(value: Any) -> Any:

@@ -21,6 +21,7 @@ from azr_mlx.types import Status
 
 LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=512, output_kb=16)
 _MAX_ANSWER = 20_000  # characters
+_MAX_LINES = 200  # at the end of a completion, that are looked at
 
 # The paper's direct prompts: an instruction, two examples, the question.
 _OUTPUT = """You are given a Python function and an assertion containing an input to the function. \
@@ -189,15 +190,31 @@ def _placed(program: str, call: Any) -> tuple[Any, ...]:
 
 
 def answer(text: str, entry: str = "") -> str:
-    """The answer in a completion: what its tags hold, or else its last assertion, or its last line.
-    ``entry`` is not needed: the function is always ``f``.
+    """The answer in a completion: what its tags hold, or else its last assertion, or the expression
+    that it ends with. Both may take several lines. ``entry`` is not needed: the function is always
+    ``f``.
     """
     text = text.replace("\r\n", "\n").rpartition("</think>")[2]
     text = text.rpartition("[ANSWER]")[2].partition("[/ANSWER]")[0]
     text = re.sub(r"^[ \t]*```.*$", "", text, flags=re.M).strip()
-    lines = [line for line in text.split("\n") if line.strip()]
-    asserts = [line for line in lines if line.strip().startswith("assert ")]
-    return (asserts or lines or [""])[-1].strip()
+    lines = [line for line in text.split("\n") if line.strip()][-_MAX_LINES:]
+    starts = [i for i, line in enumerate(lines) if line.strip().startswith("assert ")]
+    if starts:
+        return _first_statement(lines[starts[-1] :])
+    for start in reversed(range(len(lines))):
+        ending = "\n".join(lines[start:]).strip()
+        if parsed_expression(ending) is not None:
+            return ending
+    return lines[-1].strip() if lines else ""
+
+
+def _first_statement(lines: Sequence[str]) -> str:
+    """The assertion that the lines begin with; its first line if it never ends."""
+    for end in range(1, len(lines) + 1):
+        beginning = "\n".join(lines[:end]).strip()
+        if parsed_expression(beginning.removeprefix("assert ").strip()) is not None:
+            return beginning
+    return lines[0].strip()
 
 
 def _problem(row: DataRow, form: str, reference: str, check: OutputCheck | InputCheck) -> Problem:
@@ -255,7 +272,7 @@ def _spec(name: str, parse: Any) -> Spec:
         form="CRUXEval's direct prompt",
         shots=2,
         extract=answer,
-        reads="[ANSWER] tags, or the last assertion, or the last line",
+        reads="[ANSWER] tags, or the last assertion, or the expression at the end",
         files=("cruxeval.jsonl", "test.jsonl", "cruxeval-first400.jsonl"),
         hub=("cruxeval-org/cruxeval",),
         fix="give as --data the file "

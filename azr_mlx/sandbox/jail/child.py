@@ -8,22 +8,27 @@ replace any builtin or module attribute. Standard library only.
 
 from __future__ import annotations
 
+import _sitebuiltins
+import _thread
 import builtins
+import errno
 import io
 import marshal
 import os
+import signal
 import sys
+import time
 import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from codec import CodecError, encode, encode_loose  # type: ignore[import-not-found]
-from wire import MAX_BODY, MAX_CALLS, MAX_STEPS  # type: ignore[import-not-found]
+from wire import MAX_BODY, MAX_CALLS, MAX_REPORTED, MAX_STEPS  # type: ignore[import-not-found]
 
 MAX_DETAIL = 500
 CODE, TESTS = "<code>", "<tests>"
+PROGRAM = "prog.py"  # the name of a file that a program-style job takes itself to be
 REPORT = "_azr_report"  # the function with which split tests report values
-MAX_REPORTS = MAX_BODY - 64 * MAX_CALLS  # bytes of reported values; further values become opaque
 
 
 class Channel:
@@ -101,17 +106,65 @@ def reseed(text: str) -> None:
         random.seed()
 
 
-def open_streams() -> None:
-    """Open text streams on descriptors 0, 1 and 2. This is done once, before any fork; each job
-    then puts its own files behind the descriptors.
+def look_like_a_program() -> None:
+    """Give this process what ``python prog.py`` finds: its arguments, ``exit`` and ``quit``, and
+    text streams. This is done once, before any fork; each job then puts its own files behind the
+    descriptors 0, 1 and 2.
     """
-    sys.stdin = io.TextIOWrapper(
-        io.BufferedReader(io.FileIO(0, "r", False)), "utf-8", "surrogateescape"
-    )
-    writers = [io.BufferedWriter(io.FileIO(fd, "w", False)) for fd in (1, 2)]
-    sys.stdout = io.TextIOWrapper(writers[0], "utf-8", "surrogateescape")
-    sys.stderr = io.TextIOWrapper(writers[1], "utf-8", "backslashreplace", line_buffering=True)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    sys.argv[:], sys.orig_argv[:] = [PROGRAM], ["python", PROGRAM]
+    for name in ("exit", "quit"):  # usually the ``site`` module, not loaded here, defines them
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
+    sys.stdin = sys.__stdin__ = _stream(0, "<stdin>", "r", "surrogateescape")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _stream(1, "<stdout>", "w", "surrogateescape")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _stream(2, "<stderr>", "w", "backslashreplace")  # type: ignore[misc]
+
+
+def _stream(fd: int, name: str, mode: str, errors: str) -> Any:
+    """A standard stream as CPython makes it: no character of a line's end is changed."""
+    raw: Any = io.FileIO(fd, mode, closefd=False)
+    raw.name = name
+    buffer: Any = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    stream: Any = io.TextIOWrapper(buffer, "utf-8", errors, "\n", write_through=fd == 2)
+    stream.mode = mode
+    return stream
+
+
+def protect_others(scratch: str) -> None:
+    """Refuse to change the mode, owner, times or attributes of files outside the scratch folder.
+    The kernel lets them be as well, but, depending on the level, without an error.
+    """
+    inside, whole, describe_error = scratch + "/", os.path.realpath, os.strerror
+
+    def refusing(change: Any) -> Any:
+        def checked(path: Any, *args: Any, **named: Any) -> Any:
+            if type(path) is not int and not (whole(os.fsdecode(path)) + "/").startswith(inside):
+                raise PermissionError(errno.EPERM, describe_error(errno.EPERM), path)
+            return change(path, *args, **named)
+
+        return checked
+
+    for name in ("chmod", "chown", "lchown", "utime", "setxattr", "removexattr"):
+        if hasattr(os, name):
+            setattr(os, name, refusing(getattr(os, name)))
+
+
+def limit_threads(most: int) -> None:
+    """Let no process have more than ``most`` threads besides its main one, with the error that
+    Python raises if the system has no more. What code does without Python, other limits bound.
+    """
+    count = _thread._count
+
+    def limited(start: Any) -> Any:
+        def begin(*args: Any, **named: Any) -> Any:
+            if count() >= most:
+                raise RuntimeError("can't start new thread")
+            return start(*args, **named)
+
+        return begin
+
+    for name in ("start_new_thread", "start_new", "start_joinable_thread"):
+        if hasattr(_thread, name):
+            setattr(_thread, name, limited(getattr(_thread, name)))
 
 
 class Finish:
@@ -207,20 +260,50 @@ def _run_call(spec: dict[str, Any], finish: Finish) -> None:
 
 
 def _run_calls(spec: dict[str, Any], finish: Finish) -> None:
-    """Make all the calls in one process, and send the values up to the first exception."""
-    rows = marshal.loads(spec["args"])
+    """Make all the calls in one process, and send what they gave and how long they took, up to the
+    first exception. With a limit for each call, go on after an exception, and after a call that has
+    used more CPU time; the value of such a call is no literal.
+    """
+    rows, limit = marshal.loads(spec["args"]), spec["call_s"]
     reports, report = _reports()
-    base = BaseException
+    base, clock, timer = BaseException, time.process_time, _timer(limit)
+    nothing, detail, describe_error, dump = object(), "", describe, encode_loose
     function = _entry(spec, finish)
     if function is None:
         return
-    try:
-        for number, args in enumerate(rows):
-            report(number, function(*args))
-    except base as error:
-        finish.raised(error, "error", reports)
-        return
-    finish.send("values", "", reports)
+    for number, args in enumerate(rows):
+        start = clock()
+        try:
+            timer(limit)
+            value = function(*args)
+            timer(0)
+        except base as error:
+            timer(0)
+            if not limit:
+                finish.raised(error, "error", reports)
+                return
+            value, detail = nothing, detail or describe_error(error)
+        taken = clock() - start
+        report(number, value)
+        reports[-1].append(dump(taken))
+    finish.send("values", detail, reports)
+
+
+class _TooLong(BaseException):
+    """Raised in a call that has used the CPU time that each may use."""
+
+
+def _timer(limit: float) -> Callable[[float], object]:
+    """A function that starts a timer of CPU time (0: stops it), which raises _TooLong."""
+    if not limit:
+        return lambda seconds: None
+
+    def stop(number: int, frame: object) -> None:
+        raise _TooLong(f"more than {limit:g} s of CPU time")
+
+    start, which = signal.setitimer, signal.ITIMER_PROF
+    signal.signal(signal.SIGPROF, stop)
+    return lambda seconds: start(which, seconds)
 
 
 def _entry(spec: dict[str, Any], finish: Finish) -> Any:
@@ -241,6 +324,8 @@ def _entry(spec: dict[str, Any], finish: Finish) -> Any:
 
 def _run_program(spec: dict[str, Any], finish: Finish) -> None:
     namespace = _module("__main__")
+    namespace |= {"__file__": f"{os.getcwd()}/{PROGRAM}", "__builtins__": builtins}
+    namespace |= {"__annotations__": {}, "__cached__": None}
     exec_code, leave, system_exit = exec, os._exit, SystemExit
     try:
         program = compile(spec["code"], CODE, "exec", dont_inherit=True)
@@ -306,7 +391,7 @@ _STYLES: dict[str, Callable[[dict[str, Any], Finish], None]] = {
 def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
     """A list of reports (of split assertions or of calls), and the function that adds one."""
     reports: list[list[Any]] = []
-    room = MAX_REPORTS
+    room = MAX_REPORTED
     dump, size = encode_loose, len
 
     def report(number: int, *values: object) -> None:
@@ -319,13 +404,3 @@ def _reports() -> tuple[list[list[Any]], Callable[..., None]]:
             reports.append([number, *encoded])
 
     return reports, report
-
-
-def add_site_builtins() -> None:
-    """Define ``exit`` and ``quit``, which programs use. Usually the ``site`` module, which is not
-    loaded here, defines them.
-    """
-    import _sitebuiltins
-
-    for name in ("exit", "quit"):
-        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))

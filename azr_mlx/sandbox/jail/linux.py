@@ -16,7 +16,10 @@ from functools import cache
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 4, 22
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
-CLONE_THREAD = 0x10000
+CLONE_VM, CLONE_VFORK, CLONE_THREAD = 0x100, 0x4000, 0x10000
+_CLONE_IDS = 0x1300000  # PARENT_SETTID CHILD_CLEARTID CHILD_SETTID: where ids are written
+_CLONE_SHARED = 0x4C0E00  # FS FILES SIGHAND SYSVSEM SETTLS DETACHED: what threads share
+CLONE_NEWTIME = 0x80
 CLONE_NAMESPACES = 0x7E020080  # NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET NEWTIME
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
@@ -95,14 +98,52 @@ _SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "add_key": (248, 217),
     "request_key": (249, 218),
     "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
     "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
     "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "mq_timedsend": (242, 182),
+    "mq_timedreceive": (243, 183),
+    "mq_notify": (244, 184),
+    "mq_getsetattr": (245, 185),
+    "flock": (73, 32),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "mincore": (27, 232),
+    "cachestat": (451, 451),
+    "preadv2": (327, 286),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+    "syslog": (103, 116),
+    "sysinfo": (99, 179),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "clock_gettime": (228, 113),
+    "gettimeofday": (96, 169),
+    "time": (201, None),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "kcmp": (312, 272),
+    "move_pages": (279, 239),
+    "migrate_pages": (256, 238),
     "capset": (126, 91),
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+_CLOCKS = ("clock_gettime", "gettimeofday", "time")
 _USED_HERE = {"capset", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"}
 # The zygote still needs these, or a job before its code starts, so only a job's own filter denies
 # them. Files without a name (memfd) would be memory that no limit counts.
@@ -154,6 +195,16 @@ def syscall(name: str, *args: object) -> int:
     """Make a system call by name. Ints are passed as longs. Raises OSError."""
     values = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
     return _check(int(libc().syscall(ctypes.c_long(_number(name)), *values)), name)
+
+
+def forget_arguments() -> None:
+    """Overwrite the memory that the kernel shows as this process's command line and environment:
+    a job can read it in /proc. Raises OSError if there is no /proc.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    for start, end in (map(int, fields[45:47]), map(int, fields[47:49])):  # numbers 48 to 51
+        ctypes.memset(ctypes.c_void_p(start), 0, end - start)
 
 
 def drop_capabilities() -> None:
@@ -208,28 +259,79 @@ def _all_but(argument: int, values: Iterable[int]) -> list[_Instruction]:
     return [(_LOAD, 0, 0, 16 + 8 * argument), *tests, _ALLOWED, _deny(errno.EPERM)]
 
 
-def base_program(strong: bool) -> bytes:
+def _forks_and_threads() -> list[_Instruction]:
+    """Allow clone with the flags that ``fork``, ``posix_spawn`` and threads use. A process that
+    asks for others is ended: with them a child could get another parent (CLONE_PARENT), share
+    memory that is then counted twice, or end without a signal, and so escape those who count
+    processes and wait for them. Namespaces are refused like any other call.
+    """
+    flags, killed = (_LOAD, 0, 0, 16), (_RETURN, 0, 0, _KILL)
+    spaces = [(_JSET, 0, 1, CLONE_NAMESPACES), _deny(errno.EPERM)]
+    for_threads = CLONE_VM | CLONE_THREAD | _CLONE_SHARED | _CLONE_IDS
+    thread = [(_AND, 0, 0, ~for_threads & _WORD), (_JEQ, 0, 1, 0), _ALLOWED, killed]
+    for_processes = CLONE_VM | CLONE_VFORK | _CLONE_IDS
+    process = [(_AND, 0, 0, ~for_processes & _WORD), (_JEQ, 1, 0, _SIGCHLD), killed]
+    memory = [flags, (_AND, 0, 0, CLONE_VM | CLONE_VFORK), (_JEQ, 0, 1, CLONE_VM), killed]
+    parts = [(_JSET, 0, len(thread), CLONE_THREAD), *thread, *process, *memory]
+    return [flags, *spaces, *parts, _ALLOWED]
+
+
+def _called_from(start: int, size: int) -> list[_Instruction]:
+    """Allow a call only from code in these ``size`` bytes of memory. Without a size: from all."""
+    if not size:
+        return [_ALLOWED]
+    high, low, denied = start >> 32, start & _WORD, _deny(errno.EPERM)
+    return [
+        *((_LOAD, 0, 0, 12), (_JEQ, 1, 0, high), denied),
+        *((_LOAD, 0, 0, 8), (_JGE, 1, 0, low), denied),
+        *((_JGE, 0, 1, low + size), denied, _ALLOWED),
+    ]
+
+
+def _file_control(locks: int) -> list[_Instruction]:
+    """fcntl without what signals other processes, watches a file or changes it for others. Locks
+    on a shared file would block the host and carry data: they get this error (0: seem to succeed).
+    """
+    tests = [(_JEQ, 0, 1, command) for command in _LOCKS]
+    apart = [part for test in tests for part in (test, _deny(locks))]
+    return [(_LOAD, 0, 0, 24), *apart, *_all_but(1, _CONTROLS)]
+
+
+_SIGCHLD, _WORD = 17, 0xFFFFFFFF
+_LOCKS = (6, 7, 37, 38)  # F_SETLK F_SETLKW F_OFD_SETLK F_OFD_SETLKW
+# F_SETOWN F_SETSIG F_SETOWN_EX F_SETLEASE F_NOTIFY F_SET_RW_HINT F_SET_FILE_RW_HINT F_SETDELEG
+_CONTROLS = (8, 10, 15, 1024, 1026, 1036, 1038, 1040)
+_NOWAIT = 8  # of preadv2: says whether a page of a file is in the system's cache
+
+
+def base_program(strong: bool, clock: tuple[int, int] = (0, 0)) -> bytes:
     """The filter of every job, and of the zygote that forks them. It denies signals to other
-    processes, tracing, sockets, mounts, namespaces, System V IPC, and changing the priority of
-    others. Without ``strong``, not all visible files are read-only, so it also blocks changes to a
-    file's mode, owner, times or attributes, which Landlock allows. Raises OSError on a machine
-    whose system call numbers are not listed here.
+    processes, tracing, sockets, mounts, namespaces, IPC that outlives a process, watching and
+    locking files, what the system's caches hold, and changing the priority of others. Without
+    ``strong``, not all visible files are read-only, so it also blocks changes to a file's mode,
+    owner, times or attributes, which Landlock allows. ``clock`` is the place (address, size) from
+    which alone the time may be asked. Raises OSError on a machine whose system call numbers are not
+    listed here.
     """
     if platform.machine() not in _MACHINES:
         raise OSError(errno.ENOSYS, f"seccomp: no filter for {platform.machine()}")
-    no_namespaces = [(_JSET, 0, 1, CLONE_NAMESPACES), _deny(errno.EPERM), _ALLOWED]
     rules: dict[str, list[_Instruction]] = {
-        "clone": [(_LOAD, 0, 0, 16), *no_namespaces],
+        "clone": _forks_and_threads(),
         "clone3": [_deny(errno.ENOSYS)],  # its flags are behind a pointer; libc falls back to clone
         "kill": _only_for_self(errno.EPERM),
         "prlimit64": _only_for_self(errno.EPERM),
         "setpriority": _own_priority(),
-        # fcntl and ioctl can make a descriptor send signals to other processes: F_SETOWN, F_SETSIG,
-        # F_SETOWN_EX; FIOSETOWN, SIOCSPGRP, FIOASYNC. TIOCSTI types into a terminal.
-        "fcntl": _all_but(1, (8, 10, 15)),
+        "fcntl": _file_control(0),
+        "flock": [_deny(0)],
+        "sync": [_deny(0)],  # honest code may ask for it, but it is the whole machine's
+        "syncfs": [_deny(0)],
+        "preadv2": [(_LOAD, 0, 0, 56), (_JSET, 0, 1, _NOWAIT), _deny(errno.EOPNOTSUPP), _ALLOWED],
         # A datagram socket could send to any listener.
         "socketpair": [(_LOAD, 0, 0, 24), (_AND, 0, 0, 0xF), (_JEQ, 0, 1, 1), _ALLOWED, _deny(1)],
+        # ioctl can make a descriptor send signals to other processes: FIOSETOWN, SIOCSPGRP,
+        # FIOASYNC. TIOCSTI types into a terminal.
         "ioctl": _all_but(1, (0x8901, 0x8902, 0x5452, 0x5412)),
+        **{name: _called_from(*clock) for name in _CLOCKS},
     }
     ruled_apart = _RULED_APART | (_METADATA if strong else set())
     for name in _SYSCALLS.keys() - _USED_HERE - ruled_apart - rules.keys():
@@ -254,7 +356,9 @@ def job_program(children: bool) -> bytes:
     ``children`` it may start threads, but no processes.
     """
     rules = {name: [_deny(errno.EPERM)] for name in _NOT_FOR_JOBS}
-    if not children:
+    if children:  # they might rely on a lock that only seems to be there
+        rules |= {"flock": [_deny(errno.ENOLCK)], "fcntl": _file_control(errno.ENOLCK)}
+    else:
         test = [(_JSET, 1, 0, CLONE_THREAD), _deny(errno.EAGAIN), _ALLOWED]
         none = [_deny(errno.EAGAIN)]
         rules |= {"clone": [(_LOAD, 0, 0, 16), *test], "fork": none, "vfork": none}

@@ -43,6 +43,15 @@ def tasks_of(uid: int) -> int:
     return count
 
 
+def threads(pid: int) -> int:
+    """How many threads a process has; 0 if it has ended, or the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[17])
+    except OSError:
+        return 0
+
+
 def memory(pids: list[int]) -> int:
     """Bytes of memory that the processes hold together. Processes that have ended count as 0."""
     return sum(map(_memory, pids))

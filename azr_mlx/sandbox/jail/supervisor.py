@@ -2,8 +2,9 @@
 time and ends everything that the job started.
 
 It runs as a script, with the pool's socket as descriptor 0 and four arguments: ``strong`` or
-``limits-only``, the folder for scratch directories, 0 or 1 for the clock (1: shifted), and a JSON
-list of folders to hide. It uses the standard library only, and never looks into what it passes on.
+``limits-only``, the folder for scratch directories, how far clocks run ahead (n: by n times
+``shifted_clock.AHEAD_S``), and a JSON list of folders to hide. It uses the standard library only,
+and never looks into what it passes on.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from typing import Any
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != HERE]
 sys.path.insert(0, HERE)
-if sys.argv[3:4] == ["1"]:
-    import shifted_clock  # type: ignore[import-not-found]
+import shifted_clock  # type: ignore[import-not-found]  # noqa: E402
 
-    shifted_clock.shift()
+AHEAD = int(sys.argv[3])
+CLOCK = shifted_clock.shift(AHEAD) if AHEAD else shifted_clock.place()
 import child  # type: ignore[import-not-found]  # noqa: E402
 import processes  # type: ignore[import-not-found]  # noqa: E402
 import scratch  # type: ignore[import-not-found]  # noqa: E402
@@ -46,8 +47,8 @@ WARM = """
     string time types typing
 """.split()  # noqa: SIM905 - a list of quoted words reads worse
 OWN = """
-    child codec darwin examiner linux namespaces peer processes scratch shifted_clock watch wire
-    zygote
+    child codec darwin examiner linux namespaces peer processes scratch shifted_clock vdso watch
+    wire zygote
 """.split()  # noqa: SIM905
 
 
@@ -93,8 +94,8 @@ def _hello(pool: socket.socket, content: dict[str, Any]) -> None:
 def _prepare(strong: bool, base: str, hidden: list[str]) -> zygote.Setting:
     setting = zygote.Setting(strong, base)
     _warm()
-    child.add_site_builtins()
-    child.open_streams()
+    child.limit_threads(zygote.THREADS)
+    child.look_like_a_program()
     for name in OWN:
         sys.modules.pop(name, None)
     if sys.platform == "darwin":
@@ -102,7 +103,7 @@ def _prepare(strong: bool, base: str, hidden: list[str]) -> zygote.Setting:
     elif strong and not setting.on_linux:
         raise OSError(f"no strong isolation on {sys.platform}")
     elif strong:
-        setting.uid = namespaces.enter(hidden, base)
+        setting.uid = namespaces.enter(hidden, base, AHEAD * shifted_clock.AHEAD_S)
         setting.scratch = namespaces.SCRATCH
     if setting.on_linux:
         _prepare_linux(setting)
@@ -127,13 +128,16 @@ def _warm() -> None:
 
 
 def _prepare_linux(setting: zygote.Setting) -> None:
+    with contextlib.suppress(OSError):  # there may be no /proc
+        linux.forget_arguments()
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     # No job may read or trace this process or the zygote, or write to their descriptors.
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    setting.seccomp = _works(lambda: linux.Filter(linux.base_program(setting.strong)).install())
+    base = linux.Filter(linux.base_program(setting.strong, CLOCK))
+    setting.seccomp = _works(base.install)
     if setting.seccomp:
-        setting.base_filter = linux.Filter(linux.base_program(setting.strong))
+        setting.base_filter = base
         setting.job_filters = {
             children: linux.Filter(linux.job_program(children)) for children in (False, True)
         }

@@ -16,7 +16,7 @@ from typing import Any
 import processes  # type: ignore[import-not-found]
 import scratch  # type: ignore[import-not-found]
 import wire  # type: ignore[import-not-found]
-from zygote import Setting, Zygote  # type: ignore[import-not-found]
+from zygote import THREADS, Setting, Zygote  # type: ignore[import-not-found]
 
 POLL_S = 0.02
 
@@ -60,7 +60,8 @@ class Watch:
         self.frame, self.out = bytearray(), bytearray()
         self.cut, self.cause = 0, wire.ENDED
         self.end: Any = None
-        self.polls = request.processes > 0 or not setting.on_linux
+        # With strong isolation, the kernel counts the threads of a job that has no children.
+        self.polls = request.processes > 0 or not (setting.on_linux and setting.strong)
         self.pending = request.nonce + struct.pack("<I", len(spec)) + spec
 
     def run(self, pool: int) -> None:
@@ -130,14 +131,26 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        """Enforce limits that the kernel does not: the number of processes and their total memory
-        (on macOS also the memory of a single process).
+        """Enforce limits that the kernel does not: the number of processes and of threads, and the
+        total memory of processes (on macOS also the memory of a single process).
         """
-        below = processes.descendants(self.pid)
+        below = self._children()
         if len(below) > self.request.processes + self.request.examined:
             self._stop(wire.TOO_MANY_PROCESSES)
         elif processes.memory([self.pid, *below]) > self.request.memory_bytes:
             self._stop(wire.TOO_MUCH_MEMORY)
+        elif max(map(processes.threads, [self.pid, *below])) > THREADS + 1:
+            self._stop(wire.TOO_MANY_THREADS)
+
+    def _children(self) -> list[int]:
+        """The other processes of the job. On Linux, one whose parent has ended becomes a child of
+        this process."""
+        if self.setting.seccomp and not self.request.processes and not self.request.examined:
+            return []
+        if not self.setting.on_linux:
+            return list(processes.descendants(self.pid))
+        known = (self.pid, self.zygote.pid)
+        return [pid for pid in processes.descendants(os.getpid()) if pid not in known]
 
     def _abandon(self) -> None:
         """End the job and this process, since the pool has closed the connection."""

@@ -16,6 +16,7 @@ NONCE_BYTES = 16
 # Bytes of an encoded frame: kind, steps, detail, and a value or the reports of the tests.
 MAX_BODY = 1 << 20
 MAX_CALLS = 2048  # most values of calls, or reports of assertions, in one frame
+MAX_REPORTED = MAX_BODY - 64 * MAX_CALLS  # bytes of values in one frame; more become opaque
 MAX_STEPS = 100_000  # most lines of the job's own code that are counted
 MAX_FRAME = MAX_BODY + NONCE_BYTES
 
@@ -46,7 +47,8 @@ class RunRequest(NamedTuple):
 
 
 # What ended the job. BROKEN: the sandbox could not run it, and the frame says why.
-ENDED, TIMED_OUT, BAD_FRAME, TOO_MANY_PROCESSES, TOO_MUCH_MEMORY, BROKEN = range(6)
+ENDED, TIMED_OUT, BAD_FRAME, BROKEN = range(4)
+TOO_MANY_PROCESSES, TOO_MANY_THREADS, TOO_MUCH_MEMORY = range(4, 7)
 
 
 class RunResponse(NamedTuple):

@@ -33,7 +33,7 @@ LEAVE = os._exit  # kept here, since a job may replace os._exit
 OPEN_FILES = 128
 FILE_BYTES = 16 << 20
 OTHER_TASKS = 512  # how many other processes and threads the user may start later
-THREADS = 16  # in addition to the main thread, if the kernel counts threads as processes
+THREADS = 32  # of a job, in addition to its main thread
 _PID = struct.Struct("<i")
 _END = struct.Struct("<idQ")
 
@@ -153,6 +153,7 @@ def _ending_with_it() -> Iterator[None]:
 
 
 def _serve(link: socket.socket, setting: Setting) -> NoReturn:
+    child.protect_others(os.path.realpath(setting.scratch))
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
     if setting.on_linux:
@@ -252,8 +253,7 @@ def _read_exactly(fd: int, size: int) -> bytes:
 
 def _confine(spec: dict[str, Any], setting: Setting) -> None:
     os.chdir(setting.scratch)
-    if spec["stdin"] is not None:
-        _give_stdin(spec["stdin"])
+    _open_files(spec["stdin"])
     _set_limits(spec, setting)
     if not setting.on_linux:
         if setting.profiles:
@@ -269,6 +269,19 @@ def _confine(spec: dict[str, Any], setting: Setting) -> None:
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
     else:
         setting.job_filters[spec["processes"] > 0].install()
+
+
+def _open_files(stdin: str | None) -> None:
+    """Give the job open files of its own. A flag or a lock that it sets on them is gone with it; on
+    an inherited one it would stay for the next job.
+    """
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 2)
+    if stdin is None:
+        os.dup2(null, 0)
+    else:
+        _give_stdin(stdin)
+    os.close(null)
 
 
 def _give_stdin(text: str) -> None:
@@ -290,8 +303,10 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     if not setting.seccomp and spec["processes"] == 0:
         _limit(resource.RLIMIT_NPROC, 0)
-    elif setting.strong:
-        _limit(resource.RLIMIT_NPROC, 2 + spec["processes"] + THREADS)
+    elif (
+        setting.strong
+    ):  # the supervisor, the zygote, the job, and perhaps the process of its tests
+        _limit(resource.RLIMIT_NPROC, 4 + spec["processes"] + 2 * THREADS)
     elif setting.on_linux and spec["processes"] > 0:
         # This limit counts all processes of the user. The kernel does not enforce it for root.
         _limit(resource.RLIMIT_NPROC, setting.tasks + spec["processes"] + OTHER_TASKS)
