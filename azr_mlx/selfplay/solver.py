@@ -78,7 +78,7 @@ class TaskSolver:
 
     def _asked(self, task: Task, strategy: str, sampling: Sampling, key: int) -> Asked:
         prompt = render(self.form.solve(task, strategy), self.backend.tokenizer)
-        read = lambda text: parse_answer(text, task.kind, self.form)  # noqa: E731
+        read = lambda text: parse_answer(text, task.kind, self.form, task.program)  # noqa: E731
         return Asked(prompt, sampling, key, read, (TaskCheck(task),))
 
     # -- the rollouts of a round -------------------------------------------------------------------

@@ -1,11 +1,19 @@
-"""The fenced blocks of a chat model's answer."""
+"""The fenced blocks of a chat model's answer, and the one of them that holds a program."""
 
 from __future__ import annotations
 
+import ast
 import re
+import textwrap
+from collections.abc import Sequence
 from typing import NamedTuple
 
-_FENCE = re.compile(r"^[ \t]*(```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1|\Z)", re.S | re.M)
+from azr_mlx.text import parsed
+
+_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([^\s`{]*)[^`]*")
+_PYTHON = frozenset({"", "python", "python3", "py", "py3"})
+_TEXT = frozenset({"markdown", "md", "text"})  # blocks whose fences are blocks themselves
+_MAX_ENDS = 20  # how many lines are tried as the end of one block
 
 
 class Fence(NamedTuple):
@@ -14,7 +22,86 @@ class Fence(NamedTuple):
     label: str
     body: str
 
+    @property
+    def is_python(self) -> bool:
+        """Whether the label says so, or there is none."""
+        return self.label in _PYTHON
+
 
 def fences(text: str) -> list[Fence]:
-    """The blocks in the order of the text. The last one may lack its end."""
-    return [Fence(m[2].lower(), m[3]) for m in _FENCE.finditer(text)]
+    """The blocks in the order of the text, as CommonMark reads them (section 4.5): a block ends
+    with a fence at least as long as its first one. But a block of Python goes on if only then it is
+    a program, since docstrings have fences, too. The last block may lack its end.
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    found, number = list[Fence](), 0
+    while number < len(lines):
+        opening = _FENCE.fullmatch(lines[number])
+        number += 1
+        if opening is None or (not opening[3] and _begins_with_fence(lines[number:])):
+            continue
+        label = opening[3].lower()
+        end = _end(lines, number, opening, label in _PYTHON)
+        body = "\n".join(lines[number:end])
+        if label in _TEXT:
+            found += fences(body)
+        else:
+            found.append(Fence(label, body + "\n" if number < end < len(lines) else body))
+        number = end + 1
+    return found
+
+
+def _begins_with_fence(lines: Sequence[str]) -> bool:
+    """Whether another fence, with a label, follows at once: the one before it has no meaning."""
+    first = next((line for line in lines if line.strip()), "")
+    inner = _FENCE.fullmatch(first)
+    return inner is not None and bool(inner[3])
+
+
+def _end(lines: Sequence[str], start: int, opening: re.Match[str], python: bool) -> int:
+    """The number of the line that ends a block; how many lines there are, if none does."""
+    mark, width = opening[2], len(opening[1].expandtabs(4))
+    closing = re.compile(rf"([ \t]*){mark[0]}{{{len(mark)},}}[ \t]*")
+    ends = [
+        (i, len(match[1].expandtabs(4)) - width)
+        for i, line in enumerate(lines[start:], start)
+        if (match := closing.fullmatch(line))
+    ][:_MAX_ENDS]
+    if not ends:
+        return len(lines)
+    if python:
+        for i, _ in ends:
+            if parsed(textwrap.dedent("\n".join(lines[start:i]))) is not None:
+                return i
+    # With more than three blanks before it, a fence is text. But if there is no other, it is one.
+    return next((i for i, deeper in ends if deeper <= 3), ends[0][0])
+
+
+def program_for(blocks: Sequence[Fence], name: str) -> str | None:
+    """The last Python block that gives the function ``name`` a body, or else the last that defines
+    it at all; None if none does."""
+    definition = re.compile(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", re.M)
+    bodies = [textwrap.dedent(one.body) for one in blocks if one.is_python]
+    own = [body for body in bodies if definition.search(body)]
+    written = [body for body in own if not _is_stub(body, name)]
+    return next(reversed(written or own), None)
+
+
+def _is_stub(code: str, name: str) -> bool:
+    """Whether a program only shows how the function is called."""
+    tree = parsed(code)
+    if tree is None:
+        return False
+    functions = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name
+    ]
+    return all(_says_nothing(one) for function in functions for one in function.body)
+
+
+def _says_nothing(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Raise):
+        return "NotImplementedError" in ast.dump(statement)
+    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return isinstance(statement, ast.Pass) or is_constant

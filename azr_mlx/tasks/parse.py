@@ -13,9 +13,10 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
-from azr_mlx.tasks.fences import fences
+from azr_mlx.tasks.fences import fences, program_for
+from azr_mlx.tasks.inputs import MAX_INPUTS, arguments_in, arguments_of_call, call_at, is_call
 from azr_mlx.tasks.program import (
     BANNED_NAMES,
     MAX_SOURCE,
@@ -45,7 +46,6 @@ __all__ = [
 ]
 
 MAX_TEXT = 100_000  # how many characters of a model's output are read
-MAX_INPUTS = 64  # inputs read from one induction proposal
 
 
 class Styled(Protocol):
@@ -82,17 +82,18 @@ def parse_proposal(text: str, kind: TaskKind, form: Form, program: str = "") -> 
         return None
 
 
-def parse_answer(text: str, kind: TaskKind, form: Form) -> str | None:
+def parse_answer(text: str, kind: TaskKind, form: Form, program: str = "") -> str | None:
     """The final answer in a completion, or None.
 
-    Deduction: the source of one expression. Abduction: the source of an argument tuple. Induction:
-    a program. Whether an expression is a literal is the judge's to say.
+    Deduction: the source of one expression. Abduction: the source of an argument tuple, as
+    ``program`` takes them. Induction: a program. Whether an expression is a literal is the judge's
+    to say.
     """
     text = text[:MAX_TEXT]
     try:
         if _is_chat(form):
-            return _chat_answer(_after_thinking(text), kind)
-        return _completion_answer(text, kind)
+            return _chat_answer(_after_thinking(text), kind, program)
+        return _completion_answer(text, kind, program)
     except RecursionError:
         return None
 
@@ -111,9 +112,11 @@ def _completion_proposal(text: str) -> Proposal | None:
     if found is None:
         return None
     program = _program(source[: found.start()])
-    call = _call(source, found.end() - 1)
-    args = None if call is None else _call_args(call)
-    return None if program is None or args is None else Proposal(program, (args,))
+    call = call_at(source, found.end() - 1)
+    if program is None or call is None:
+        return None
+    args = arguments_of_call(call, program)
+    return None if args is None else Proposal(program, (args,))
 
 
 def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
@@ -121,16 +124,17 @@ def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
         text = _after_thinking(text)
         blocks = fences(text)
         message = next((body.strip() for label, body in blocks if label == "message"), "")
-        inputs = [a for label, body in blocks if label == "input" for a in _each_args(body)]
+        bodies = [body for label, body in blocks if label == "input"]
     else:
         message, _, rest = text.strip().partition("\n")
-        inputs = _each_args(rest)
+        bodies = [rest]
+    inputs = [one for body in bodies for one in arguments_in(body, program)]
     distinct = tuple(dict.fromkeys(inputs))[:MAX_INPUTS]
     message = " ".join(message.lstrip("# ").split())[:500]
     return Proposal(program, distinct, message) if distinct else None
 
 
-def _completion_answer(text: str, kind: TaskKind) -> str | None:
+def _completion_answer(text: str, kind: TaskKind, program: str) -> str | None:
     if kind is TaskKind.INDUCTION:
         return _program(_with_opener("def f", text))
     # What follows a blank line is another example.
@@ -141,7 +145,7 @@ def _completion_answer(text: str, kind: TaskKind) -> str | None:
         return _asserted_value(last if last is not None else "assert f() ==" + _first_line(text))
     if last is None and text.lstrip(" ").startswith("("):
         last = "assert f" + _first_line(text)
-    return None if last is None else _asserted_args(last)
+    return None if last is None else _asserted_args(last, program)
 
 
 def _first_line(text: str) -> str:
@@ -169,25 +173,21 @@ def _right_side(node: ast.stmt) -> str | None:
     if not (isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare)):
         return None
     compare = node.test
-    if len(compare.ops) != 1 or not isinstance(compare.ops[0], ast.Eq) or not _is_f(compare.left):
+    if len(compare.ops) != 1 or not isinstance(compare.ops[0], ast.Eq) or not is_call(compare.left):
         return None
     return unparse(compare.comparators[0])
 
 
-def _is_f(node: ast.expr) -> TypeGuard[ast.Call]:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "f"
-
-
-def _asserted_args(statement: str) -> str | None:
+def _asserted_args(statement: str, program: str) -> str | None:
     """The arguments of ``assert f(ARGS) == ...``; nothing but ``== ...`` or a comment may follow
     the call.
     """
-    start = statement.find("f")
-    call = _call(statement, statement.find("(", start))
+    opening = statement.find("(", statement.find("f"))
+    call = call_at(statement, opening)
     if call is None:
         return None
-    rest = _first_line(statement[statement.find("(", start) + len(call) - 1 :])
-    return _call_args(call) if re.fullmatch(r"[ \t]*(==.*|#.*)?\r?", rest) else None
+    rest = _first_line(statement[opening + len(call) - 1 :])
+    return arguments_of_call(call, program) if re.fullmatch(r"[ \t]*(==.*|#.*)?\r?", rest) else None
 
 
 # ---------------------------------------------------------------- chat
@@ -208,93 +208,36 @@ def _chat_proposal(text: str) -> Proposal | None:
     program = _program(text if code is None else code)
     if program is None:
         return None
-    inputs = [a for label, body in blocks if label == "input" for a in _each_args(body)]
-    if not inputs:
-        found = re.search(r"^assert[ \t]+f[ \t]*\(", text, re.M)
-        call = None if found is None else _call(text, found.end() - 1)
-        inputs = [a for a in [None if call is None else _call_args(call)] if a is not None]
+    bodies = [body for label, body in blocks if label == "input"]
+    inputs = [one for body in bodies for one in arguments_in(body, program)]
+    found = re.search(r"^assert[ \t]+f[ \t]*\(", text, re.M)
+    if not inputs and found is not None:
+        call = call_at(text, found.end() - 1)
+        args = None if call is None else arguments_of_call(call, program)
+        inputs = [] if args is None else [args]
     return Proposal(program, (inputs[0],)) if inputs else None
 
 
-def _chat_answer(text: str, kind: TaskKind) -> str | None:
+def _chat_answer(text: str, kind: TaskKind, program: str) -> str | None:
     blocks = fences(text)
     if kind is TaskKind.INDUCTION:
-        code = [body for _, body in blocks if "def " in body]
-        return _program(code[-1] if code else text)
+        code = program_for(blocks, "f")
+        return _program(text if code is None else code)
     label = "output" if kind is TaskKind.DEDUCTION else "input"
     labelled = [body for name, body in blocks if name == label]
     body = (labelled or [body for _, body in blocks] or [text])[-1].strip()
+    if kind is TaskKind.ABDUCTION:
+        found = arguments_in(body, program)
+        return found[-1] if found else None
     asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", body, re.M)]
     if asserts:
-        last = body[asserts[-1] :]
-        return _asserted_value(last) if kind is TaskKind.DEDUCTION else _asserted_args(last)
-    if re.match(r"f[ \t]*\(", body) and "==" in body and kind is TaskKind.DEDUCTION:
+        return _asserted_value(body[asserts[-1] :])
+    if re.match(r"f[ \t]*\(", body) and "==" in body:
         return _asserted_value("assert " + body)
-    if kind is TaskKind.DEDUCTION:
-        return _expression(body)
-    return _asserted_args("assert " + body) if re.match(r"f[ \t]*\(", body) else _bare_args(body)
+    return _expression(body)
 
 
 # ---------------------------------------------------------------- pieces
-
-
-def _each_args(text: str) -> list[str]:
-    """Argument tuples of lines ``f(1, 2)``, ``assert f(1, 2) == 3`` or, with no call at all, ``1,
-    2``.
-    """
-    calls = [m.end() - 1 for m in re.finditer(r"^(?:assert[ \t]+)?f[ \t]*\(", text, re.M)]
-    if not calls:
-        bare = _bare_args(text)
-        return [] if bare is None else [bare]
-    texts = [_call(text, at) for at in calls[:MAX_INPUTS]]
-    return [a for a in (_call_args(t) for t in texts if t is not None) if a is not None]
-
-
-def _call(text: str, opening: int) -> str | None:
-    """``f(...)`` where ``opening`` is the index of its parenthesis; None if it is never closed."""
-    end = _closing(text, opening)
-    return None if end is None else "f" + text[opening : end + 1]
-
-
-def _closing(text: str, opening: int) -> int | None:
-    """The index of the bracket that closes the one at ``opening``, strings skipped."""
-    depth, quote, i = 0, "", opening
-    limit = min(len(text), opening + MAX_SOURCE)
-    while i < limit:
-        char = text[i]
-        if quote:
-            i += char == "\\"
-            quote = "" if char == quote else quote
-        elif char in "'\"":
-            quote = char
-        elif char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
-            if depth == 0:
-                return i
-        i += 1
-    return None
-
-
-def _call_args(call: str) -> str | None:
-    """The positional arguments of ``f(...)`` as a tuple; keywords and stars are not values."""
-    tree = parse_source(call)
-    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
-        return None
-    node = tree.body[0].value
-    if not _is_f(node) or node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
-        return None
-    return unparse(ast.Tuple(elts=node.args, ctx=ast.Load()))
-
-
-def _bare_args(text: str) -> str | None:
-    """``1, 2`` as an argument tuple: what stands between the parentheses of a call, and nothing
-    more.
-    """
-    text = text.strip()
-    call = "f(" + text + "\n)"
-    return _call_args(call) if text and _closing(call, 1) == len(call) - 1 else None
 
 
 def _expression(text: str) -> str | None:

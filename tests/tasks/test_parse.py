@@ -52,7 +52,7 @@ def test_several_defs_are_one_program() -> None:
     [
         "",
         "(x):\n    return x",  # no input
-        "(x):\n    return x\nassert f(x=1) == 1",
+        "(x):\n    return x\nassert f(y=1) == 1",
         "(x):\n    return x\nassert f(*[1]) == 1",
         "(x):\n    return x\nassert f([1, 2",
         "(x):\n  return (\nassert f(1) == 1",
@@ -145,7 +145,8 @@ def test_deduction_answers_of_completions(text: str, answer: str | None) -> None
         ("(0) or (True) == 3", None),
         ("(0) or (True", None),
         ("(0); f(1)", None),
-        ("(x=1) == 3", None),
+        ("(x=1) == 3", "(1,)"),
+        ("(*x) == 3", None),
         (" 5", None),
         ("(1, 2", None),
     ],

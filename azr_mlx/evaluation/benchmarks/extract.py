@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-import textwrap
 
-from azr_mlx.tasks.fences import fences
+from azr_mlx.tasks.fences import fences, program_for
 from azr_mlx.text import parsed
 
-_PYTHON_LABELS = frozenset({"", "python", "python3", "py", "py3"})
 _BEGINS = re.compile(r"^(?:import |from \w|def |async def |class |@)", re.M)
-_MAX_CUTS = 400  # how many lines may be taken off an answer's end until it is a program
+_FENCE_LINE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*$", re.M)
+_MAX_STARTS = 20  # how many lines are tried as the beginning of a program
+_MAX_CUTS = 400  # how often an answer's end is cut off until it is a program
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _SHOWS = frozenset(
     {"print", "input", "exit", "quit", "sys.exit", "unittest.main", "doctest.testmod", "main"}
@@ -22,31 +22,64 @@ def extract_code(text: str, entry_point: str) -> str:
     """The program in a chat model's answer.
 
     Reasoning up to ``</think>`` is left out, and all the rest if it never ends. Of the fenced
-    blocks in Python or without a label, the last that defines ``entry_point`` counts, else the
-    first; a fence may lack its end. An answer without a fence is code from its first line that
-    begins as code does to the last with which it is a program. Where ``entry_point`` is given,
-    statements that only use it (example calls, tests) or talk to a user are left out.
+    blocks in Python or without a label, the last that gives ``entry_point`` a body counts, else the
+    first, unless the code stands outside of fences; a fence may lack its end or its beginning. An
+    answer without a fence is code from its first line that begins as code does to the last with
+    which it is a program. Where ``entry_point`` is given, statements that only use it (example
+    calls, tests) or talk to a user are left out.
     """
     text = text.replace("\r\n", "\n").rpartition("</think>")[2]
     text = text.partition("<think>")[0]
-    blocks = [one.body for one in fences(text) if one.label in _PYTHON_LABELS]
-    if not blocks:
-        return _definitions(_bare(text), entry_point)
-    defines = re.compile(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.M)
-    whole = [textwrap.dedent(body) for body in blocks if entry_point and defines.search(body)]
-    return _definitions(whole[-1] if whole else blocks[0], entry_point)
+    blocks = fences(text)
+    whole = program_for(blocks, entry_point) if entry_point else None
+    if whole is not None:
+        cut_off = parsed(whole) is None and _defines(shorter := _longest(whole), entry_point)
+        return _definitions(shorter if cut_off else whole, entry_point)
+    python = [one.body for one in blocks if one.is_python]
+    outside = _bare(_FENCE_LINE.sub("", text), entry_point)
+    if not any(body.strip() for body in python) or _defines(outside, entry_point):
+        return _definitions(outside, entry_point)
+    return _definitions(python[0], entry_point)
 
 
-def _bare(text: str) -> str:
-    """The code among prose; the text as it is if none begins in it."""
-    found = _BEGINS.search(text)
-    if found is None or parsed(text) is not None:
+def _bare(text: str, entry_point: str) -> str:
+    """The code among prose: the first part that is a program and defines ``entry_point``, or else
+    the first that is a program; the text as it is if none begins in it.
+    """
+    starts = [found.start() for found in _BEGINS.finditer(text)][:_MAX_STARTS]
+    if not starts or (parsed(text) is not None and _defines(text, entry_point)):
         return text
-    lines = text[found.start() :].splitlines(keepends=True)
-    for end in range(len(lines), max(0, len(lines) - _MAX_CUTS), -1):
-        if parsed("".join(lines[:end])) is not None:
-            return "".join(lines[:end])
-    return text[found.start() :]
+    parts = [part for start in starts if (part := _longest(text[start:]))]
+    own = [part for part in parts if _defines(part, entry_point)]
+    return (own or parts or [text[starts[0] :]])[0]
+
+
+def _longest(text: str) -> str:
+    """The most lines from the start of the text that are a program; an empty string if none are."""
+    lines = text.splitlines(keepends=True)
+    end = len(lines)
+    for _ in range(_MAX_CUTS):
+        part = "".join(lines[:end])
+        if end <= 0 or parsed(part) is not None:
+            return part if end > 0 else ""
+        end = min(end - 1, _faulty_line(part) - 1)
+    return ""
+
+
+def _faulty_line(code: str) -> int:
+    """The number of the line by which a text is not Python; beyond its end if that is not known."""
+    try:
+        ast.parse(code)
+    except SyntaxError as error:
+        return max(1, error.lineno or 1) if "was never closed" not in str(error) else 1 << 30
+    except (ValueError, RecursionError, MemoryError, SystemError):
+        return 1 << 30
+    return 1 << 30
+
+
+def _defines(code: str, entry_point: str) -> bool:
+    tree = parsed(code) if entry_point else None
+    return tree is not None and any(entry_point in _names(node, ast.Store) for node in tree.body)
 
 
 def _definitions(code: str, entry_point: str) -> str:
