@@ -15,7 +15,12 @@ from azr_mlx.types import Status
 
 ATTEMPTS = 2  # how often a run is started if its worker dies
 RUNS, MANY_RUNS = 2, 8  # of a deterministic job; many if it may depend on hashes or addresses
-_HASHING = re.compile(r"\b(set|frozenset|hash|id|object|class)\b|__hash__|__repr__")
+# Sets and hashes; sets of a dict's keys; the text of an object that has none but its address.
+_HASHING = re.compile(
+    r"\b(set|frozenset|hash|id|object|class)\b|__hash__|__repr__"
+    r"|\.(keys|items)\(\)\s*[-&|^]|[-&|^]\s*\w+\.(keys|items)\(\)"
+    r"|\b(str|repr|ascii|format)\(\s*(f|self|lambda|iter|map|filter|zip|enumerate|reversed|\()\b"
+)
 
 
 class Case:

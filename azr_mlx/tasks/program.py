@@ -6,9 +6,13 @@ All of it reads the syntax tree and runs nothing; any text gets an answer, never
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import importlib
 from collections.abc import Collection
 from copy import deepcopy
+from functools import lru_cache
+from types import ModuleType
 
 from azr_mlx.text import parsed
 
@@ -20,7 +24,7 @@ RESERVED = 8  # one shape in so many is kept for held-out tasks
 # distinguishes one process from another. This keeps proposals on the subject; what keeps the
 # machine safe is the sandbox.
 BANNED_NAMES = frozenset({
-    "open", "input", "print", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
+    "open", "input", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
     "breakpoint", "exit", "quit", "help", "id", "memoryview", "__builtins__", "__file__",
     "__loader__", "__spec__",
 })  # fmt: skip
@@ -28,8 +32,12 @@ BANNED_ATTRIBUTES = frozenset({
     "__subclasses__", "__globals__", "__builtins__", "__code__", "__bases__", "__mro__",
     "__loader__", "__spec__", "__closure__", "__reduce__", "__reduce_ex__", "f_back", "f_globals",
     "f_locals", "gi_frame", "tb_frame", "cr_frame", "os", "sys", "_os", "_sys", "builtins",
-    "random",
+    "random", "__getattribute__", "__dict__",
+    # What finds an attribute by a text, or evaluates one.
+    "attrgetter", "methodcaller", "get_field", "get_type_hints", "singledispatch",
+    "singledispatchmethod",
 })  # fmt: skip
+_BY_TEXT = frozenset({"getattr", "setattr", "delattr"})
 BANNED_MODULES = frozenset({
     "os", "sys", "io", "random", "builtins", "importlib", "subprocess", "socket",
 })  # fmt: skip
@@ -64,8 +72,8 @@ def check_program(
 
     In this order: ``too_large``, ``syntax``, ``no_f`` (no top-level ``def f``), ``no_params`` (it
     takes no positional argument), ``no_return`` (it never returns a value, or is a generator),
-    ``import`` (one that is not on the list), ``banned`` (I/O, clock, randomness, introspection: see
-    ``BANNED_NAMES``). Any number of helper functions, nested functions, lambdas and classes is
+    ``import`` (one that is not on the list), ``banned`` (input and files, clock, randomness,
+    introspection, modules by way of others: see ``BANNED_NAMES``). Any number of helper functions, nested functions, lambdas and classes is
     welcome. A banned name that the program itself binds (``def f(input)``) is its own and no
     offence.
     """
@@ -84,7 +92,7 @@ def check_program(
         return "no_return"
     if not all(_import_allowed(node, allowed_imports) for node in ast.walk(tree)):
         return "import"
-    return "banned" if _uses_banned(tree) else None
+    return "banned" if _uses_banned(tree, _modules_within(tuple(allowed_imports))) else None
 
 
 def _returns(function: ast.FunctionDef) -> bool:
@@ -110,11 +118,29 @@ def _import_allowed(node: ast.AST, allowed: Collection[str]) -> bool:
     if node.level or node.module is None:
         return False
     module = node.module
+    banned = BANNED_MODULES | BANNED_ATTRIBUTES | _modules_within(tuple(allowed))
     return all(
-        (_listed(module, allowed) and alias.name not in BANNED_MODULES)
+        (_listed(module, allowed) and alias.name not in banned)
         or f"{module}.{alias.name}" in allowed
         for alias in node.names
     )
+
+
+@lru_cache
+def _modules_within(allowed: tuple[str, ...]) -> frozenset[str]:
+    """The names under which allowed modules hold other modules, which are not allowed: through
+    ``dataclasses.inspect`` a program would reach all of them.
+    """
+    names = set[str]()
+    for module in allowed:
+        with contextlib.suppress(ImportError):
+            held = vars(importlib.import_module(module))
+            names |= {
+                name
+                for name, value in held.items()
+                if isinstance(value, ModuleType) and not _listed(value.__name__, allowed)
+            }
+    return frozenset(names)
 
 
 def _listed(name: str, allowed: Collection[str]) -> bool:
@@ -123,7 +149,7 @@ def _listed(name: str, allowed: Collection[str]) -> bool:
     return any(".".join(parts[: i + 1]) in allowed for i in range(len(parts)))
 
 
-def _uses_banned(tree: ast.Module) -> bool:
+def _uses_banned(tree: ast.Module, modules: Collection[str]) -> bool:
     nodes = list(ast.walk(tree))
     bound = _bound_names(nodes)
     clock = any(
@@ -131,13 +157,36 @@ def _uses_banned(tree: ast.Module) -> bool:
         or (isinstance(n, ast.ImportFrom) and n.module == "datetime")
         for n in nodes
     )
-    banned_attributes = BANNED_ATTRIBUTES | (CLOCK_ATTRIBUTES if clock else frozenset())
+    attributes = BANNED_ATTRIBUTES | (CLOCK_ATTRIBUTES if clock else frozenset())
+    # A module stays one, whatever else the program calls by its name.
+    banned = (attributes - bound) | set(modules)
     for node in nodes:
         if isinstance(node, ast.Name) and node.id in BANNED_NAMES and node.id not in bound:
             return True
-        if isinstance(node, ast.Attribute) and node.attr in banned_attributes - bound:
+        if isinstance(node, ast.Attribute) and node.attr in banned:
             return True
-    return False
+        if isinstance(node, ast.MatchClass) and banned & set(node.kwd_attrs):
+            return True
+    return _finds_by_text(nodes, banned | attributes)
+
+
+def _finds_by_text(nodes: list[ast.AST], banned: Collection[str]) -> bool:
+    """Whether the program uses ``getattr`` and the like, other than to call them with the plain
+    name of an attribute that it may use.
+    """
+    plain = {
+        id(node.func)
+        for node in nodes
+        if isinstance(node, ast.Call)
+        and len(node.args) > 1
+        and isinstance(node.args[1], ast.Constant)
+        and isinstance(node.args[1].value, str)
+        and node.args[1].value not in banned
+    }
+    return any(
+        isinstance(node, ast.Name) and node.id in _BY_TEXT and id(node) not in plain
+        for node in nodes
+    )
 
 
 def _bound_names(nodes: list[ast.AST]) -> set[str]:

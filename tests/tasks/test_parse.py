@@ -220,7 +220,7 @@ def test_chat_answers(text: str, kind: TaskKind, answer: str | None) -> None:
         ("from . import a\ndef f(x):\n    return x", "import"),
         ("from statistics import random\ndef f(x):\n    return x", "import"),
         ("def f(x):\n    return open(x)", "banned"),
-        ("def f(x):\n    print(x)\n    return x", "banned"),
+        ("def f(x):\n    print(x)\n    return x", None),
         ("def f(x):\n    return eval(x)", "banned"),
         ("def f(x):\n    return ().__class__.__bases__", "banned"),
         ("import re\ndef f(x):\n    return re.sys.argv", "banned"),

@@ -1,0 +1,129 @@
+# ruff: noqa: E501
+"""Programs whose value is not settled by their input: none of them may become a task, since whoever
+answers it would be paid by the toss of a coin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from azr_mlx.sandbox import Sandbox
+from azr_mlx.tasks.gate import Draft, gate
+from azr_mlx.tasks.parse import Proposal
+from azr_mlx.types import TaskKind
+
+pytestmark = pytest.mark.sandbox
+
+WORDS = "{'ab', 'cd', 'ef', 'gh'}"
+# name: (program, input)
+PROGRAMS: dict[str, str] = {
+    # clocks
+    "now": "import datetime\ndef f(x):\n    return x + datetime.datetime.now().second % 2",
+    "today": "import datetime\ndef f(x):\n    return x + datetime.date.today().day % 2",
+    "today by another name": "from datetime import date as d\ndef f(x):\n    return x + d.today().day % 2",
+    "now by text": "import datetime\ndef f(x):\n    return getattr(datetime.datetime, 'n' + 'ow')().second % 2",
+    "a clock by way of dataclasses": "import dataclasses\ndef f(x):\n    t = dataclasses.inspect.importlib.import_module('time')\n    return x + int(t.clock_gettime(0)) % 2",
+    "inspect from dataclasses": "from dataclasses import inspect\ndef f(x):\n    return x + int(inspect.importlib.import_module('time').time()) % 2",
+    "a module by another name": "import dataclasses as d\ndef f(x):\n    e = d\n    return int(e.inspect.importlib.import_module('time').time()) % 2",
+    "a module by text": "import dataclasses\ndef f(x):\n    return getattr(getattr(dataclasses, 'inspect'), 'importlib') and x",
+    "globals of a function": "import dataclasses\ndef f(x):\n    return dataclasses.dataclass.__globals__['inspect'] and x",
+    "attrgetter": "import operator, dataclasses\ndef f(x):\n    return operator.attrgetter('inspect.importlib')(dataclasses) and x",
+    "methodcaller": "import operator\ndef f(x):\n    return operator.methodcaller('__getattribute__', '__globals__')(f) and x",
+    "a formatter": "import string\ndef f(x):\n    return string.Formatter().get_field('0.__globals__', (f,), {})[0] and x",
+    "a pattern": "import dataclasses\ndef f(x):\n    match dataclasses:\n        case object(inspect=i):\n            return int(i.importlib.import_module('time').time()) % 2\n    return 0",
+    "hints": "import typing\ndef f(x):\n    def g(a: '__import__(\"time\").time()'): pass\n    return typing.get_type_hints(g)['a'] % 2 > 1",
+    "sys of enum": "import enum\ndef f(x):\n    return enum.sys.modules['time'].time() // 1 % 2",
+    "os of another": "import statistics\ndef f(x):\n    return statistics.random.random() < 0.5",
+    "codecs of json": "import json\ndef f(x):\n    return json.codecs.sys.modules['time'].time() // 1 % 2",
+    "import by name": "def f(x):\n    return __import__('time').time() // 1 % 2",
+    "import of time": "import time\ndef f(x):\n    return time.time() // 1 % 2",
+    "import inside": "def f(x):\n    import random\n    return random.random() < 0.5",
+    "builtins": "def f(x):\n    return __builtins__ and x",
+    "dict of a class": "def f(x):\n    return f.__class__.__dict__['__globals__'].__get__(f)['__builtins__'] and x",
+    "loader": "def f(x):\n    return __loader__ and x",
+    "subclasses": "def f(x):\n    return len(object.__subclasses__()) % 2",
+    # hashes and the order of sets
+    "the first of two words": "def f(x):\n    return next(iter({'a', 'b'}))",
+    "the last of two words": "def f(x):\n    return list({'left', 'right'})[-1]",
+    "a set of words": f"def f(x):\n    return list({WORDS})",
+    "pop": f"def f(x):\n    return {WORDS}.pop()",
+    "frozenset": "def f(x):\n    return tuple(frozenset(['n', 'y']))",
+    "set of a text": "def f(x):\n    return ''.join(set(x))",
+    "a comprehension": "def f(x):\n    return [c for c in {c for c in x}][0]",
+    "a set in a loop": "def f(x):\n    out = ''\n    for c in set(x):\n        out += c\n    return out",
+    "the first of a difference": "def f(x):\n    return list(set(x) - {'a'})[0]",
+    "keys as sets": "def f(x):\n    a = dict.fromkeys(x)\n    b = dict.fromkeys(x + 'z')\n    return list(a.keys() & b.keys())",
+    "items as sets": "def f(x):\n    a = {c: 1 for c in x}\n    return list(a.items() | {'q': 1}.items())[0]",
+    "max of a set by length": f"def f(x):\n    return max({WORDS}, key=len)",
+    "hash of a word": "def f(x):\n    return hash(x) % 2",
+    "hash of bytes": "def f(x):\n    return hash(x.encode()) & 1",
+    "hash of a tuple": "def f(x):\n    return hash((x, 1)) % 3 == 0",
+    "hash by method": "def f(x):\n    return x.__hash__() % 2",
+    "sorted by hash": "def f(x):\n    return sorted(x, key=hash)",
+    "an enumeration's set": "import enum\nclass C(enum.Enum):\n    R = 1\n    G = 2\ndef f(x):\n    return [c.name for c in {C.R, C.G}]",
+    "a counter of a set": "import collections\ndef f(x):\n    return collections.Counter(list(set(x))).most_common(1)[0][0]",
+    "zip of a set": "def f(x):\n    return dict(zip(set(x), range(9)))['a']",
+    "a set in a text": "def f(x):\n    return str(set(x))",
+    "star of a set": "def f(x):\n    a, *_ = set(x)\n    return a",
+    "a set by union": "def f(x):\n    s = set().union(x)\n    return [*s][1]",
+    # addresses
+    "repr of a function": "def f(x):\n    return repr(f)",
+    "a digit of an address": "def f(x):\n    return str(lambda: 0)[-6]",
+    "an address by format": "def f(x):\n    return f'{object()}'",
+    "an object's hash": "def f(x):\n    return hash(object()) % 7",
+    "a class of its own": "class C:\n    pass\ndef f(x):\n    return str(C())",
+    "an object in a set": "class C:\n    def __init__(self, n):\n        self.n = n\ndef f(x):\n    return [c.n for c in {C(1), C(2), C(3), C(4), C(5)}]",
+    "a map as a text": "def f(x):\n    return str(map(str, x))",
+    "a generator's text": "def f(x):\n    return str(c for c in x)[-5:-1]",
+    "id": "def f(x):\n    return id(x) // 16 % 2",
+    "id by another name": "g = id\ndef f(x):\n    return g(x) // 16 % 2",
+    "a bound method's text": "def f(x):\n    return repr(x.upper)",
+    "sorted by address": "class C:\n    def __init__(self, n):\n        self.n = n\ndef f(x):\n    return [c.n for c in sorted([C(1), C(2), C(3)], key=hash)]",
+    # files and streams
+    "a file's time": "def f(x):\n    open('a', 'w').close()\n    return 1",
+}
+
+
+@pytest.fixture(scope="module", params=["strong", "limits-only"])
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    with Sandbox(workers=2, isolation=request.param) as box:
+        yield box
+
+
+def test_none_becomes_a_task(sandbox: Sandbox) -> None:
+    assert len(PROGRAMS) == 60
+    drafts = [Draft(Proposal(p, ("('abc',)",)), TaskKind.DEDUCTION) for p in PROGRAMS.values()]
+    results = gate(drafts, sandbox)
+    accepted = [name for name, one in zip(PROGRAMS, results, strict=True) if one.task is not None]
+    assert not accepted
+
+
+# Programs that come near the rules, and keep to them.
+HONEST: dict[str, str] = {
+    "prints": "def f(x):\n    print(x)\n    return x",
+    "a set that is sorted": "def f(x):\n    return sorted(set(x))",
+    "a set as the value": "def f(x):\n    return set(x)",
+    "a set of numbers": "def f(x):\n    return list({len(x), 7, 9})",
+    "the size of a set": "def f(x):\n    return len({c for c in x})",
+    "membership": "def f(x):\n    return [c for c in x if c in {'a', 'b'}]",
+    "keys in common, sorted": "def f(x):\n    return sorted(dict.fromkeys(x).keys() & {'a': 1}.keys())",
+    "a class": "class C:\n    def __init__(self, n):\n        self.n = n\ndef f(x):\n    return C(x).n",
+    "getattr by name": "def f(x):\n    return getattr(x, 'upper')()",
+    "copy of a list": "def f(x):\n    a = list(x)\n    return a.copy()",
+    "a parameter named as a module": "import string\ndef f(string):\n    return string.upper()",
+    "abc of collections": "import collections.abc\ndef f(x):\n    return isinstance(x, collections.abc.Sized)",
+    "a date": "import datetime\ndef f(x):\n    return str(datetime.date(2020, 2, 29))",
+    "match": "def f(x):\n    match x:\n        case str():\n            return 1\n    return 0",
+    "reduce": "import functools, operator\ndef f(x):\n    return functools.reduce(operator.add, x)",
+    "itemgetter": "import operator\ndef f(x):\n    return operator.itemgetter(1)(x)",
+    "a dataclass": "from dataclasses import dataclass\n@dataclass\nclass P:\n    n: int\ndef f(x):\n    return P(1).n",
+    "str of values": "def f(x):\n    return str([x, 1.5, None])",
+}
+
+
+def test_honest_programs_are_let_in(sandbox: Sandbox) -> None:
+    drafts = [Draft(Proposal(p, ("('abc',)",)), TaskKind.DEDUCTION) for p in HONEST.values()]
+    results = gate(drafts, sandbox)
+    refused = {n: one.reason for n, one in zip(HONEST, results, strict=True) if one.task is None}
+    assert not refused
