@@ -81,9 +81,11 @@ def arguments_in(text: str, program: str = "") -> list[str]:
     text = text.strip()
     if not text:
         return []
-    if (tree := parse_source(text)) is not None:
+    tree, call = parse_source(text), _call_of(f"f({text}\n)")
+    # With commas between them, assignments are Python as well, but keywords are meant.
+    if tree is not None and not (call is not None and call.keywords):
         return _read(tree.body, known)[:MAX_INPUTS]
-    if (call := _call_of(f"f({text}\n)")) is not None:
+    if call is not None:
         return [args for args in [_placed(call, known, {})] if args is not None]
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) < 2:
