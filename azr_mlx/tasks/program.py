@@ -73,9 +73,9 @@ def check_program(
     In this order: ``too_large``, ``syntax``, ``no_f`` (no top-level ``def f``), ``no_params`` (it
     takes no positional argument), ``no_return`` (it never returns a value, or is a generator),
     ``import`` (one that is not on the list), ``banned`` (input and files, clock, randomness,
-    introspection, modules by way of others: see ``BANNED_NAMES``). Any number of helper functions, nested functions, lambdas and classes is
-    welcome. A banned name that the program itself binds (``def f(input)``) is its own and no
-    offence.
+    introspection, modules by way of others: see ``BANNED_NAMES``). Any number of helper functions,
+    nested functions, lambdas and classes is welcome. A banned name that the program itself binds
+    (``def f(input)``) is its own and no offence.
     """
     if len(source) > min(max_chars, MAX_SOURCE):
         return "too_large"

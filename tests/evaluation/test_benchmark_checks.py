@@ -385,3 +385,53 @@ def test_samples_in_halves_and_of_functions() -> None:
 )
 def test_the_arguments_in_an_answer(answer: str, args: str | None) -> None:
     assert arguments("def f(a, b): return a", answer) == args
+
+
+HUB_TEST = """import numpy as np
+
+def assertion(out, exp, atol):
+    exact_match = out == exp
+    if atol == 0 and isinstance(exp, float):
+        atol = 1e-6
+    if isinstance(out, np.ndarray):
+        assert out.dtype == np.float64
+    if not exact_match and atol != 0:
+        {compare}
+    else:
+        assert exact_match
+
+def check(candidate):
+    for inp, exp in zip([[3.5], [1.33], [0.1]], [0.5, 0.33, 0.1]):
+        assertion(candidate(*inp), exp, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        "assert np.allclose(out, exp, rtol=1e-07, atol=atol)",
+        "np.testing.assert_allclose(out, exp, rtol=1e-07, atol=atol)",
+    ],
+)
+def test_humaneval_plus_of_the_hub_is_judged_or_refused_by_name(
+    sandbox: Sandbox, tmp_path: Path, compare: str
+) -> None:
+    row = {
+        "task_id": "HumanEval/2",
+        "prompt": "def truncate_number(number: float) -> float:\n    pass\n",
+        "canonical_solution": "    return number % 1.0\n",
+        "entry_point": "truncate_number",
+        "test": HUB_TEST.format(compare=compare),
+    }
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UsageError, match="take --benchmark humaneval-plus"):
+        load("humaneval", path)
+    [problem] = load("humaneval-plus", path).problems
+    assert "pass" not in problem.reference
+    solutions = [(problem, f"    return number % 1.0 + {error}") for error in (0, 1e-9, 1e-3)]
+    solutions = [(p, f"def truncate_number(number):\n{body}\n") for p, body in solutions]
+    assert [g.status for g in grade(sandbox, solutions)] == [PASS, PASS, FAIL]
+    path.write_text(json.dumps(row | {"test": row["test"] + "\nx = np.linalg.norm([1])\n"}) + "\n")
+    with pytest.raises(UsageError, match=r"HumanEval/2 need numpy\.linalg"):
+        load("humaneval-plus", path)

