@@ -92,7 +92,9 @@ def _used(tree: ast.Module) -> list[str]:
             if isinstance(value, ast.Name) and value.id == "np":
                 name = ".".join(reversed(path))
                 found.append(name if name in _OFFERED else _known_part(name))
-        elif (isinstance(node, ast.Name) and node.id == "numpy") or (isinstance(node, ast.alias) and node.name == "numpy" and node.asname != "np"):
+        elif (isinstance(node, ast.Name) and node.id == "numpy") or (
+            isinstance(node, ast.alias) and node.name == "numpy" and node.asname != "np"
+        ):
             found.append("")
     return found
 

@@ -9,15 +9,18 @@ the verdict goes. Standard library only.
 from __future__ import annotations
 
 import builtins
+import io
 import marshal
 import os
+import re
 import sys
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
 from child import CODE, TESTS, Channel, Finish, bare_namespace, reseed  # type: ignore[import-not-found]
-from peer import Gone, Peer, answers, is_remote  # type: ignore[import-not-found]
+from peer import LOOKING, Gone, Peer, answers  # type: ignore[import-not-found]
+from remote import is_remote  # type: ignore[import-not-found]
 
 _HEAP_TYPE = 1 << 9  # the flag of classes that a class statement or ``type`` made
 _MAX_LINE = 200
@@ -46,6 +49,7 @@ def run(
     """Call ``confine(spec)``, run code and tests, write the job's frame, exit. Never returns."""
     finish = Finish(channel, None)
     peer: Peer = Peer(code.fd, lambda *asked: _for_the_code(peer, *asked), trusts=False)
+    peer.on_text = _print
     _hand_over(code.fd, {**spec, "tests": ""})
     confine(spec)
     reseed(spec["tests"])
@@ -72,6 +76,8 @@ def _examine(tests: str, peer: Peer, finish: Finish) -> None:
     namespace = bare_namespace()
     try:
         program = compile(tests, TESTS, "exec", dont_inherit=True)
+        _look_over_there(peer)
+        peer.before_asking = _Patches(peer, tests)
         namespace.update(_names_of_the_code(program, peer))
     except Gone:
         raise
@@ -119,6 +125,7 @@ def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
         raise TypeError("the code's names are not a dict")
     # The code may answer with other names.
     found = {name: answer[name] for name in used if name in answer}
+    peer.note_names(found.values())
     own = {name: value for name, value in found.items() if not _has_a_meaning(name, value)}
     tested = found.keys() - own.keys() - _JUDGING
     if any(map(callable, own.values())) or len(tested) != 1:
@@ -142,12 +149,84 @@ def _names(program: CodeType) -> set[str]:
     return used
 
 
+def _print(stream: str, text: bytes) -> None:
+    """Print what the code has printed, to wherever the tests have directed it."""
+    target = sys.stderr if stream == "stderr" else sys.stdout
+    target.write(text.decode("utf-8", "surrogateescape"))
+
+
+def _look_over_there(peer: Peer) -> None:
+    """Let functions that look into an object ask the process in which it lives."""
+    for module, names in LOOKING.items():
+        if module in sys.modules or module == "dataclasses":
+            for name in names:
+                _ask_there(peer, __import__(module), name)
+
+
+def _ask_there(peer: Peer, module: Any, name: str) -> None:
+    function = getattr(module, name)
+
+    def asking(*args: Any, **named: Any) -> Any:
+        if args and is_remote(args[0]):
+            return peer.ask("library", module.__name__, name, list(args), named)
+        return function(*args, **named)
+
+    setattr(module, name, asking)
+
+
+class _Patches:
+    """Makes what the tests replace in modules (``mock.patch``) hold in the code's process, too.
+    Called before each call of the code."""
+
+    def __init__(self, peer: Peer, tests: str) -> None:
+        self.peer = peer
+        self.names = _modules_in(tests) if _REPLACES.search(tests) else set()
+        self.seen: dict[str, dict[str, Any]] = {}
+        self()
+
+    def __call__(self) -> None:
+        for name in self.names & sys.modules.keys():
+            now = vars(sys.modules[name])
+            first = name not in self.seen
+            before = self.seen.setdefault(name, dict(now))
+            changed = [] if first else [k for k, v in now.items() if before.get(k, self) is not v]
+            for key in changed:
+                self._hand_over(name, key, now[key])
+
+    def _hand_over(self, name: str, key: str, value: Any) -> None:
+        original = self.seen[name].get(key)
+        if (name, key) == ("builtins", "input"):
+            return  # the code asks for it here
+        if (name, key) in self._replaced and value is self._replaced[name, key]:
+            self.peer.ask("restore", sys.modules[name], key)
+        else:
+            self._replaced.setdefault((name, key), original)
+            self.peer.ask("setattr", sys.modules[name], key, value)
+        self.seen[name][key] = value
+
+    @property
+    def _replaced(self) -> dict[tuple[str, str], Any]:
+        return self.__dict__.setdefault("originals", {})
+
+
+_REPLACES = re.compile(r"\bpatch|\bsetattr\(|^\s*\w+(\.\w+)+\s*=[^=]", re.M)
+
+
+def _modules_in(tests: str) -> set[str]:
+    """The modules of the standard library that a text names."""
+    return set(re.findall(r"\b[a-z_]+\b", tests)) & sys.stdlib_module_names
+
+
 def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
     """Answer what the code asks of objects that the tests gave it. It may call them or take their
     next item. Instances of the tests' own classes also allow everything else, except attributes
     that begin with an underscore. More would lead to the tests themselves, for example through a
     function's ``__globals__``.
     """
+    if name == "input":
+        return builtins.input(*map(str, operands))
+    if name == "stdin":
+        return _read_stdin(*operands)
     target, *rest = operands
     if not peer.has_shown(target):
         raise TypeError("not an object of the tests")
@@ -156,12 +235,37 @@ def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
     kind = type(target)
     ours = kind.__module__ == "builtins" and kind.__flags__ & _HEAP_TYPE
     named = not name.endswith("attr") or (type(rest[0]) is str and not rest[0].startswith("_"))
+    if name == "await" and type(target) is type(_NOTHING_TO_AWAIT):
+        return _run_now(target)
     if name in ("iter", "next") or (ours and named):
         return _ANSWERS[name](target, *rest)
     raise TypeError("an object of the tests cannot be used like that")
 
 
 _ANSWERS = answers()
+
+
+def _read_stdin(how: Any, size: Any) -> str:
+    if how not in ("read", "readline") or type(size) is not int:
+        raise TypeError("not a way to read")
+    return str(getattr(sys.stdin, how)(size))
+
+
+async def _nothing() -> None:
+    """A coroutine, to know its class by."""
+
+
+_NOTHING_TO_AWAIT = _nothing()
+_NOTHING_TO_AWAIT.close()
+
+
+def _run_now(coroutine: Any) -> Any:
+    """Run a coroutine of the tests to its end. A loop may be running, so it gets none of its own."""
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration as end:
+        return end.value
 
 
 # --- the code's process ---
@@ -174,7 +278,6 @@ def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
     channel = Channel(fd, b"")
     spec = marshal.loads(channel.read(int.from_bytes(channel.read(4), "little")))
     confine(spec)
-    finish = Finish(channel, None)
     reseed(spec["code"])
     namespace = bare_namespace()
 
@@ -187,7 +290,56 @@ def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
         finally:
             finish.flush()
 
+    peer = Peer(fd, answer, trusts=True)
+    _join_streams(peer)
+    finish = Finish(channel, None)  # which now flushes these
     try:
-        Peer(fd, answer, trusts=True).listen()
+        peer.listen()
     finally:
         os._exit(0)
+
+
+def _join_streams(peer: Peer) -> None:
+    """Let what the code prints appear where the tests print, and what it reads come from there."""
+    for stream in ("stdout", "stderr"):
+        writer: Any = io.BufferedWriter(_Printer(peer, stream))
+        buffered = stream == "stdout"
+        text = io.TextIOWrapper(
+            writer, "utf-8", "surrogateescape", "\n", write_through=not buffered
+        )
+        setattr(sys, stream, text)
+    sys.stdin = _Reader(peer)  # type: ignore[assignment]
+    builtins.input = lambda prompt="": peer.ask("input", str(prompt))
+
+
+class _Printer(io.RawIOBase):
+    """A stream of bytes to the tests' process."""
+
+    def __init__(self, peer: Peer, stream: str) -> None:
+        self._peer, self._stream = peer, stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        part = bytes(data)[: 1 << 18]
+        self._peer.tell(self._stream, part)
+        return len(part)
+
+
+class _Reader(io.TextIOBase):
+    """The tests' stdin."""
+
+    name, mode = "<stdin>", "r"
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> str:
+        return str(self._peer.ask("stdin", "read", -1 if size is None else size))
+
+    def readline(self, size: int = -1) -> str:  # type: ignore[override]
+        return str(self._peer.ask("stdin", "readline", size))

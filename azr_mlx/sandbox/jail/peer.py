@@ -2,13 +2,9 @@
 in a different process.
 
 Plain literals are sent by value, and so are a few types of the standard library. Any other object
-stays where it is, and a ``Remote`` stands for it on the other side. An instance of a subclass of a
-builtin type is sent as its plain value, with a ``Remote`` behind it for everything else. Each side
-may ask while it is being asked (for example, if the code calls a key function of the tests), so a
-side that waits for an answer also answers questions.
-
-What is compared with a value of the other side never goes there: a ``Remote`` equals only objects
-of the other side, and no arithmetic mixes the two. Standard library only.
+stays where it is, and a stand-in takes its place on the other side (``remote``). Each side may ask
+while it is being asked (for example, if the code calls a key function of the tests), so a side that
+waits for an answer also answers questions. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ import builtins
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 from codec import (  # type: ignore[import-not-found]
@@ -26,6 +22,18 @@ from codec import (  # type: ignore[import-not-found]
     decode_named,
     encode_named,
     plain_base,
+)
+from remote import (  # type: ignore[import-not-found]
+    RemoteClass,
+    State,
+    awaiting,
+    bound,
+    described,
+    instance,
+    is_remote,
+    stand_in,
+    state_of,
+    subclass,
 )
 
 MAX_MESSAGE = 1 << 20
@@ -37,16 +45,12 @@ _PROGRAMS = frozenset(
     """.split()  # noqa: SIM905 - a list of quoted words reads worse
 )
 _LENGTH = struct.Struct("<I")
-_OWN, _YOURS, _SHADOW, _SHARED, _MADE, _MODULE, _RAISED = b"oysrkme"
+_OWN, _YOURS, _CLASS, _SHARED, _MADE, _MODULE, _RAISED, _ERROR = b"oycrkmex"
 # Modules whose functions and classes are the same on both sides.
 SHARED = """
     bisect collections copy datetime decimal fractions functools heapq itertools math operator
     random re string typing
 """.split()  # noqa: SIM905 - a list of quoted words reads worse
-_BINARY = """
-    add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift eq ne lt le gt ge
-""".split()  # noqa: SIM905
-_ASKABLE = frozenset({"__name__", "__qualname__", "__doc__", "__dict__", "__annotations__"})
 
 
 class Gone(BaseException):
@@ -68,7 +72,13 @@ class Peer:
         self._serve = serve
         self._mine: list[Any] = []
         self._numbers: dict[int, int] = {}
-        self._theirs: dict[int, Remote] = {}
+        self._theirs: dict[int, Any] = {}
+        self._described: set[int] = set()
+        self._fresh: list[int] = []  # those that the message being encoded describes
+        self._by_name: set[int] = set()
+        self._before: dict[tuple[int, str], Any] = {}  # attributes of classes that were replaced
+        self.on_text: Callable[[str, bytes], None] = lambda stream, text: None
+        self.before_asking: Callable[[], None] = lambda: None
         self._classes: dict[str, type[BaseException]] = {}  # classes of the other side's exceptions
         self._lock = _thread.RLock()
         self._read, self._write, self._error = os.read, os.write, OSError
@@ -78,15 +88,24 @@ class Peer:
     def ask(self, asked: str, *operands: Any) -> Any:
         """Ask, and return the other side's answer. Raises what the other side raised, and Gone."""
         with self._lock:
+            if asked == "call":
+                self.before_asking()
             self._send(("ask", asked, list(operands)))
             while True:
                 kind, name, value = self._receive()
                 if kind == "ask":
                     self._answer(name, value)
+                elif kind == "text":
+                    self.on_text(name, bytes(value))
                 elif kind == "raise":
                     raise _safe(self._exception(name, value), asked)
                 else:
                     return value
+
+    def tell(self, stream: str, text: bytes) -> None:
+        """Send what was printed."""
+        with self._lock:
+            self._send(("text", stream, text))
 
     def listen(self) -> None:
         """Answer questions. Never returns; raises Gone when the other side is gone."""
@@ -107,17 +126,19 @@ class Peer:
             self._send(message)
         except CodecError:
             kind, names, content = message
-            self._send((kind, names, _Kept(content) if kind == "value" else ["", [], None]))
+            self._send((kind, names, _Kept(content) if kind == "value" else ["", [], None, None]))
 
     def _exception(self, names: str, described: Any) -> BaseException:
         """The exception of this side that is most like the one that the other side raised."""
-        text, args, itself = described
+        text, args, itself, cause = described
         try:
             error = self._exception_class(names)(*args)
         except Exception:  # the class takes other arguments, or cannot be made here
             return RuntimeError(f"{names.partition(' ')[0]}: {text}")
         if itself is not None and isinstance(error, _Own):
             error.__dict__.update(_text=text, _remote=itself)
+        if isinstance(cause, BaseException):
+            error.__cause__ = cause
         return error
 
     def _exception_class(self, names: str) -> type[BaseException]:
@@ -151,7 +172,12 @@ class Peer:
     # --- messages ---
 
     def _send(self, message: tuple[str, str, Any]) -> None:
-        body = self._encoded(message)
+        self._fresh.clear()
+        try:
+            body = self._encoded(message)
+        except BaseException:
+            self._described.difference_update(self._fresh)
+            raise
         data = _LENGTH.pack(len(body)) + body
         try:
             while data:
@@ -193,31 +219,44 @@ class Peer:
 
     def _name(self, value: Any) -> bytes:
         kind = type(value)
-        if kind is Remote:
-            return self._numbered(_YOURS, object.__getattribute__(value, "_number"))
+        if is_remote(value) and (state := state_of(value)).peer is self:
+            return struct.pack("<BI", _YOURS, state.number)
         if kind is _Kept:
-            return self._numbered(_OWN, self._number(value.value))
-        if kind is type(sys) and _is_module(value.__name__):
+            return self._own(value.value, None)
+        if kind is type(sys) and _is_module(value.__name__, not self._trusts):
             return bytes([_MODULE]) + str(value.__name__).encode()
         if _is_exception(value):
             return bytes([_RAISED]) + _names_of(value).encode()
+        if isinstance(value, BaseException):
+            described = [_names_of(kind), _told(value, self._trusts)]
+            return bytes([_ERROR]) + self._encoded(described)
         if where := _shared_name(value, functions=not self._trusts):
             return bytes([_SHARED]) + where.encode()
         if made := _parts_of(value):
             return bytes([_MADE]) + self._encoded(made)
-        if kind in _shadows.values():
-            return self._name(vars(value)["_remote"])
+        if isinstance(value, type):
+            return bytes([_CLASS]) + self._class(value)
         base = plain_base(value)
-        if base is value:
-            return self._numbered(_OWN, self._number(value))
-        return self._numbered(_SHADOW, self._number(value)) + self._encoded(base)
+        if kind in _VIEWS:
+            return bytes([_MADE]) + self._encoded(("builtins.set", (list(base),)))
+        return self._own(value, None if base is value else base)
+
+    def _own(self, value: Any, plain: Any) -> bytes:
+        """An object of this side: its number, its class, and its plain value if it has one."""
+        head = struct.pack("<BI", _OWN, self._number(value))
+        return head + self._encoded([self._class(type(value)), plain])
+
+    def _class(self, kind: type) -> bytes:
+        """The number of a class, and, the first time, its description."""
+        number = self._number(kind)
+        if number in self._described:
+            return _LENGTH.pack(number)
+        self._described.add(number)
+        self._fresh.append(number)
+        return _LENGTH.pack(number) + self._encoded(described(kind, methods=self._trusts))
 
     def _encoded(self, value: Any) -> bytes:
         return bytes(encode_named(value, self._name, MAX_MESSAGE))
-
-    @staticmethod
-    def _numbered(tag: int, number: int) -> bytes:
-        return struct.pack("<BI", tag, number)
 
     def _number(self, value: Any) -> int:
         number = self._numbers.get(id(value))
@@ -233,14 +272,15 @@ class Peer:
 
     def _known(self, name: bytes) -> Any:
         tag, rest = name[0], name[1:]
-        if tag in (_OWN, _YOURS, _SHADOW):
-            number = _LENGTH.unpack_from(rest)[0]
-            if tag == _YOURS:
-                return self._mine[number]
-            if tag == _OWN:
-                return self._remote(number)
-            plain = decode_named(rest[_LENGTH.size :], self._known, MAX_MESSAGE)
-            return _shadow(plain, self._remote(number))
+        if tag == _YOURS:
+            return self._mine[_LENGTH.unpack(rest)[0]]
+        if tag == _OWN:
+            return self._theirs_of(_LENGTH.unpack_from(rest)[0], rest[_LENGTH.size :])
+        if tag == _CLASS:
+            return self._class_of(rest)
+        if tag == _ERROR:
+            names, told = decode_named(rest, self._known, MAX_MESSAGE)
+            return self._exception(names, told)
         if tag == _MADE:
             kind, parts = decode_named(rest, self._known, MAX_MESSAGE)
             if kind not in _PARTS:
@@ -249,12 +289,57 @@ class Peer:
             return getattr(_imported(module), attribute)(*parts)
         if tag == _SHARED:
             return _shared(rest.decode(), functions=self._trusts)
-        return {_MODULE: _module, _RAISED: self._given_class}[tag](rest.decode())
+        if tag == _MODULE:
+            return _module(rest.decode(), self._trusts)
+        return {_RAISED: self._given_class}[tag](rest.decode())
 
-    def _remote(self, number: int) -> Remote:
-        if number not in self._theirs:
-            self._theirs[number] = Remote(self, number)
+    def _theirs_of(self, number: int, rest: bytes) -> Any:
+        """The stand-in for an object of the other side."""
+        kind_bytes, plain = decode_named(rest, self._known, MAX_MESSAGE)
+        kind = self._class_of(kind_bytes)
+        if number not in self._theirs or plain is not None:
+            self._theirs[number] = instance(kind, State(self, number), plain)
+        found = self._theirs[number]
+        return awaiting(found) if kind.__name__ == "coroutine" else found
+
+    def _class_of(self, data: bytes) -> RemoteClass:
+        """The stand-in for a class of the other side."""
+        number = _LENGTH.unpack_from(data)[0]
+        if len(data) > _LENGTH.size:
+            description = decode_named(data[_LENGTH.size :], self._known, MAX_MESSAGE)
+            self._theirs[number] = stand_in(State(self, number), description)
         return self._theirs[number]
+
+    # --- classes of the other side ---
+
+    def known(self, number: int) -> Any:
+        """The stand-in with this number."""
+        return self._theirs[number]
+
+    def replace(self, number: int, kind: RemoteClass) -> None:
+        """Let another class stand for the one with this number."""
+        self._theirs[number] = kind
+
+    def note_names(self, values: Iterable[Any]) -> None:
+        """Remember which classes this side knows by name."""
+        self._by_name |= {state_of(v).number for v in values if isinstance(v, RemoteClass)}
+
+    def knows_by_name(self, kind: type) -> bool:
+        """Whether this side knows a class, or one of its bases, by name."""
+        own = [base for base in kind.__mro__ if "_azr_class" in vars(base)]
+        return any(state_of(base).number in self._by_name for base in own)
+
+    def set_class_attribute(self, kind: RemoteClass, name: str, value: Any) -> None:
+        """Set it on the other side, too. Puts back what was there if it is given the stand-in."""
+        key = (state_of(kind).number, name)
+        if getattr(value, "_azr_method", None) == name and key in self._before:
+            self.ask("setattr", kind, name, self._before[key])
+        else:
+            if name in vars(kind) and key not in self._before:
+                self._before[key] = self.ask("getattr", kind, name)
+            self.ask("setattr", kind, name, value)
+        if name in vars(kind):
+            type.__setattr__(kind, name, value)
 
 
 class _Kept:
@@ -273,8 +358,9 @@ def _told(error: BaseException, all_of_it: bool) -> list[Any]:
         args = list(error.args) if all_of_it else [text] if text else []
         own = getattr(builtins, type(error).__name__, None) is not type(error)
     except BaseException:
-        return ["(its text cannot be read)", [], None]
-    return [text, args, error if own and all_of_it else None]
+        return ["(its text cannot be read)", [], None, None]
+    itself = _Kept(error) if own and all_of_it else None
+    return [text, args, itself, error.__cause__ if all_of_it else None]
 
 
 class _Own:
@@ -306,90 +392,93 @@ def _is_exception(kind: Any) -> TypeGuard[type[BaseException]]:
     return isinstance(kind, type) and issubclass(kind, BaseException)
 
 
-class Remote:
-    """Stands for an object that lives on the other side."""
-
-    __slots__ = ("_number", "_peer")
-    _peer: Peer
-    _number: int
-
-    def __init__(self, peer: Peer, number: int) -> None:
-        object.__setattr__(self, "_peer", peer)
-        object.__setattr__(self, "_number", number)
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        result, changed = _ask(self, "call", list(args), named)
-        for position, content in changed if result is None else ():
-            _refill(args[position], content)
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name not in _ASKABLE:
-            raise AttributeError(name)
-        return _ask(self, "getattr", name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        _ask(self, "setattr", name, value)
-
-    def __iter__(self) -> Any:
-        return _ask(self, "iter")
-
-    def __exit__(self, *raised: object) -> None:
-        _ask(self, "exit")
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return _ask(self, "deepcopy")
-
-    def __eq__(self, other: object) -> Any:
-        return self is other or (type(other) is Remote and _ask(self, "eq", other))
-
-    def __ne__(self, other: object) -> Any:
-        return not self == other
-
-    __hash__ = object.__hash__
-
-
-def _ask(remote: Remote, name: str, *operands: Any) -> Any:
-    peer: Peer = object.__getattribute__(remote, "_peer")
-    return peer.ask(name, remote, *operands)
-
-
-def _method(name: str) -> Callable[..., Any]:
-    return lambda self, *operands: _ask(self, name, *operands)
-
-
-def _operator(name: str) -> Callable[[Any, Any], Any]:
-    def method(self: Any, other: Any) -> Any:
-        return _ask(self, name, other) if type(other) is Remote else NotImplemented
-
-    return method
-
-
-for _special in "next len bool str repr getitem setitem delitem enter delattr".split():  # noqa: SIM905
-    setattr(Remote, f"__{_special}__", _method(_special))
-for _special in _BINARY:
-    if _special not in ("eq", "ne"):
-        setattr(Remote, f"__{_special.rstrip('_')}__", _operator(_special))
-
-
 def answers() -> dict[str, Callable[..., Any]]:
-    """The operations that can be asked of an object, by name. A ``Remote`` uses them."""
+    """The operations that can be asked of an object, by name, as stand-ins ask for them."""
     import copy
+    import math
     import operator
 
-    plain = {name: getattr(operator, name) for name in _BINARY}
-    same = (getattr, setattr, delattr, iter, next, len, bool, str, repr)
+    binary = {name: getattr(operator, name) for name in _BINARY} | {"divmod": divmod}
+    binary |= {"and": operator.and_, "or": operator.or_}
+    turned = {f"r{name}": _turned(function) for name, function in binary.items()}
+    in_place = {f"i{n}": getattr(operator, f"i{n}", f) for n, f in binary.items()}
+    order = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+    same = (setattr, delattr, iter, next, len, bool, str, repr, format, bytes, hash, reversed)
+    numeric = (int, float, complex, round, abs)
+    unary = ("neg", "pos", "invert", "index", "length_hint", "contains")
     return {
-        **plain,
-        **{function.__name__: function for function in same},
+        **{name: getattr(operator, name) for name in unary},
+        **{name: getattr(operator, name) for name in ("getitem", "setitem", "delitem")},
+        **{name: getattr(math, name) for name in ("trunc", "floor", "ceil")},
+        **order, **binary, **turned, **in_place,
+        **{function.__name__: function for function in (*same, *numeric, getattr, isinstance, issubclass)},
+        "setattr": _set,
         "call": _called,
-        "getitem": operator.getitem,
-        "setitem": operator.setitem,
-        "delitem": operator.delitem,
+        "invoke": lambda kind, name, args, named: getattr(kind, name)(*args, **named),
+        "subclass": subclass,
+        "library": _of_library,
+        "restore": _restore,
         "deepcopy": copy.deepcopy,
+        "copy": copy.copy,
+        "fspath": os.fspath,
         "enter": lambda manager: type(manager).__enter__(manager),
-        "exit": lambda manager: type(manager).__exit__(manager, None, None, None),
-    }
+        "exit": lambda manager, error: type(manager).__exit__(manager, type(error) if error else None, error, None),
+        "await": _awaited,
+        "aiter": lambda value: type(value).__aiter__(value),
+        "anext": lambda value: _awaited(type(value).__anext__(value)),
+        "aenter": lambda manager: _awaited(type(manager).__aenter__(manager)),
+        "aexit": lambda manager, error=None: _awaited(
+            type(manager).__aexit__(manager, type(error) if error else None, error, None)
+        ),
+    }  # fmt: skip
+
+
+_BINARY = "add sub mul truediv floordiv mod pow matmul xor lshift rshift".split()  # noqa: SIM905
+# Functions that look into an object or a class: they must run where that lives.
+LOOKING = {
+    "dataclasses": ("asdict", "astuple", "fields", "is_dataclass", "replace"),
+    "inspect": ("getdoc", "isabstract", "isclass", "iscoroutinefunction", "isfunction", "isgenerator",
+                "isgeneratorfunction", "ismethod", "signature"),
+    "asyncio": ("iscoroutinefunction",),
+}  # fmt: skip
+_originals: dict[tuple[str, str], Any] = {}
+_loops: list[Any] = []
+
+
+def _turned(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda a, b: function(b, a)
+
+
+def _set(target: Any, name: str, value: Any) -> None:
+    """Set an attribute. A function of the other side becomes a method if ``target`` is a class."""
+    if isinstance(target, type(sys)):
+        _originals.setdefault((target.__name__, name), getattr(target, name, None))
+    if isinstance(target, type) and type(value).__name__ == "function" and is_remote(value):
+        value = bound(value)
+    setattr(target, name, value)
+
+
+def _restore(module: Any, name: str) -> None:
+    """Give a module's attribute back what it was before the other side set it."""
+    setattr(module, name, _originals[module.__name__, name])
+
+
+def _of_library(module: str, name: str, args: list[Any], named: dict[str, Any]) -> Any:
+    if name not in LOOKING.get(module, ()):
+        raise TypeError("not a function that may be asked for")
+    return getattr(_imported(module), name)(*args, **named)
+
+
+def _awaited(value: Any) -> Any:
+    """Run an awaitable to its end."""
+    import asyncio
+
+    async def wait() -> Any:
+        return await value
+
+    if not _loops:
+        _loops.append(asyncio.new_event_loop())
+    return _loops[0].run_until_complete(wait())
 
 
 def _called(function: Any, args: list[Any], named: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -405,29 +494,18 @@ def _called(function: Any, args: list[Any], named: dict[str, Any]) -> tuple[Any,
     return None, [(i, a) for i, a, text in before if repr(a) != text]
 
 
-def _refill(target: Any, content: Any) -> None:
-    """Replace the content of a container by ``content``, which comes from a changed copy."""
-    if type(target) is not type(content):
-        return
-    if isinstance(target, (list, bytearray)):
-        target[:] = content
-    else:
-        target.clear()
-        target.update(content)
-
-
 # --- modules, functions, classes and values that both sides have ---
 
 
-def _is_module(name: str) -> bool:
-    """Whether a module may be imported by name here. Submodules may not, since a few of them are
-    programs, and neither may modules that can turn text into code.
+def _is_module(name: str, any_of_them: bool) -> bool:
+    """Whether a module may be imported by name. Submodules may not, since a few of them are
+    programs, and neither may modules that can turn text into code, unless ``any_of_them`` may.
     """
-    return name in sys.stdlib_module_names and name not in _PROGRAMS
+    return name in sys.stdlib_module_names and (any_of_them or name not in _PROGRAMS)
 
 
-def _module(name: str) -> Any:
-    if not _is_module(name):
+def _module(name: str, any_of_them: bool) -> Any:
+    if not _is_module(name, any_of_them):
         raise CodecError("not a module of the standard library")
     return _imported(name)
 
@@ -477,41 +555,21 @@ def _parts_of(value: Any) -> tuple[str, tuple[Any, ...]] | None:
     return f"{module}.{name}", parts(value)
 
 
+_VIEWS = (type({}.keys()), type({}.items()))
 # Types of the standard library whose values are sent as the arguments that make them.
 _PARTS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "builtins.bytearray": lambda v: (bytes(v),),
+    "builtins.set": lambda v: (list(v),),
     "builtins.range": lambda v: (v.start, v.stop, v.step),
     "collections.deque": lambda v: (list(v), v.maxlen),
     "datetime.date": lambda v: (v.year, v.month, v.day),
-    "datetime.time": lambda v: (v.hour, v.minute, v.second, v.microsecond),
-    "datetime.datetime": lambda v: (*v.timetuple()[:6], v.microsecond),
+    "datetime.time": lambda v: (v.hour, v.minute, v.second, v.microsecond, v.tzinfo),
+    "datetime.datetime": lambda v: (*v.timetuple()[:6], v.microsecond, v.tzinfo),
     "datetime.timedelta": lambda v: (v.days, v.seconds, v.microseconds),
+    "datetime.timezone": lambda v: (v.utcoffset(None), v.tzname(None)),
+    "zoneinfo.ZoneInfo": lambda v: (v.key,),
+    "collections.OrderedDict": lambda v: (list(v.items()),),
+    "collections.Counter": lambda v: (dict(v),),
     "decimal.Decimal": lambda v: (str(v),),
     "fractions.Fraction": lambda v: (v.numerator, v.denominator),
 }
-
-
-# --- builtin values with an object of the other side behind them ---
-
-
-def is_remote(value: Any) -> bool:
-    """Whether ``value``, or attributes of it, stand for an object of the other side."""
-    return type(value) is Remote or type(value) in _shadows.values()
-
-
-_shadows: dict[type, type] = {}
-
-
-def _shadow(plain: Any, remote: Remote) -> Any:
-    """``plain`` as an instance of a subclass that asks ``remote`` for all other attributes."""
-    base = type(plain)
-    if base in (bool, type(None), Remote) or base.__module__ != "builtins":
-        raise CodecError("no builtin value")
-    if base not in _shadows:
-        body = {"__getattr__": lambda self, name: getattr(self.__dict__["_remote"], name)}
-        if base is dict:
-            body["__missing__"] = lambda self, key: self.__dict__["_remote"][key]
-        _shadows[base] = type(base.__name__, (base,), body)
-    shadow = _shadows[base](plain)
-    shadow.__dict__["_remote"] = remote
-    return shadow
