@@ -87,12 +87,17 @@ def _examine(tests: str, peer: Peer, finish: Finish) -> None:
     raised = _raised(program, namespace)
     if peer.gone:  # the tests may have caught Gone and continued
         raise Gone
-    if raised is None:
+    if raised is None or _is_good_end(raised, peer):
         finish.send("pass")
     elif isinstance(raised, AssertionError):
         finish.raised(raised if str(raised) else AssertionError(_line(raised, tests)), "fail")
     else:
         finish.raised(raised, "error")
+
+
+def _is_good_end(raised: BaseException, peer: Peer) -> bool:
+    """Whether the tests themselves ended the program without an error, as ``unittest.main`` does."""
+    return isinstance(raised, SystemExit) and not raised.code and raised is not peer.last_raised
 
 
 def _raised(program: CodeType, namespace: dict[str, Any]) -> BaseException | None:
@@ -195,8 +200,8 @@ class _Patches:
 
     def _hand_over(self, name: str, key: str, value: Any) -> None:
         original = self.seen[name].get(key)
-        if (name, key) == ("builtins", "input"):
-            return  # the code asks for it here
+        if (name, key) in _JOINED:
+            return
         if (name, key) in self._replaced and value is self._replaced[name, key]:
             self.peer.ask("restore", sys.modules[name], key)
         else:
@@ -209,6 +214,8 @@ class _Patches:
         return self.__dict__.setdefault("originals", {})
 
 
+# What the code uses of this process anyway.
+_JOINED = {("builtins", "input"), ("sys", "stdin"), ("sys", "stdout"), ("sys", "stderr")}
 _REPLACES = re.compile(r"\bpatch|\bsetattr\(|^\s*\w+(\.\w+)+\s*=[^=]", re.M)
 
 
@@ -219,8 +226,8 @@ def _modules_in(tests: str) -> set[str]:
 
 def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
     """Answer what the code asks of objects that the tests gave it. It may call them or take their
-    next item. Instances of the tests' own classes also allow everything else, except attributes
-    that begin with an underscore. More would lead to the tests themselves, for example through a
+    next item. Instances of the tests' own classes, and mocks, also allow everything else, except
+    attributes that begin with an underscore. More would lead to the tests themselves, for example through a
     function's ``__globals__``.
     """
     if name == "input":
@@ -233,7 +240,7 @@ def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
     if name == "call" and callable(target):
         return target(*rest[0], **rest[1]), []
     kind = type(target)
-    ours = kind.__module__ == "builtins" and kind.__flags__ & _HEAP_TYPE
+    ours = kind.__module__ in ("builtins", "unittest.mock") and kind.__flags__ & _HEAP_TYPE
     named = not name.endswith("attr") or (type(rest[0]) is str and not rest[0].startswith("_"))
     if name == "await" and type(target) is type(_NOTHING_TO_AWAIT):
         return _run_now(target)
@@ -289,6 +296,7 @@ def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
             return {name: namespace[name] for name in operands[0] if name in namespace}
         finally:
             finish.flush()
+            sys.stderr.flush()
 
     peer = Peer(fd, answer, trusts=True)
     _join_streams(peer)

@@ -68,6 +68,7 @@ class Peer:
     def __init__(self, fd: int, serve: Callable[[str, list[Any]], Any], trusts: bool) -> None:
         self.fd = fd
         self.gone = False
+        self.last_raised: BaseException | None = None  # by the other side, here
         self._trusts = trusts
         self._serve = serve
         self._mine: list[Any] = []
@@ -98,7 +99,9 @@ class Peer:
                 elif kind == "text":
                     self.on_text(name, bytes(value))
                 elif kind == "raise":
-                    raise _safe(self._exception(name, value), asked)
+                    steps = asked == "next" or (asked == "call" and state_of(operands[0]).steps)
+                    self.last_raised = _safe(self._exception(name, value), steps)
+                    raise self.last_raised
                 else:
                     return value
 
@@ -132,7 +135,7 @@ class Peer:
         """The exception of this side that is most like the one that the other side raised."""
         text, args, itself, cause = described
         try:
-            error = self._exception_class(names)(*args)
+            error = type.__call__(self._exception_class(names), *args)
         except Exception:  # the class takes other arguments, or cannot be made here
             return RuntimeError(f"{names.partition(' ')[0]}: {text}")
         if itself is not None and isinstance(error, _Own):
@@ -156,17 +159,20 @@ class Peer:
         own = () if issubclass(nearest, _Own) else (_Own,)
         kinds = [getattr(builtins, other, None) for other in rest.split(" ")]
         others = [k for k in kinds if _is_exception(k) and not issubclass(nearest, k)]
-        self._classes[names] = type(name, (*own, nearest, *others[:1]), {})
+        self._classes[names] = _OwnClass(name, (*own, nearest, *others[:1]), {})
         return self._classes[names]
 
-    def _given_class(self, names: str) -> type[BaseException]:
+    def _given_class(self, data: bytes) -> type[BaseException]:
         """An exception class that the other side sends as a value. If the class is builtin and the
         other side is not trusted, this is a subclass. From now on it catches what the other side
         raises under that name, but nothing that is raised here.
         """
+        number, names = _LENGTH.unpack_from(data)[0], data[_LENGTH.size :].decode()
         kind = self._exception_class(names)
-        if not self._trusts and kind.__module__ == "builtins":
+        if not self._trusts and kind.__module__ == "builtins" and not isinstance(kind, _OwnClass):
             kind = self._classes[names] = type(kind.__name__, (kind,), {})
+        if number and isinstance(kind, _OwnClass):
+            type.__setattr__(kind, "_azr_origin", (self, _Ref(number - 1)))
         return kind
 
     # --- messages ---
@@ -223,10 +229,13 @@ class Peer:
             return struct.pack("<BI", _YOURS, state.number)
         if kind is _Kept:
             return self._own(value.value, None)
+        if kind is _Ref:
+            return struct.pack("<BI", _YOURS, value.number)
         if kind is type(sys) and _is_module(value.__name__, not self._trusts):
             return bytes([_MODULE]) + str(value.__name__).encode()
         if _is_exception(value):
-            return bytes([_RAISED]) + _names_of(value).encode()
+            number = self._number(value) + 1 if _is_own(value) else 0
+            return struct.pack("<BI", _RAISED, number) + _names_of(value).encode()
         if isinstance(value, BaseException):
             described = [_names_of(kind), _told(value, self._trusts)]
             return bytes([_ERROR]) + self._encoded(described)
@@ -291,7 +300,7 @@ class Peer:
             return _shared(rest.decode(), functions=self._trusts)
         if tag == _MODULE:
             return _module(rest.decode(), self._trusts)
-        return {_RAISED: self._given_class}[tag](rest.decode())
+        return {_RAISED: self._given_class}[tag](rest)
 
     def _theirs_of(self, number: int, rest: bytes) -> Any:
         """The stand-in for an object of the other side."""
@@ -363,6 +372,30 @@ def _told(error: BaseException, all_of_it: bool) -> list[Any]:
     return [text, args, itself, error.__cause__ if all_of_it else None]
 
 
+class _Ref:
+    """Stands for the other side's object of this number, in a message."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _OwnClass(type):
+    """The class of exception classes that the other side defined: it makes their instances."""
+
+    def __call__(cls, *args: Any, **named: Any) -> Any:
+        origin = vars(cls).get("_azr_origin")
+        if origin is None:
+            return super().__call__(*args, **named)
+        peer, there = origin
+        return peer.ask("invoke", there, "__call__", list(args), named)
+
+    def __getattr__(cls, name: str) -> Any:
+        origin = vars(cls).get("_azr_origin")
+        if origin is None or name.startswith("__"):
+            raise AttributeError(name)
+        return origin[0].ask("getattr", origin[1], name)
+
+
 class _Own:
     """A base for exceptions that the other side defined: gives their text and other attributes."""
 
@@ -377,15 +410,22 @@ class _Own:
         return getattr(self.__dict__["_remote"], name)
 
 
-def _safe(error: BaseException, asked: str) -> BaseException:
-    """Replace a StopIteration that a call raised: it would end a loop around it, as in ``map``."""
-    if isinstance(error, StopIteration) and asked != "next":
+def _safe(error: BaseException, steps: bool) -> BaseException:
+    """Replace a StopIteration that a call raised: it would end a loop around it, as in ``map``.
+    ``steps``: whether a generator was asked for its next step.
+    """
+    if isinstance(error, StopIteration) and not steps:
         return RuntimeError("raised StopIteration")
     return error
 
 
 def _names_of(kind: type) -> str:
     return " ".join(base.__name__ for base in kind.__mro__)
+
+
+def _is_own(kind: type) -> bool:
+    """Whether it is not the builtin class of that name."""
+    return getattr(builtins, kind.__name__, None) is not kind
 
 
 def _is_exception(kind: Any) -> TypeGuard[type[BaseException]]:
@@ -414,7 +454,7 @@ def answers() -> dict[str, Callable[..., Any]]:
         **{function.__name__: function for function in (*same, *numeric, getattr, isinstance, issubclass)},
         "setattr": _set,
         "call": _called,
-        "invoke": lambda kind, name, args, named: getattr(kind, name)(*args, **named),
+        "invoke": _invoked,
         "subclass": subclass,
         "library": _of_library,
         "restore": _restore,
@@ -443,6 +483,10 @@ LOOKING = {
 }  # fmt: skip
 _originals: dict[tuple[str, str], Any] = {}
 _loops: list[Any] = []
+
+
+def _invoked(kind: Any, name: str, args: list[Any], named: dict[str, Any]) -> Any:
+    return kind(*args, **named) if name == "__call__" else getattr(kind, name)(*args, **named)
 
 
 def _turned(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -526,9 +570,11 @@ def _shared_name(value: Any, functions: bool) -> str:
     if type(value) not in kinds and type(value).__module__ != "typing":
         return ""
     name = getattr(value, "__name__", None) or getattr(value, "_name", None)
+    if type(name) is not str or name.startswith("_"):
+        return ""
     modules = ("builtins", *SHARED) if type(value) is type else SHARED
     for module in modules:
-        if type(name) is str and getattr(sys.modules.get(module), name, None) is value:
+        if getattr(sys.modules.get(module), name, None) is value:
             return f"{module}.{name}"
     return ""
 

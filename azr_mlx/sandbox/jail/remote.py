@@ -26,6 +26,7 @@ _OTHERS = """
     len str repr format bytes hash iter next reversed getitem setitem delitem call enter exit
     fspath length_hint
 """.split()  # noqa: SIM905
+_STEPS = ("send", "throw", "__next__")
 _SHOWN = ("str", "repr", "format")  # what a plain value with a stand-in behind it asks for
 _AWAITED = ("await", "aiter", "anext", "aenter", "aexit")
 _MIXING = [*_BINARY, *(f"r{name}" for name in _BINARY), *(f"i{name}" for name in _BINARY)]
@@ -49,12 +50,15 @@ class Remote:
     __slots__ = ("_azr_remote",)
 
     def __getattribute__(self, name: str) -> Any:
-        if name[:2] == "__" == name[-2:]:
+        if name[:2] == "__" == name[-2:] and name != "__doc__":
             try:
                 return object.__getattribute__(self, name)
             except AttributeError:
                 pass  # the other side may know it
-        return ask(self, "getattr", name)
+        found = ask(self, "getattr", name)
+        if name in _STEPS and isinstance(type(found), RemoteClass):
+            state_of(found).steps = True
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         ask(self, "setattr", name, value)
@@ -72,11 +76,12 @@ class Remote:
 class State:
     """Whose object it is, its number there, and what the tests have done to it."""
 
-    __slots__ = ("made", "mixed", "number", "peer")
+    __slots__ = ("made", "mixed", "number", "peer", "steps")
 
     def __init__(self, peer: Any, number: int) -> None:
         self.peer, self.number = peer, number
         self.made = False  # by the tests, which called its class
+        self.steps = False  # it is a method that steps a generator, by the name it was asked for
         self.mixed = False  # it came out of arithmetic with a plain value
 
 
@@ -242,10 +247,12 @@ def described(kind: type, methods: bool) -> list[Any]:
     if any("__hash__" in m for m in members) and kind.__hash__ is None:
         specials.append("nohash")
     if not methods:
-        return [kind.__name__, "", "", plain, specials, [], []]
+        return [kind.__name__, "", "", plain, specials, [], [], ""]
     own = [n for n, m in vars(kind).items() if type(m) is type(described) and _is_method(n)]
     bases = [base for base in kind.__bases__ if base.__flags__ & _HEAP_TYPE]
-    return [kind.__name__, kind.__qualname__, kind.__module__, plain, specials, own, bases]
+    names = [kind.__name__, kind.__qualname__, kind.__module__]
+    doc = kind.__doc__ if type(kind.__doc__) is str else None
+    return [*names, plain, specials, own, bases, doc]
 
 
 def _is_method(name: str) -> bool:
@@ -254,9 +261,9 @@ def _is_method(name: str) -> bool:
 
 def stand_in(state: State, description: Sequence[Any]) -> RemoteClass:
     """The class for a description. Raises an Exception if that makes no sense."""
-    name, qualname, module, plain, specials, methods, bases = description
+    name, qualname, module, plain, specials, methods, bases, doc = description
     parents = [base for base in bases if isinstance(base, RemoteClass)]
-    body: dict[str, Any] = {"_azr_class": state, "__module__": str(module)}
+    body: dict[str, Any] = {"_azr_class": state, "__module__": str(module), "__doc__": doc}
     body["__qualname__"] = str(qualname or name)
     body |= {str(n): _method(state, str(n)) for n in methods if _is_method(str(n))}
     kinds = {base.__name__: base for base in _PLAIN}
