@@ -10,6 +10,7 @@ from typing import Any
 from azr_mlx.sandbox import judge
 from azr_mlx.sandbox.asserts import Suite, split
 from azr_mlx.sandbox.job import Job, Limits, Result
+from azr_mlx.sandbox.marks import marked
 from azr_mlx.text import parsed
 from azr_mlx.types import Status
 
@@ -71,13 +72,19 @@ class Case:
     def _verdict(self, outcome: judge.Observed) -> Result:
         return judge.verdict(self.job, self.expected, outcome)
 
+    def _examined(self) -> dict[str, Any]:
+        """The tests that run in a process of their own, if there are such: as text and compiled."""
+        if self.suite is None or self.suite.sealed or self.job.tests is None:
+            return {"tests": "", "marked": b""}
+        return {"tests": self.job.tests, "marked": marked(self.job.tests)}
+
     def _spec(self, flavour: int) -> dict[str, Any]:
         """Everything that the job's process gets at the start. Only one of the runs of a
         deterministic job is traced, so that code which detects tracing gives itself away.
         """
         return {
             "style": self.job.style,
-            "tests": "" if self.suite is None or self.suite.sealed else self.job.tests,
+            **self._examined(),
             "code": self.job.code,
             "call": self.job.call,
             "args": self.args,

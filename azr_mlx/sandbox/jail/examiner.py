@@ -14,6 +14,7 @@ import marshal
 import os
 import re
 import sys
+import types
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple, NoReturn
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 from child import CODE, TESTS, Channel, Finish, bare_namespace, reseed  # type: ignore[import-not-found]
 from peer import LOOKING, Gone, Peer, answers  # type: ignore[import-not-found]
 from remote import is_remote  # type: ignore[import-not-found]
+from suite import Nothing, Suite, names_in  # type: ignore[import-not-found]
 
 _HEAP_TYPE = 1 << 9  # the flag of classes that a class statement or ``type`` made
 _MAX_LINE = 200
@@ -50,11 +52,11 @@ def run(
     finish = Finish(channel, None)
     peer: Peer = Peer(code.fd, lambda *asked: _for_the_code(peer, *asked), trusts=False)
     peer.on_text = _print
-    _hand_over(code.fd, {**spec, "tests": ""})
+    _hand_over(code.fd, {**spec, "tests": "", "marked": b""})
     confine(spec)
     reseed(spec["tests"])
     try:
-        _examine(spec["tests"], peer, finish)
+        _examine(spec["tests"], spec["marked"], peer, finish)
     except Gone:
         os.close(code.fd)  # after a malformed message, the code still waits for an answer
         _, status, usage = os.wait4(code.pid, 0)
@@ -72,37 +74,37 @@ def _hand_over(fd: int, spec: dict[str, Any]) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _examine(tests: str, peer: Peer, finish: Finish) -> None:
-    namespace = bare_namespace()
+def _examine(tests: str, marked: bytes, peer: Peer, finish: Finish) -> None:
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main  # where unittest.main looks for tests
+    namespace = main.__dict__
     try:
-        program = compile(tests, TESTS, "exec", dont_inherit=True)
+        plain = compile(tests, TESTS, "exec", dont_inherit=True) if not marked else None
+        suite = Suite(plain or marshal.loads(marked))
         _look_over_there(peer)
         peer.before_asking = _Patches(peer, tests)
-        namespace.update(_names_of_the_code(program, peer))
+        namespace.update(_names_of_the_code(suite.code, peer))
     except Gone:
         raise
     except BaseException as error:  # the code may raise SystemExit
         finish.raised(error, "error")
         return
-    raised = _raised(program, namespace)
+    raised = _raised(suite, namespace, peer)
     if peer.gone:  # the tests may have caught Gone and continued
         raise Gone
-    if raised is None or _is_good_end(raised, peer):
+    if raised is None:
         finish.send("pass")
+    elif isinstance(raised, Nothing):
+        finish.send("invalid", str(raised))
     elif isinstance(raised, AssertionError):
         finish.raised(raised if str(raised) else AssertionError(_line(raised, tests)), "fail")
     else:
         finish.raised(raised, "error")
 
 
-def _is_good_end(raised: BaseException, peer: Peer) -> bool:
-    """Whether the tests themselves ended the program without an error, as ``unittest.main`` does."""
-    return isinstance(raised, SystemExit) and not raised.code and raised is not peer.last_raised
-
-
-def _raised(program: CodeType, namespace: dict[str, Any]) -> BaseException | None:
+def _raised(suite: Suite, namespace: dict[str, Any], peer: Peer) -> BaseException | None:
     try:
-        exec(program, namespace)
+        suite.run(namespace, lambda: peer.ask("candidate"))
     except BaseException as error:
         return error
     return None
@@ -124,7 +126,7 @@ def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
     code: a tested function may be called ``sum`` or ``bisect``. Names in _JUDGING, such as ``all``,
     always keep their meaning.
     """
-    used = _names(program)
+    used = set(names_in(program))
     answer = peer.ask("names", sorted(used))
     if type(answer) is not dict:
         raise TypeError("the code's names are not a dict")
@@ -144,14 +146,6 @@ def _has_a_meaning(name: str, value: Any) -> bool:
     that the code gives it.
     """
     return hasattr(builtins, name) or (name in sys.stdlib_module_names and is_remote(value))
-
-
-def _names(program: CodeType) -> set[str]:
-    used = {name for name in program.co_names if not name.startswith("__")}
-    for constant in program.co_consts:
-        if isinstance(constant, CodeType):
-            used |= _names(constant)
-    return used
 
 
 def _print(stream: str, text: bytes) -> None:
@@ -240,7 +234,7 @@ def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
     if name == "call" and callable(target):
         return target(*rest[0], **rest[1]), []
     kind = type(target)
-    ours = kind.__module__ in ("builtins", "unittest.mock") and kind.__flags__ & _HEAP_TYPE
+    ours = kind.__module__ in ("__main__", "unittest.mock") and kind.__flags__ & _HEAP_TYPE
     named = not name.endswith("attr") or (type(rest[0]) is str and not rest[0].startswith("_"))
     if name == "await" and type(target) is type(_NOTHING_TO_AWAIT):
         return _run_now(target)
@@ -290,6 +284,8 @@ def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
 
     def answer(name: str, operands: list[Any]) -> Any:
         try:
+            if name == "candidate":
+                return _only_function(namespace)
             if name != "names":
                 return _ANSWERS[name](*operands)
             exec(compile(spec["code"], CODE, "exec", dont_inherit=True), namespace)
@@ -305,6 +301,12 @@ def serve(fd: int, confine: Callable[[Any], None]) -> NoReturn:
         peer.listen()
     finally:
         os._exit(0)
+
+
+def _only_function(namespace: dict[str, Any]) -> Any:
+    """The function that the code defines; None if it is not one."""
+    found = [f for f in namespace.values() if getattr(f, "__globals__", None) is namespace]
+    return found[0] if len(found) == 1 else None
 
 
 def _join_streams(peer: Peer) -> None:

@@ -68,7 +68,6 @@ class Peer:
     def __init__(self, fd: int, serve: Callable[[str, list[Any]], Any], trusts: bool) -> None:
         self.fd = fd
         self.gone = False
-        self.last_raised: BaseException | None = None  # by the other side, here
         self._trusts = trusts
         self._serve = serve
         self._mine: list[Any] = []
@@ -100,8 +99,7 @@ class Peer:
                     self.on_text(name, bytes(value))
                 elif kind == "raise":
                     steps = asked == "next" or (asked == "call" and state_of(operands[0]).steps)
-                    self.last_raised = _safe(self._exception(name, value), steps)
-                    raise self.last_raised
+                    raise _safe(self._exception(name, value), steps)
                 else:
                     return value
 
@@ -142,6 +140,8 @@ class Peer:
             error.__dict__.update(_text=text, _remote=itself)
         if isinstance(cause, BaseException):
             error.__cause__ = cause
+        if isinstance(error, SystemExit):
+            error.of_the_code = True  # type: ignore[attr-defined]
         return error
 
     def _exception_class(self, names: str) -> type[BaseException]:

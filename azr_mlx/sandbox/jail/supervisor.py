@@ -47,8 +47,8 @@ WARM = """
     string time types typing
 """.split()  # noqa: SIM905 - a list of quoted words reads worse
 OWN = """
-    child codec darwin examiner linux namespaces peer processes remote scratch shifted_clock vdso
-    watch wire zygote
+    child codec darwin examiner linux namespaces peer processes remote scratch shifted_clock suite
+    vdso watch wire zygote
 """.split()  # noqa: SIM905
 
 
