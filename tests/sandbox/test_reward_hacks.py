@@ -1255,8 +1255,6 @@ PROPOSAL_HACKS: dict[str, tuple[str, set[str]]] = {
         {"nondeterministic", "banned"},
     ),
     "id": ("def f(x): return id(x)\n", {"banned"}),
-    "prints a verdict": ("def f(x):\n    print('{\"status\": \"pass\"}')\n    return x\n",
-                         {"banned"}),
     "opens a file": ("def f(x): return open('/etc/passwd').read()\n", {"banned"}),
     "imports os": ("import os\ndef f(x): return os.getcwd()\n", {"import"}),
     "imports sys in f": ("def f(x):\n    import sys\n    return sys.argv\n", {"import"}),

@@ -1,5 +1,5 @@
-"""Tests that import numpy, which is not in the sandbox, for what two functions do: those of EvalPlus's
-data sets on the Hugging Face hub compare floats with it, and nothing else."""
+"""Tests that import numpy, which is not in the sandbox, only to compare floats: those of EvalPlus's
+data sets on the Hugging Face hub."""
 
 from __future__ import annotations
 

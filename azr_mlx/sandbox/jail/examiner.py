@@ -181,6 +181,7 @@ class _Patches:
         self.peer = peer
         self.names = _modules_in(tests) if _REPLACES.search(tests) else set()
         self.seen: dict[str, dict[str, Any]] = {}
+        self.originals: dict[tuple[str, str], Any] = {}
         self()
 
     def __call__(self) -> None:
@@ -193,19 +194,14 @@ class _Patches:
                 self._hand_over(name, key, now[key])
 
     def _hand_over(self, name: str, key: str, value: Any) -> None:
-        original = self.seen[name].get(key)
         if (name, key) in _JOINED:
             return
-        if (name, key) in self._replaced and value is self._replaced[name, key]:
+        if (name, key) in self.originals and value is self.originals[name, key]:
             self.peer.ask("restore", sys.modules[name], key)
         else:
-            self._replaced.setdefault((name, key), original)
+            self.originals.setdefault((name, key), self.seen[name].get(key))
             self.peer.ask("setattr", sys.modules[name], key, value)
         self.seen[name][key] = value
-
-    @property
-    def _replaced(self) -> dict[tuple[str, str], Any]:
-        return self.__dict__.setdefault("originals", {})
 
 
 # What the code uses of this process anyway.
@@ -221,8 +217,8 @@ def _modules_in(tests: str) -> set[str]:
 def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
     """Answer what the code asks of objects that the tests gave it. It may call them or take their
     next item. Instances of the tests' own classes, and mocks, also allow everything else, except
-    attributes that begin with an underscore. More would lead to the tests themselves, for example through a
-    function's ``__globals__``.
+    attributes that begin with an underscore. More would lead to the tests themselves, for example
+    through a function's ``__globals__``.
     """
     if name == "input":
         return builtins.input(*map(str, operands))
@@ -261,7 +257,7 @@ _NOTHING_TO_AWAIT.close()
 
 
 def _run_now(coroutine: Any) -> Any:
-    """Run a coroutine of the tests to its end. A loop may be running, so it gets none of its own."""
+    """Run a coroutine of the tests to its end. A loop may be running, so it gets no other."""
     try:
         while True:
             coroutine.send(None)
@@ -318,7 +314,7 @@ def _join_streams(peer: Peer) -> None:
             writer, "utf-8", "surrogateescape", "\n", write_through=not buffered
         )
         setattr(sys, stream, text)
-    sys.stdin = _Reader(peer)  # type: ignore[assignment]
+    sys.stdin = _Reader(peer)
     builtins.input = lambda prompt="": peer.ask("input", str(prompt))
 
 

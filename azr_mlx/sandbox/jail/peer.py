@@ -15,7 +15,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from codec import (  # type: ignore[import-not-found]
     CodecError,
@@ -133,7 +133,7 @@ class Peer:
         """The exception of this side that is most like the one that the other side raised."""
         text, args, itself, cause = described
         try:
-            error = type.__call__(self._exception_class(names), *args)
+            error: Any = type.__call__(self._exception_class(names), *args)
         except Exception:  # the class takes other arguments, or cannot be made here
             return RuntimeError(f"{names.partition(' ')[0]}: {text}")
         if itself is not None and isinstance(error, _Own):
@@ -141,8 +141,8 @@ class Peer:
         if isinstance(cause, BaseException):
             error.__cause__ = cause
         if isinstance(error, SystemExit):
-            error.of_the_code = True  # type: ignore[attr-defined]
-        return error
+            error.__dict__["of_the_code"] = True
+        return cast(BaseException, error)
 
     def _exception_class(self, names: str) -> type[BaseException]:
         """An exception class, found by its name and the names of its bases. If the other side has
@@ -159,7 +159,8 @@ class Peer:
         own = () if issubclass(nearest, _Own) else (_Own,)
         kinds = [getattr(builtins, other, None) for other in rest.split(" ")]
         others = [k for k in kinds if _is_exception(k) and not issubclass(nearest, k)]
-        self._classes[names] = _OwnClass(name, (*own, nearest, *others[:1]), {})
+        made: Any = _OwnClass(name, (*own, nearest, *others[:1]), {})
+        self._classes[names] = made
         return self._classes[names]
 
     def _given_class(self, data: bytes) -> type[BaseException]:
@@ -443,7 +444,22 @@ def answers() -> dict[str, Callable[..., Any]]:
     turned = {f"r{name}": _turned(function) for name, function in binary.items()}
     in_place = {f"i{n}": getattr(operator, f"i{n}", f) for n, f in binary.items()}
     order = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-    same = (setattr, delattr, iter, next, len, bool, str, repr, format, bytes, hash, reversed)
+    same: tuple[Any, ...] = (
+        getattr,
+        delattr,
+        isinstance,
+        issubclass,
+        iter,
+        next,
+        len,
+        bool,
+        str,
+        repr,
+        format,
+        bytes,
+        hash,
+        reversed,
+    )
     numeric = (int, float, complex, round, abs)
     unary = ("neg", "pos", "invert", "index", "length_hint", "contains")
     return {
@@ -451,7 +467,7 @@ def answers() -> dict[str, Callable[..., Any]]:
         **{name: getattr(operator, name) for name in ("getitem", "setitem", "delitem")},
         **{name: getattr(math, name) for name in ("trunc", "floor", "ceil")},
         **order, **binary, **turned, **in_place,
-        **{function.__name__: function for function in (*same, *numeric, getattr, isinstance, issubclass)},
+        **{function.__name__: function for function in (*same, *numeric)},
         "setattr": _set,
         "call": _called,
         "invoke": _invoked,
@@ -462,13 +478,13 @@ def answers() -> dict[str, Callable[..., Any]]:
         "copy": copy.copy,
         "fspath": os.fspath,
         "enter": lambda manager: type(manager).__enter__(manager),
-        "exit": lambda manager, error: type(manager).__exit__(manager, type(error) if error else None, error, None),
+        "exit": lambda manager, error: type(manager).__exit__(manager, *_raised_as(error)),
         "await": _awaited,
         "aiter": lambda value: type(value).__aiter__(value),
         "anext": lambda value: _awaited(type(value).__anext__(value)),
         "aenter": lambda manager: _awaited(type(manager).__aenter__(manager)),
         "aexit": lambda manager, error=None: _awaited(
-            type(manager).__aexit__(manager, type(error) if error else None, error, None)
+            type(manager).__aexit__(manager, *_raised_as(error))
         ),
     }  # fmt: skip
 
@@ -477,12 +493,19 @@ _BINARY = "add sub mul truediv floordiv mod pow matmul xor lshift rshift".split(
 # Functions that look into an object or a class: they must run where that lives.
 LOOKING = {
     "dataclasses": ("asdict", "astuple", "fields", "is_dataclass", "replace"),
-    "inspect": ("getdoc", "isabstract", "isclass", "iscoroutinefunction", "isfunction", "isgenerator",
-                "isgeneratorfunction", "ismethod", "signature"),
+    "inspect": (
+        *("getdoc", "isabstract", "isclass", "iscoroutinefunction", "isfunction", "isgenerator"),
+        *("isgeneratorfunction", "ismethod", "signature"),
+    ),
     "asyncio": ("iscoroutinefunction",),
 }  # fmt: skip
 _originals: dict[tuple[str, str], Any] = {}
 _loops: list[Any] = []
+
+
+def _raised_as(error: BaseException | None) -> tuple[Any, Any, None]:
+    """The arguments of ``__exit__``."""
+    return (None if error is None else type(error)), error, None
 
 
 def _invoked(kind: Any, name: str, args: list[Any], named: dict[str, Any]) -> Any:
@@ -601,7 +624,7 @@ def _parts_of(value: Any) -> tuple[str, tuple[Any, ...]] | None:
     return f"{module}.{name}", parts(value)
 
 
-_VIEWS = (type({}.keys()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.items()))
 # Types of the standard library whose values are sent as the arguments that make them.
 _PARTS: dict[str, Callable[[Any], tuple[Any, ...]]] = {
     "builtins.bytearray": lambda v: (bytes(v),),

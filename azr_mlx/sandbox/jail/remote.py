@@ -7,9 +7,9 @@ An instance of a subclass of a builtin type is that type's plain value here, and
 everything else.
 
 What is compared with a value of the other side never goes there: a stand-in equals only stand-ins,
-and is ordered only among them. Arithmetic with a plain value is made only for classes that the tests
-know by name, and only if an object comes out, so that ``abs(f(2) - 0.5) < 0.1`` is never left to
-the other side. Standard library only.
+and is ordered only among them. Arithmetic with a plain value is made only for classes that the
+tests know by name, and only if an object comes out, so that ``abs(f(2) - 0.5) < 0.1`` is never left
+to the other side. Standard library only.
 """
 
 from __future__ import annotations
@@ -87,9 +87,11 @@ class State:
 
 def state_of(remote: Any) -> State:
     """The state of a stand-in for an object or a class."""
-    if isinstance(remote, RemoteClass):
-        return vars(remote)["_azr_class"]
-    return object.__getattribute__(remote, "_azr_remote")
+    own = isinstance(remote, RemoteClass)
+    state: State = (
+        vars(remote)["_azr_class"] if own else object.__getattribute__(remote, "_azr_remote")
+    )
+    return state
 
 
 def is_remote(value: Any) -> bool:
@@ -193,12 +195,13 @@ class RemoteClass(type):
 
 def _body(members: dict[str, Any]) -> list[list[Any]]:
     """The members of a class, each with what kind of member it is."""
-    body = []
+    body: list[list[Any]] = []
     for name, member in members.items():
         if isinstance(member, (staticmethod, classmethod)):
             body.append([name, type(member).__name__, member.__func__])
         elif isinstance(member, property):
-            body.append([name, "property", [member.fget, member.fset, member.fdel]])
+            parts: list[Any] = [member.fget, member.fset, member.fdel]
+            body.append([name, "property", parts])
         else:
             body.append([name, "function" if type(member) is type(_body) else "value", member])
     return body
@@ -220,9 +223,10 @@ def _member(how: str, member: Any) -> Any:
         return property(*[part and bound(part) for part in member])
     if how == "value":
         return member
-    return {"staticmethod": staticmethod, "classmethod": classmethod}.get(how, lambda f: f)(
-        bound(member)
-    )
+    method = bound(member)
+    if how == "staticmethod":
+        return staticmethod(method)
+    return classmethod(method) if how == "classmethod" else method
 
 
 def bound(function: Any) -> Any:
@@ -293,18 +297,18 @@ def _made(
         return RemoteClass(name, fallback, body)
 
 
-def instance(kind: RemoteClass, state: State, plain: Any = None) -> Any:
+def instance(kind: Any, state: State, plain: Any = None) -> Any:
     """A stand-in of this class; with a builtin value, if its class has one."""
-    base = next((base for base in _PLAIN if issubclass(kind, base)), None)
+    base: Any = next((base for base in _PLAIN if issubclass(kind, base)), None)
     if base is None:
-        made: Any = object.__new__(kind)
-        object.__setattr__(made, "_azr_remote", state)
-        return made
-    if type(plain) is not base:
+        made = object.__new__(kind)
+    elif type(plain) is not base:
         raise TypeError("not the value of this class")
-    made = base.__new__(kind) if base in (list, dict, set) else base.__new__(kind, plain)
-    if base in (list, dict, set):
-        base.__init__(made, plain)  # type: ignore[misc]
+    elif base in (list, dict, set):
+        made = base.__new__(kind)
+        base.__init__(made, plain)
+    else:
+        made = base.__new__(kind, plain)
     object.__setattr__(made, "_azr_remote", state)
     return made
 

@@ -1,4 +1,4 @@
-"""Runs a suite of tests as the person who wrote it means it, and notes whether it asserted anything.
+"""Runs a suite of tests as its author means it, and notes whether it asserted anything.
 
 Test cases of unittest, functions named ``test...``, test classes and ``check(candidate)`` that the
 suite only defines are run, too. A suite that reaches no assertion proves nothing: it is invalid.
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
-# What marked code calls: before everything that checks something, and in functions that may be tests.
+# What marked code calls: before whatever checks something, and in functions that may be tests.
 REACHED, CALLED = "_azr_reached", "_azr_called"
 
 
@@ -59,22 +59,25 @@ class Suite:
     def _run_defined(self, namespace: dict[str, Any], candidate: Callable[[], Any]) -> None:
         members = dict(namespace)
         _call_if_there(members, "setup_module")
-        for name, member in members.items():
+        for name, member in list(members.items()):
             if _is_case(member) and member not in self._run_cases:
                 _run_case(member)
-            elif type(member) is type(_is_case) and name.startswith("test"):
-                if name not in self.called and _takes_nothing(member):
-                    _call_if_there(members, "setup_function")
-                    _finish(member())
-                    _call_if_there(members, "teardown_function")
+            elif isinstance(member, FunctionType) and name.startswith("test"):
+                self._run_function(name, member, members)
             elif isinstance(member, type) and name.startswith("Test") and not _is_case(member):
                 self._run_class(name, member)
         check = members.get("check")
-        if type(check) is type(_is_case) and "check" not in self.called:
+        if isinstance(check, FunctionType) and "check" not in self.called:
             function = candidate()
             if function is not None and check.__code__.co_argcount == 1:
                 check(function)
         _call_if_there(members, "teardown_module")
+
+    def _run_function(self, name: str, function: Any, members: dict[str, Any]) -> None:
+        if name not in self.called and _takes_nothing(function):
+            _call_if_there(members, "setup_function")
+            _finish(function())
+            _call_if_there(members, "teardown_function")
 
     def _run_class(self, name: str, kind: type) -> None:
         """A class of tests, as pytest has them."""
@@ -112,7 +115,7 @@ class Suite:
             self.failures += [("error", _last(text)) for _, text in result.errors[before[1] :]]
             return result
 
-        unittest.TestCase.run = watched  # type: ignore[method-assign]
+        setattr(unittest.TestCase, "run", watched)  # noqa: B010 - mypy takes it for a function
 
     def _noting(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*args: Any, **named: Any) -> Any:
@@ -147,13 +150,12 @@ def _call_if_there(members: Any, name: str) -> None:
 
 def _takes_nothing(function: Any) -> bool:
     """Whether a function or method of the tests needs no arguments."""
-    code = getattr(function, "__code__", None)
+    code: CodeType | None = getattr(function, "__code__", None)
     if code is None:
         return False
     given = len(function.__defaults__ or ()) + hasattr(function, "__self__")
-    return code.co_argcount <= given and code.co_kwonlyargcount <= len(
-        function.__kwdefaults__ or ()
-    )
+    named = len(function.__kwdefaults__ or {})
+    return code.co_argcount <= given and code.co_kwonlyargcount <= named
 
 
 def _finish(value: Any) -> None:
