@@ -289,17 +289,17 @@ def _run_calls(spec: dict[str, Any], finish: Finish) -> None:
     finish.send("values", detail, reports)
 
 
-class _TooLong(BaseException):
+class TooLong(BaseException):
     """Raised in a call that has used the CPU time that each may use."""
 
 
 def _timer(limit: float) -> Callable[[float], object]:
-    """A function that starts a timer of CPU time (0: stops it), which raises _TooLong."""
+    """A function that starts a timer of CPU time (0: stops it), which raises TooLong."""
     if not limit:
         return lambda seconds: None
 
     def stop(number: int, frame: object) -> None:
-        raise _TooLong(f"more than {limit:g} s of CPU time")
+        raise TooLong(f"more than {limit:g} s of CPU time")
 
     start, which = signal.setitimer, signal.ITIMER_PROF
     signal.signal(signal.SIGPROF, stop)
