@@ -277,10 +277,11 @@ def _hide(target: str) -> None:
 
 
 def _mount_proc(target: str) -> None:
-    """Mount /proc of this pid namespace, if possible with the entries of other users hidden. A
-    container may forbid it; then there is no /proc.
+    """Mount /proc of this pid namespace, if possible with the entries of other users hidden, but
+    not from this user's group: without root rights, the supervisor could otherwise not count the
+    processes of a job. A container may forbid it; then there is no /proc.
     """
-    for options in ("hidepid=2,subset=pid", "hidepid=2", ""):
+    for options in (f"hidepid=2,gid={os.getegid()},subset=pid", "hidepid=2", ""):
         try:
             mount("proc", target, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
         except OSError:
