@@ -16,7 +16,14 @@ from azr_mlx.types import Status
 
 pytestmark = pytest.mark.sandbox
 
-TEXTS = ("3\n10 20 30\n", "a\r\nb c\rd\n\x0ce", "1\n2", "", "4 4\n1 2 3 4\n\n5 6 7 8\n", "é 中\n1\n")
+TEXTS = (
+    "3\n10 20 30\n",
+    "a\r\nb c\rd\n\x0ce",
+    "1\n2",
+    "",
+    "4 4\n1 2 3 4\n\n5 6 7 8\n",
+    "é 中\n1\n",
+)
 PROGRAMS: dict[str, str] = {
     "mode": "import sys\nprint(sys.stdin.mode, sys.stdout.mode, sys.stderr.mode)",
     "names": "import sys\nprint(sys.stdin.name, sys.stdin.buffer.name, sys.stdout.name, sys.stderr.name)",

@@ -216,6 +216,7 @@ CHEATS = [
     "assert not (n.add(2, 3) - 5)",
     "assert n.add(2, 3) >= 5",
     "assert n.add(2, 3) in [5]",
+    "assert 5 in n.add(2, 3)",
     "assert n.add(2, 3) in {5: 1}",
     "assert n.add([2], [3]) == [2, 3]",
     "assert sorted(n.add(2, 3)) == [5]",

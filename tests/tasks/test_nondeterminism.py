@@ -4,14 +4,17 @@ answers it would be paid by the toss of a coin."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.tasks.gate import Draft, gate
-from azr_mlx.tasks.parse import Proposal
+from azr_mlx.tasks.parse import Proposal, parse_proposal
 from azr_mlx.types import TaskKind
+from tests.conftest import SHARED
 
 pytestmark = pytest.mark.sandbox
 
@@ -127,3 +130,30 @@ def test_honest_programs_are_let_in(sandbox: Sandbox) -> None:
     results = gate(drafts, sandbox)
     refused = {n: one.reason for n, one in zip(HONEST, results, strict=True) if one.task is None}
     assert not refused
+
+
+# The rules that a program or an input may break: docs/how-it-works.md.
+RULES = {"no_return", "input", "invalid_value", "import", "too_large", "duplicate"}
+
+
+@pytest.mark.slow
+def test_programs_that_a_model_proposed_are_refused_by_the_rules_alone() -> None:
+    """What the reference implementation's 3B model proposed for itself, as it was written."""
+    folder = SHARED / "azr-seeds"
+    if not folder.exists():
+        pytest.skip("no AZR triplets in ../shared/data")
+    drafts = []
+    for name in ("3b_coder_seed_io.jsonl", "3b_coder_code_f_seed_io.jsonl"):
+        for line in (folder / name).read_text("utf-8").splitlines()[:120]:
+            row = json.loads(line)
+            given = row["inputs"][:3] if "inputs" in row else [row["input"]]
+            drafts += [_as_written(row["snippet"], text) for text in given]
+    with Sandbox(workers=2) as box:
+        reasons = Counter(result.reason for result in gate(drafts, box))
+    assert len(drafts) > 400 and not reasons.keys() - RULES - {""}, reasons
+    assert reasons[""] + reasons["duplicate"] > 0.9 * len(drafts), reasons
+
+
+def _as_written(program: str, given: str) -> Draft:
+    text = f"<answer>\n```python\n{program}\n```\n```input\n{given}\n```\n</answer>"
+    return Draft(parse_proposal(text, TaskKind.DEDUCTION, "chat"), TaskKind.DEDUCTION)

@@ -107,6 +107,8 @@ def ask(remote: Any, name: str, *operands: Any) -> Any:
 def call(remote: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
     """Call it; arguments that it has changed in place are changed here, too."""
     result, changed = ask(remote, "call", list(args), named)
+    if isinstance(type(result), RemoteClass):
+        state_of(result).made = False  # a method may return the object itself, for what is in it
     for position, content in changed if result is None else ():
         _refill(args[position], content)
     return result
