@@ -13,6 +13,7 @@ import io
 import marshal
 import os
 import re
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -54,6 +55,7 @@ def run(
     peer.on_text = _print
     _hand_over(code.fd, {**spec, "tests": "", "marked": b""})
     confine(spec)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the code could send it to its whole group
     reseed(spec["tests"])
     try:
         _examine(spec["tests"], spec["marked"], peer, finish)
@@ -82,6 +84,8 @@ def _examine(tests: str, marked: bytes, peer: Peer, finish: Finish) -> None:
         plain = compile(tests, TESTS, "exec", dont_inherit=True) if not marked else None
         suite = Suite(plain or marshal.loads(marked))
         _look_over_there(peer)
+        if "random" in tests:
+            _seed_there(peer)
         peer.before_asking = _Patches(peer, tests)
         namespace.update(_names_of_the_code(suite.code, peer))
     except Gone:
@@ -106,8 +110,8 @@ def _raised(suite: Suite, namespace: dict[str, Any], peer: Peer) -> BaseExceptio
     try:
         suite.run(namespace, lambda: peer.ask("candidate"))
     except BaseException as error:
-        return error
-    return None
+        return error if peer.failure is None else AssertionError(*peer.failure.args)
+    return None if peer.failure is None else AssertionError(*peer.failure.args)
 
 
 def _line(error: BaseException, tests: str) -> str:
@@ -132,13 +136,21 @@ def _names_of_the_code(program: CodeType, peer: Peer) -> dict[str, Any]:
         raise TypeError("the code's names are not a dict")
     # The code may answer with other names.
     found = {name: answer[name] for name in used if name in answer}
-    peer.note_names(found.values())
+    # Only names in the form of a class's: a function may have been made one to get at operands.
+    peer.note_names(
+        value for name, value in found.items() if name[:1].isupper() and "_" not in name
+    )
     own = {name: value for name, value in found.items() if not _has_a_meaning(name, value)}
     tested = found.keys() - own.keys() - _JUDGING
-    if any(map(callable, own.values())) or len(tested) != 1:
+    if any(map(callable, own.values())) or len(tested) != 1 or _defines(program, "check"):
         return own
     [name] = tested
     return {**own, name: found[name]}
+
+
+def _defines(program: CodeType, name: str) -> bool:
+    """Whether a program defines a function of this name."""
+    return any(isinstance(c, CodeType) and c.co_name == name for c in program.co_consts)
 
 
 def _has_a_meaning(name: str, value: Any) -> bool:
@@ -160,6 +172,19 @@ def _look_over_there(peer: Peer) -> None:
         if module in sys.modules or module == "dataclasses":
             for name in names:
                 _ask_there(peer, __import__(module), name)
+
+
+def _seed_there(peer: Peer) -> None:
+    """Let ``random.seed`` of the tests hold for the code, too."""
+    import random
+
+    seed = random.seed
+
+    def both(*args: Any, **named: Any) -> None:
+        seed(*args, **named)
+        peer.ask("library", "random", "seed", list(args), named)
+
+    random.seed = both
 
 
 def _ask_there(peer: Peer, module: Any, name: str) -> None:
@@ -225,13 +250,15 @@ def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
     if name == "stdin":
         return _read_stdin(*operands)
     target, *rest = operands
-    if not peer.has_shown(target):
+    kind = type(target)
+    if not peer.has_shown(target) or (kind is type and target.__module__ != "__main__"):
         raise TypeError("not an object of the tests")
     if name == "call" and callable(target):
         return target(*rest[0], **rest[1]), []
-    kind = type(target)
     ours = kind.__module__ in ("__main__", "unittest.mock") and kind.__flags__ & _HEAP_TYPE
-    named = not name.endswith("attr") or (type(rest[0]) is str and not rest[0].startswith("_"))
+    named = name in _PLAIN_ASKS or (name.endswith("attr") and _may_see(target, rest[0]))
+    if name == "getattr" and not (ours and named):
+        raise AttributeError(rest[0])
     if name == "await" and type(target) is type(_NOTHING_TO_AWAIT):
         return _run_now(target)
     if name in ("iter", "next") or (ours and named):
@@ -240,6 +267,25 @@ def _for_the_code(peer: Peer, name: str, operands: list[Any]) -> Any:
 
 
 _ANSWERS = answers()
+_PLAIN_ASKS = _ANSWERS.keys() - {
+    *("getattr", "setattr", "delattr", "invoke", "library", "restore", "subclass", "copy"),
+}
+
+
+def _may_see(target: Any, name: Any) -> bool:
+    """Whether the code may use this attribute of an object of the tests'. It may not change what a
+    mock has noted.
+    """
+    if type(name) is not str or name.startswith("_"):
+        return False
+    mock = sys.modules.get("unittest.mock")
+    if mock is None or not isinstance(target, mock.NonCallableMock):
+        return True
+    return not hasattr(mock.Mock, name) and name not in _NOTED
+
+
+_NOTED = frozenset({"mock_calls", "method_calls", "call_args", "call_args_list", "call_count",
+                    "called", "return_value", "side_effect"})  # fmt: skip
 
 
 def _read_stdin(how: Any, size: Any) -> str:

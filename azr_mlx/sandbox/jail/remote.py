@@ -21,9 +21,9 @@ _HEAP_TYPE = 1 << 9  # the flag of classes that a class statement or ``type`` ma
 _BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift divmod".split()  # noqa: SIM905
 _ORDER = ("lt", "le", "gt", "ge")
 # What makes a plain value of an object.
-_NUMERIC = "bool neg pos abs invert int float index complex round trunc floor ceil".split()  # noqa: SIM905
+_NUMERIC = "bool len neg pos abs invert int float index complex round trunc floor ceil".split()  # noqa: SIM905
 _OTHERS = """
-    len str repr format bytes hash iter next reversed getitem setitem delitem call enter exit
+    str repr format bytes hash iter next reversed getitem setitem delitem call enter exit
     fspath length_hint
 """.split()  # noqa: SIM905
 _STEPS = ("send", "throw", "__next__")
@@ -56,8 +56,8 @@ class Remote:
             except AttributeError:
                 pass  # the other side may know it
         found = ask(self, "getattr", name)
-        if name in _STEPS and isinstance(type(found), RemoteClass):
-            state_of(found).steps = True
+        if name in _STEPS and type(found).__name__ == "builtin_function_or_method":
+            state_of(found).steps = is_remote(found)
         return found
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -157,7 +157,7 @@ class RemoteClass(type):
     def __call__(cls, *args: Any, **named: Any) -> Any:
         made = call(cls, args, named)
         if isinstance(type(made), RemoteClass):
-            state_of(made).made = True
+            state_of(made).made = state_of(cls).peer.knows_by_name(cls)
         return made
 
     def __getattr__(cls, name: str) -> Any:
@@ -339,7 +339,7 @@ def _special(name: str, specials: Sequence[str]) -> dict[str, Any]:
     if name == "call":
         return {"__call__": lambda self, *args, **named: call(self, args, named)}
     if name == "exit":
-        return {"__exit__": lambda self, kind, error, trace: ask(self, "exit", error)}
+        return {"__exit__": lambda self, kind, error, trace: _left(self, "exit", error)}
     if name == "await":
         return {"__await__": _await}
     if name in ("anext", "aenter", "aexit"):
@@ -379,7 +379,7 @@ def _operator(name: str) -> Callable[[Any, Any], Any]:
         if not state_of(self).peer.knows_by_name(type(self)):
             return NotImplemented
         result = ask(self, name, other, *more)
-        if not isinstance(type(result), RemoteClass):
+        if not isinstance(type(result), RemoteClass) or isinstance(result, _PLAIN):
             raise TypeError("arithmetic with the code's objects gives objects, not plain values")
         state_of(result).mixed = True
         return result
@@ -410,9 +410,18 @@ def _await(self: Any) -> Any:
     return ask(self, "await")
 
 
+def _left(manager: Any, how: str, error: BaseException | None) -> Any:
+    """Leave a context manager of the code's. It may not make a failed assertion disappear."""
+    swallowed = ask(manager, how, error)
+    if swallowed:
+        state_of(manager).peer.note_failure(error)
+    return swallowed
+
+
 def _async(name: str) -> Callable[..., Any]:
     async def method(self: Any, *operands: Any) -> Any:
-        operands = operands[1:2] if name == "aexit" else operands  # the exception, not its class
+        if name == "aexit":
+            return _left(self, name, operands[1])
         return ask(self, name, *operands)
 
     return method
