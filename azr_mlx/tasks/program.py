@@ -9,6 +9,7 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import symtable
 from collections.abc import Collection
 from copy import deepcopy
 from functools import lru_cache
@@ -151,23 +152,57 @@ def _listed(name: str, allowed: Collection[str]) -> bool:
 
 def _uses_banned(tree: ast.Module, modules: Collection[str]) -> bool:
     nodes = list(ast.walk(tree))
-    bound = _bound_names(nodes)
     clock = any(
         (isinstance(n, ast.Import) and any(a.name.startswith("datetime") for a in n.names))
         or (isinstance(n, ast.ImportFrom) and n.module == "datetime")
         for n in nodes
     )
-    attributes = BANNED_ATTRIBUTES | (CLOCK_ATTRIBUTES if clock else frozenset())
-    # A module stays one, whatever else the program calls by its name.
-    banned = (attributes - bound) | set(modules)
+    own = {name for name in _own_attributes(nodes) if not name.startswith("__")}
+    # A module stays one, and a clock a clock, whatever else the program calls by its name.
+    banned = (BANNED_ATTRIBUTES - own) | set(modules) | (CLOCK_ATTRIBUTES if clock else set())
     for node in nodes:
-        if isinstance(node, ast.Name) and node.id in BANNED_NAMES and node.id not in bound:
-            return True
         if isinstance(node, ast.Attribute) and node.attr in banned:
             return True
         if isinstance(node, ast.MatchClass) and banned & set(node.kwd_attrs):
             return True
-    return _finds_by_text(nodes, banned | attributes)
+    return _uses_banned_names(tree) or _finds_by_text(nodes, banned | BANNED_ATTRIBUTES)
+
+
+def _own_attributes(nodes: list[ast.AST]) -> set[str]:
+    """The attributes that the program gives to its own objects and classes."""
+    own = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    for node in nodes:
+        if isinstance(node, ast.ClassDef):
+            own |= {member.name for member in node.body if isinstance(member, _FUNCTIONS)}
+            own |= {n.id for m in node.body for n in ast.walk(m) if _is_stored(n)}  # type: ignore[attr-defined]
+    return own
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _is_stored(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def _uses_banned_names(tree: ast.Module) -> bool:
+    """Whether a banned name anywhere means what Python means by it. A name that a function or the
+    module binds is its own there, unless its value is taken from outside (``eval=eval``).
+    """
+    text = unparse(tree)
+    if text is None:
+        return True
+    scopes = [symtable.symtable(text, "<program>", "exec")]
+    defined = {n.name for n in tree.body if isinstance(n, (*_FUNCTIONS, ast.ClassDef))}
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        for symbol in scope.get_symbols():
+            if symbol.get_name() in BANNED_NAMES and symbol.is_referenced():
+                local = symbol.is_local() and scope.get_type() == "function"
+                if not (local or symbol.is_free() or symbol.get_name() in defined):
+                    return True
+    return False
 
 
 def _finds_by_text(nodes: list[ast.AST], banned: Collection[str]) -> bool:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Suites of tests as people write them: the sandbox must say of right and wrong programs what plain
 CPython says that runs program and suite in one namespace; and a suite that asserts nothing proves
 nothing."""
@@ -233,3 +234,109 @@ def test_objects_of_named_classes_decide_nothing(sandbox: Sandbox, line: str) ->
     tests = f"n = N()\nfor _ in [1]:\n    {line}"
     result = sandbox.run([Job("a", _ALWAYS, tests=tests)])[0]
     assert result.status in (Status.FAIL, Status.ERROR), result
+
+
+_REACH = """
+import operator
+def apply(cb, *more):
+    M = type(cb)
+    tries = [
+        lambda: M(operator.attrgetter, "__func__.__builtins__")()(cb),
+        lambda: M(operator.attrgetter, "__globals__")()(cb),
+        lambda: M(type, "X")((), {"__eq__": type})(),
+        lambda: M(M(type, "X"))((), {"__eq__": type})(),
+        lambda: next(M(type, ["X"], [()], [{"__eq__": type}]))(),
+    ]
+    for attempt in tries:
+        try:
+            return attempt()
+        except (TypeError, AttributeError):
+            continue
+    return None
+"""
+_ZERO = "class Z(int): pass\n"
+_F = "class f:\n    def __init__(self, *a): pass\n"
+_LOOP = "for a, b in [(1, 2.5)]:\n    "
+# name: (code, tests); none of them may pass
+ATTACKS: dict[str, tuple[str, str]] = {
+    "the class of a bound method": (
+        _REACH, "class R:\n    def on(self, x): return x\nfor a in [1]:\n    assert apply(R().on, a) == 2"),
+    "the class of a partial function": (
+        _REACH, "import functools\nfor a in [1]:\n    assert apply(functools.partial(abs), a) == 2"),
+    "the class of an iterator": (
+        _REACH, "for a in [1]:\n    assert apply(map(abs, [1]), a) == 2"),
+    "the class of a mock's method": (
+        _REACH, "from unittest.mock import Mock\nfor a in [1]:\n    assert apply(Mock().x, a) == 2"),
+    "a difference that is a plain value": (
+        _ZERO + _F + "    def __sub__(self, o): return Z(0)", _LOOP + "assert abs(f(a) - b) < 1e-6"),
+    "a difference of a named class": (
+        _ZERO + "class Calc:\n    def add(self, *a): return self\n    def __sub__(self, o): return Z(0)",
+        "c = Calc()\n" + _LOOP + "assert abs(c.add(a) - b) < 1e-6"),
+    "a difference without a length": (
+        "class E:\n    def __len__(self): return 0\n" + _F + "    def __sub__(self, o): return E()",
+        _LOOP + "assert not f(a) - b"),
+    "a function that is a class": (
+        _F + "    def __contains__(self, o): return True", _LOOP + "assert b in f(a)"),
+    "a builtin of its own": (
+        "class sum:\n    def __call__(self, it): return 0\nsum = sum()\ndef f(x): return [0, 0]",
+        "def check(candidate):\n    for a, b in [(1, [1, 2])]:\n"
+        "        assert sum(abs(x - y) for x, y in zip(candidate(a), b)) < 1e-6"),
+    "a context manager that swallows": (
+        "class Acc:\n    def __enter__(self): return self\n    def __exit__(self, *a): return True\n"
+        "    def total(self): return 0", _LOOP + "with Acc() as c:\n        assert c.total() == b"),
+    "an async one": (
+        "class Acc:\n    async def __aenter__(self): return self\n"
+        "    async def __aexit__(self, *a): return True\n",
+        "import asyncio\nasync def main():\n    async with Acc() as c:\n        assert c == 2\nasyncio.run(main())"),
+    "a callback whose failure it catches": (
+        "def run(cb, x):\n    try: cb(0)\n    except BaseException: pass",
+        "def cb(x):\n    assert x == 4\nfor _ in [1]:\n    run(cb, 2)"),
+    "a mock whose assertion it replaces": (
+        "def notify(m, x):\n    m.assert_called_once_with = lambda *a, **k: None",
+        "from unittest.mock import Mock\nfor a in [1]:\n    m = Mock()\n    notify(m, a)\n    m.assert_called_once_with(a)"),
+    "a mock whose calls it counts": (
+        "def notify(m, x):\n    m.call_count = 2",
+        "from unittest.mock import Mock\nfor a in [1]:\n    m = Mock()\n    notify(m, a)\n    assert m.call_count == 2"),
+    "the end of an async loop": (
+        "def f(x): raise StopAsyncIteration",
+        "import asyncio\nclass It:\n    def __aiter__(self): return self\n    async def __anext__(self): return f(1)\n"
+        "async def main():\n    async for x in It():\n        assert x == 2\nassert 1 == int('1')\nasyncio.run(main())"),
+    "a method named send": (
+        "class G:\n    def send(self, x): raise StopIteration",
+        "g = G()\nassert int('1') == 1\nfor r in map(g.send, [1]):\n    assert r == 7"),
+    "a test that it skips": (
+        "import unittest\ndef f(x): raise unittest.SkipTest('x')",
+        "import unittest\nassert int('1') == 1\nclass T(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(1), 2)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_way_around_the_tests_passes_them(sandbox: Sandbox, name: str) -> None:
+    code, tests = ATTACKS[name]
+    result = sandbox.run([Job(name, code, tests=tests)])[0]
+    assert result.status in (Status.FAIL, Status.ERROR), result
+
+
+MORE_HONEST: dict[str, tuple[str, str]] = {
+    "an exception class of the tests": (
+        "def need(x, exc):\n    if x < 0:\n        raise exc('neg')\n    return x",
+        "class Neg(Exception): pass\nassert need(1, Neg) == 1\ntry:\n    need(-1, Neg)\n    assert False\n"
+        "except Neg as e:\n    assert str(e) == 'neg'"),
+    "a decorator on a function of the tests": (
+        "import functools\ndef twice(fn):\n    @functools.wraps(fn)\n    def w(x):\n        return fn(fn(x))\n    return w",
+        "@twice\ndef inc(x):\n    return x + 1\nassert inc(1) == 3"),
+    "an exception of a library": (
+        "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass P:\n    x: int",
+        "import dataclasses\np = P(1)\ntry:\n    p.x = 3\n    assert False\nexcept dataclasses.FrozenInstanceError:\n    pass\nassert p.x == 1"),
+    "a seed": (
+        "import random\ndef f():\n    return [random.randint(0, 99) for _ in range(5)]",
+        "import random\nrandom.seed(3)\na = f()\nrandom.seed(3)\nassert f() == a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MORE_HONEST)
+def test_more_honest_suites_pass(sandbox: Sandbox, name: str) -> None:
+    code, tests = MORE_HONEST[name]
+    assert passes_in_cpython(code, tests)
+    result = sandbox.run([Job(name, code, tests=tests)])[0]
+    assert result.status is Status.PASS, result

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from azr_mlx.config import SandboxConfig
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.tasks.gate import Draft, gate
-from azr_mlx.tasks.parse import Proposal, parse_proposal
+from azr_mlx.tasks.parse import Proposal, check_program, parse_proposal
 from azr_mlx.types import TaskKind
 from tests.conftest import SHARED
 
@@ -86,6 +87,41 @@ PROGRAMS: dict[str, str] = {
     # files and streams
     "a file's time": "def f(x):\n    open('a', 'w').close()\n    return 1",
 }
+
+
+BYPASSES = [
+    "def g(__import__):\n    return 0\ndef f(x):\n    return int(__import__('time').time()) % 7",
+    "h = lambda __import__: 0\ndef f(x):\n    return int(__import__('time').time()) % 7",
+    "def f(x, eval=eval):\n    return eval('__import__(\"time\").time() // 86400 % 2')",
+    "def g(exec):\n    return 0\ndef f(x):\n    d = {}\n    exec('r = 1', d)\n    return d['r']",
+    "import datetime\ntoday = 1\ndef f(x):\n    return datetime.date.today().toordinal() % 100",
+    "import datetime\ndef today():\n    pass\ndef f(x):\n    return datetime.date.today().day % 2",
+    "import datetime\nclass C:\n    def today(self):\n        pass\ndef f(x):\n    return datetime.date.today().day % 2",
+    "import datetime\n__getattribute__ = 1\ndef f(x):\n    return type.__getattribute__(datetime.date, 'to' + 'day')().day",
+    "class C:\n    def __getattribute__(self, n):\n        pass\ndef f(x):\n    return type.__getattribute__(f, '__globals__')",
+    "id = id\ndef f(x):\n    return id(x) % 7",
+    "class C:\n    id = id\ndef f(x):\n    return C.id(x) % 7",
+]
+
+
+@pytest.mark.parametrize("program", BYPASSES)
+def test_a_name_that_is_bound_elsewhere_is_still_banned(program: str) -> None:
+    assert check_program(program, SandboxConfig().allowed_imports) == "banned"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(input):\n    return input + 1",
+        "def f(x):\n    id = x + 1\n    return id",
+        "def f(x):\n    return [open for open in x]",
+        "def f(x):\n    def g():\n        return vars + 1\n    vars = x\n    return g()",
+        "def open(x):\n    return x\ndef f(x):\n    return open(x)",
+        "class C:\n    def __init__(self):\n        self.f_back = 4\ndef f(x):\n    return C().f_back",
+    ],
+)
+def test_a_name_of_its_own_is_allowed(program: str) -> None:
+    assert check_program(program, SandboxConfig().allowed_imports) is None
 
 
 @pytest.fixture(scope="module", params=["strong", "limits-only"])

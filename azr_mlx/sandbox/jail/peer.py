@@ -246,8 +246,10 @@ class Peer:
         if kind is type(sys) and _is_module(value.__name__, not self._trusts):
             return bytes([_MODULE]) + str(value.__name__).encode()
         if _is_exception(value):
-            number = self._number(value) + 1 if _is_own(value) else 0
-            return struct.pack("<BI", _RAISED, number) + _names_of(value).encode()
+            number, names = self._number(value) + 1 if _is_own(value) else 0, _names_of(value)
+            if number:
+                self._classes.setdefault(names, value)  # what the other side may raise by this name
+            return struct.pack("<BI", _RAISED, number) + names.encode()
         if isinstance(value, BaseException):
             described = [_names_of(kind), _told(value, self._trusts)]
             return bytes([_ERROR]) + self._encoded(described)
