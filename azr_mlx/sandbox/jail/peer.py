@@ -438,7 +438,7 @@ def _safe(error: BaseException, steps: bool) -> BaseException:
 
 
 def _names_of(kind: type) -> str:
-    return " ".join(base.__name__ for base in kind.__mro__)
+    return " ".join(base.__name__ for base in kind.__mro__ if base is not _Own)
 
 
 def _exception_of_library(names: str) -> type[BaseException] | None:
