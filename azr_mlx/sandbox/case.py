@@ -36,17 +36,14 @@ class Case:
         self.args = marshal.dumps(args, 2)
         self.job, self.limits = job, job.limits or defaults
         self.suite = None if job.tests is None else split(job.tests)
+        self._flavours = range(_runs(job))
         self.result: Result | None = None
         self._outcomes: dict[int, judge.Observed] = {}
         self._deaths = 0
 
     def flavours(self) -> range:
-        """The flavours of workers that the job must run in. With two runs, a toss of a coin comes
-        out alike in one half of all cases.
-        """
-        if not self.job.deterministic:
-            return range(1)
-        return range(MANY_RUNS if _may_toss_coins(self.job.code) else RUNS)
+        """The flavours of workers that the job must run in."""
+        return self._flavours
 
     def next_run(self, flavour: int) -> judge.Execution:
         """A run for a worker of this class. Each run has its own nonce."""
@@ -96,6 +93,13 @@ class Case:
             "memory_mb": self.limits.memory_mb,
             "processes": self.limits.processes,
         }
+
+
+def _runs(job: Job) -> int:
+    """How often a job runs. In two runs, a toss of a coin comes out alike half of the time."""
+    if not job.deterministic:
+        return 1
+    return MANY_RUNS if _may_toss_coins(job.code) else RUNS
 
 
 def _may_toss_coins(code: str) -> bool:

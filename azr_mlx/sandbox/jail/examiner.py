@@ -83,7 +83,7 @@ def _examine(tests: str, marked: bytes, peer: Peer, finish: Finish) -> None:
     try:
         plain = compile(tests, TESTS, "exec", dont_inherit=True) if not marked else None
         suite = Suite(plain or marshal.loads(marked))
-        _look_over_there(peer)
+        _look_over_there(peer, tests)
         if "random" in tests:
             _seed_there(peer)
         peer.before_asking = _Patches(peer, tests)
@@ -166,10 +166,10 @@ def _print(stream: str, text: bytes) -> None:
     target.write(text.decode("utf-8", "surrogateescape"))
 
 
-def _look_over_there(peer: Peer) -> None:
+def _look_over_there(peer: Peer, tests: str) -> None:
     """Let functions that look into an object ask the process in which it lives."""
     for module, names in LOOKING.items():
-        if module in sys.modules or module == "dataclasses":
+        if module in tests:
             for name in names:
                 _ask_there(peer, __import__(module), name)
 

@@ -73,6 +73,8 @@ class Watch:
         os.set_blocking(self.stdout, False)
         self._give()  # For most jobs, all of the spec fits into this first write.
         self.started = time.monotonic()
+        # A job without children is looked at only now and then.
+        self.next_look = self.started + (0 if self.request.processes else POLL_S)
         try:
             self.pid = self.zygote.fork(job_end, out_end, bool(self.request.examined))
         except OSError:
@@ -127,13 +129,15 @@ class Watch:
             poll.modify(self.job, select.POLLIN | (select.POLLOUT if self.pending else 0))
         if len(self.frame) > wire.MAX_FRAME:
             self._stop(wire.BAD_FRAME)
-        elif self.polls:
+        elif self.polls and time.monotonic() >= self.next_look:
             self._look()
 
     def _look(self) -> None:
         """Enforce limits that the kernel does not: the number of processes and of threads, and the
         total memory of processes (on macOS also the memory of a single process).
         """
+        if not self.request.processes:
+            self.next_look = time.monotonic() + POLL_S
         below = self._children()
         if len(below) > self.request.processes + self.request.examined:
             self._stop(wire.TOO_MANY_PROCESSES)
