@@ -435,3 +435,18 @@ def test_humaneval_plus_of_the_hub_is_judged_or_refused_by_name(
     path.write_text(json.dumps(row | {"test": row["test"] + "\nx = np.linalg.norm([1])\n"}) + "\n")
     with pytest.raises(UsageError, match=r"HumanEval/2 need numpy\.linalg"):
         load("humaneval-plus", path)
+
+
+WAIT = "import time\ndef f(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n    return s\n"
+
+
+@pytest.mark.parametrize(("factor", "status"), [("0", PASS), ("1", PASS), ("20", Status.TIMEOUT)])
+def test_an_input_may_take_four_times_what_the_reference_takes(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, factor: str, status: Status
+) -> None:
+    monkeypatch.setattr("azr_mlx.evaluation.benchmarks.plus.INPUT_S", 0.05)
+    check = PlusCheck("f", WAIT, [(0.0,), (0.05,)], 0)
+    code = f"{WAIT}\ng = f\ndef f(s):\n    g(s * {factor})\n    return s\n"
+    for _ in range(2):  # before the reference's time is known, and after
+        results = sandbox.run(check.jobs(code))
+        assert check.grade(code, results).status is status
