@@ -437,7 +437,10 @@ def test_humaneval_plus_of_the_hub_is_judged_or_refused_by_name(
         load("humaneval-plus", path)
 
 
-WAIT = "import time\ndef f(s):\n    end = time.process_time() + s\n    while time.process_time() < end: pass\n    return s\n"
+WAIT = (
+    "import time\ndef f(s):\n    end = time.process_time() + s\n"
+    "    while time.process_time() < end: pass\n    return s\n"
+)
 
 
 @pytest.mark.parametrize(("factor", "status"), [("0", PASS), ("1", PASS), ("20", Status.TIMEOUT)])
