@@ -37,10 +37,21 @@ def marked(tests: str) -> bytes:
 class _Marked(ast.NodeTransformer):
     """Puts a mark before everything that checks something, and into functions that may be tests."""
 
+    def __init__(self) -> None:
+        self._within = ""  # the class that is being visited, and a dot
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        outer, self._within = self._within, f"{node.name}."
+        self.generic_visit(node)
+        self._within = outer
+        return node
+
     def visit_FunctionDef(self, node: Any) -> Any:
         self.generic_visit(node)
         if node.name.startswith("test") or node.name == "check":
-            node.body.insert(_after_docstring(node.body), _call(CALLED, node, node.name))
+            node.body.insert(
+                _after_docstring(node.body), _call(CALLED, node, self._within + node.name)
+            )
         return node
 
     visit_AsyncFunctionDef = visit_FunctionDef

@@ -155,6 +155,12 @@ SUITES: dict[str, tuple[str, str, Status]] = {
     "a class": (
         SAME, "class TestG:\n    def setup_method(self):\n        self.n = 2\n"
         "    def test_a(self):\n        assert g(1) == self.n", Status.FAIL),
+    "two classes with a method of one name": (
+        NEXT, "class TestA:\n    def test_a(self):\n        assert g(1) == 2\n"
+        "class TestB:\n    def test_a(self):\n        assert g(1) == 3", Status.FAIL),
+    "unittest within a function": (
+        NEXT, "def test_a():\n    import unittest\n    unittest.TestCase().assertEqual(g(1), 2)",
+        Status.PASS),
     "check": (SAME, "def check(candidate):\n    assert candidate(1) == 2", Status.FAIL),
     "check, right": (NEXT, "def check(candidate):\n    assert candidate(1) == 2", Status.PASS),
     "check of two functions": (
@@ -267,6 +273,11 @@ ATTACKS: dict[str, tuple[str, str]] = {
         _REACH, "for a in [1]:\n    assert apply(map(abs, [1]), a) == 2"),
     "the class of a mock's method": (
         _REACH, "from unittest.mock import Mock\nfor a in [1]:\n    assert apply(Mock().x, a) == 2"),
+    "a class as an argument": (
+        "def f(apply, on):\n    M = type(on)\n    try: return apply(M, apply, on)(lambda *a: 2)\n"
+        "    except TypeError: return None",
+        "class R:\n    def on(self, x): return x\ndef apply(g, *a): return g(*a)\n"
+        "for a in [1]:\n    assert f(apply, R().on) is not None"),
     "a difference that is a plain value": (
         _ZERO + _F + "    def __sub__(self, o): return Z(0)", _LOOP + "assert abs(f(a) - b) < 1e-6"),
     "a difference of a named class": (

@@ -26,8 +26,9 @@ class Suite:
     def __init__(self, code: CodeType) -> None:
         self.code = code
         self.asserted = False
-        self.called: set[str] = set()
+        self.called: set[str] = set()  # functions, and methods as ``Class.name``
         self.failures: list[tuple[str, str]] = []  # what kind, and the text
+        self._cases: set[type] = set()  # the test cases that have run
 
     def run(self, namespace: dict[str, Any], candidate: Callable[[], Any]) -> None:
         """Run all of it. ``candidate`` gives the one function that the code defines, or None.
@@ -60,7 +61,7 @@ class Suite:
         members = dict(namespace)
         _call_if_there(members, "setup_module")
         for name, member in list(members.items()):
-            if _is_case(member) and member not in self._run_cases:
+            if _is_case(member) and member not in self._cases:
                 _run_case(member)
             elif isinstance(member, FunctionType) and name.startswith("test"):
                 self._run_function(name, member, members)
@@ -82,7 +83,7 @@ class Suite:
     def _run_class(self, name: str, kind: type) -> None:
         """A class of tests, as pytest has them."""
         for method in [m for m in dir(kind) if m.startswith("test")]:
-            if method in self.called or not callable(getattr(kind, method)):
+            if f"{name}.{method}" in self.called or not callable(getattr(kind, method)):
                 continue
             one = kind()
             _call_if_there(one, "setup_method")
@@ -93,8 +94,7 @@ class Suite:
 
     def _watch_unittest(self) -> None:
         """Note what test cases assert, and which fail: ``main(exit=False)`` tells nobody."""
-        self._run_cases: set[type] = set()
-        if "unittest" not in self.code.co_names and "unittest" not in sys.modules:
+        if "unittest" not in names_in(self.code) and "unittest" not in sys.modules:
             return
         import unittest
         import unittest.mock
@@ -107,7 +107,7 @@ class Suite:
         run = unittest.TestCase.run
 
         def watched(case: Any, result: Any = None) -> Any:
-            self._run_cases.add(type(case))
+            self._cases.add(type(case))
             result = unittest.TestResult() if result is None else result
             before = len(result.failures), len(result.errors)
             run(case, result)

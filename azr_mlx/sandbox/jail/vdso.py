@@ -13,6 +13,7 @@ import mmap
 import os
 import platform
 import struct
+import sys
 from typing import NamedTuple
 
 _AT_SYSINFO_EHDR = 33
@@ -52,6 +53,8 @@ class Place(NamedTuple):
 
 def find() -> Place:
     """The vDSO of this process. Raises OSError if there is none."""
+    if sys.platform != "linux":
+        raise OSError(f"no vDSO on {sys.platform}")
     libc = ctypes.CDLL(None)
     libc.getauxval.restype, libc.getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
     address = int(libc.getauxval(_AT_SYSINFO_EHDR))
