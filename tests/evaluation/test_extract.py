@@ -59,6 +59,16 @@ def test_what_is_left_of_a_program_is_one() -> None:
         ("It doubles.\n\nassert f(1) == 2\n\nThat is it.", "assert f(1) == 2"),
         ("[ANSWER]\n[1, 2]", "[1, 2]"),
         ("", ""),
+        (
+            "[ANSWER]\nassert f(4) == [\n    4,\n    5,\n]\n[/ANSWER]",
+            "assert f(4) == [\n    4,\n    5,\n]",
+        ),
+        ("assert f(4) == {\n  'a': 1,\n}\nThat is it.", "assert f(4) == {\n  'a': 1,\n}"),
+        ("assert f(1) == 2\nassert f(4) == [\n1]", "assert f(4) == [\n1]"),
+        ("[4,\n 5]", "[4,\n 5]"),
+        ("So it is:\n{'a': 1,\n 'b': [\n 2]}", "{'a': 1,\n 'b': [\n 2]}"),
+        ("f(\n  4\n)", "f(\n  4\n)"),
+        ("assert f(1) == [2", "assert f(1) == [2"),
     ],
 )
 def test_cruxeval_s_answers(text: str, found: str) -> None:

@@ -278,6 +278,16 @@ ATTACKS: dict[str, tuple[str, str]] = {
         "    except TypeError: return None",
         "class R:\n    def on(self, x): return x\ndef apply(g, *a): return g(*a)\n"
         "for a in [1]:\n    assert f(apply, R().on) is not None"),
+    "the class of what it is given": (
+        "def f(on):\n    try: type(on)(on, 1)\n    except TypeError: return 'refused'",
+        "class R:\n    def on(self, x): return x\nfor a in [1]:\n    assert f(R().on) != 'refused'"),
+    "a class of the library by name": (
+        "import operator\ndef f(apply):\n    try: apply(operator.attrgetter, '__globals__')\n"
+        "    except TypeError: return 'refused'",
+        "def apply(g, *a): return g(*a)\nfor a in [1]:\n    assert f(apply) != 'refused'"),
+    "an object that returns itself": (
+        "class Calc:\n    def items(self): return self\n    def __contains__(self, x): return True",
+        "c = Calc()\nfor a in [7]:\n    assert a in c.items()"),
     "a difference that is a plain value": (
         _ZERO + _F + "    def __sub__(self, o): return Z(0)", _LOOP + "assert abs(f(a) - b) < 1e-6"),
     "a difference of a named class": (
