@@ -294,16 +294,15 @@ class Peer:
         return number
 
     def has_shown(self, value: Any) -> bool:
-        """Whether ``value`` is an object of this side that the other side has been given, and not
-        just the class of one."""
+        """Whether ``value`` is an object of this side that the other side has been given."""
         number = self._numbers.get(id(value))
-        return number in self._shown and self._mine[number] is value
+        return number is not None and self._mine[number] is value
 
     def _known(self, name: bytes) -> Any:
         tag, rest = name[0], name[1:]
         if tag == _YOURS:
             number = _LENGTH.unpack(rest)[0]
-            # What the other side was not given must not come back as an argument, either.
+            # What the other side was not given, as the class of an object, cannot come back.
             return self._mine[number] if self._trusts or number in self._shown else object()
         if tag == _OWN:
             return self._theirs_of(_LENGTH.unpack_from(rest)[0], rest[_LENGTH.size :])
