@@ -9,6 +9,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ import typer
 
 from azr_mlx import __version__
 from azr_mlx.errors import AzrError, Interrupted, UsageError
+from azr_mlx.text import middle_out
 
 if TYPE_CHECKING:
     from azr_mlx.commands.evaluate import Report
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from azr_mlx.config import Config
 
 LARGE_CHANGE = 0.3  # mean change in nats per token above which the model is another one
+LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
 FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
+
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")  # how a word that is KEY=VALUE begins
 
 _own_process = False  # whether this process ends with this command
 
@@ -198,7 +203,7 @@ def train(
     """Train by self-play: propose tasks, solve them, verify, learn."""
     if resume is not None and resume_adapter_file is not None:
         raise UsageError("--resume-adapter-file: cannot be combined with --resume; use one of them")
-    if resume_adapter_file is not None and not resume_adapter_file.is_file():
+    if resume_adapter_file is not None and not os.path.isfile(resume_adapter_file):
         raise UsageError(f"--resume-adapter-file: {resume_adapter_file}: no such file; check it")
     flags = {"model_id": model, "backend": backend, "seed": seed}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
@@ -513,8 +518,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     global _own_process
     _own_process = argv is None
-    arguments = _bare_resume(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        arguments = _bare_resume(arguments)
         code = _run(arguments) if arguments else _run(["--help"]) or USAGE
         sys.stdout.flush()
         return code
@@ -582,17 +588,16 @@ def _meant(error: Exception, arguments: Sequence[str]) -> str:
     return ""
 
 
-def _bare_resume(argv: Sequence[str]) -> list[str]:
-    """Let ``--resume`` without a value mean the latest run: typer has no options with optional
-    values."""
+def _bare_resume(argv: list[str]) -> list[str]:
+    """Let ``train --resume`` without a value mean the latest run: typer has no options with
+    optional values. A word like ``seed=1`` is an override, even if a folder has that name."""
+    if argv[:1] != ["train"]:
+        return argv
     arguments: list[str] = []
     for index, word in enumerate(argv):
         arguments.append(word)
         following = argv[index + 1] if index + 1 < len(argv) else "-"
-        is_value = not following.startswith("-") and (
-            "=" not in following or Path(following).exists()
-        )
-        if word == "--resume" and not is_value:
+        if word == "--resume" and (following.startswith("-") or _OVERRIDE.match(following)):
             arguments.append("latest")
     return arguments
 
@@ -655,7 +660,7 @@ def _report(message: str, arguments: Sequence[str]) -> None:
     if "--debug" in arguments:
         traceback.print_exc()
     for line in message.splitlines() or [""]:
-        typer.echo(f"azr-mlx: error: {line}", err=True)
+        typer.echo(f"azr-mlx: error: {middle_out(line, LONGEST_LINE)}", err=True)
 
 
 if __name__ == "__main__":

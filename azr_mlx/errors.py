@@ -35,7 +35,10 @@ class ModelUsageError(ModelError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not empty; its type if there is none."""
+    """The first line of an error's message that is not empty; its type if there is none. Of an
+    operating system's error, the message without its number and the file's name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,11 @@ def find(where: str, output_dir: Path) -> tuple[Path, Path]:
         run = max(runs, key=lambda p: checkpoints(p)[-1].stat().st_mtime_ns)
         return run, checkpoints(run)[-1]
     path = Path(where)
-    if (path / STATE_FILE).exists() or path.parent.name == CHECKPOINTS:
-        if not path.is_dir():
+    if os.path.isfile(path / STATE_FILE) or path.parent.name == CHECKPOINTS:
+        if not os.path.isdir(path):
             raise CheckpointError(f"--resume {where}: no such checkpoint; {previous_good(path)}")
         return path.parent.parent, path
-    if checkpoints(path):
+    if os.path.isdir(path) and checkpoints(path):
         return path, checkpoints(path)[-1]
     raise CheckpointError(
         f"--resume {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
@@ -159,7 +160,7 @@ def newest(output_dir: Path) -> Path | None:
 def adapter_folder(path: Path) -> Path:
     """The folder with the adapters: the newest ones if ``path`` is a run, otherwise ``path``."""
     inside = path / NEWEST
-    return inside if (inside / ADAPTER_CONFIG).is_file() else path
+    return inside if os.path.isfile(inside / ADAPTER_CONFIG) else path
 
 
 def run_of(adapters: Path) -> Path | None:
@@ -167,4 +168,4 @@ def run_of(adapters: Path) -> Path | None:
     its newest adapters or one of its checkpoints."""
     above = adapters.resolve()
     places = (above, *list(above.parents)[:2])
-    return next((place for place in places if (place / CONFIG_FILE).is_file()), None)
+    return next((place for place in places if os.path.isfile(place / CONFIG_FILE)), None)

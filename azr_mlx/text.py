@@ -38,6 +38,14 @@ def clip(text: str, most: int, *, keep_end: bool = False) -> str:
     return f"{left_out} {text[-most:]}" if keep_end else f"{text[:most]} {left_out}"
 
 
+def middle_out(text: str, most: int) -> str:
+    """The text without its middle, if it has more than ``most`` characters."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} [{len(text) - 2 * half} more characters] {text[-half:]}"
+
+
 def number(value: float, unit: str = "", spacing: float | None = None) -> str:
     """A number as text: with three digits, or, for the ticks of an axis, with as many as
     distinguish ticks that are ``spacing`` from each other."""

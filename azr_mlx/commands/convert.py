@@ -5,6 +5,7 @@ The report says how much quantising changed each token's log-probability on a fi
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -70,10 +71,10 @@ def convert(
     Raises ConvertError if ``mlx_path`` exists or the arguments conflict, ModelError if the
     model cannot be found or converted. The folder is complete or absent, even after Ctrl-C.
     """
-    target = Path(mlx_path).expanduser().absolute()
+    target = Path(os.path.expanduser(mlx_path)).absolute()
     quantization = _quantization(quantize, q_bits, q_group_size, q_mode)
     check_quantization(quantization, dtype)
-    if target.exists() or target.is_symlink():
+    if os.path.lexists(target):
         raise ConvertError(
             f"--mlx-path {str(mlx_path)!r} exists", "name another folder or remove it"
         )

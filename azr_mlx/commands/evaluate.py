@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class EvalRequest:
         if not self.names:
             raise UsageError(f"--benchmark: names none; take any of {', '.join(benchmarks.SPECS)}")
         # What goes by one name comes in one file.
-        if self.data is not None and self.data.is_file() and len(set(self.benchmarks)) > 1:
+        if self.data is not None and os.path.isfile(self.data) and len(set(self.benchmarks)) > 1:
             raise UsageError(
                 f"--data {self.data}: one file for {len(self.names)} benchmarks; give a folder "
                 "that has theirs"

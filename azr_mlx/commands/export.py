@@ -6,6 +6,7 @@ PEFT's layout (``peft``).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from itertools import islice
@@ -74,9 +75,9 @@ def to_model(
     """
     check_quantization(Quantization(bits=0), dtype)
     source, name = adapter_folder(adapters), model or base_of(adapters)
-    if not (source / ADAPTER_CONFIG).is_file():
+    if not os.path.isfile(source / ADAPTER_CONFIG):
         raise UsageError(f"--adapter-path {adapters}: no adapters there; give runs/NAME")
-    if out.exists():
+    if os.path.lexists(out):
         raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     if name is None:
         raise UsageError("--model: missing, and the adapters do not name their base model; name it")
@@ -177,7 +178,7 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         AzrError: the folder cannot be written.
     """
     source = adapter_folder(adapters)
-    if out.exists():
+    if os.path.lexists(out):
         raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     try:
         config = adapter_files.read(source)

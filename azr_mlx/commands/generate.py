@@ -3,6 +3,7 @@ shown as it is written."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Generator:
         if adapter_path is not None:
             adapter_path = adapter_folder(adapter_path)
             model_id = model_id or base_of(adapter_path)
-        if adapter_path is not None and not (adapter_path / ADAPTER_CONFIG).is_file():
+        if adapter_path is not None and not os.path.isfile(adapter_path / ADAPTER_CONFIG):
             raise UsageError(
                 f"--adapter-path: {adapter_path}: no {ADAPTER_CONFIG} in it; give a folder that "
                 "train or mlx_lm.lora has written, for example runs/NAME/adapters"

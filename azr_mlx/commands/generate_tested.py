@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from azr_mlx.backends.base import Sampling
 from azr_mlx.commands.generate import Generation
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import UsageError, first_line
 from azr_mlx.evaluation.benchmarks import SPECS, extract_code
 from azr_mlx.evaluation.strategies import AUTO, STRATEGIES, ask
 from azr_mlx.sandbox import Job, Limits, Sandbox
@@ -94,7 +94,7 @@ def read_tests(path: Path) -> Assertions:
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
     except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"--tests {path}: cannot be read: {e}") from e
+        raise UsageError(f"--tests {path}: cannot be read: {first_line(e)}") from e
     except (SyntaxError, ValueError) as e:
         raise UsageError(f"--tests {path}: not Python ({e}); write assertions in it") from e
     called = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and _is_test(n)]

@@ -8,6 +8,7 @@ is in ``_CROSS``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -395,7 +396,7 @@ _CROSS: tuple[_Check, ...] = (
 
 def _form_complaint(form: str) -> str:
     known = shipped.prompt_forms()
-    if form in known or (Path(form).suffix in (".yaml", ".yml") and Path(form).is_file()):
+    if form in known or (Path(form).suffix in (".yaml", ".yml") and os.path.isfile(form)):
         return ""
     near = get_close_matches(form, known, 1)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -407,12 +408,12 @@ def _locate(source: str | Path, errors: list[str]) -> Path | None:
     known = shipped.shipped_configs()
     if str(source) in known:
         return known[str(source)]
-    if Path(source).is_file():
+    if os.path.isfile(source):
         return Path(source)
     near = get_close_matches(str(source), known, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     names = ", ".join(known)
-    why = "a folder; name a .yaml file" if Path(source).is_dir() else "no such file"
+    why = "a folder; name a .yaml file" if os.path.isdir(source) else "no such file"
     errors.append(f"config: {source}: {why}; {hint}the shipped ones are {names}")
     return None
 

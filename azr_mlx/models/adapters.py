@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def base_of(path: Path) -> str | None:
     or a run's. Raises ModelUsageError if the configuration cannot be read."""
     folder = adapter_folder(path)
     file = folder / ADAPTER_CONFIG
-    if not file.is_file():
+    if not os.path.isfile(file):
         return None
     try:
         return read(folder).model

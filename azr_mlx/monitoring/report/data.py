@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,7 @@ def locate(where: str) -> Path:
     """The run folder ``where``; for "latest", the run that wrote metrics last. Raises UsageError if
     there is none."""
     if where != LATEST:
-        if not Path(where).is_dir():
+        if not os.path.isdir(where):
             raise UsageError(f"report {where}: no such folder; give runs/NAME or latest")
         return Path(where)
     runs = Path(Config().output_dir)

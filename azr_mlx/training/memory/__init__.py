@@ -8,7 +8,7 @@ says how reliable the figures for memory are.
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
 from typing import Any
 
 import yaml
@@ -126,7 +126,7 @@ def model_config(model_id: str) -> dict[str, Any]:
     Raises ModelError."""
     if known := shipped_shapes().get(model_id):
         return known
-    local = model_id.startswith("package:") or Path(model_id).expanduser().exists()
+    local = model_id.startswith("package:") or os.path.exists(os.path.expanduser(model_id))
     if not local:
         check_hub_name(model_id)
     # From a hub repository only config.json: a dry run downloads no weights.
