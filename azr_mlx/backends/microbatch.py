@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,8 +157,8 @@ def _prefix(contexts: set[Tokens]) -> int:
     return length if length >= MIN_PREFIX else 0
 
 
-def common_length(a: Tokens, b: Tokens) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+def common_length(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many entries two sequences have in common at their beginning."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i

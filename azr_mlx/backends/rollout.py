@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
+from azr_mlx.backends.detokenize import text_after
 from azr_mlx.backends.kv_places import ArrayLibrary, Past, Places
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
@@ -231,7 +232,7 @@ class RolloutEngine:
         stop = row.prompt.stop
         if stop:
             # Each token is at least one byte, so these last tokens contain any stop string that
-            # has just been completed.
+            # has just been completed. The blank that the first may lose is before it.
             width = max(len(s.encode()) for s in stop) + 4
             tail = self.tokenizer.decode(row.tokens[-width:])
             if any(s in tail for s in stop):
@@ -240,7 +241,8 @@ class RolloutEngine:
 
     def _completion(self, row: _Row) -> Completion:
         ended = row.tokens[-1] in self.eos
-        text = self.tokenizer.decode(row.tokens[:-1] if ended else row.tokens)
+        tokens = row.tokens[:-1] if ended else row.tokens
+        text = text_after(self.tokenizer, row.prompt.token_ids, tokens)
         cuts = [at for s in row.prompt.stop if (at := text.find(s)) >= 0]
         text = text[: min(cuts)] if cuts else text
         return Completion(tuple(row.tokens), tuple(row.logprobs), row.finish, row.stream.key, text)

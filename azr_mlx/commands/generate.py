@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.base import Sampling
+from azr_mlx.backends.detokenize import TextStream
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
 from azr_mlx.models.adapters import base_of
@@ -75,13 +76,17 @@ class Generator:
         from mlx_lm.sample_utils import make_sampler
 
         tokens = encode(self.tokenizer, prompt, raw=raw, system=system)
+        # A chat's answer is a text of its own; otherwise the text goes on.
+        text = TextStream(self.tokenizer, [] if self.has_template and not raw else tokens)
         sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
         pieces = []
         for response in stream_generate(
             self.model, self.tokenizer, tokens, max_tokens=sampling.max_tokens, sampler=sampler
         ):
-            pieces.append(response.text)
-            on_text(response.text)
+            piece = "" if response.finish_reason == "stop" else text.add(response.token)
+            piece += text.rest() if response.finish_reason else ""
+            pieces.append(piece)
+            on_text(piece)
         return Generation(
             "".join(pieces),
             str(response.finish_reason),
