@@ -73,7 +73,7 @@ def train(
         own = stack.enter_context(open_sandbox(config))
         sandbox = own if world.size == 1 else SharedSandbox(own, world)
         _make_run_dir(run_dir, config)
-        logged = trackers(config, run_dir, display.warn) if leads else []
+        logged = trackers(config, run_dir, display.warn, display.note) if leads else []
         for tracker in logged:
             stack.callback(tracker.close)
         display.note(f"loading {config.model_id}")

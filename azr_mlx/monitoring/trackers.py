@@ -8,6 +8,7 @@ used again: it never stops a run.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
@@ -23,7 +24,8 @@ from azr_mlx.monitoring.samples import COLUMNS, ShownRollout
 
 TABLE = "samples"
 PROJECT = "azr-mlx"  # if wandb_project is empty
-Warn = Callable[[str], None]
+Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Tracker(Protocol):
@@ -40,21 +42,22 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def trackers(config: Config, run_dir: Path, warn: Warn) -> list[Tracker]:
+def trackers(config: Config, run_dir: Path, warn: Say, note: Say) -> list[Tracker]:
     """Start the trackers that ``tracking.report_to`` names, and return those that started.
-    ``wandb_project`` alone also turns on wandb.
 
-    ``warn`` is called with one line for each tracker that cannot be started, or that fails later.
+    Before anything is sent, ``note`` is called with one line that names every place to which data
+    will go. ``warn`` is called with one line for each tracker that cannot be started, or that fails
+    later.
 
     Raises:
         UsageError: a name is unknown, or its package is not installed.
     """
     names = dict.fromkeys(config.tracking.report_to)
-    if config.wandb_project:
-        names["wandb"] = None
     for name in names:
         _check(name)
     guarded = [_Guarded(name, warn) for name in names]
+    places = [tracker.place(config, run_dir) for tracker in guarded]
+    note(f"data goes to {', '.join([str(run_dir), *filter(None, places)])}")
     for tracker in guarded:
         tracker.start(config, run_dir)
     return [tracker for tracker in guarded if tracker.running]
@@ -78,16 +81,22 @@ class _Guarded:
     """A tracker whose first failure is reported as a warning; after that nothing more is sent to
     it."""
 
-    def __init__(self, name: str, warn: Warn):
+    def __init__(self, name: str, warn: Say):
         self.name, self.warn = name, warn
+        self._broken = False
         self._inner: Tracker | None = None
 
     @property
     def running(self) -> bool:
         return self._inner is not None
 
+    def place(self, config: Config, run_dir: Path) -> str:
+        """Where the tracker sends its data; "" if it cannot say, and then it is not used."""
+        return self._attempt("settings", lambda: KINDS[self.name].place(config, run_dir)) or ""
+
     def start(self, config: Config, run_dir: Path) -> None:
-        self._attempt("start", lambda: setattr(self, "_inner", KINDS[self.name](config, run_dir)))
+        if not self._broken:
+            self._inner = self._attempt("start", lambda: KINDS[self.name](config, run_dir))
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         if self._inner is not None:
@@ -102,24 +111,33 @@ class _Guarded:
         if inner is not None:
             self._attempt("close", inner.close)
 
-    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+    def _attempt(self, what: str, action: Callable[[], T]) -> T | None:
         try:
             with redirect_stdout(sys.stderr):  # Trackers print greetings; stdout is for results.
-                action()
+                return action()
         except Exception as e:  # Whatever a tracker raises, training continues.
-            self._inner = None
+            self._inner, self._broken = None, True
             first = next((line for line in str(e).splitlines() if line.strip()), "")
             fix = "; WANDB_MODE=offline needs no login or network" if self.name == "wandb" else ""
             self.warn(
                 f"{self.name}: {what} failed ({type(e).__name__}: {first}); "
                 f"nothing more is sent to it; metrics.jsonl has everything{fix}"
             )
+            return None
 
 
 class _Wandb:
     """A wandb run, online or offline (``WANDB_MODE``). A resumed run continues under its old id."""
 
     ID_FILE = "wandb_id.txt"
+
+    @staticmethod
+    def place(config: Config, run_dir: Path) -> str:
+        """As wandb's own settings say, which the environment and its files change."""
+        settings: Any = importlib.import_module("wandb").setup().settings
+        if settings.mode != "online":
+            return f"wandb ({settings.mode})"
+        return f"wandb ({settings.base_url}, project {config.wandb_project or PROJECT})"
 
     def __init__(self, config: Config, run_dir: Path):
         self.wandb: Any = importlib.import_module("wandb")
@@ -154,11 +172,17 @@ class _TensorBoard:
     """Scalars in ``run_dir/tensorboard``. TensorBoard's own writer needs neither torch nor
     TensorFlow."""
 
+    FOLDER = "tensorboard"
+
+    @staticmethod
+    def place(config: Config, run_dir: Path) -> str:
+        return str(run_dir / _TensorBoard.FOLDER)
+
     def __init__(self, config: Config, run_dir: Path):
         writer: Any = importlib.import_module("tensorboard.summary.writer.event_file_writer")
         self.event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
         self.summary: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
-        self.writer: Any = writer.EventFileWriter(str(run_dir / "tensorboard"))
+        self.writer: Any = writer.EventFileWriter(str(run_dir / self.FOLDER))
 
     def log(self, row: Mapping[str, float], step: int) -> None:
         self._write([self.summary.Value(tag=k, simple_value=v) for k, v in row.items()], step)
@@ -187,7 +211,16 @@ class _TensorBoard:
 
 
 class _Trackio:
-    """A trackio run on this machine. A resumed run continues under its name."""
+    """A trackio run, on this machine unless trackio's variables name a server or a space of the
+    hub. A resumed run continues under its name."""
+
+    REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+
+    @staticmethod
+    def place(config: Config, run_dir: Path) -> str:
+        utils: Any = importlib.import_module("trackio.utils")
+        remote = (os.environ.get(name) for name in _Trackio.REMOTE)
+        return f"trackio ({next(filter(None, remote), utils.TRACKIO_DIR)})"
 
     def __init__(self, config: Config, run_dir: Path):
         self.trackio: Any = importlib.import_module("trackio")
@@ -216,7 +249,7 @@ def indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-KINDS: dict[str, Callable[[Config, Path], Tracker]] = {
+KINDS: dict[str, type[_Wandb | _TensorBoard | _Trackio]] = {
     "wandb": _Wandb,
     "tensorboard": _TensorBoard,
     "trackio": _Trackio,

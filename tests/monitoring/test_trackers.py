@@ -17,6 +17,7 @@ from azr_mlx.monitoring.trackers import trackers
 
 pytestmark = pytest.mark.backend
 
+NOTES: list[str] = []
 ROWS = {1: {"step": 1, "reward/solve/deduction": 0.25, "lr": 1e-5}, 2: {"step": 2, "lr": 2e-5}}
 
 
@@ -33,7 +34,7 @@ def run_dir(tmp_path: Path) -> Path:
 def record(settings: Config, path: Path, rows=ROWS) -> list[str]:
     """Log the rows through the trackers of ``settings``; what they warned of."""
     warnings: list[str] = []
-    for tracker in trackers(settings, path, warnings.append):
+    for tracker in trackers(settings, path, warnings.append, NOTES.append):
         for step, row in rows.items():
             tracker.log(row, step)
         tracker.close()
@@ -68,35 +69,81 @@ def fake(monkeypatch):
     def install(broken: str = "") -> FakeTrackio:
         module = FakeTrackio(broken)
         monkeypatch.setitem(sys.modules, "trackio", module)
+        utils = types.SimpleNamespace(TRACKIO_DIR=Path("/home/me/trackio"))
+        monkeypatch.setitem(sys.modules, "trackio.utils", utils)
         return module
 
     return install
 
 
 def test_none_by_default(tmp_path):
-    assert trackers(Config(), tmp_path, pytest.fail) == []
+    assert trackers(Config(), tmp_path, pytest.fail, print) == []
 
 
 def test_unknown_name_is_told_with_the_known_ones(tmp_path):
     with pytest.raises(
         UsageError, match=r"tracking.report_to: 'mlflow' .*wandb, tensorboard, trackio"
     ):
-        trackers(config("mlflow"), tmp_path, pytest.fail)
+        trackers(config("mlflow"), tmp_path, pytest.fail, print)
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard", "trackio"])
 def test_missing_package_is_told_with_the_pip_command(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)  # importing it now raises ImportError
     with pytest.raises(UsageError) as caught:
-        trackers(config(name), tmp_path, pytest.fail)
+        trackers(config(name), tmp_path, pytest.fail, print)
     message = str(caught.value)
     assert f"pip install {name}" in message and "\n" not in message
 
 
-def test_wandb_project_alone_turns_wandb_on(tmp_path, monkeypatch):
+def test_wandb_project_alone_sends_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UsageError, match="pip install wandb"):
-        trackers(config(wandb_project="mine"), tmp_path, pytest.fail)
+    notes: list[str] = []
+    assert trackers(config(wandb_project="mine"), tmp_path, pytest.fail, notes.append) == []
+    assert notes == [f"data goes to {tmp_path}"]
+
+
+def test_every_place_is_named_before_anything_is_sent(tmp_path, fake, monkeypatch):
+    module = fake()
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        assert module.calls == []
+        said.append(text)
+
+    trackers(config("trackio"), tmp_path, pytest.fail, note)
+    for variable in ("TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID"):
+        module.calls.clear()
+        monkeypatch.setenv(variable, f"that of {variable}")
+        trackers(config("tensorboard", "trackio"), tmp_path, pytest.fail, note)
+    board = tmp_path / "tensorboard"
+    assert said == [
+        f"data goes to {tmp_path}, trackio (/home/me/trackio)",
+        f"data goes to {tmp_path}, {board}, trackio (that of TRACKIO_SERVER_URL)",
+        f"data goes to {tmp_path}, {board}, trackio (that of TRACKIO_SPACE_ID)",
+    ]
+
+
+def test_where_wandb_sends_is_what_its_settings_say(tmp_path, monkeypatch):
+    settings = types.SimpleNamespace(mode="online", base_url="https://wandb.example")
+    module = types.ModuleType("wandb")
+    module.setup = lambda: types.SimpleNamespace(settings=settings)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    said: list[str] = []
+    warned: list[str] = []
+    trackers(config("wandb", wandb_project="mine"), tmp_path, warned.append, said.append)
+    settings.mode = "offline"
+    trackers(config("wandb"), tmp_path, warned.append, said.append)
+    del module.setup
+    trackers(config("wandb"), tmp_path, warned.append, said.append)
+    assert said == [
+        f"data goes to {tmp_path}, wandb (https://wandb.example, project mine)",
+        f"data goes to {tmp_path}, wandb (offline)",
+        f"data goes to {tmp_path}",
+    ]
+    assert [line.partition(" failed")[0] for line in warned] == [
+        *("wandb: start", "wandb: start", "wandb: settings")
+    ]
 
 
 def test_trackio_gets_every_row_and_stdout_stays_clean(tmp_path, fake, capsys):
@@ -167,7 +214,7 @@ def test_tensorboard_needs_no_torch(tmp_path):
         "from azr_mlx.config import Config, Tracking\n"
         "from azr_mlx.monitoring.trackers import trackers\n"
         "config = Config(tracking=Tracking(report_to=('tensorboard',)))\n"
-        "[t] = trackers(config, Path(sys.argv[1]), sys.exit)\n"
+        "[t] = trackers(config, Path(sys.argv[1]), sys.exit, print)\n"
         "t.log({'lr': 1.0}, 1); t.close()\n"
     )
     root = Path(__file__).resolve().parents[2]
@@ -181,7 +228,7 @@ def test_wandb_offline_run_holds_the_rows_and_keeps_its_id(tmp_path, monkeypatch
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     path = run_dir(tmp_path)
-    assert record(config(wandb_project="mine", wandb_entity="me"), path) == []
+    assert record(config("wandb", wandb_project="mine", wandb_entity="me"), path) == []
     [file] = path.glob("wandb/offline-run-*/run-*.wandb")
     wanted = (b"reward/solve/deduction", b"0.25", b"2e-05", b"mine", b"difficulty_schedule")
     deadline = time.monotonic() + 20  # wandb's service writes the file after finish() returns
