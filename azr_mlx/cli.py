@@ -485,6 +485,23 @@ def doctor(as_json: Json = False, debug: Debug = False) -> int:
     return 0 if run(as_json=as_json, debug=debug) else CHECK_FAILED
 
 
+@app.command("cache")
+def show_cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything in it.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Show the cache of converted models and its size, or empty it."""
+    from azr_mlx.commands import cache
+
+    shown = cache.show(clear=clear)
+    if as_json:
+        _result(shown, True)
+    else:
+        typer.echo("\n".join(cache.lines(shown)))
+    return 0
+
+
 @app.command("report")
 def show_run(
     run: Annotated[

@@ -65,6 +65,11 @@ def number(value: float, unit: str = "", spacing: float | None = None) -> str:
     return f"{value:.0f}" if size >= 100 else f"{value:.3g}"
 
 
+def storage(size: float) -> str:
+    """Bytes as text, in MB or GB (powers of ten)."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 def duration(seconds: float) -> str:
     """Seconds as text, in the two largest units."""
     whole = round(seconds)

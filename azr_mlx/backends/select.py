@@ -90,15 +90,13 @@ def _missing(name: str) -> str:
     return ""
 
 
-def resolve_model(
-    name: str, model_id: str, quantization: Quantization, cache_dir: Path
-) -> ResolvedModel:
+def resolve_model(name: str, model_id: str, quantization: Quantization) -> ResolvedModel:
     """The folder that this backend loads. Torch needs the model's original weights, and quantises
     them while loading."""
     if name == "mlx":
-        return resolve(model_id, quantization=quantization, cache_dir=cache_dir)
+        return resolve(model_id, quantization=quantization)
     try:
-        return resolve(model_id, quantization=Quantization(bits=0), cache_dir=cache_dir)
+        return resolve(model_id, quantization=Quantization(bits=0))
     except ImportError as e:
         raise UsageError(
             f"model_id: {model_id}: only MLX can read a GGUF file, and it does not import ({e}); "

@@ -27,7 +27,6 @@ from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.models.adapters import base_of, quantization_of, read_lora
-from azr_mlx.models.locate import CACHE_DIR
 from azr_mlx.run_folder import adapter_folder
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Task
@@ -56,7 +55,6 @@ class EvalRequest:
     out: Path | None = None
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     quantization: Quantization | None = None  # that of the run, if the adapters belong to one
-    cache_dir: Path = CACHE_DIR
     backend: str = "auto"
 
     @property
@@ -143,9 +141,7 @@ def evaluate(request: EvalRequest, progress: Reporter | None = None) -> Report:
         # First, so that an isolation that is not available is reported before a model is loaded.
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             quantization = request.quantization or _quantization(adapters)
-            backend, subject = open_model(
-                model, adapters, quantization, request.cache_dir, request.backend
-            )
+            backend, subject = open_model(model, adapters, quantization, request.backend)
             session = _Session(request, backend, subject, sandbox, progress)
             return session.run(loaded, practised)
     finally:

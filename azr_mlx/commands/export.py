@@ -24,7 +24,7 @@ from azr_mlx.files import read_rows, whole_folder
 from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.adapters import base_of, quantization_of
 from azr_mlx.models.folder import check_quantization, read_config
-from azr_mlx.models.locate import CACHE_DIR, ResolvedModel, resolve
+from azr_mlx.models.locate import ResolvedModel, resolve
 from azr_mlx.models.measure import Text, float_dtype, logprobs
 from azr_mlx.models.mlx_model import open_model
 from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder, run_of
@@ -61,7 +61,6 @@ def to_model(
     to: str = "hf",
     model: str | None = None,
     dtype: str | None = None,
-    cache_dir: Path = CACHE_DIR,
 ) -> Fused:
     """Fuse adapters into the model that they were trained on, in the folder ``out``.
 
@@ -81,7 +80,7 @@ def to_model(
         raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     if name is None:
         raise UsageError("--model: missing, and the adapters do not name their base model; name it")
-    base = resolve(name, quantization=_quantization(source), cache_dir=cache_dir)
+    base = resolve(name, quantization=quantization_of(source) or Quantization())
     texts, measured_on = _measured(source)
     before = logprobs(base.path, texts, adapters=source)
     with whole_folder(out) as work:
@@ -99,16 +98,6 @@ def to_model(
         len(changes),
         measured_on,
     )
-
-
-def _quantization(adapters: Path) -> Quantization:
-    """How the base was quantised in training. After training on torch it is not quantised: torch
-    quantises differently from MLX, and the original weights come closest."""
-    run = run_of(adapters)
-    starts = [] if run is None else run_folder.recorded(run, "starts") or []
-    if starts and str(starts[-1].get("backend", "")).startswith("torch"):
-        return Quantization(bits=0)
-    return quantization_of(adapters) or Quantization()
 
 
 def _measured(adapters: Path) -> tuple[list[Text] | None, str]:

@@ -13,8 +13,8 @@ from azr_mlx.backends.base import Sampling
 from azr_mlx.backends.detokenize import TextStream
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models.adapters import base_of
-from azr_mlx.models.locate import CACHE_DIR, resolve
+from azr_mlx.models.adapters import base_of, quantization_of
+from azr_mlx.models.locate import resolve
 from azr_mlx.models.mlx_model import open_model
 from azr_mlx.run_folder import ADAPTER_CONFIG, adapter_folder
 
@@ -108,7 +108,8 @@ def seed_sampler(seed: int | None) -> None:
 
 def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
     """The model, with the adapters, and its tokenizer. Weights are float32 on a CPU."""
-    opened = open_model(_folder(model_id), adapter_path, name=model_id)
+    folder = _folder(model_id, None if adapter_path is None else quantization_of(adapter_path))
+    opened = open_model(folder, adapter_path, name=model_id)
     return opened.model, opened.tokenizer
 
 
@@ -131,9 +132,9 @@ def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") 
     return list(ids)
 
 
-def _folder(model_id: str) -> Path:
-    """The folder of the model, as it is. A GGUF file is imported, and its blocks are kept if MLX
-    has such a format."""
+def _folder(model_id: str, of_run: Quantization | None) -> Path:
+    """The folder of the model: as the run had it that made the adapters, or else as it is. A GGUF
+    file is imported, and its blocks are kept if MLX has such a format."""
     bits = 8 if model_id.endswith(".gguf") else 0
-    quantization = Quantization(bits=bits, group_size=32 if bits else 64)
-    return resolve(model_id, quantization=quantization, cache_dir=CACHE_DIR).path
+    quantization = of_run or Quantization(bits=bits, group_size=32 if bits else 64)
+    return resolve(model_id, quantization=quantization).path

@@ -23,7 +23,7 @@ from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import WAYS, BeforeAndAfter, HeldOut, Record, recorded
-from azr_mlx.models.locate import CACHE_DIR, ResolvedModel
+from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.terminal import Display, held_out_table
 from azr_mlx.monitoring.trackers import trackers
@@ -59,7 +59,7 @@ def train(
         run_dir, start = _place(world, config, resume, stack)
         record = _record(config, run_dir, start)
         config = fitting(config, backend_name)
-        model = resolve_model(backend_name, config.model_id, config.quantization, CACHE_DIR)
+        model = resolve_model(backend_name, config.model_id, config.quantization)
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0
         display = Display(
@@ -191,7 +191,7 @@ def open_sandbox(config: Config) -> Sandbox:
 def backend_for(config: Config) -> Any:
     """The backend of a new run with this configuration."""
     name, _ = choose(config.backend)
-    model = resolve_model(name, config.model_id, config.quantization, CACHE_DIR)
+    model = resolve_model(name, config.model_id, config.quantization)
     return _load(name, config, model, None)
 
 

@@ -22,7 +22,6 @@ def open_model(
     model: str,
     adapter_path: Path | None,
     quantization: Quantization,
-    cache_dir: Path,
     backend_name: str = "auto",
 ) -> tuple[Backend, Subject]:
     """The backend with the adapters loaded, and what it is: source, revision, quantisation, hashes.
@@ -34,7 +33,7 @@ def open_model(
 
     lora = None if adapter_path is None else read_lora(adapter_path)
     engine, _ = choose(backend_name)
-    found = resolve_model(engine, model, quantization, cache_dir)
+    found = resolve_model(engine, model, quantization)
     backend = open_backend(engine, found.path, lora or Lora(rank=1), quantization)
     adapter = adapter_sha256 = ""
     if adapter_path is not None:

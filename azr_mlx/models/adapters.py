@@ -11,7 +11,7 @@ from typing import Any
 
 from azr_mlx.config import Lora, Quantization, load
 from azr_mlx.errors import ModelUsageError, UsageError, first_line
-from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, run_of
+from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, recorded, run_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,13 @@ def base_of(path: Path) -> str | None:
 
 
 def quantization_of(adapters: Path) -> Quantization | None:
-    """How the run that made these adapters quantises its base; None if they do not belong to a
-    run."""
+    """How MLX should quantise the base of these adapters: as the run did that made them; None if
+    they do not belong to a run. After training on torch it is not quantised: torch quantises
+    differently from MLX, and the original weights come closest."""
     run = run_of(adapters)
-    return None if run is None else load(run / CONFIG_FILE).quantization
+    if run is None:
+        return None
+    starts = recorded(run, "starts") or []
+    if starts and str(starts[-1].get("backend", "")).startswith("torch"):
+        return Quantization(bits=0)
+    return load(run / CONFIG_FILE).quantization

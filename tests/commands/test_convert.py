@@ -670,6 +670,20 @@ def test_a_changed_source_is_converted_again(tmp_path: Path) -> None:
     assert second.source == f"gguf:{path}"
 
 
+def test_one_file_is_held_once_for_all_settings_that_give_the_same_weights(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", make_model("llama", tie=True), "Q4_0")
+    cache = tmp_path / "cache"
+    settings = [Quantization(8, 32), Quantization(4, 64), Quantization(4, 32)]
+    first, *others = [resolve(str(path), quantization=q, cache_dir=cache).path for q in settings]
+    assert others == [first, first] and not first.is_symlink()
+    smaller = resolve(str(path), quantization=Quantization(2, 32), cache_dir=cache).path
+    held = [folder for folder in cache.iterdir() if not folder.is_symlink()]
+    assert sorted(held) == sorted([first, smaller]) and smaller != first
+    shutil.rmtree(first)  # the links to it lead nowhere now
+    again = [resolve(str(path), quantization=q, cache_dir=cache).path for q in reversed(settings)]
+    assert len(set(again)) == 1 and (again[0] / "model.safetensors").is_file()
+
+
 def test_unquantised_folders_are_linked_with_a_right_config(
     tmp_path: Path, llama_folder: Path
 ) -> None:

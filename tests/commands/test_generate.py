@@ -13,6 +13,7 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.commands import generate  # noqa: E402
+from azr_mlx.config import Quantization  # noqa: E402
 from azr_mlx.errors import ModelError, UsageError  # noqa: E402
 from azr_mlx.models import hub  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
@@ -147,3 +148,24 @@ def test_a_prompt_is_a_users_turn_unless_it_is_raw() -> None:
         generate.encode(chat, "", raw=True)
     with pytest.raises(UsageError, match="--system"):
         generate.encode(chat, "hi", raw=True, system="be")
+
+
+def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(
+    model: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def resolve(model_id: str, *, quantization: Quantization) -> Any:
+        asked.append(quantization)
+        return located(model_id, quantization=quantization)
+
+    located = generate.resolve
+    monkeypatch.setattr(generate, "resolve", resolve)
+    run = tmp_path / "run"
+    shutil.copytree(adapters, run / "adapters")
+    (run / "config.yaml").write_text("quantization: {bits: 3, group_size: 32}\n")
+    generate.load(str(model), run / "adapters")
+    (run / "run.json").write_text(json.dumps({"starts": [{"backend": "torch (asked for)"}]}))
+    generate.load(str(model), run / "adapters")
+    generate.load(str(model), adapters)
+    assert asked == [Quantization(3, 32), Quantization(0), Quantization(0)]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding
-from azr_mlx.models.locate import CACHE_DIR
+from azr_mlx.models import cache
 
 GB = 1e9
 MIB = 1 << 20
@@ -119,7 +119,10 @@ def disk() -> Finding:
     """Free space and write permission for runs, converted models, downloads and temporary files."""
     places = {
         "runs/": (Path("runs"), "change to a folder that you can write to, or give output_dir=DIR"),
-        "models/": (CACHE_DIR, "change to a folder that you can write to"),
+        "converted models": (
+            cache.models(),
+            f"set {cache.VARIABLE} to a folder that you can write to",
+        ),
         "the hub's cache": (_hub_cache(), "set HF_HOME to a folder that you can write to"),
         "temporary files": (
             Path(tempfile.gettempdir()),
@@ -144,6 +147,12 @@ def disk() -> Finding:
         return Finding(OK, what, facts=free)
     fix = "make room: a model of 4 B parameters takes 8 GB, and 2.5 GB more when converted"
     return Finding(WARN if least >= LEAST_ROOM else FAIL, what, fix, free)
+
+
+def models_cache() -> Finding:
+    """The folder of converted models, and its size."""
+    facts = {"path": str(cache.folder()), "bytes": sum(size for _, size in cache.entries())}
+    return Finding(OK, f"{cache.describe()}; azr-mlx cache --clear empties it", facts=facts)
 
 
 def _others(free: dict[str, int], but: str) -> str:

@@ -224,8 +224,9 @@ def model() -> Finding:
 def plan() -> Finding:
     """The largest shipped configuration that fits into the memory of this machine."""
     from azr_mlx.config import load
+    from azr_mlx.text import storage
     from azr_mlx.training.memory import shipped_needs
-    from azr_mlx.training.memory.limit import device, limit_of, show
+    from azr_mlx.training.memory.limit import device, limit_of
 
     on = device()
     limit = limit_of(load(None), on)
@@ -236,10 +237,12 @@ def plan() -> Finding:
     fitting = {name: n for name, n in needed.items() if n <= limit}
     if not fitting:
         least = min(needed, key=lambda name: needed[name])
-        what = f"no shipped configuration fits {show(limit)}: {least} needs {show(needed[least])}"
+        what = f"no shipped configuration fits {storage(limit)}: "
+        what += f"{least} needs {storage(needed[least])}"
         return Finding(FAIL, what, "close other programs, or raise the container's limit", facts)
     largest = max(fitting, key=lambda name: fitting[name])
-    larger = [f"{name} needs {show(n)}" for name, n in needed.items() if name not in fitting]
-    what = f"{largest} is the largest shipped configuration that fits: {show(needed[largest])} of "
-    what += show(limit) + (f"; {', '.join(larger)}" if larger else "; all fit")
+    larger = [f"{name} needs {storage(n)}" for name, n in needed.items() if name not in fitting]
+    what = f"{largest} is the largest shipped configuration that fits: "
+    what += f"{storage(needed[largest])} of {storage(limit)}"
+    what += f"; {', '.join(larger)}" if larger else "; all fit"
     return Finding(OK, what, facts=facts)

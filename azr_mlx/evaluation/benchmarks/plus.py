@@ -14,7 +14,6 @@ import cmath
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import humaneval, mbpp
@@ -368,10 +368,7 @@ def _cached(name: str) -> Path | None:
     override = os.environ.get(f"{name.upper()}_OVERRIDE_PATH")
     if override:
         return Path(override)
-    mac = sys.platform == "darwin"
-    caches = Path("~/Library/Caches").expanduser() if mac else Path("~/.cache").expanduser()
-    caches = caches if mac else Path(os.environ.get("XDG_CACHE_HOME") or caches)
-    found = (caches / "evalplus").glob(f"{name}Plus-v*.jsonl")
+    found = platformdirs.user_cache_path("evalplus").glob(f"{name}Plus-v*.jsonl")
     return max(found, key=lambda path: [*map(int, re.findall(r"\d+", path.name))], default=None)
 
 

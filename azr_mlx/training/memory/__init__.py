@@ -16,8 +16,10 @@ import yaml
 from azr_mlx.config import Config, load, to_yaml
 from azr_mlx.config.shipped import config_dir, shipped_configs
 from azr_mlx.errors import ModelError, ModelUsageError
+from azr_mlx.models import cache
 from azr_mlx.models.hub import hub_snapshot
 from azr_mlx.models.locate import check_hub_name, locate
+from azr_mlx.text import storage
 from azr_mlx.training.memory.estimate import Planner, kv_tokens, round_rollouts
 from azr_mlx.training.memory.limit import (
     device,
@@ -25,7 +27,6 @@ from azr_mlx.training.memory.limit import (
     limit_of,
     refuse_what_does_not_fit,
     resolve_checkpointing,
-    show,
     what_fits,
 )
 from azr_mlx.training.memory.shape import Shape, UnknownModel
@@ -51,6 +52,7 @@ def describe(config: Config) -> str:
         else:
             config = resolve_checkpointing(config, planner, limit)
             lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
+    lines.append(f"# cache of models: {cache.describe()}")
     return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
 
 
@@ -160,9 +162,10 @@ def size_lines(c: Config, planner: Planner) -> list[str]:
     lora = shape.lora_parameters(c.lora)
     parameters = shape.matrices() + shape.vectors()
     return [
-        f"model:           {parameters / 1e6:.1f} M parameters, {show(planner.weights(c))}{dtype}",
+        f"model:           {parameters / 1e6:.1f} M parameters, "
+        f"{storage(planner.weights(c))}{dtype}",
         f"adapters:        {lora / 1e6:.2f} M parameters; a checkpoint takes "
-        f"{show(planner.adapters(c))}",
+        f"{storage(planner.adapters(c))}",
     ]
 
 
@@ -172,13 +175,13 @@ def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
     lines, peaks = [], planner.peaks(c)
     for phase, peak in peaks.items():
         parts = sorted(peak.parts.items(), key=lambda part: -part[1])
-        made = ", ".join(f"{name} {show(n)}" for name, n in parts if n >= 0.01 * peak.total)
-        lines.append(f"{f'memory, {phase}:':<16} {show(peak.total)} ({made})")
+        made = ", ".join(f"{name} {storage(n)}" for name, n in parts if n >= 0.01 * peak.total)
+        lines.append(f"{f'memory, {phase}:':<16} {storage(peak.total)} ({made})")
     again = c.ppo.grad_checkpoint
     lines.append(f"prompts:         planned with {planner.prompt_tokens} tokens each")
     lines.append(f"recomputing:     ppo.grad_checkpoint is {again}")
     verdict = "" if not limit else "; this fits" if fits(peaks, limit) else "; THIS DOES NOT FIT"
-    lines.append(f"machine:         {show(limit) if limit else 'unknown'}{verdict}")
+    lines.append(f"machine:         {storage(limit) if limit else 'unknown'}{verdict}")
     if limit and not fits(peaks, limit):
         lines.append(f"instead:         {what_fits(c, planner, limit, largest_shipped)}")
     return lines

@@ -11,6 +11,7 @@ from typing import Any
 
 from azr_mlx.config import Config, diff
 from azr_mlx.errors import UsageError
+from azr_mlx.text import storage
 from azr_mlx.training.memory.estimate import Peaks, Planner, up
 
 MAC_SHARE = 0.75  # Metal's default working set, as a share of unified memory
@@ -136,7 +137,7 @@ def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: L
     if worst.total <= limit:
         return
     raise UsageError(
-        f"memory: the {phase} phase needs {show(worst.total)}, but there is {show(limit)}; "
+        f"memory: the {phase} phase needs {storage(worst.total)}, but there is {storage(limit)}; "
         f"{what_fits(c, planner, limit, largest)} "
         f"(or give memory_limit_gb={worst.total / GB + 0.05:.1f} to run it anyway)"
     )
@@ -148,7 +149,7 @@ def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
         return f"this fits: {' '.join(overrides(c, other))}"
     name = largest(planner.device, limit)
     fix = f"-c {name} fits" if name else "use a smaller model, or close other programs"
-    return f"the model alone takes {show(planner.weights(c))}: {fix}"
+    return f"the model alone takes {storage(planner.weights(c))}: {fix}"
 
 
 def nearest(c: Config, planner: Planner, limit: int) -> Config | None:
@@ -208,8 +209,3 @@ def overrides(a: Config, b: Config) -> list[str]:
 
 def fits(peaks: Peaks, limit: int) -> bool:
     return all(peak.total <= limit for _, peak in peaks.items())
-
-
-def show(n: float) -> str:
-    """Bytes as MB or GB (powers of ten)."""
-    return f"{n / GB:.1f} GB" if n >= GB else f"{n / 1e6:.0f} MB"
