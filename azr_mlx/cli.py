@@ -60,10 +60,8 @@ _MODEL_HELP = "Model: hub repository, local folder, .gguf file, or package:NAME/
 Model = Annotated[
     str | None, typer.Option("--model", help=_MODEL_HELP + " Default: the model of the adapters.")
 ]
-Adapters = Annotated[
-    Path | None,
-    typer.Option("--adapter-path", help="Trained adapters: a run (runs/NAME) or a folder."),
-]
+_ADAPTERS_HELP = "Trained adapters: a run (runs/NAME), latest, or a folder."
+Adapters = Annotated[Path | None, typer.Option("--adapter-path", help=_ADAPTERS_HELP)]
 MaxTokens = Annotated[
     int, typer.Option("-m", "--max-tokens", min=1, help="Maximum number of tokens to generate.")
 ]
@@ -272,10 +270,7 @@ def convert(
 
 @app.command()
 def export(
-    adapter_path: Annotated[
-        Path,
-        typer.Option("--adapter-path", help="Trained adapters: a run (runs/NAME) or a folder."),
-    ],
+    adapter_path: Annotated[Path, typer.Option("--adapter-path", help=_ADAPTERS_HELP)],
     out: Annotated[Path, typer.Option("--out", "--save-path", help="Output folder.")],
     to: Annotated[
         str,

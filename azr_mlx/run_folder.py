@@ -25,6 +25,8 @@ from azr_mlx.files import read_rows, write_json
 CONFIG_FILE, RUN_FILE, METRICS_FILE = "config.yaml", "run.json", "metrics.jsonl"
 HELD_OUT_FILE, REPORT_FILE = "held_out.json", "report.html"
 NEWEST, BEST = "adapters", "best"
+OUTPUT_DIR = "runs"  # where runs are, if the configuration does not say
+LATEST = "latest"  # what users write for the newest run
 CHECKPOINTS, ROLLOUTS = "checkpoints", "rollouts"
 
 # The files of a checkpoint. mlx-lm chose the names of the adapters' files.
@@ -130,7 +132,7 @@ def find(where: str, output_dir: Path) -> tuple[Path, Path]:
     Raises:
         CheckpointError: there is none.
     """
-    if where == "latest":
+    if where == LATEST:
         runs = [p for p in output_dir.glob("*") if checkpoints(p)]
         if not runs:
             raise CheckpointError(
@@ -157,8 +159,21 @@ def newest(output_dir: Path) -> Path | None:
     return None if last is None else last.parent
 
 
-def adapter_folder(path: Path) -> Path:
-    """The folder with the adapters: the newest ones if ``path`` is a run, otherwise ``path``."""
+def adapter_folder(path: Path, output_dir: Path = Path(OUTPUT_DIR)) -> Path:
+    """The folder with the adapters that ``--adapter-path`` means: the newest ones if ``path`` is a
+    run or "latest" (the run in ``output_dir`` that saved adapters last), otherwise ``path``.
+
+    Raises:
+        UsageError: there is no latest run.
+    """
+    if str(path) == LATEST:
+        saved = output_dir.glob(f"*/{NEWEST}/{ADAPTER_CONFIG}")
+        last = max(saved, key=lambda p: p.stat().st_mtime_ns, default=None)
+        if last is None:
+            raise UsageError(
+                f"--adapter-path {LATEST}: no run with adapters in {output_dir}/; train first"
+            )
+        return last.parent
     inside = path / NEWEST
     return inside if os.path.isfile(inside / ADAPTER_CONFIG) else path
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from azr_mlx import run_folder
+from azr_mlx.errors import UsageError
+from azr_mlx.files import point
 from azr_mlx.run_folder import CheckpointError
 
 pytestmark = pytest.mark.pure
@@ -68,3 +70,19 @@ def test_the_run_of_adapters_is_found_from_any_of_its_folders(runs):
     (run / run_folder.NEWEST).symlink_to(checkpoint)
     assert {run_folder.run_of(p) for p in (run, run / run_folder.NEWEST, checkpoint)} == {run}
     assert run_folder.run_of(runs / "a") is None
+
+
+def test_latest_adapters_are_those_that_were_saved_last(runs, monkeypatch):
+    with pytest.raises(UsageError, match=r"latest: no run with adapters in .*train first"):
+        run_folder.adapter_folder(Path("latest"), runs)
+    for name, written in (("a", 500), ("c", 400)):
+        checkpoint = run_folder.checkpoints(runs / name)[-1]
+        config = checkpoint / run_folder.ADAPTER_CONFIG
+        config.write_text("{}")
+        os.utime(config, (written, written))
+        point(runs / name / run_folder.NEWEST, checkpoint)
+    assert run_folder.adapter_folder(Path("latest"), runs) == runs / "a" / "adapters"
+    monkeypatch.chdir(runs.parent)
+    (runs.parent / "latest").mkdir()
+    assert run_folder.adapter_folder(Path("latest"), runs) == runs / "a" / "adapters"
+    assert run_folder.adapter_folder(Path("./latest").absolute()) == runs.parent / "latest"

@@ -30,6 +30,7 @@ from azr_mlx.config.schema import (
     Positive,
 )
 from azr_mlx.errors import UsageError
+from azr_mlx.run_folder import OUTPUT_DIR
 
 Difficulty = Annotated[float, Between(0.1, 0.9)]
 
@@ -222,7 +223,7 @@ class Config:
     model_id: str = "Qwen/Qwen3-4B"
     backend: Annotated[str, OneOf("auto", "mlx", "torch")] = "auto"
     quantization: Quantization = field(default_factory=Quantization)
-    output_dir: str = "runs"
+    output_dir: str = OUTPUT_DIR
     run_name: str = ""
     learning_rate: Positive = 1e-5
     max_steps: Natural = 1000

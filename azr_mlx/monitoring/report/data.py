@@ -12,15 +12,19 @@ import numpy as np
 import yaml
 
 from azr_mlx import run_folder
-from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import HeldOutLine, Record
 from azr_mlx.monitoring.metrics import MetricsFile
-from azr_mlx.run_folder import CONFIG_FILE, HELD_OUT_FILE, METRICS_FILE, RUN_FILE
+from azr_mlx.run_folder import (
+    CONFIG_FILE,
+    HELD_OUT_FILE,
+    LATEST,
+    METRICS_FILE,
+    OUTPUT_DIR,
+    RUN_FILE,
+)
 from azr_mlx.types import Float64Array
-
-LATEST = "latest"
 
 HeldOutLines = dict[str, dict[str, list[HeldOutLine]]]  # way of answering -> distribution -> lines
 T = TypeVar("T")
@@ -70,7 +74,7 @@ def locate(where: str) -> Path:
         if not os.path.isdir(where):
             raise UsageError(f"report {where}: no such folder; give runs/NAME or latest")
         return Path(where)
-    runs = Path(Config().output_dir)
+    runs = Path(OUTPUT_DIR)
     found = run_folder.newest(runs)
     if found is None:
         raise UsageError(f"report latest: no run with metrics in {runs}/; give the folder of a run")
