@@ -135,7 +135,8 @@ class Worker:
         but only after the outcomes that came before.
         """
         try:
-            part = self.socket.recv(1 << 18)
+            # A larger buffer would be mapped and unmapped by the allocator each time.
+            part = self.socket.recv(1 << 16)
         except BlockingIOError:
             return
         except OSError as error:
