@@ -235,7 +235,7 @@ class Config:
     early_stopping: bool = True
     target_kl: Positive = 0.05  # KL of policy from reference per token that beta adapts to
     # kl: k1, in the reward; k3: in the loss
-    kl_penalty: Annotated[str, OneOf("kl", "k3", "none")] = "kl"
+    kl_penalty: Annotated[str, OneOf("kl", "k3", "none")] = "none"
     weight_decay: NonNegative = 0.0
     warmup_steps: Count = 10
     # after the warm-up: constant, or falling towards 0 at max_steps

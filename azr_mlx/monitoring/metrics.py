@@ -164,7 +164,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         ),
         Metric(
             "entropy",
-            "mean entropy per token, over the vocabulary",
+            "mean entropy per token of the update, over the vocabulary",
             "falls slowly, and stays above 0.1",
             "nats",
         ),

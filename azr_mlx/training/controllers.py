@@ -11,6 +11,7 @@ from typing import Any
 MAX_ERROR = 0.2
 STEP = 1.5  # factor by which the extra entropy weight changes per training step
 LEAST, MOST = 1e-3, 0.1  # the first and the largest value of the extra entropy weight
+LEAST_BETA = 1e-4  # a smaller weight of the KL penalty changes nothing that is worth a forward pass
 
 
 @dataclass(slots=True)
@@ -35,6 +36,12 @@ class AdaptiveKL:
             raise ValueError(f"target_kl {self.target}: not positive; the error is relative to it")
         if not self.horizon >= 1.0:
             raise ValueError(f"horizon {self.horizon}: less than 1 update")
+
+    @property
+    def in_force(self) -> float:
+        """The beta to use: 0 once it is so small that the penalty no longer matters. Then the KL is
+        not measured any more, so that beta stays as it is."""
+        return self.coef if self.coef >= LEAST_BETA else 0.0
 
     def update(self, kl: float) -> float:
         """The new beta after an update whose mean KL was ``kl``. Raises ValueError if that is

@@ -3,9 +3,9 @@ for every advantage estimator.
 
     scores (pi_old, pi_ref, values) -> token rewards -> advantages -> epochs x minibatches of PPO
 
-Unneeded forward passes are left out: pi_old is scored only if more than one update follows, or if
-the critic or the KL penalty needs the same pass; the reference is scored only if the coefficient of
-the penalty is not 0.
+Nothing is computed for nothing: pi_old is scored only if more than one update follows, or if the
+critic or the KL penalty needs the same pass; the reference is scored only while the penalty's
+coefficient matters; rows whose advantage is 0 are left out of an update that would not move them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from azr_mlx.training.batch import (
 from azr_mlx.training.controllers import AdaptiveKL, EntropyFloor
 from azr_mlx.types import Batch, Experience, Scores, UpdateStats
 
+NO_ADVANTAGE = 1e-6  # the size of a rounding error in a group whose rewards are equal
+
 
 def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
     """The factor of the learning rates in ``step`` (1 to ``last``): it rises linearly during the
@@ -44,6 +46,15 @@ def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
         return 1.0
     left = max(last + 1 - step, 0) / max(last - warmup, 1)
     return left if how == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+
+def _moved(batch: Batch, hyper: Hyper) -> np.ndarray:
+    """Indices of the rows that the loss has a gradient for: those with an advantage, or all if a
+    bonus, a penalty or the critic acts on every row. The weights of tokens were computed before, so
+    that a row's share does not depend on which others are left out."""
+    if batch.values is not None or hyper.entropy_coef or hyper.kl_coef or batch.advantages is None:
+        return np.arange(len(batch))
+    return np.flatnonzero((np.abs(batch.advantages) * batch.mask).max(axis=1) > NO_ADVANTAGE)
 
 
 class Learner:
@@ -93,10 +104,10 @@ class Learner:
         """The scores (current, reference); each is None if nothing needs it."""
         c, t = self.config, self.config.rollout.temperature
         several = c.ppo.epochs * c.ppo.minibatches > 1
-        in_reward = c.kl_penalty == "kl" and self.kl.coef > 0
+        in_reward = c.kl_penalty == "kl" and self.kl.in_force > 0
         wanted = several or in_reward or c.ppo.advantage == "gae"
         current = self.backend.score(batch, "current", t) if wanted else None
-        reference = self.backend.score(batch, "reference", t) if self.kl.coef > 0 else None
+        reference = self.backend.score(batch, "reference", t) if self.kl.in_force > 0 else None
         return current, reference
 
     def _advantages(
@@ -114,7 +125,7 @@ class Learner:
         cells = [f"{e.role.value}/{e.kind.value}" for e in experiences]
         ref_logp = None if reference is None else reference.logp
         logp = np.zeros_like(batch.mask) if current is None else current.logp
-        beta = self.kl.coef if self.config.kl_penalty == "kl" else 0.0
+        beta = self.kl.in_force if self.config.kl_penalty == "kl" else 0.0
         rewards = token_rewards(batch, scores, logp, ref_logp, beta)
         values = None if current is None or p.advantage != "gae" else current.values
         result = estimate(
@@ -163,6 +174,10 @@ class Learner:
                     continue
                 part = part.with_(weights=token_weights(part.mask, p.loss_aggregation, constant))
                 lesson = self._lesson(r, len(stats), solutions)
+                moved = _moved(part, hyper)
+                if not len(moved) and lesson is None:
+                    continue
+                part = part.rows(moved) if len(moved) else part
                 stats.append(self.backend.update(part, hyper, lesson))
                 if c.early_stopping and stats[-1].approx_kl > 1.5 * p.kl_stop:
                     return stats, True
@@ -191,7 +206,7 @@ class Learner:
             value_clip=p.value_clip,
             value_lr=p.value_learning_rate * factor,
             entropy_coef=self.entropy.coef,
-            kl_coef=self.kl.coef if c.kl_penalty == "k3" else 0.0,
+            kl_coef=self.kl.in_force if c.kl_penalty == "k3" else 0.0,
             max_grad_norm=p.max_grad_norm,
             weight_decay=c.weight_decay,
             tis_cap=p.tis_cap,

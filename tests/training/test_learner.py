@@ -45,6 +45,9 @@ def learn(config, backend=None, step=1, solutions=None):
         ({"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "k3"}, ["reference"]),
         ({"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "kl"}, ["current", "reference"]),
         ({"ppo": Ppo(advantage="rloo", kl_coef=0.0), "kl_penalty": "kl"}, []),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=9e-5), "kl_penalty": "kl"}, []),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=9e-5), "kl_penalty": "k3"}, []),
+        ({"ppo": Ppo(advantage="rloo", kl_coef=1e-4), "kl_penalty": "k3"}, ["reference"]),
     ],
 )
 def test_no_forward_pass_is_made_for_nothing(changes, passes):
@@ -63,6 +66,51 @@ def test_epochs_and_minibatches_cover_every_row_each_epoch():
     _, backend, _ = learn(replace(CONFIG, ppo=Ppo(advantage="rloo", epochs=3, minibatches=2)))
     assert [len(batch) for batch, _, _ in backend.updates] == [4] * 6
     assert all(batch.weights.sum() == pytest.approx(1.0) for batch, _, _ in backend.updates)
+
+
+def half_flat(count: int = 8) -> list[Experience]:
+    """In every second group all rewards are equal, and are no numbers that floats hold exactly."""
+    rewards = [0.3 if (i // 4) % 2 else float(i % 2) for i in range(count)]
+    return [
+        experience(tokens=(3,) * (1 + i % 3), reward=r, group=i // 4) for i, r in enumerate(rewards)
+    ]
+
+
+def test_rows_without_an_advantage_are_left_out_and_keep_their_share():
+    backend = FakeBackend(lambda p, n: "")
+    learner = Learner(replace(CONFIG, ppo=Ppo(advantage="rloo")), backend)
+    learner.learn(Round(0, 1), half_flat())
+    [(batch, _, _)] = backend.updates
+    tokens = sum(1 + i % 3 for i in range(8))
+    assert len(batch) == 4 and (batch.weights[batch.mask > 0] == np.float32(1 / tokens)).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ppo": Ppo(advantage="gae")},
+        {"ppo": Ppo(advantage="rloo", entropy_coef=0.01)},
+        {"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "k3"},
+    ],
+)
+def test_no_row_is_left_out_if_the_loss_acts_on_all(changes):
+    backend = FakeBackend(lambda p, n: "")
+    Learner(replace(CONFIG, **changes), backend).learn(Round(0, 1), half_flat())
+    assert [len(batch) for batch, _, _ in backend.updates] == [8]
+
+
+def test_without_any_advantage_there_is_no_update_but_a_lesson_is_learned():
+    flat = [experience(reward=0.3, group=i // 4) for i in range(8)]
+    backend = FakeBackend(lambda p, n: "")
+    config = replace(CONFIG, ppo=Ppo(advantage="rloo"))
+    row = Learner(config, backend).learn(Round(0, 1), flat)
+    assert row["ppo/updates"] == 0 and not backend.updates
+    solutions = SolutionBuffer()
+    solutions.add(VerifiedSolution("task", (1, 2), (2,), 1.0, 1))
+    learner = Learner(replace(config, distill=Distill(coef=0.3, batch_size=1)), backend)
+    learner.learn(Round(0, 1), flat, solutions)
+    [(batch, _, lesson)] = backend.updates
+    assert len(batch) == 8 and len(lesson) == 1
 
 
 def test_epochs_stop_early_on_kl():
