@@ -100,7 +100,8 @@ def case(name: str, prompt: int, *overrides: str, **changed: Any) -> Case:
     small = ("rollout.max_propose_tokens=32", "rollout.max_solve_tokens=32", "rollout.max_batch=8")
     few = ("task_types=deduction", "solver.strategies=direct", "lora.rank=8")
     budget = ("ppo.advantage=gae", "ppo.micro_batch_tokens=768", "ppo.grad_checkpoint=false")
-    return Case(name, sizes(**changed), prompt, (*common, *small, *few, *budget, *overrides))
+    long = f"rollout.max_prompt_tokens={prompt}"
+    return Case(name, sizes(**changed), prompt, (*common, *small, *few, *budget, long, *overrides))
 
 
 def long(tokens: int) -> tuple[str, str]:
@@ -254,7 +255,7 @@ def batch_of(stages: tuple[PlannedStage, ...], c: Config, planner: Planner, rows
 def compared(one: Case, model: nn.Module | None = None) -> dict[str, Any]:
     """Predicted and measured bytes of each phase, their ratio, and whether it is within bounds."""
     c = load(None, one.overrides)
-    planner = Planner(Shape.from_config(one.sizes), "cpu", one.prompt)
+    planner = Planner(Shape.from_config(one.sizes), "cpu", one.prompt, one.prompt)
     real = measured(model_of(one.sizes) if model is None else model, c, planner)
     row: dict[str, Any] = {"name": one.name}
     for phase, planned in planner.peaks(c).items():

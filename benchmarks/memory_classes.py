@@ -3,7 +3,8 @@
     python benchmarks/memory_classes.py
 
 For every shipped configuration and every class: the peak of the largest phase as it is shipped, and
-where that is more than Metal's working set (three quarters of the memory), the overrides with which
+where that is more than Metal's working set (two thirds of up to 32 GB of memory, three quarters of
+more), the overrides with which
 it fits. No model is downloaded. Prints a table in Markdown.
 """
 
@@ -12,14 +13,14 @@ from __future__ import annotations
 import sys
 
 from azr_mlx.config import Config, load
+from azr_mlx.text import storage
 from azr_mlx.training.memory import planner_of
 from azr_mlx.training.memory.limit import (
-    MAC_SHARE,
     fits,
+    metal_share,
     nearest,
     overrides,
     resolve_checkpointing,
-    show,
 )
 
 CLASSES = (8, 16, 24, 36, 48, 64)  # GiB of unified memory
@@ -27,7 +28,7 @@ CONFIGS = ("quickstart", "smollm2", "qwen2.5-coder-0.5b", "azr_paper", "azr_conf
 
 
 def main() -> int:
-    limits = {size: int(MAC_SHARE * size * 2**30) for size in CLASSES}
+    limits = {size: metal_share(size * 2**30) for size in CLASSES}
     head = ("configuration", "model", "tokens, group", *(f"{size} GB" for size in limits))
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in CONFIGS:
@@ -58,7 +59,7 @@ def cell(name: str, limit: int) -> str:
         changed = " with `" + " ".join(overrides(given, found)) + "`"
         config = found
     peak = max(peak.total for _, peak in planner.peaks(config).items())
-    return f"{show(peak)}{changed}"
+    return f"{storage(peak)}{changed}"
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def _learning(draw: random.Random, again: str) -> Iterator[tuple[str, Record]]:
     while True:
         one = _case(draw, (2, 3, 4, 6, 8, 12))
         c = load(None, [*one.overrides, f"ppo.grad_checkpoint={again}"])
-        planner = Planner(Shape.from_config(one.sizes), "cpu", one.prompt)
+        planner = Planner(Shape.from_config(one.sizes), "cpu", one.prompt, one.prompt)
         backend = memory.backend_of(memory.model_of(one.sizes), c, planner)
         hyper = Hyper(
             lr=1e-4,
@@ -151,7 +151,7 @@ def _rollouts(draw: random.Random) -> Iterator[tuple[str, Record]]:
         few = memory.long(draw.choice((4, 8, 16)))
         c = load(None, [*one.overrides, *few, f"rollout.max_batch={places}"])
         c = replace(c, batch_size=draw.choice((1, 2, 4)))
-        planner = Planner(Shape.from_config(one.sizes), "cpu", one.prompt)
+        planner = Planner(Shape.from_config(one.sizes), "cpu", one.prompt, one.prompt)
         backend = memory.backend_of(memory.model_of(one.sizes), c, planner)
         rows, answer = calls(c)[1]
         for start in sorted({0, shared_tokens(one.prompt)}):
@@ -165,7 +165,7 @@ def _rollouts(draw: random.Random) -> Iterator[tuple[str, Record]]:
                     list(range(len(prompts))),  # noqa: B023
                 )
             )
-            found = planner.rollout_of(c, len(prompts), answer, start)
+            found = planner.rollout_of(c, len(prompts), one.prompt, answer, start)
             yield "rollout", (found, (peak - planner.merged(c)) / FLOAT32)
 
 

@@ -159,13 +159,13 @@ def _random_llama(
 def _smollm2(work: Work) -> tuple[Any, Any]:
     from mlx_lm.utils import load
 
-    from azr_mlx.backends.blas import cache_dir
     from azr_mlx.config import Quantization
     from azr_mlx.errors import ModelError
+    from azr_mlx.models import cache as user_cache
     from azr_mlx.models.locate import resolve
     from azr_mlx.models.mlx_model import to_float32
 
-    cache = Path(work.cache) if work.cache else cache_dir()
+    cache = Path(work.cache) if work.cache else user_cache.models()
     try:
         found = resolve(work.gguf, quantization=Quantization(group_size=32), cache_dir=cache)
     except ModelError as error:

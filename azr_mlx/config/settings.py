@@ -97,6 +97,8 @@ class Rollout:
     # n: solver rollouts per task; they measure learnability and train (the paper's is 8; below 4
     # the estimate of p is coarse)
     group_size: Annotated[int, Between(2)] = 8
+    # the longest prompt of a proposal: tasks that it refers to are dropped to fit
+    max_prompt_tokens: Natural = 1536
     max_propose_tokens: Natural = 512
     max_solve_tokens: Natural = 512
     max_batch: Natural = 32  # rows decoded together

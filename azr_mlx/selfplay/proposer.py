@@ -139,12 +139,29 @@ class TaskProposer:
             references = [known[int(draw.integers(len(known)))]] if known else []
             # If every program has its induction task already, a fresh one comes from a template.
             program = references[0].program if known else self._fresh_program(level, draw)
-        count = self.config.proposer.induction_inputs
-        shown = [] if kind is TaskKind.INDUCTION else references
-        output = self.form.propose(kind, shown, level, program=program, n_inputs=count)
-        assert self.backend is not None
-        prompt = render(output, self.backend.tokenizer)
+            prompt = self._rendered(kind, [], level, program)
+        else:
+            references, prompt = self._fitting(kind, references, level)
         return _Request(kind, level, prompt, tuple(t.id for t in references), program)
+
+    def _fitting(
+        self, kind: TaskKind, references: list[Task], level: float
+    ) -> tuple[list[Task], Prompt]:
+        """As many of the references as fit into ``rollout.max_prompt_tokens``, and the prompt."""
+        most = self.config.rollout.max_prompt_tokens
+        prompt = self._rendered(kind, references, level)
+        while references and len(prompt.token_ids) > most:
+            references = references[:-1]
+            prompt = self._rendered(kind, references, level)
+        return references, prompt
+
+    def _rendered(
+        self, kind: TaskKind, references: list[Task], level: float, program: str = ""
+    ) -> Prompt:
+        assert self.backend is not None
+        count = self.config.proposer.induction_inputs
+        output = self.form.propose(kind, references, level, program=program, n_inputs=count)
+        return render(output, self.backend.tokenizer)
 
     def _fresh_program(self, level: float, draw: np.random.Generator) -> str:
         which = self.config.proposer.template_set

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +17,11 @@ from azr_mlx.backends import microbatch  # noqa: E402
 from azr_mlx.commands import train  # noqa: E402
 from azr_mlx.config import Config, Lora, load  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
+from azr_mlx.tasks.prompts import chosen_form, render  # noqa: E402
 from azr_mlx.training import memory  # noqa: E402
-from azr_mlx.training.memory import estimate, limit  # noqa: E402
+from azr_mlx.training.memory import estimate, limit, prompts  # noqa: E402
 from azr_mlx.training.memory.shape import Shape, UnknownModel  # noqa: E402
+from azr_mlx.types import TaskKind  # noqa: E402
 from tests.conftest import benchmark_script  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
 
@@ -39,7 +43,7 @@ def folder(tmp_path):
 
 
 def planner(**changed):
-    return estimate.Planner(replace(SHAPE, **changed))
+    return estimate.Planner(replace(SHAPE, **changed), "cpu", 320, 320)
 
 
 # -- the figures -----------------------------------------------------------------------------------
@@ -65,8 +69,16 @@ def test_parts_add_up_and_every_feature_is_shown():
 
 def test_a_layout_is_what_micro_batches_come_to(bench):
     """The planned stages are those that ``microbatch.split`` makes of such a batch."""
-    c = load(None, ["ppo.micro_batch_tokens=512", *bench.long(32), "rollout.group_size=4"])
-    p = estimate.Planner(SHAPE, "cpu", 64)
+    c = load(
+        None,
+        [
+            "ppo.micro_batch_tokens=512",
+            "rollout.max_prompt_tokens=64",
+            *bench.long(32),
+            "rollout.group_size=4",
+        ],
+    )
+    p = estimate.Planner(SHAPE, "cpu", 64, 64)
     for stages in p.layouts(c, 40):
         batch = bench.batch_of(stages, c, p, stages[-1].rows)
         (made,) = microbatch.split(batch, 512)
@@ -75,7 +87,7 @@ def test_a_layout_is_what_micro_batches_come_to(bench):
 
 
 def test_less_is_planned_where_less_is_asked():
-    p, c = planner(), Config()
+    p, c = planner(), load(None, ["rollout.max_prompt_tokens=320"])
     before = p.peaks(c)
     fewer = replace(c, rollout=replace(c.rollout, max_batch=4))
     smaller = replace(c, ppo=replace(c.ppo, micro_batch_tokens=900))
@@ -122,7 +134,7 @@ def test_the_kv_budget_bounds_the_plan():
     c = load(None, ["rollout.kv_budget_mb=20"])
     p = planner()
     rows, answer = estimate.calls(c)[1]
-    places, buffer = p.buffer(c, rows, answer)
+    places, buffer = p.buffer(c, rows, p.prompt_tokens + answer - 1)
     assert places * buffer * 2 * 4 * 128 * 4 <= 20e6 and places < c.rollout.max_batch
     assert p.rollout(c).total < p.rollout(Config()).total
 
@@ -136,7 +148,9 @@ def nearest(c, p, bytes_):
 
 
 SHORT = (
+    "rollout.max_prompt_tokens=320",
     "ppo.grad_checkpoint=false",
+    "rollout.max_prompt_tokens=320",
     "rollout.max_solve_tokens=128",
     "rollout.max_propose_tokens=128",
 )
@@ -169,7 +183,7 @@ def test_layers_are_recomputed_before_tokens_are_cut():
     assert not any("max_solve_tokens" in one for one in changed)
     half = [f"rollout.max_{role}_tokens=64" for role in ("solve", "propose")]
     tight = ["rollout.max_batch=1", "ppo.micro_batch_tokens=384", "ppo.grad_checkpoint=true"]
-    few = ["task_types=deduction", "solver.strategies=direct"]
+    few = ["task_types=deduction", "solver.strategies=direct", "rollout.max_prompt_tokens=320"]
     most = max(peak.total for _, peak in p.peaks(load(None, [*half, *tight, *few])).items())
     changed = nearest(c, p, most)
     assert any("max_solve_tokens" in one for one in changed), changed
@@ -190,13 +204,13 @@ def test_auto_recomputes_only_where_the_update_would_not_fit_without():
 
 
 def test_train_refuses_in_one_line_before_the_weights(folder, tmp_path, monkeypatch, cli):
-    done = cli("train", "--model", folder, "memory_limit_gb=0.03")
+    done = cli("train", "--model", folder, "memory_limit_gb=0.2")
     assert done.returncode == 2, done.stderr
     (line,) = [one for one in done.stderr.splitlines() if "error:" in one]
-    assert "phase needs" in line and "there is 30 MB" in line and "this fits: " in line
+    assert "phase needs" in line and "there is 200 MB" in line and "this fits: " in line
     assert not (tmp_path / "runs").exists(), "something was made before it was refused"
     named = line.partition("this fits: ")[2].partition(" (or")[0].split()
-    c = load(None, [f"model_id={folder}", "memory_limit_gb=0.03", *named])
+    c = load(None, [f"model_id={folder}", "memory_limit_gb=0.2", *named])
     assert memory.fitting(c), "what is suggested is refused, too"
 
 
@@ -259,7 +273,7 @@ def test_a_rollouts_keys_and_values_are_freed_at_its_end(bench):
     """Not only when Python's cyclic collector comes by: the peak would be that of two rollouts."""
     one = bench.case("freed", 40, vocab_size=256)
     c = load(None, one.overrides)
-    p = estimate.Planner(Shape.from_config(one.sizes), "cpu", one.prompt)
+    p = estimate.Planner(Shape.from_config(one.sizes), "cpu", one.prompt, one.prompt)
     backend = bench.backend_of(bench.model_of(one.sizes), c, p)
     prompts = bench.prompts_of(8, one.prompt, 0, 256)
     sampling = [bench.Sampling(8)] * len(prompts)
@@ -276,3 +290,44 @@ def test_a_rollouts_keys_and_values_are_freed_at_its_end(bench):
         assert mx.get_active_memory() <= before + 10_000, "buffers of a finished rollout live on"
     finally:
         gc.enable()
+
+
+# -- prompts ---------------------------------------------------------------------------------------
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    """Qwen's tokenizer, from the GGUF file that AZR_MLX_TEST_GGUF_QWEN names."""
+    transformers = pytest.importorskip("transformers")
+    named = os.environ.get("AZR_MLX_TEST_GGUF_QWEN")
+    if not named:
+        pytest.skip("AZR_MLX_TEST_GGUF_QWEN does not name the file of Qwen2.5-Coder-0.5B-Instruct")
+    path = Path(named)
+    return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+@pytest.mark.parametrize("name", ["azr_config", "azr_paper", "qwen2.5-coder-0.5b"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_counted_tokens_of_prompts_are_near_those_of_a_real_tokenizer(name, level, qwen):
+    c = load(name)
+    form = chosen_form(None, c)
+    for kind in TaskKind:
+        found = list(prompts.proposals(c, form, kind, level))
+        real = sum(len(render(one, qwen).token_ids) for one in found)
+        assert abs(sum(map(prompts.tokens_of, found)) / real - 1) < 0.05, kind
+
+
+def test_prompts_are_planned_as_long_as_they_may_be():
+    c = load("azr_config")
+    solved, alone = prompts.planned_prompts(c)
+    p = estimate.Planner(SHAPE, "gpu", solved, alone)
+    assert p.prompts(c) == (c.rollout.max_prompt_tokens, solved) and alone < 500 < solved
+    none = replace(c, proposer=replace(c.proposer, references=0))
+    assert p.prompts(none) == (alone, solved)
+    easy = replace(c, initial_difficulty=0.1, final_difficulty=0.1)
+    assert prompts.planned_prompts(easy)[0] < solved
+    short = replace(c, rollout=replace(c.rollout, max_prompt_tokens=768))
+    for phase, peak in p.peaks(short).items():
+        assert peak.total < getattr(p.peaks(c), phase).total or phase == "rollout"

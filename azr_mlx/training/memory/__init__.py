@@ -29,6 +29,7 @@ from azr_mlx.training.memory.limit import (
     resolve_checkpointing,
     what_fits,
 )
+from azr_mlx.training.memory.prompts import planned_prompts
 from azr_mlx.training.memory.shape import Shape, UnknownModel
 
 
@@ -82,7 +83,8 @@ def fitting(config: Config, backend: str = "mlx") -> Config:
 
 def planner_of(config: Config, on: str | None = None) -> Planner:
     """The planner for a configuration. Raises ModelError, UnknownModel."""
-    return Planner(Shape.from_config(model_config(config.model_id)), on or device())
+    shape = Shape.from_config(model_config(config.model_id))
+    return Planner(shape, on or device(), *planned_prompts(config))
 
 
 def kv_tokens_of(config: Config) -> int:
@@ -178,7 +180,10 @@ def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
         made = ", ".join(f"{name} {storage(n)}" for name, n in parts if n >= 0.01 * peak.total)
         lines.append(f"{f'memory, {phase}:':<16} {storage(peak.total)} ({made})")
     again = c.ppo.grad_checkpoint
-    lines.append(f"prompts:         planned with {planner.prompt_tokens} tokens each")
+    lines.append(
+        f"prompts:         planned with {planner.prompts(c)[0]} tokens for a proposal, "
+        f"{planner.prompt_tokens} for a solution"
+    )
     lines.append(f"recomputing:     ppo.grad_checkpoint is {again}")
     verdict = "" if not limit else "; this fits" if fits(peaks, limit) else "; THIS DOES NOT FIT"
     lines.append(f"machine:         {storage(limit) if limit else 'unknown'}{verdict}")

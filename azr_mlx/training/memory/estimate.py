@@ -1,7 +1,7 @@
 """The peak memory of rollout, score and update, from config.json and the configuration alone.
 
-Each phase is planned for the largest case that the configuration allows: every prompt has
-``PROMPT_TOKENS`` tokens, every completion reaches its limit, every micro-batch fills its budget.
+Each phase is planned for the largest case that the configuration allows: every prompt is as long as
+``prompts.py`` says, every completion reaches its limit, every micro-batch fills its budget.
 When a phase needs most memory, it is in one of a few situations (in the attention or the MLP of a
 layer, in the head, in the optimizer). The memory of a situation is
 
@@ -40,7 +40,6 @@ from azr_mlx.training.memory.shape import Shape
 
 FLOAT32, FLOAT16 = 4, 2
 MOMENTS = 2  # AdamW keeps two numbers per weight
-PROMPT_TOKENS = 320  # a few-shot prompt with references, measured on the shipped prompt forms
 
 Counts = Mapping[str, float]
 
@@ -81,27 +80,38 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True)
 class Planner:
-    """Computes the peaks of one model on one device, "cpu" or "gpu"."""
+    """Computes the peaks of one model on one device, "cpu" or "gpu". ``prompt_tokens`` are those of
+    the longest prompt for a solution, ``proposal_tokens`` those for a proposal that refers to
+    nothing."""
 
     shape: Shape
-    device: str = "cpu"
-    prompt_tokens: int = PROMPT_TOKENS
+    device: str
+    prompt_tokens: int
+    proposal_tokens: int
 
     def peaks(self, c: Config) -> Peaks:
         return Peaks(self.rollout(c), self.score(c), self.update(c))
 
     def rollout(self, c: Config) -> Peak:
         found: list[Situation] = []
-        for rows, answer in calls(c):
-            for start in {0, shared_tokens(self.prompt_tokens)}:
-                found += self.rollout_of(c, rows, answer, start)
+        for (rows, answer), prompt in zip(calls(c), self.prompts(c), strict=True):
+            for start in {0, shared_tokens(prompt)}:
+                found += self.rollout_of(c, rows, prompt, answer, start)
         return self._peak(c, found, {"merged weights": self.merged(c)})
 
-    def rollout_of(self, c: Config, rows: int, answer: int, start: int) -> list[Situation]:
+    def prompts(self, c: Config) -> tuple[int, int]:
+        """The most tokens of the prompts of each of ``calls``. Tasks that a prompt refers to may be
+        as long as a model writes them: ``rollout.max_prompt_tokens`` alone bounds them."""
+        most = c.rollout.max_prompt_tokens if c.proposer.references else 0
+        return max(most, self.proposal_tokens), self.prompt_tokens
+
+    def rollout_of(
+        self, c: Config, rows: int, prompt: int, answer: int, start: int
+    ) -> list[Situation]:
         """Situations while ``rows`` are decoded together; the first ``start`` tokens of their
         prompts are shared."""
-        places, buffer = self.buffer(c, rows, answer)
-        kept, prompt = beginnings(c) * start, self.prompt_tokens
+        places, buffer = self.buffer(c, rows, prompt + answer - 1)
+        kept = beginnings(c) * start
         return rollout_situations(
             self.shape, c.lora.rank, prompt, rows, places, buffer, start, kept
         )
@@ -138,9 +148,9 @@ class Planner:
 
     # -- the most that a configuration allows ------------------------------------------------------
 
-    def buffer(self, c: Config, rows: int, answer: int) -> tuple[int, int]:
-        """(places, tokens per place) of the buffer that the engine makes for keys and values."""
-        longest = self.prompt_tokens + answer - 1
+    def buffer(self, c: Config, rows: int, longest: int) -> tuple[int, int]:
+        """(places, tokens per place) of the buffer that the engine makes for the keys and values of
+        rows of at most ``longest`` tokens."""
         count = min(c.rollout.max_batch, rows)
         if budget := kv_tokens(c, self.shape, self.device):
             count = min(count, budget // (longest + SLACK))
@@ -148,13 +158,18 @@ class Planner:
         return count, longest + SLACK * (count < rows)
 
     def layouts(self, c: Config, rows: int) -> list[tuple[PlannedStage, ...]]:
-        """Micro-batches that fill the budget: one of rows that each have their own prompt, and one
-        of rows that share a prompt."""
+        """Micro-batches that fill the budget: of rows that each have their own prompt, proposals
+        and solutions, and of solutions that share a prompt."""
         budget, answer = c.ppo.micro_batch_tokens, answer_tokens(c)
-        return [
+        found = [
             separate(budget, rows, self.prompt_tokens, answer),
             sharing(budget, rows, self.prompt_tokens, answer),
         ]
+        prompt, _ = self.prompts(c)
+        if prompt != self.prompt_tokens:
+            proposals = min(rows, c.gradient_accumulation_steps * c.batch_size)
+            found.append(separate(budget, proposals, prompt, c.rollout.max_propose_tokens))
+        return found
 
     def _head(self, c: Config, stages: tuple[PlannedStage, ...]) -> Counts:
         """The counts for the head: rows per chunk, target tokens, and 1 if the entropy is

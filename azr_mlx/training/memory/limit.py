@@ -12,12 +12,12 @@ from typing import Any
 from azr_mlx.config import Config, diff
 from azr_mlx.errors import UsageError
 from azr_mlx.text import storage
-from azr_mlx.training.memory.estimate import Peaks, Planner, up
+from azr_mlx.training.memory.estimate import Peaks, Planner, calls, up
 
-MAC_SHARE = 0.75  # Metal's default working set, as a share of unified memory
 GB = 1e9
 STEP = 64  # budgets of a micro-batch are tried in steps of this many tokens
 LEAST_TOKENS = 16  # shorter completions are useless
+LEAST_PROMPT = 256  # shorter prompts refer to hardly any task
 
 
 def device() -> str:
@@ -37,7 +37,7 @@ def machine_memory(
     if on == "gpu" and (found := _device_memory()):
         return found
     if sys.platform == "darwin":
-        return int(MAC_SHARE * _sysctl("hw.memsize"))
+        return metal_share(_sysctl("hw.memsize"))
     if on == "gpu":
         return 0
     limits = [_available(proc / "meminfo"), *_cgroup_free(proc / "self" / "cgroup", cgroup)]
@@ -51,14 +51,18 @@ def _device_memory() -> int:
     except ImportError:
         return 0
     info: dict[str, Any] = mx.device_info()
-    for key, share in (
-        ("max_recommended_working_set_size", 1.0),
-        ("memory_size", MAC_SHARE if sys.platform == "darwin" else 1.0),
-        ("total_memory", 1.0),
-    ):
+    for key in ("max_recommended_working_set_size", "memory_size", "total_memory"):
         if isinstance(info.get(key), int | float):
-            return int(info[key] * share)
+            unified = key == "memory_size" and sys.platform == "darwin"
+            return metal_share(int(info[key])) if unified else int(info[key])
     return 0
+
+
+def metal_share(memory: int) -> int:
+    """The working set that Metal allows by default, in bytes, of so much unified memory: about two
+    thirds on a Mac with up to 32 GB, three quarters on a larger one. A Mac says it itself; this is
+    for tables, and for when MLX cannot be asked."""
+    return memory * 2 // 3 if memory <= 32 * 2**30 else memory * 3 // 4
 
 
 def _sysctl(name: str) -> int:
@@ -155,12 +159,12 @@ def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
 def nearest(c: Config, planner: Planner, limit: int) -> Config | None:
     """The first configuration that fits, None if there is none. rollout.max_batch is lowered first,
     then ppo.micro_batch_tokens, then layers are recomputed, and last the token limits are
-    halved."""
+    halved, with that of prompts."""
     for shorter in _shorter(c):
         batch = next((b for b in _batches(shorter) if planner.rollout(b).total <= limit), None)
         if batch is None:
             continue
-        for one in _updates(batch, planner.prompt_tokens):
+        for one in _updates(batch, planner):
             if max(planner.update(one).total, planner.score(one).total) <= limit:
                 return one
     return None
@@ -168,14 +172,17 @@ def nearest(c: Config, planner: Planner, limit: int) -> Config | None:
 
 def _shorter(c: Config) -> Iterator[Config]:
     yield c
-    propose, solve = c.rollout.max_propose_tokens, c.rollout.max_solve_tokens
+    r = c.rollout
+    propose, solve, prompt = r.max_propose_tokens, r.max_solve_tokens, r.max_prompt_tokens
     while max(propose, solve) >= 2 * LEAST_TOKENS:
         propose, solve = (max(n // 2, min(n, LEAST_TOKENS)) for n in (propose, solve))
+        prompt = max(prompt // 2, min(prompt, LEAST_PROMPT))
         buffer = min(c.rollout.overlong_buffer, propose, solve)
         yield replace(
             c,
             rollout=replace(
                 c.rollout,
+                max_prompt_tokens=prompt,
                 max_propose_tokens=propose,
                 max_solve_tokens=solve,
                 overlong_buffer=buffer,
@@ -188,10 +195,11 @@ def _batches(c: Config) -> Iterator[Config]:
         yield replace(c, rollout=replace(c.rollout, max_batch=rows))
 
 
-def _updates(c: Config, prompt: int) -> Iterator[Config]:
+def _updates(c: Config, planner: Planner) -> Iterator[Config]:
     """Smaller micro-batches, down to one row; then the same again with layers recomputed."""
-    answer = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
-    least, budget = up(prompt + answer, STEP), c.ppo.micro_batch_tokens
+    rows = zip(planner.prompts(c), calls(c), strict=True)
+    longest = max(prompt + answer for prompt, (_, answer) in rows)
+    least, budget = up(longest, STEP), c.ppo.micro_batch_tokens
     smaller = range((budget - 1) // STEP * STEP, least - 1, -STEP)
     for again in dict.fromkeys((c.ppo.grad_checkpoint, "true")):
         for tokens in (budget, *smaller):
