@@ -53,6 +53,7 @@ _PHI = {
     "ffn_down": "mlp.down_proj",
 }
 _GEMMA_27B_LAYERS = 62
+_FIX = "convert the Hugging Face folder instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _bias(file: GgufFile, wanted: bool) -> dict[str, Any]:
         kind = file.architecture
         raise ModelError(
             f"{file.path}: {kind} {'without' if wanted else 'with'} attention biases",
-            "convert the Hugging Face folder instead",
+            _FIX,
         )
     return {}
 
@@ -158,6 +159,12 @@ def _gemma3(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
     layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
     window = file.key("attention.sliding_window", 0)
     pattern = file.count("attention.sliding_window_pattern", 6) if window else 1
+    if pattern > layers:
+        raise ModelError(
+            f"{file.path}: mlx-lm has no gemma3 of {layers} layers of which every {pattern}th sees "
+            "everything",
+            _FIX,
+        )
     local = file.number("rope.freq_base_swa", 10000.0)
     wide = layers == _GEMMA_27B_LAYERS
     whole = [(i + 1) % pattern == 0 for i in range(layers)]
@@ -238,7 +245,7 @@ def architecture_of(file: GgufFile) -> Architecture:
     if kind not in ARCHITECTURES:
         raise ModelError(
             f"{file.path}: GGUF architecture {kind!r} is not one of {', '.join(ARCHITECTURES)}",
-            "convert the model's Hugging Face folder instead",
+            _FIX,
         )
     return ARCHITECTURES[kind]
 
@@ -248,8 +255,7 @@ def build_config(file: GgufFile) -> dict[str, Any]:
     the metadata might change the model in a way that is not known here."""
     known = architecture_of(file)
     heads, hidden = file.count("attention.head_count"), file.count("embedding_length")
-    rotated = None if known.partial_rotary else file.key("rope.dimension_count", 0)
-    width = file.count("attention.key_length", rotated or hidden // heads)
+    width = file.count("attention.key_length", hidden // heads)
     check_keys(file, known.keys, width)
     _check_shape(file, hidden)
     config = {

@@ -87,10 +87,11 @@ class Vocabulary:
         named = [self.ids[name] for name in ("eos", "eot", "eom") if name in self.ids]
         return turn_ends(self.tokens, named)
 
-    def config_entries(self) -> dict[str, int]:
-        """The entries of config.json."""
+    def config_entries(self) -> dict[str, int | None]:
+        """The entries of config.json; None for a token that the file does not have, since
+        transformers would take that of the architecture's first model."""
         names = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
-        return {entry: self.ids[name] for name, entry in names.items() if name in self.ids}
+        return {entry: self.ids.get(name) for name, entry in names.items()}
 
     def of_type(self, *kinds: int) -> list[str]:
         return [token for token, kind in zip(self.tokens, self.types, strict=True) if kind in kinds]
@@ -273,7 +274,8 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
 
 def _merges_by_score(vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[str, str]]:
     """All pairs of tokens that form a token, that of the highest score first, as SentencePiece
-    merges them."""
+    merges them. Of equal scores it takes the leftmost pair, and what begins with a space is most
+    often on the left."""
     scores = _list(vocabulary.file, "scores", float, int) or [0.0] * len(ids)
     if len(scores) < len(ids):
         raise ModelError(
@@ -283,7 +285,8 @@ def _merges_by_score(vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[
     whole = {_CONTROL, _UNKNOWN, _BYTE}  # never found in a text, or never merged
     order = [index for index, kind in enumerate(vocabulary.types) if kind not in whole]
     pairs: list[tuple[str, str]] = []
-    for index in sorted(order, key=lambda index: -scores[index]):
+    spaced = [token.startswith(_SPACE) for token in vocabulary.tokens]
+    for index in sorted(order, key=lambda index: (-scores[index], not spaced[index])):
         token = vocabulary.tokens[index]
         for at in range(1, len(token)):
             if token[:at] in ids and token[at:] in ids:

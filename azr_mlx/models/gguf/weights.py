@@ -246,9 +246,7 @@ def write_config(folder: Path, config: dict[str, Any], ends: list[int]) -> None:
     """Write config.json, and generation_config.json with all tokens that end a turn."""
     from mlx_lm.utils import save_config
 
-    save_config(
-        {key: value for key, value in config.items() if value is not None}, folder / "config.json"
-    )
+    save_config(config, folder / "config.json")
     generation = {name: config.get(name) for name in ("bos_token_id", "pad_token_id")}
     generation["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     kept = {key: value for key, value in generation.items() if value is not None}
