@@ -493,6 +493,50 @@ def test_quantising_a_gguf_file_reports_what_it_changed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "mlx"]
 
 
+def test_torch_trains_what_a_quantised_file_holds(tmp_path: Path) -> None:
+    """Torch cannot read MLX's packed weights, so that the file becomes a dense model."""
+    from azr_mlx.backends.select import resolve_model
+    from azr_mlx.backends.torch.model import load
+
+    model = make_model("llama", tie=True)
+    path = write_gguf(tmp_path / "m.gguf", model, "Q8_0")
+    found = resolve_model("torch", str(path), Quantization(), tmp_path / "cache")
+    loaded, _, ends = load(found.path, PLAIN, torch.device("cpu"))
+    assert distance(torch_logits(loaded), torch_logits(model)) < 0.2, "rounded to float16"
+    assert ends == {0, 2}
+
+
+def test_blocks_are_kept_if_that_is_asked_for(tmp_path: Path, llama_folder: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", make_model("llama", tie=True), "Q8_0")
+    dense = convert(str(path), tmp_path / "dense", dtype="float32")
+    assert (dense.quantization, dense.kept, dense.bits_per_weight) == (None, 0, 32)
+    kept = convert(str(path), tmp_path / "kept", keep_quantized=True)
+    assert kept.quantization is not None
+    assert (kept.quantization["bits"], kept.kept, kept.measured_tokens) == (8, 15, None)
+    both = convert(str(path), tmp_path / "both", quantize=True, q_bits=4, keep_quantized=True)
+    assert (both.kept, both.logp_change_mean) == (15, None)
+    with pytest.raises(ConvertError, match=r"--keep-quantized is for \.gguf files"):
+        convert(str(llama_folder), tmp_path / "no", keep_quantized=True)
+
+
+def test_what_was_not_measured_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from azr_mlx.cli import main
+
+    path = write_gguf(tmp_path / "m.gguf", make_model("llama", tie=True), "Q8_0")
+    assert main(["convert", "--hf-path", str(path), "--mlx-path", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert "dequantized: 15" in shown
+    assert "logp_change" not in shown
+    assert "measured_tokens" not in shown
+    options = ["--mlx-path", str(tmp_path / "b"), "-q", "--q-bits", "4", "--q-group-size", "32"]
+    assert main(["convert", "--hf-path", str(path), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "logp_change_mean: " in shown
+    assert "measured_tokens: " in shown
+
+
 def test_llama3_rotary_factors_are_recognised(tmp_path: Path) -> None:
     rope = {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
