@@ -313,6 +313,7 @@ def test_adapters_and_unknown_tokenizer_keys_are_refused(tmp_path: Path) -> None
         ({"block_count": 1 << 30}, "layer 2 of 1073741824 is missing"),
         ({"embedding_length": 1 << 20}, "embedding_length is not the width"),
         ({"attention__head_count": 0}, "attention.head_count is not one whole number above 0: 0"),
+        ({"attention__head_count": 5}, "256 rows, which are not those of 5 heads"),
         ({"attention__head_count": [4, 2]}, "attention.head_count is not one whole number"),
         ({"feed_forward_length": 1 << 29}, "do not form a model"),
         ({"attention__layer_norm_rms_epsilon": math.nan}, "is not a number: nan"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -229,13 +230,12 @@ def test_quantised_experts_are_kept(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "keys", "message"),
     [
-        ("gemma3", {}, "tensor blk.0.attn_q_norm.weight"),
+        ("gemma3", {}, "is not part of a gemma3"),
         ("phi3", {"rope.scaling.factor": 2.0}, "rotary scaling 'linear' of phi3"),
         ("qwen3moe", {**EXPERTS, "expert_gating_func": 2}, "qwen3moe.expert_gating_func"),
         ("qwen3moe", {**EXPERTS, "expert_weights_norm": False}, "expert_weights_norm"),
         (
             "gemma3",
-            mixture,
             {"attention.sliding_window": 8},
             "gemma3 of 4 layers of which every 6th",
         ),
@@ -248,5 +248,5 @@ def test_what_an_architecture_does_not_have(
     metadata = {f"{kind}.{name}": value for name, value in {**KEYS, **keys}.items()}
     tensors = ggml_tensors(mixture("qwen3_moe"), NAMES)
     t.write(tmp_path / "m.gguf", tensors, {**metadata, **VOCABULARY}, architecture=kind)
-    with pytest.raises(ModelError, match=message if "tensor" not in message else "tensor"):
+    with pytest.raises(ModelError, match=re.escape(message)):
         import_gguf(tmp_path / "m.gguf", tmp_path / "m", PLAIN)

@@ -1,8 +1,8 @@
 """Reading a GGUF file's header: its metadata, and where its tensors lie.
 
 The package ``gguf`` has a reader, too. This one is used instead since it says what is wrong with a
-file, checks every length before it allocates anything, and takes a twentieth of the time. The
-layout is described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+file, checks every length before it allocates anything, and is many times faster. The layout is
+described in https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations

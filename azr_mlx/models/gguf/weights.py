@@ -119,6 +119,12 @@ def _as_trained(
     stored = load(tensor, *how)
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(leaf)
     if known.rows and heads:
+        if tensor.shape[0] % (2 * config[heads]):
+            raise ModelError(
+                f"{tensor.path}: {name} has {tensor.shape[0]} rows, which are not those of "
+                f"{config[heads]} heads",
+                "fetch it again",
+            )
         return _unpermute(stored, config[heads])
     if leaf == "ffn_gate_inp_shexp":
         return replace(stored, weight=stored.weight.reshape(1, -1))
@@ -130,8 +136,6 @@ def _unpermute(stored: Stored, heads: int) -> Stored:
     import mlx.core as mx
 
     rows = stored.weight.shape[0]
-    if rows % (2 * heads):
-        raise ModelError(f"{rows} rows of queries or keys are not those of {heads} heads")
     order = mx.array(
         np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
     )
