@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from azr_mlx.models.gguf import import_gguf  # noqa: E402
 from azr_mlx.models.gguf.header import read_header  # noqa: E402
 from azr_mlx.models.gguf.reader import read  # noqa: E402
 from azr_mlx.models.gguf.rope import llama3_factors  # noqa: E402
+from azr_mlx.models.locate import resolve  # noqa: E402
 from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from tests.models import tiny_gguf as t  # noqa: E402
 
@@ -71,9 +73,10 @@ def refusal(path: Path) -> str:
 
 READ_ONLY = "Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS"
 WRITTEN = "F32 F16 BF16 F64 I8 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 TQ1_0 TQ2_0 MXFP4 NVFP4"
+KINDS = [kind for kind in f"{WRITTEN} {READ_ONLY}".split() if kind in t.Kind.__members__]
 
 
-@pytest.mark.parametrize("kind", [*WRITTEN.split(), *READ_ONLY.split()])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_type_gives_right_logits(tmp_path: Path, kind: str) -> None:
     """Also in the last tensor of a file, which was once left out without a word."""
     kinds = {"output.weight": kind, "blk.1.ffn_down.weight": kind, "blk.0.attn_q.weight": kind}
@@ -164,6 +167,15 @@ def test_any_part_of_a_split_file_names_the_model(tmp_path: Path, given: int) ->
     parts, made = write_parts(tmp_path)
     difference = converted_logits(parts[given]) - t.logits(made, IDS)
     assert np.abs(difference).max() < TOLERANCE
+
+
+def test_a_split_file_is_converted_again_if_any_part_has_changed(tmp_path: Path) -> None:
+    parts, _ = write_parts(tmp_path)
+    options: dict[str, Any] = {"quantization": PLAIN, "cache_dir": tmp_path / "cache"}
+    first = resolve(str(parts[0]), **options)
+    assert resolve(str(parts[0]), **options) == first
+    os.utime(parts[2], (1, 1))
+    assert resolve(str(parts[0]), **options).path != first.path
 
 
 def test_a_split_file_without_one_of_its_parts(tmp_path: Path) -> None:

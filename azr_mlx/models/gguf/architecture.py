@@ -7,7 +7,7 @@ means is in load_hparams of its src/llama-model.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from azr_mlx.errors import ModelError
@@ -15,6 +15,8 @@ from azr_mlx.models.gguf.keys import check_keys
 from azr_mlx.models.gguf.reader import GgufFile
 from azr_mlx.models.gguf.rope import rotary
 
+# Modules outside the layers, which all architectures have.
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _ATTENTION = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -76,13 +78,6 @@ class Architecture:
     rows: bool = False
     norms: float = 0.0
     partial_rotary: bool = False
-    top: Mapping[str, str] = field(
-        default_factory=lambda: {
-            "token_embd": "model.embed_tokens",
-            "output_norm": "model.norm",
-            "output": "lm_head",
-        }
-    )
 
 
 def _llama(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:

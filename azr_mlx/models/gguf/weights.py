@@ -15,7 +15,7 @@ import numpy as np
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import ModelError
-from azr_mlx.models.gguf.architecture import Architecture
+from azr_mlx.models.gguf.architecture import TOP, Architecture
 from azr_mlx.models.gguf.header import Tensor
 from azr_mlx.models.gguf.reader import BITS, PLAIN, GgufFile, Stored, load
 from azr_mlx.models.gguf.rope import FACTORS
@@ -96,7 +96,7 @@ def _named(file: GgufFile, known: Architecture) -> Iterator[tuple[str, Tensor, s
             continue
         match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
         layer, leaf, _ = match.groups() if match else (None, "", "")
-        module = known.layer.get(leaf) if layer is not None else known.top.get(leaf)
+        module = known.layer.get(leaf) if layer is not None else TOP.get(leaf)
         if module is None:
             raise ModelError(
                 f"{file.path}: tensor {name} is not part of a {file.architecture}",
