@@ -241,6 +241,12 @@ def convert(
     revision: Annotated[
         str | None, typer.Option("--revision", help="Hub revision (branch, tag or commit).")
     ] = None,
+    keep_quantized: Annotated[
+        bool,
+        typer.Option(
+            "--keep-quantized", help="Keep the Q4_0, Q4_1 and Q8_0 blocks of a .gguf file."
+        ),
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
@@ -257,6 +263,7 @@ def convert(
         q_mode=q_mode,
         dtype=dtype,
         revision=revision,
+        keep_quantized=keep_quantized,
     )
     _result(report.to_json(), as_json)
     if (report.logp_change_mean or 0.0) > LARGE_CHANGE:
@@ -664,8 +671,8 @@ def _result(row: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(row))
         return
     for key, value in row.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else "-" if value is None else value
-        typer.echo(f"{key}: {shown}")
+        if value is not None:
+            typer.echo(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
 
 
 def _report(message: str, arguments: Sequence[str]) -> None:

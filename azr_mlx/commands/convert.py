@@ -31,7 +31,8 @@ class ConvertError(ModelUsageError):
 class ConvertReport:
     """What was written, and what quantising changed.
 
-    ``logp_change_*`` are in nats per token of a fixed text; None if nothing was quantised. ``kept``
+    ``logp_change_*`` are in nats per token of a fixed text of ``measured_tokens``; all three are
+    None if nothing was quantised. ``kept``
     counts the matrices of a GGUF file whose blocks were kept bit for bit, ``dequantized`` those
     that had to be dequantised. ``quantization`` is mlx-lm's entry in config.json; None if the model
     has none.
@@ -49,7 +50,7 @@ class ConvertReport:
     dequantized: int
     logp_change_mean: float | None
     logp_change_max: float | None
-    measured_tokens: int
+    measured_tokens: int | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,8 +66,12 @@ def convert(
     q_mode: str = "affine",
     dtype: str | None = None,
     revision: str | None = None,
+    keep_quantized: bool = False,
 ) -> ConvertReport:
     """Convert a folder, hub repository, ``.gguf`` file or ``package:NAME/FILE`` into ``mlx_path``.
+
+    What is written is dense, unless ``quantize`` is set, or ``keep_quantized``, which keeps the
+    blocks of a GGUF file that MLX has, too.
 
     Raises ConvertError if ``mlx_path`` exists or the arguments conflict, ModelError if the
     model cannot be found or converted. The folder is complete or absent, even after Ctrl-C.
@@ -80,7 +85,7 @@ def convert(
         )
     source = locate(hf_path, revision)
     with whole_folder(target) as work:
-        kept, dequantized, quantized = _write(source, work, quantization, dtype)
+        kept, dequantized, quantized = _write(source, work, quantization, dtype, keep_quantized)
         changes = _measure(source, work, dtype) if quantized else None
         return _report(source, target, work, (kept, dequantized), changes)
 
@@ -102,10 +107,19 @@ def _quantization(quantize: bool, bits: int | None, group: int | None, mode: str
 
 
 def _write(
-    source: Source, work: Path, quantization: Quantization, dtype: str | None
+    source: Source,
+    work: Path,
+    quantization: Quantization,
+    dtype: str | None,
+    keep_quantized: bool,
 ) -> tuple[int, int, bool]:
     """(GGUF matrices kept, GGUF matrices dequantised, whether anything was quantised here)."""
     if source.path.is_dir():
+        if keep_quantized:
+            raise ConvertError(
+                f"--keep-quantized is for .gguf files, and {source.path} is a folder",
+                "leave it out",
+            )
         if quantization.bits and "quantization" in read_config(source.path):
             raise ConvertError(
                 f"{source.path} is already quantised", "convert the model that it was made from"
@@ -114,7 +128,7 @@ def _write(
         return 0, 0, quantization.bits > 0
     from azr_mlx.models.gguf import import_gguf
 
-    done = import_gguf(source.path, work, quantization, dtype)
+    done = import_gguf(source.path, work, quantization, dtype, keep_quantized)
     return done.kept, done.dequantized, done.quantized > 0
 
 
@@ -138,7 +152,7 @@ def _report(
         dequantized=counts[1],
         logp_change_mean=None if changes is None else float(changes.mean()),
         logp_change_max=None if changes is None else float(changes.max()),
-        measured_tokens=0 if changes is None else len(changes),
+        measured_tokens=None if changes is None else len(changes),
     )
 
 

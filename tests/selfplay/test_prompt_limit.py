@@ -1,5 +1,5 @@
-"""The prompt of a proposal is no longer than ``rollout.max_prompt_tokens``: the tasks that it refers
-to are dropped to fit."""
+"""The prompt of a proposal is no longer than ``rollout.max_prompt_tokens``: tasks that it refers to
+are dropped to fit."""
 
 from __future__ import annotations
 

@@ -1,125 +1,292 @@
-"""Making a config.json for mlx-lm and transformers from a GGUF file's metadata."""
+"""What is known of each architecture, and making a config.json for mlx-lm and transformers.
+
+The names are those of llama.cpp's gguf-py/gguf/constants.py and src/llama-arch.cpp; what each key
+means is in load_hparams of its src/llama-model.cpp.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from azr_mlx.errors import ModelError
+from azr_mlx.models.gguf.keys import check_keys
 from azr_mlx.models.gguf.reader import GgufFile
+from azr_mlx.models.gguf.rope import rotary
 
-# general.architecture -> the class in transformers
+# Modules outside the layers, which all architectures have.
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_ATTENTION = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+}
+_MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+_DENSE = {**_ATTENTION, **_MLP, "ffn_norm": "post_attention_layernorm"}
+_HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_EXPERTS = {
+    **{**_ATTENTION, "ffn_norm": "post_attention_layernorm"},
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
+    "ffn_up_exps": "mlp.switch_mlp.up_proj",
+    "ffn_down_exps": "mlp.switch_mlp.down_proj",
+}
+_SHARED_EXPERT = {
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+_GEMMA = {
+    **{**_ATTENTION, **_MLP, **_HEAD_NORMS},
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_PHI = {
+    "attn_norm": "input_layernorm",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_up": "mlp.gate_up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_GEMMA_27B_LAYERS = 62
+_FIX = "convert the Hugging Face folder instead"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How the files of one ``general.architecture`` become a model of Hugging Face.
+
+    ``layer`` names the modules of a layer; ``keys`` the metadata keys that are used beside the
+    usual ones; ``scalings`` the rotary scalings that mlx-lm and transformers both have for it;
+    ``rows`` says that the rows of queries and keys are in llama.cpp's order, and ``norms`` what
+    llama.cpp has added to the weights of norms. ``config`` makes the entries of config.json that
+    only this architecture has.
+    """
+
+    model_type: str
+    cls: str
+    layer: Mapping[str, str]
+    config: Callable[[GgufFile, dict[str, Any]], dict[str, Any]]
+    keys: tuple[str, ...] = ()
+    scalings: tuple[str, ...] = ()
+    rows: bool = False
+    norms: float = 0.0
+    partial_rotary: bool = False
+
+
+def _llama(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    return {"attention_bias": _biased(file), "mlp_bias": "blk.0.ffn_up.bias" in file.tensors}
+
+
+def _qwen2(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    heads, width, hidden = (
+        config[name] for name in ("num_attention_heads", "head_dim", "hidden_size")
+    )
+    if width * heads != hidden:
+        raise ModelError(
+            f"{file.path}: mlx-lm has no qwen2 with {heads} heads of width {width} in {hidden}"
+        )
+    return _bias(file, True)
+
+
+def _qwen3(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    return _bias(file, False)
+
+
+def _biased(file: GgufFile) -> bool:
+    return "blk.0.attn_q.bias" in file.tensors
+
+
+def _bias(file: GgufFile, wanted: bool) -> dict[str, Any]:
+    if _biased(file) != wanted:
+        kind = file.architecture
+        raise ModelError(
+            f"{file.path}: {kind} {'without' if wanted else 'with'} attention biases",
+            _FIX,
+        )
+    return {}
+
+
+def _experts(file: GgufFile) -> dict[str, Any]:
+    return {
+        "num_experts": file.count("expert_count"),
+        "num_experts_per_tok": file.count("expert_used_count"),
+        "moe_intermediate_size": file.count("expert_feed_forward_length"),
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def _qwen2moe(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    shared = file.count("expert_shared_feed_forward_length")
+    return {
+        **_qwen2(file, config),
+        **_experts(file),
+        "norm_topk_prob": False,
+        "shared_expert_intermediate_size": shared,
+    }
+
+
+def _qwen3moe(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    return {**_qwen3(file, config), **_experts(file), "norm_topk_prob": True}
+
+
+def _phi3(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp ignores Phi-3's sliding window, and so does mlx-lm."""
+    rotated = file.count("rope.dimension_count", config["head_dim"])
+    share = rotated / config["head_dim"]
+    return {
+        "partial_rotary_factor": share,
+        "rope_parameters": {**config["rope_parameters"], "partial_rotary_factor": share},
+        "sliding_window": None,
+        "original_max_position_embeddings": config["max_position_embeddings"],
+    }
+
+
+def _gemma3(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
+    """Every sixth layer sees everything, the others a window, with a rotary base of their own."""
+    layers, heads = config["num_hidden_layers"], config["num_attention_heads"]
+    window = file.key("attention.sliding_window", 0)
+    pattern = file.count("attention.sliding_window_pattern", 6) if window else 1
+    if pattern > layers:
+        raise ModelError(
+            f"{file.path}: mlx-lm has no gemma3 of {layers} layers of which every {pattern}th sees "
+            "everything",
+            _FIX,
+        )
+    local = file.number("rope.freq_base_swa", 10000.0)
+    wide = layers == _GEMMA_27B_LAYERS
+    whole = [(i + 1) % pattern == 0 for i in range(layers)]
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": config["hidden_size"] // heads if wide else config["head_dim"],
+        "sliding_window": file.count("attention.sliding_window") if window else 4096,
+        "sliding_window_pattern": pattern,
+        "layer_types": ["full_attention" if w else "sliding_attention" for w in whole],
+        "rope_local_base_freq": local,
+        "rope_parameters": {
+            "full_attention": config["rope_parameters"],
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        },
+    }
+
+
+_EXPERT_KEYS = ("expert_count", "expert_used_count", "expert_feed_forward_length")
+# general.architecture -> what it is
 ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+    "llama": Architecture(
+        "llama",
+        "LlamaForCausalLM",
+        _DENSE,
+        _llama,
+        scalings=("linear", "yarn", "llama3"),
+        rows=True,
+    ),
+    "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", _DENSE, _qwen2, scalings=("linear", "yarn")),
+    "qwen3": Architecture(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        {**_DENSE, **_HEAD_NORMS},
+        _qwen3,
+        scalings=("linear", "yarn"),
+    ),
+    "gemma3": Architecture(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        _GEMMA,
+        _gemma3,
+        keys=(
+            "attention.sliding_window",
+            "attention.sliding_window_pattern",
+            "rope.freq_base_swa",
+        ),
+        scalings=("linear",),
+        norms=1.0,
+    ),
+    "phi3": Architecture(
+        "phi3",
+        "Phi3ForCausalLM",
+        _PHI,
+        _phi3,
+        keys=("attention.sliding_window",),
+        partial_rotary=True,
+    ),
+    "qwen2moe": Architecture(
+        "qwen2_moe",
+        "Qwen2MoeForCausalLM",
+        {**_EXPERTS, **_SHARED_EXPERT},
+        _qwen2moe,
+        keys=(*_EXPERT_KEYS, "expert_shared_feed_forward_length"),
+    ),
+    "qwen3moe": Architecture(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        {**_EXPERTS, **_HEAD_NORMS},
+        _qwen3moe,
+        keys=_EXPERT_KEYS,
+    ),
 }
 
 
-def build_config(file: GgufFile) -> dict[str, Any]:
-    """The contents of config.json, from metadata and tensors. Raises ModelError."""
+def architecture_of(file: GgufFile) -> Architecture:
+    """Raises ModelError if the file's architecture is not supported."""
     kind = file.architecture
     if kind not in ARCHITECTURES:
         raise ModelError(
             f"{file.path}: GGUF architecture {kind!r} is not one of {', '.join(ARCHITECTURES)}",
-            "convert the model's Hugging Face folder instead",
+            _FIX,
         )
-    heads, hidden = int(file.key("attention.head_count")), int(file.key("embedding_length"))
-    width = int(
-        file.key(
-            "attention.key_length",
-            file.metadata.get(f"{kind}.rope.dimension_count", hidden // heads),
-        )
-    )
-    if kind == "qwen2" and width * heads != hidden:
-        raise ModelError(
-            f"{file.path}: mlx-lm has no qwen2 with {heads} heads of width {width} in {hidden}"
-        )
+    return ARCHITECTURES[kind]
+
+
+def build_config(file: GgufFile) -> dict[str, Any]:
+    """The contents of config.json, from metadata and tensors. Raises ModelError, also if a key of
+    the metadata might change the model in a way that is not known here."""
+    known = architecture_of(file)
+    heads, hidden = file.count("attention.head_count"), file.count("embedding_length")
+    width = file.count("attention.key_length", hidden // heads)
+    check_keys(file, known.keys, width)
+    _check_shape(file, hidden)
     config = {
-        "architectures": [ARCHITECTURES[kind]],
-        "model_type": kind,
+        "architectures": [known.cls],
+        "model_type": known.model_type,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "intermediate_size": int(file.key("feed_forward_length")),
-        "num_hidden_layers": int(file.key("block_count")),
+        "intermediate_size": file.count("feed_forward_length"),
+        "num_hidden_layers": file.count("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": int(file.key("attention.head_count_kv", heads)),
+        "num_key_value_heads": file.count("attention.head_count_kv", heads),
         "head_dim": width,
-        "max_position_embeddings": int(file.key("context_length")),
-        "rms_norm_eps": file.key("attention.layer_norm_rms_epsilon"),
-        "vocab_size": _rows(file, "token_embd.weight"),
+        "max_position_embeddings": file.count("context_length"),
+        "rms_norm_eps": file.number("attention.layer_norm_rms_epsilon"),
+        "vocab_size": int(file.tensors["token_embd.weight"].shape[0]),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
-        **_rope(file, width),
+        **rotary(file, width, known.scalings, known.partial_rotary),
     }
-    biased = "blk.0.attn_q.bias" in file.tensors
-    if kind == "llama":
-        config |= {"attention_bias": biased, "mlp_bias": "blk.0.ffn_up.bias" in file.tensors}
-    elif biased != (kind == "qwen2"):
-        raise ModelError(f"{file.path}: {kind} {'with' if biased else 'without'} attention biases")
-    return config
+    return {**config, **known.config(file, config)}
 
 
-def _rows(file: GgufFile, name: str) -> int:
-    if name not in file.tensors:
+def _check_shape(file: GgufFile, hidden: int) -> None:
+    """The layers and the width that the metadata claims must be those of the tensors: without
+    this, a damaged number would have millions of layers made."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
         raise ModelError(
-            f"{file.path}: the file has no {name} (one part of a split file?)",
-            "merge its parts first",
+            f"{file.path}: the file has no token_embd.weight (one part of a split file?)",
+            "give all its parts their original names",
         )
-    return int(file.tensors[name].weight.shape[0])
-
-
-def _rope(file: GgufFile, width: int) -> dict[str, Any]:
-    """The rotary base and its scaling, in the places where mlx-lm and transformers 5 read them."""
-    rotated = int(file.key("rope.dimension_count", width))
-    if rotated != width:
+    if len(embedding.shape) != 2 or embedding.shape[1] != hidden:
+        raise file.wrong("embedding_length", hidden, "is not the width of token_embd.weight")
+    layers = {name.split(".")[1] for name in file.tensors if name.startswith("blk.")}
+    count = file.count("block_count")
+    missing = next(i for i in range(len(layers) + 1) if str(i) not in layers)
+    if missing < count:
         raise ModelError(
-            f"{file.path}: rotary embedding of {rotated} of {width} dimensions is not supported"
+            f"{file.path}: layer {missing} of {count} is missing", "fetch the whole file again"
         )
-    theta = float(file.key("rope.freq_base", 10000.0))
-    scaling = _rope_scaling(file, theta, width)
-    rope = {
-        "rope_theta": theta,
-        "rope_parameters": {"rope_theta": theta, **(scaling or {"rope_type": "default"})},
-    }
-    return {**rope, "rope_scaling": scaling} if scaling else rope
-
-
-def _rope_scaling(file: GgufFile, theta: float, width: int) -> dict[str, Any] | None:
-    kind = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": float(file.key("rope.scaling.factor"))}
-    if kind != "none":
-        raise ModelError(
-            f"{file.path}: rotary scaling {kind!r} is not supported",
-            "convert the Hugging Face folder instead",
-        )
-    if "rope_freqs.weight" not in file.tensors:
-        return None
-    factors = np.asarray(file.tensors["rope_freqs.weight"].weight, dtype=np.float64)
-    scaling = {
-        "rope_type": "llama3",
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    if not np.allclose(factors, _llama3_factors(scaling, theta, width), rtol=1e-4):
-        raise ModelError(
-            f"{file.path}: its rotary factors are not Llama 3's",
-            "convert the Hugging Face folder instead",
-        )
-    return scaling
-
-
-def _llama3_factors(scaling: dict[str, Any], theta: float, width: int) -> np.ndarray:
-    """Llama 3.1's divisors of the rotary frequencies (transformers), float64 [width / 2]."""
-    length, factor = scaling["original_max_position_embeddings"], scaling["factor"]
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    turns = length / (2 * np.pi * theta ** (np.arange(0, width, 2) / width))
-    smooth = np.clip((turns - low) / (high - low), 0, 1)
-    factors: np.ndarray = 1 / ((1 - smooth) / factor + smooth)
-    return factors

@@ -1,26 +1,34 @@
-"""Reading a GGUF file: its metadata as Python values, its tensors as MLX arrays."""
+"""Reading a GGUF file: one file or all parts of a split one, and its tensors as MLX arrays."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from azr_mlx.errors import ModelError
-from azr_mlx.models.gguf.integrity import check_whole
+from azr_mlx.models.gguf.header import Header, Tensor, read_header
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
 GROUP = 32  # weights per block of Q4_0, Q4_1 and Q8_0
+PLAIN = ("F32", "F16", "BF16")  # types that need no dequantising
+BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}  # of types whose blocks MLX has, too
+_NUMPY = {"F32": "f4", "F16": "f2", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8"}
+_WEIGHTS_AT_ONCE = 1 << 22  # that are dequantised together, 16 MB in float32
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor. Quantised: [out, in] packed in uint32, with scales and biases [out, in / group].
-    Plain: ``bits`` is 0."""
+    """A tensor in memory. Quantised: [..., out, in] packed in uint32, with scales and biases
+    [..., out, in / group]. Plain: ``bits`` is 0."""
 
     weight: mx.array
     scales: mx.array | None = None
@@ -33,164 +41,218 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A file's metadata as Python values, and its tensors under ggml's names."""
+    """The metadata of a file as Python values, and where its tensors lie, under ggml's names."""
 
     path: Path
     metadata: dict[str, Any]
-    tensors: dict[str, Stored]
+    tensors: dict[str, Tensor]
 
     @property
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture", ""))
 
     def key(self, name: str, default: Any = None) -> Any:
-        """``<architecture>.<name>``; raises ModelError if it is missing and has no default."""
+        """``<architecture>.<name>``; raises ModelError if it is missing and has no default. A list
+        with one value for each layer, all of them equal, is that value."""
         value = self.metadata.get(f"{self.architecture}.{name}", default)
         if value is None:
             raise ModelError(
                 f"{self.path}: the metadata has no {self.architecture}.{name}", "fetch another file"
             )
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            return value[0]
         return value
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A key that is a whole number above 0. Raises ModelError."""
+        value = self.key(name, default)
+        if type(value) is not int or not 0 < value < 1 << 31:
+            raise self.wrong(name, value, "is not one whole number above 0")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A key that is a finite number. Raises ModelError."""
+        value = self.key(name, default)
+        if type(value) not in (int, float) or not np.isfinite(value):
+            raise self.wrong(name, value, "is not a number")
+        return float(value)
+
+    def wrong(self, name: str, value: Any, why: str) -> ModelError:
+        """The error that a key has a value that cannot be used."""
+        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+        return ModelError(
+            f"{self.path}: {self.architecture}.{name} {why}: {shown}",
+            "convert the Hugging Face folder instead",
+        )
+
+
+def parts_of(path: Path) -> list[Path]:
+    """All files of the model of which ``path`` is one, by their names (``-00001-of-00003.gguf``).
+    Raises ModelError if one is missing."""
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    names = [f"{match['stem']}-{i + 1:05d}-of-{count:05d}.gguf" for i in range(count)]
+    parts = [path.with_name(name) for name in names]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise ModelError(
+            f"{path} is one of {count} parts, and {missing[0]} is missing"
+            + (f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""),
+            f"put it into {path.parent}",
+        )
+    return parts
 
 
 def read(path: Path) -> GgufFile:
-    """Read a file: with MLX if it supports all types in it, otherwise with the package ``gguf``.
-    Raises ModelError."""
-    check_whole(path)
-    native = read_native(path)
-    return native if native is not None else read_with_package(path)
-
-
-def read_native(path: Path) -> GgufFile | None:
-    """Read a file with ``mx.load``, which is fast. None if it does not support a type, or might
-    have rounded one.
-
-    ``mx.load`` silently turns BF16 and some K-quants into float16, so a plain float16 tensor may
-    have been any of these.
-    """
-    import mlx.core as mx
-
-    try:
-        loaded: Any = mx.load(str(path), return_metadata=True)
-    except RuntimeError:
-        return None
-    arrays, metadata = loaded
-    plain = {
-        name: array for name, array in arrays.items() if not name.endswith((".scales", ".biases"))
-    }
-    tensors = {}
-    for name, array in plain.items():
-        scales = arrays.get(f"{name.removesuffix('.weight')}.scales")
-        if scales is None and array.dtype == mx.float16:
-            return None
-        if scales is None:
-            tensors[name] = Stored(array, kind="F32")
-            continue
-        biases = arrays[f"{name.removesuffix('.weight')}.biases"]
-        bits = array.shape[-1] // scales.shape[-1]  # 32 bits per word, 32 weights per group
-        tensors[name] = Stored(array, scales, biases, bits, kind=f"Q{bits}")
-    return GgufFile(path, {key: _plain_value(value) for key, value in metadata.items()}, tensors)
-
-
-def _plain_value(value: Any) -> Any:
-    """A value of ``mx.load`` as a Python value. A float32 becomes the shortest decimal number that
-    rounds to it."""
-    import mlx.core as mx
-
-    if not isinstance(value, mx.array):
-        return value
-    if value.ndim == 0 and mx.issubdtype(value.dtype, mx.floating):
-        return float(str(np.asarray(value, dtype=np.float32)))
-    return value.item() if value.ndim == 0 else value.tolist()
-
-
-def read_with_package(path: Path) -> GgufFile:
-    """Read a file with the package ``gguf``, which can dequantise every type of ggml. Raises
-    ModelError."""
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
+    """Read the header of a file, or of all parts of a split one. Raises ModelError."""
+    header = read_header(path)
+    count = header.metadata.get("split.count", 1)
+    if type(count) is not int or count < 2:
+        return GgufFile(path, header.metadata, _readable(header))
+    parts = parts_of(path)
+    if len(parts) != count:
         raise ModelError(
-            f"{path} holds types that MLX alone cannot read", "pip install gguf"
-        ) from error
-    try:
-        reader = GGUFReader(path)
-        metadata = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = {tensor.name: _stored(tensor) for tensor in reader.tensors}
-    except (ValueError, NotImplementedError, IndexError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as GGUF: {error}", "fetch it again") from error
-    shortest = {
-        key: float(str(np.float32(value))) if isinstance(value, float) else value
-        for key, value in metadata.items()
-    }
-    return GgufFile(path, shortest, tensors)
+            f"{path} is one of {count} parts, but its name does not end in "
+            f"-00001-of-{count:05d}.gguf",
+            "give all parts their original names",
+        )
+    headers = [read_header(part) for part in parts]
+    tensors: dict[str, Tensor] = {}
+    for number, part in enumerate(headers):
+        if part.metadata.get("split.no") != number or tensors.keys() & part.tensors.keys():
+            raise ModelError(
+                f"{part.path} is not part {number + 1} of {parts[0].name}", "fetch it again"
+            )
+        tensors |= _readable(part)
+    wanted = headers[0].metadata.get("split.tensors.count", len(tensors))
+    if len(tensors) != wanted:
+        raise ModelError(
+            f"{path}: its parts hold {len(tensors)} of {wanted} tensors", "fetch them again"
+        )
+    return GgufFile(path, headers[0].metadata, tensors)
 
 
-def _stored(tensor: Any) -> Stored:
-    import mlx.core as mx
+def _readable(header: Header) -> dict[str, Tensor]:
+    """The tensors of a file. Raises ModelError if one has a type that cannot be dequantised."""
+    kinds: dict[tuple[str, bool], str] = {}
+    for name, tensor in header.tensors.items():
+        kinds.setdefault((tensor.kind, tensor.big_endian), name)
+    for (kind, big_endian), name in kinds.items():
+        if big_endian and kind not in _NUMPY:
+            raise ModelError(
+                f"{header.path} is a big-endian file, whose type {kind} (tensor {name!r}) cannot "
+                "be read",
+                "fetch the little-endian file",
+            )
+        if not _can_dequantize(kind):
+            raise ModelError(
+                f"{header.path}: tensor {name!r} has type {kind}, which the package gguf cannot "
+                "dequantise",
+                "fetch a Q4_0, Q8_0 or K-quant file of the model",
+            )
+    return header.tensors
+
+
+def _can_dequantize(kind: str) -> bool:
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
-    kind = tensor.tensor_type.name
-    if kind in _UNPACK:
-        return _UNPACK[kind](np.asarray(tensor.data), kind)
-    if kind in ("F32", "F16"):
-        return Stored(mx.array(np.asarray(tensor.data)), kind=kind)
-    weight = mx.array(dequantize(tensor.data, tensor.tensor_type))
-    return Stored(weight.astype(mx.bfloat16) if kind == "BF16" else weight, kind=kind)
+    if kind in _NUMPY:
+        return True
+    which = GGMLQuantizationType[kind]
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[which][1]), np.uint8), which)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def load(tensor: Tensor, dtype: str = "float32", keep_blocks: bool = False) -> Stored:
+    """A tensor's values as ``dtype``, dequantised a few rows at a time, so that there is never a
+    whole matrix in float32. With ``keep_blocks``, blocks that MLX supports stay as they are."""
+    import mlx.core as mx
+
+    raw = np.memmap(tensor.path, np.uint8, "r", tensor.start, (tensor.size,))
+    if keep_blocks:
+        return _UNPACK[tensor.kind](raw.reshape(*tensor.shape[:-1], -1), tensor.kind)
+    rows = raw.reshape(prod(tensor.shape[:-1]), -1)
+    step = max(1, _WEIGHTS_AT_ONCE // tensor.shape[-1])
+    pieces = []
+    for start in range(0, len(rows), step):
+        values = mx.array(_floats(rows[start : start + step], tensor))
+        pieces.append(values.astype(getattr(mx, dtype)))
+        mx.eval(pieces[-1])
+    return Stored(mx.concatenate(pieces).reshape(tensor.shape), kind=tensor.kind)
+
+
+def _floats(rows: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Rows of bytes as float16 or float32, [rows, in]."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    if tensor.kind not in _NUMPY:
+        return dequantize(rows, GGMLQuantizationType[tensor.kind])
+    order = ">" if tensor.big_endian else "<"
+    values = rows.view(order + _NUMPY[tensor.kind])
+    return values.astype(np.float16 if tensor.kind == "F16" else np.float32)
 
 
 def _blocks(data: np.ndarray, size: int) -> np.ndarray:
-    """The bytes of each block, uint8 [out, blocks, size]."""
-    return np.ascontiguousarray(data).reshape(data.shape[0], -1, size)
+    """The bytes of each block, uint8 [..., blocks, size]."""
+    return np.ascontiguousarray(data).reshape(*data.shape[:-1], -1, size)
 
 
 def _half(blocks: np.ndarray, start: int) -> np.ndarray:
-    """The number that begins at byte ``start`` of each block, float16 [out, blocks]."""
+    """The number that begins at byte ``start`` of each block, float16 [..., blocks]."""
     half: np.ndarray = np.ascontiguousarray(blocks[..., start : start + 2]).view(np.float16)[..., 0]
     return half
 
 
+def _words(bytes_: np.ndarray) -> np.ndarray:
+    """The bytes of all blocks of a row as uint32, [..., words]."""
+    words: np.ndarray = np.ascontiguousarray(bytes_).view(np.uint32)
+    return words.reshape(*words.shape[:-2], -1)
+
+
 def _nibbles(blocks: np.ndarray) -> np.ndarray:
-    """4-bit weights in MLX's order, uint32 [out, in / 8]. In a block of ggml, byte i of 16 holds
+    """4-bit weights in MLX's order, uint32 [..., in / 8]. In a block of ggml, byte i of 16 holds
     the weights i and i + 16."""
     weights = np.concatenate([blocks & 15, blocks >> 4], axis=-1)
-    packed = weights[..., 0::2] | weights[..., 1::2] << 4
-    words: np.ndarray = np.ascontiguousarray(packed).view(np.uint32).reshape(packed.shape[0], -1)
-    return words
+    return _words(weights[..., 0::2] | weights[..., 1::2] << 4)
 
 
 def _q4_0(data: np.ndarray, kind: str) -> Stored:
     """Q4_0: a weight is d (q - 8)."""
-    import mlx.core as mx
-
     blocks = _blocks(data, 18)
     scales = _half(blocks, 0)
-    offsets = scales * np.float16(-8)
-    return Stored(
-        mx.array(_nibbles(blocks[..., 2:])), mx.array(scales), mx.array(offsets), 4, kind=kind
-    )
+    return _packed(_nibbles(blocks[..., 2:]), scales, scales * np.float16(-8), 4, kind)
 
 
 def _q4_1(data: np.ndarray, kind: str) -> Stored:
     """Q4_1: a weight is d q + m."""
-    import mlx.core as mx
-
     blocks = _blocks(data, 20)
-    weight = mx.array(_nibbles(blocks[..., 4:]))
-    return Stored(weight, mx.array(_half(blocks, 0)), mx.array(_half(blocks, 2)), 4, kind=kind)
+    return _packed(_nibbles(blocks[..., 4:]), _half(blocks, 0), _half(blocks, 2), 4, kind)
 
 
 def _q8_0(data: np.ndarray, kind: str) -> Stored:
     """Q8_0: a weight is d q with q signed, which is d (q + 128) - 128 d."""
-    import mlx.core as mx
-
     blocks = _blocks(data, 34)
     scales = _half(blocks, 0)
-    bytes_ = np.ascontiguousarray(blocks[..., 2:] ^ 0x80)
-    words = bytes_.view(np.uint32).reshape(bytes_.shape[0], -1)
-    return Stored(
-        mx.array(words), mx.array(scales), mx.array(scales * np.float16(-128)), 8, kind=kind
-    )
+    return _packed(_words(blocks[..., 2:] ^ 0x80), scales, scales * np.float16(-128), 8, kind)
 
 
-_UNPACK = {"Q4_0": _q4_0, "Q4_1": _q4_1, "Q8_0": _q8_0}
+def _packed(
+    words: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits: int, kind: str
+) -> Stored:
+    import mlx.core as mx
+
+    return Stored(mx.array(words), mx.array(scales), mx.array(biases), bits, kind=kind)
+
+
+_UNPACK: dict[str, Callable[[np.ndarray, str], Stored]] = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q8_0": _q8_0,
+}

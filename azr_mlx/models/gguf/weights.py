@@ -1,12 +1,13 @@
-"""Renaming a GGUF file's tensors, quantising them again if needed, and writing the MLX files."""
+"""A GGUF file's tensors under Hugging Face's names, quantised again if needed, and writing the MLX
+files."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +15,120 @@ import numpy as np
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import ModelError
-from azr_mlx.models.gguf.reader import GgufFile, Stored
+from azr_mlx.models.gguf.architecture import TOP, Architecture
+from azr_mlx.models.gguf.header import Tensor
+from azr_mlx.models.gguf.reader import BITS, PLAIN, GgufFile, Stored, load
+from azr_mlx.models.gguf.rope import FACTORS
 
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+_ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")  # as in mlx-lm never quantised to few bits
+_EXPERT = re.compile(r"(.*\.mlp)\.switch_mlp\.(\w+)\.weight")
 
 
-def renamed(file: GgufFile, config: dict[str, Any]) -> Iterator[tuple[str, Stored]]:
-    """(Hugging Face's name, tensor) of each tensor. llama's rotary rows are put back in order."""
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for name, stored in file.tensors.items():
-        if name == "rope_freqs.weight":
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is done with each matrix: kept if it has blocks, quantised, or made dense."""
+
+    quantization: Quantization
+    dtype: str
+    keep_blocks: bool
+    lower: bool
+
+    @classmethod
+    def of(
+        cls, file: GgufFile, quantization: Quantization, dtype: str | None, keep_blocks: bool
+    ) -> Plan:
+        """Blocks are kept if that is asked for, or if the weights are quantised anyway, and most
+        of the file has no more bits than are asked for."""
+        lower = not keep_blocks and 0 < quantization.bits < _usual_bits(file)
+        return cls(
+            quantization,
+            dtype or natural_dtype(file),
+            keep_blocks or quantization.bits > 0,
+            lower,
+        )
+
+    def keeps(self, tensor: Tensor) -> bool:
+        bits = BITS.get(tensor.kind, 0)
+        fewer = self.lower and bits > self.quantization.bits
+        fits = tensor.shape[-1] % self.quantization.group_size == 0
+        return bits > 0 and self.keep_blocks and not (fewer and fits)
+
+
+@dataclass(slots=True)
+class Converted:
+    """Tensors to write under Hugging Face's names, and how many matrices kept their blocks, were
+    dequantised and were quantised."""
+
+    tensors: dict[str, Stored] = field(default_factory=dict)
+    kept: int = 0
+    dequantized: int = 0
+    quantized: int = 0
+
+
+def convert_tensors(
+    file: GgufFile,
+    known: Architecture,
+    config: Mapping[str, Any],
+    plan: Plan,
+) -> Converted:
+    """Read and convert all tensors, one after the other. Raises ModelError."""
+    done = Converted()
+    for name, tensor, module in list(_named(file, known)):
+        matrix = len(tensor.shape) >= 2
+        keep = matrix and plan.keeps(tensor)
+        stored = _as_trained(tensor, name, known, config, (plan.dtype, keep))
+        out = _cast(stored, plan.dtype, file.path, name) if keep else stored
+        if matrix and not keep and not module.endswith(_ROUTERS):
+            out = _quantized(stored, plan)
+        done.tensors[f"{module}.{name.rpartition('.')[2]}"] = out
+        done.kept += keep
+        done.quantized += matrix and not keep and out.bits > 0
+        done.dequantized += matrix and not keep and tensor.kind not in PLAIN
+    done.tensors = dict(_experts_by_number(done.tensors))
+    return done
+
+
+def _named(file: GgufFile, known: Architecture) -> Iterator[tuple[str, Tensor, str]]:
+    """(ggml's name, tensor, name of the module) of each tensor. Raises ModelError for a tensor
+    that the architecture does not have."""
+    for name, tensor in file.tensors.items():
+        if name == FACTORS and "llama3" in known.scalings:
             continue
         match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-        layer, leaf, part = match.groups() if match else (None, "", "")
-        module = _LAYER.get(leaf) if layer is not None else _TOP.get(leaf)
+        layer, leaf, _ = match.groups() if match else (None, "", "")
+        module = known.layer.get(leaf) if layer is not None else TOP.get(leaf)
         if module is None:
             raise ModelError(
-                f"{file.path}: tensor {name} is not part of a dense {file.architecture}",
+                f"{file.path}: tensor {name} is not part of a {file.architecture}",
                 "convert the Hugging Face folder instead",
             )
-        if file.architecture == "llama" and leaf in heads:
-            stored = _unpermute(stored, heads[leaf])
-        yield (
-            f"model.layers.{layer}.{module}.{part}" if layer is not None else f"{module}.{part}",
-            stored,
-        )
+        yield name, tensor, module if layer is None else f"model.layers.{layer}.{module}"
+
+
+def _as_trained(
+    tensor: Tensor, name: str, known: Architecture, config: Mapping[str, Any], how: tuple[str, bool]
+) -> Stored:
+    """The tensor as Hugging Face has it: what llama.cpp's conversion does to some is undone.
+    ``how`` is what ``load`` takes."""
+    import mlx.core as mx
+
+    leaf = name.split(".")[-2]
+    if known.norms and leaf.endswith("norm"):
+        weight = load(tensor).weight - known.norms  # in float32, in which the difference is exact
+        return Stored(weight.astype(getattr(mx, how[0])), kind=tensor.kind)
+    stored = load(tensor, *how)
+    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(leaf)
+    if known.rows and heads:
+        if tensor.shape[0] % (2 * config[heads]):
+            raise ModelError(
+                f"{tensor.path}: {name} has {tensor.shape[0]} rows, which are not those of "
+                f"{config[heads]} heads",
+                "fetch it again",
+            )
+        return _unpermute(stored, config[heads])
+    if leaf == "ffn_gate_inp_shexp":
+        return replace(stored, weight=stored.weight.reshape(1, -1))
+    return stored
 
 
 def _unpermute(stored: Stored, heads: int) -> Stored:
@@ -68,93 +145,63 @@ def _unpermute(stored: Stored, heads: int) -> Stored:
     return replace(stored, weight=stored.weight[order], scales=scales, biases=biases)
 
 
-def check_complete(tensors: dict[str, Stored], config: dict[str, Any], path: Path) -> None:
-    """Raise ModelError if a layer is missing, as it is in one part of a split file."""
-    wanted = {
-        f"model.layers.{i}.self_attn.q_proj.weight" for i in range(config["num_hidden_layers"])
-    }
-    missing = sorted((wanted | {"model.norm.weight"}) - set(tensors))
-    if missing:
-        raise ModelError(
-            f"{path}: {missing[0]} is missing (one part of a split file?)", "merge its parts first"
-        )
+def _experts_by_number(tensors: dict[str, Stored]) -> Iterator[tuple[str, Stored]]:
+    """Experts that are not quantised under one name each, as in Hugging Face's files, so that
+    transformers reads them, too. mlx-lm wants the quantised ones stacked."""
+    stacked = any(_EXPERT.fullmatch(name) and stored.bits for name, stored in tensors.items())
+    for name, stored in tensors.items():
+        match = _EXPERT.fullmatch(name)
+        if stacked or match is None:
+            yield name, stored
+            continue
+        for i in range(stored.weight.shape[0]):
+            expert = f"{match[1]}.experts.{i}.{match[2]}.weight"
+            yield expert, replace(stored, weight=stored.weight[i])
 
 
-def natural_dtype(tensors: dict[str, Stored]) -> str:
-    kinds = {stored.kind for stored in tensors.values()}
-    if kinds <= {"F32"}:
+def natural_dtype(file: GgufFile) -> str:
+    """float16, the type of GGUF's scales, unless the file holds nothing but float32 or bfloat16."""
+    kinds = {tensor.kind for tensor in file.tensors.values()}
+    if kinds <= {"F32", "F64"}:
         return "float32"
     return "bfloat16" if kinds <= {"F32", "BF16"} else "float16"
 
 
-def requantize(
-    tensors: dict[str, Stored], quantization: Quantization, dtype: str
-) -> tuple[dict[str, Stored], int, int, int]:
-    """(tensors to write, with floats in ``dtype``; numbers of matrices kept, dequantised and
-    quantised)."""
-    matrices = {name: stored for name, stored in tensors.items() if stored.weight.ndim == 2}
-    lower = 0 < quantization.bits < _usual_bits(matrices)
-    done, counts = {}, Counter[str]()
-    for name, stored in tensors.items():
-        keep = stored.bits > 0 and not (lower and _worth(stored, quantization))
-        out = (
-            _cast(stored, dtype)
-            if keep or stored.weight.ndim != 2
-            else _quantized(stored, quantization, dtype)
-        )
-        done[name] = out
-        if name in matrices:
-            counts["kept"] += keep
-            counts["quantized"] += not keep and out.bits > 0
-            counts["dequantized"] += not keep and stored.kind not in ("F32", "F16", "BF16")
-    return done, counts["kept"], counts["dequantized"], counts["quantized"]
-
-
-def _worth(stored: Stored, quantization: Quantization) -> bool:
-    """Whether packed weights have more bits than asked for, and fit into the groups asked for."""
-    columns = stored.weight.shape[-1] * 32 // stored.bits
-    return stored.bits > quantization.bits and columns % quantization.group_size == 0
-
-
-def _usual_bits(matrices: dict[str, Stored]) -> int:
+def _usual_bits(file: GgufFile) -> int:
     """The bits of the blocks that hold most of the weights; 0 if MLX does not support those."""
     sizes: Counter[int] = Counter()
-    for stored in matrices.values():
-        sizes[stored.bits] += (
-            stored.weight.size * 32 // stored.bits if stored.bits else stored.weight.size
-        )
-    return sizes.most_common(1)[0][0]
+    for tensor in file.tensors.values():
+        if len(tensor.shape) >= 2:
+            sizes[BITS.get(tensor.kind, 0)] += int(np.prod(tensor.shape))
+    return sizes.most_common(1)[0][0] if sizes else 0
 
 
-def _cast(stored: Stored, dtype: str) -> Stored:
+def _cast(stored: Stored, dtype: str, path: Path, name: str) -> Stored:
+    """Blocks that are kept, with scales and offsets in ``dtype``."""
     import mlx.core as mx
 
-    to = getattr(mx, dtype)
-    if not stored.bits or stored.scales is None or stored.biases is None:
-        return Stored(stored.weight.astype(to), kind=stored.kind)
+    if stored.scales is None or stored.biases is None:
+        return stored
     if not bool(mx.isfinite(stored.biases).all()):
         raise ModelError(
-            f"a {stored.kind} tensor has scales too large for float16", "fetch another file"
+            f"{path}: tensor {name} ({stored.kind}) has scales too large for float16",
+            "fetch another file, or convert without --keep-quantized and --quantize",
         )
+    to = getattr(mx, dtype)
     return replace(stored, scales=stored.scales.astype(to), biases=stored.biases.astype(to))
 
 
-def _quantized(stored: Stored, quantization: Quantization, dtype: str) -> Stored:
+def _quantized(stored: Stored, plan: Plan) -> Stored:
     """A matrix, quantised as asked for. As in mlx-lm it stays plain if it does not fit into the
     groups."""
     import mlx.core as mx
 
-    weight = stored.weight
-    if stored.bits and stored.scales is not None and stored.biases is not None:
-        scales, biases = stored.scales.astype(mx.float32), stored.biases.astype(mx.float32)
-        weight = mx.dequantize(weight, scales, biases, stored.group, stored.bits)
-    weight = weight.astype(getattr(mx, dtype))
-    bits, group, mode = quantization.bits, quantization.group_size, quantization.mode
-    if not bits or weight.shape[-1] % group:
-        return Stored(weight, kind=stored.kind)
-    packed, scales, *biases_ = mx.quantize(weight, group_size=group, bits=bits, mode=mode)
-    mx.eval(packed, scales, *biases_)
-    return Stored(packed, scales, biases_[0] if biases_ else None, bits, group, mode, stored.kind)
+    bits, group, mode = plan.quantization.bits, plan.quantization.group_size, plan.quantization.mode
+    if not bits or stored.weight.shape[-1] % group:
+        return stored
+    packed, scales, *biases = mx.quantize(stored.weight, group_size=group, bits=bits, mode=mode)
+    mx.eval(packed, scales, *biases)
+    return Stored(packed, scales, biases[0] if biases else None, bits, group, mode, stored.kind)
 
 
 def quantization_entries(tensors: dict[str, Stored]) -> dict[str, Any]:
@@ -199,17 +246,13 @@ def write_weights(folder: Path, tensors: dict[str, Stored]) -> None:
     (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
-def write_config(folder: Path, config: dict[str, Any], file: GgufFile) -> None:
+def write_config(folder: Path, config: dict[str, Any], ends: list[int]) -> None:
     """Write config.json, and generation_config.json with all tokens that end a turn."""
     from mlx_lm.utils import save_config
 
-    save_config(
-        {key: value for key, value in config.items() if value is not None}, folder / "config.json"
-    )
-    ends = (config["eos_token_id"], file.metadata.get("tokenizer.ggml.eot_token_id"))
-    ids = list(dict.fromkeys(int(end) for end in ends if end is not None))
-    generation = {"bos_token_id": config["bos_token_id"], "pad_token_id": config["pad_token_id"]}
-    generation["eos_token_id"] = ids[0] if len(ids) == 1 else ids or None
+    save_config(config, folder / "config.json")
+    generation = {name: config.get(name) for name in ("bos_token_id", "pad_token_id")}
+    generation["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None
     kept = {key: value for key, value in generation.items() if value is not None}
     (folder / "generation_config.json").write_text(json.dumps(kept, indent=2), encoding="utf-8")
 
@@ -221,7 +264,8 @@ def check_loads(folder: Path, path: Path) -> None:
 
     try:
         load_model(folder, lazy=True, strict=True)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        why = next((line.strip() for line in str(e).splitlines() if line.strip()), repr(e))
         raise ModelError(
-            f"{path}: its tensors do not form a model: {str(error).splitlines()[0]}"
-        ) from error
+            f"{path}: its tensors do not form a model: {why[:200]}", "fetch it again"
+        ) from e
