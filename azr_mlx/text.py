@@ -25,6 +25,16 @@ def plain(value: Any) -> str:
     return "".join(c if _is_visible(c) else _named(c) for c in text.replace("\r\n", "\n"))
 
 
+def one_line(value: Any) -> str:
+    """The text in a single line, with invisible characters made visible."""
+    return " ".join(filter(None, map(str.strip, plain(value).split("\n"))))
+
+
+def is_text(value: str) -> bool:
+    """Whether the text has no lone surrogates, which stand for bytes that are not text."""
+    return not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def escape(value: Any) -> str:
     """Text made safe for the content, or a quoted attribute, of HTML."""
     return html.escape(plain(value))

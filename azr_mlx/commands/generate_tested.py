@@ -18,6 +18,7 @@ from azr_mlx.commands.generate import Generation
 from azr_mlx.errors import UsageError, first_line
 from azr_mlx.evaluation.benchmarks import SPECS, extract_code
 from azr_mlx.evaluation.strategies import AUTO, STRATEGIES, ask
+from azr_mlx.files import Unreadable, read_text
 from azr_mlx.sandbox import Job, Limits, Sandbox
 from azr_mlx.types import Status
 
@@ -91,9 +92,9 @@ def read_tests(path: Path) -> Assertions:
         pass.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         tree = ast.parse(text)
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, Unreadable) as e:
         raise UsageError(f"--tests {path}: cannot be read: {first_line(e)}") from e
     except (SyntaxError, ValueError) as e:
         raise UsageError(f"--tests {path}: not Python ({e}); write assertions in it") from e

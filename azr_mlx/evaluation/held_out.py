@@ -8,7 +8,6 @@ tasks keeps them from its buffer. Two distributions: ``in_range`` (difficulties 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import statistics
-from azr_mlx.files import write_json
+from azr_mlx.files import read_json, write_json
 from azr_mlx.run_folder import HELD_OUT_FILE
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.solver import TaskSolver
@@ -218,7 +217,7 @@ class Record:
         path = run_dir / HELD_OUT_FILE
         if not path.is_file():
             return None
-        row = json.loads(path.read_text("utf-8"))
+        row = read_json(path)
         tasks = {name: [Task.from_json(t) for t in group] for name, group in row["tasks"].items()}
         return cls(row["settings"], tasks, row["before"], row["after"])
 

@@ -22,7 +22,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Grade, read_jsonl
 from azr_mlx.evaluation.protocol import NAMES, Protocol, different
 from azr_mlx.evaluation.result import Sample
-from azr_mlx.files import write_json
+from azr_mlx.files import read_json, write_json
 from azr_mlx.types import Status
 
 PROTOCOL, SAMPLES, TRIES, RESULT = "protocol.json", "samples.jsonl", "tries.jsonl", "result.json"
@@ -115,7 +115,7 @@ def _claim(folder: Path, protocol: Protocol) -> None:
         write_json(path, own, indent=1)
         return
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = read_json(path)
         differ = different(theirs, own, NAMES)
     except (ValueError, AttributeError) as e:
         raise UsageError(f"{path}: is damaged ({e}); choose another --out") from e

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from azr_mlx.errors import UsageError
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.folder import loading
+from azr_mlx.models.folder import loading, tensor_names
 from azr_mlx.run_folder import ADAPTER_WEIGHTS
 
 
@@ -69,7 +69,6 @@ def attach(model: Any, path: Path) -> None:
 
     Raises UsageError if the adapters in the folder ``path`` do not fit.
     """
-    import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
@@ -80,7 +79,7 @@ def attach(model: Any, path: Path) -> None:
             linear_to_lora_layers(
                 model, config.num_layers, config.parameters, use_dora=kind == "dora"
             )
-        new: Any = mx.load(str(path / ADAPTER_WEIGHTS))
+        new = read_arrays(path / ADAPTER_WEIGHTS)
         leaves: Any = tree_flatten(model.parameters())
         own = dict(leaves) if kind == "full" else adapter_weights(model)
         wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]
@@ -95,6 +94,16 @@ def attach(model: Any, path: Path) -> None:
             f"--adapter-path: {path}: does not fit the model: {why}; "
             "give adapters that were trained on this model"
         ) from error
+
+
+def read_arrays(file: Path) -> dict[str, Any]:
+    """The arrays in a safetensors file. MLX reads what the header says, even past the end of the
+    file, so the header is checked first. Raises ModelError if the file is damaged."""
+    import mlx.core as mx
+
+    tensor_names(file)
+    arrays: Any = mx.load(str(file), format="safetensors")
+    return dict(arrays)
 
 
 def adapter_weights(model: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import yaml
 from azr_mlx.config import Config
 from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import UsageError
+from azr_mlx.files import read_text
 from azr_mlx.types import Prompt, Role, Task, TaskKind
 
 STYLES = ("completion", "chat")
@@ -231,7 +232,7 @@ def load_form(name_or_path: str | Path) -> PromptForm:
             f"there are {known}, or give the path of a .yaml file"
         )
     try:
-        row = yaml.safe_load(path.read_text(encoding="utf-8"))
+        row = yaml.safe_load(read_text(path))
         return _form(row)
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         line = " ".join(str(error).split())

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from azr_mlx.errors import AzrError
-from azr_mlx.files import fsync, point
+from azr_mlx.errors import AzrError, first_line
+from azr_mlx.files import fsync, point, read_json
 from azr_mlx.run_folder import (
     BEST,
     BUFFER_FILE,
@@ -91,8 +91,16 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     problem = damage(path)
     if problem:
         raise CheckpointError(f"checkpoint {path}: {problem}; {previous_good(path)}")
-    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    return state, list(read_buffer(path))
+    try:
+        return read_json(path / STATE_FILE), list(read_buffer(path))
+    except (OSError, ValueError) as error:
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, error: BaseException) -> CheckpointError:
+    """The error for a checkpoint whose files do not hold what they should."""
+    why = first_line(error) if isinstance(error, OSError | ValueError) else repr(error)
+    return CheckpointError(f"checkpoint {path}: is damaged ({why}); {previous_good(path)}")
 
 
 def set_aside(run_dir: Path, resumed: Path) -> None:
