@@ -13,12 +13,13 @@ runs/NAME/
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError, first_line
+from azr_mlx.errors import WRONG_VALUES, UsageError, first_line
 from azr_mlx.files import Unreadable, read_json, read_rows, write_json
 
 CONFIG_FILE, RUN_FILE, METRICS_FILE = "config.yaml", "run.json", "metrics.jsonl"
@@ -110,12 +111,15 @@ def read_buffer(checkpoint: Path) -> Iterator[Any]:
 def damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint, in a few words; "" if nothing is wrong."""
     try:
-        hashes = read_json(checkpoint / STATE_FILE)["sha256"]
+        state = read_json(checkpoint / STATE_FILE)
+        hashes = dict(state["sha256"])
+        own = hashes.pop(STATE_FILE, None)  # checkpoints of version 0.1 do not have it
+        whole = own in (None, seal({**state, "sha256": hashes})) and BUFFER_FILE in hashes
     except FileNotFoundError:
         return f"{STATE_FILE} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{STATE_FILE} is damaged"
-    if not isinstance(hashes, dict) or BUFFER_FILE not in hashes:
+    except (OSError, *WRONG_VALUES):
+        whole = False
+    if not whole:
         return f"{STATE_FILE} is damaged"
     for name, digest in hashes.items():
         if not (checkpoint / name).is_file():
@@ -123,6 +127,11 @@ def damage(checkpoint: Path) -> str:
         if sha256(checkpoint / name) != digest:
             return f"{name} is damaged (its sha256 is not the one recorded)"
     return ""
+
+
+def seal(state: Mapping[str, Any]) -> str:
+    """The hash of ``state.json``, which is recorded in it, of all else that is in it."""
+    return hashlib.sha256(json.dumps(state, indent=1).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from azr_mlx import run_folder
 from azr_mlx.config import Quantization
-from azr_mlx.errors import AzrError, UsageError, first_line
+from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.files import read_rows, whole_folder
 from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.adapters import base_of, quantization_of
@@ -109,7 +109,7 @@ def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
         return None, "a fixed text"
     try:
         texts = [_tokens(row) for row in islice(read_rows(files[-1]), MEASURED_ROLLOUTS)]
-    except (OSError, LookupError, TypeError, ValueError) as error:
+    except (OSError, *WRONG_VALUES) as error:
         raise AzrError(
             f"{files[-1]}: has a row that is not a rollout ({first_line(error)}); remove the file"
         ) from error
@@ -185,7 +185,7 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         config = adapter_files.read(source)
         arrays = load_file(source / ADAPTER_WEIGHTS)
         rank, scale, dropout = config.rank, config.scale, config.dropout
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+    except (OSError, SafetensorError, *WRONG_VALUES) as e:
         why = "no such file" if isinstance(e, FileNotFoundError) else e
         raise UsageError(
             f"--adapter-path {adapters}: no LoRA adapters there ({ADAPTER_CONFIG}, "

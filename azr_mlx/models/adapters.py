@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import Lora, Quantization, load
-from azr_mlx.errors import ModelUsageError, UsageError, first_line
+from azr_mlx.errors import WRONG_VALUES, ModelUsageError, UsageError, first_line
 from azr_mlx.files import read_json
 from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, run_of, starts
 
@@ -84,7 +84,7 @@ def read_lora(folder: Path) -> Lora:
         raise UsageError(
             f"--adapter-path {folder}: has no {ADAPTER_CONFIG}; give for example runs/NAME/adapters"
         ) from e
-    except (ValueError, KeyError, TypeError) as e:
+    except WRONG_VALUES as e:
         raise UsageError(
             f"{file}: not a LoRA adapter's configuration ({type(e).__name__}: {e})"
         ) from e

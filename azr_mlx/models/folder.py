@@ -117,9 +117,7 @@ def loading(folder: Path | str) -> Iterator[None]:
         yield
     except AzrError:
         raise
-    # Each of these is raised by some library if a file is not as it should be.
-    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
-            TypeError, ValueError) as error:  # fmt: skip
+    except Exception as error:  # a damaged file raises anything, also classes of its own
         known = "not supported" not in str(error)
         fix = "fetch or convert it again" if known else "take a model of another architecture"
         raise ModelError(f"model {str(folder)!r} cannot be loaded: {_flat(error)}", fix) from error

@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.folder import loading, tensor_names
 from azr_mlx.run_folder import ADAPTER_WEIGHTS
@@ -88,7 +88,7 @@ def attach(model: Any, path: Path) -> None:
                 f"no place for {wrong[0]} ({len(wrong)} of {len(new)} tensors do not fit)"
             )
         model.load_weights(list(new.items()), strict=False)
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError, AttributeError) as error:
+    except (OSError, RuntimeError, *WRONG_VALUES) as error:
         why = " ".join(str(error).split())[:300]
         raise UsageError(
             f"--adapter-path: {path}: does not fit the model: {why}; "
@@ -97,12 +97,16 @@ def attach(model: Any, path: Path) -> None:
 
 
 def read_arrays(file: Path) -> dict[str, Any]:
-    """The arrays in a safetensors file. MLX reads what the header says, even past the end of the
-    file, so the header is checked first. Raises ModelError if the file is damaged."""
+    """The arrays in a safetensors file, in memory. Raises ModelError if the file is damaged.
+
+    MLX believes the header and reads the arrays when they are first used. So the header is checked
+    before, and the file may change afterwards.
+    """
     import mlx.core as mx
 
     tensor_names(file)
     arrays: Any = mx.load(str(file), format="safetensors")
+    mx.eval(arrays)
     return dict(arrays)
 
 

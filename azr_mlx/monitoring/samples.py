@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx import run_folder
+from azr_mlx.errors import WRONG_VALUES
 from azr_mlx.files import from_json
 from azr_mlx.types import Experience, Status
 
@@ -137,5 +138,5 @@ def _parsed(line: str) -> ShownRollout | None:
             str(row["prompt"]["text"]),
             str(row["completion"]["text"]),
         )
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except WRONG_VALUES:
         return None

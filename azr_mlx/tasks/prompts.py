@@ -26,7 +26,7 @@ import yaml
 
 from azr_mlx.config import Config
 from azr_mlx.config.shipped import config_dir
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.files import read_text
 from azr_mlx.types import Prompt, Role, Task, TaskKind
 
@@ -234,7 +234,7 @@ def load_form(name_or_path: str | Path) -> PromptForm:
     try:
         row = yaml.safe_load(read_text(path))
         return _form(row)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, *WRONG_VALUES) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"prompt form {path}: {type(error).__name__}: {line}") from None
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from azr_mlx import run_folder
 from azr_mlx.backends.base import Backend
 from azr_mlx.config import Config
-from azr_mlx.errors import PROGRAM, Interrupted
+from azr_mlx.errors import PROGRAM, WRONG_VALUES, Interrupted
 from azr_mlx.files import json_lines, write_whole
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.monitoring import samples
@@ -92,9 +92,8 @@ class Trainer:
         try:
             self.backend.load(path)
             row = self._restore(state, rows)
-        # The hash of state.json is nowhere, and files of other programs have valid hashes, too.
-        except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError,
-                ValueError) as e:  # fmt: skip
+        # Files that another program wrote have the right hashes, too.
+        except (OSError, RuntimeError, *WRONG_VALUES) as e:
             raise checkpoint.unusable(path, e) from e
         checkpoint.set_aside(self.run_dir, path)
         self._mark_best()
@@ -110,7 +109,8 @@ class Trainer:
             self.health = Health.from_json(state["health"])
         self.step = int(state["step"])
         self.best = Best(*state["best"]) if state.get("best") else None
-        return dict(state["row"])
+        row = dict(state["row"])
+        return {**row, "step": int(row["step"])} if row else {}
 
     def run(self) -> int:
         """Train up to ``max_steps``; returns the exit code."""

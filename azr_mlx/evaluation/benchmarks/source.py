@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError, first_line
+from azr_mlx.errors import WRONG_VALUES, UsageError, first_line
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Problem, Spec
 from azr_mlx.files import Unreadable, from_json, read_lines
 from azr_mlx.files import read_json as read_value
@@ -133,11 +133,11 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
     excluded: list[str] = []
     for number, row in enumerate(chain([first], found), 1):
         try:
-            name = spec.id_of(row)
+            name = _id(spec, row)
             if not spec.selected(name) or spec.level not in ("", row.get("difficulty")):
                 continue
             problem = spec.parse(row)
-        except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as e:
+        except (*WRONG_VALUES, MemoryError, SyntaxError) as e:
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(
                 f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.fix}"
@@ -148,6 +148,13 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
             graded.append(problem)
     _check_ids([*(p.id for p in graded), *excluded], source, spec)
     return graded, excluded
+
+
+def _id(spec: Spec, row: DataRow) -> str:
+    name = spec.id_of(row)
+    if not isinstance(name, str):
+        raise TypeError("its id is not text")
+    return name
 
 
 def _check_ids(ids: Sequence[str], source: str, spec: Spec) -> None:

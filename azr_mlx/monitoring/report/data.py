@@ -12,7 +12,7 @@ import numpy as np
 
 from azr_mlx import run_folder
 from azr_mlx.config import schema
-from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import HeldOutLine, Record
 from azr_mlx.monitoring.metrics import MetricsFile, is_number
@@ -123,8 +123,7 @@ def _attempt(run: ShownRun, name: str, reader: Callable[[Any], T], source: Any, 
     curves are worth showing anyway."""
     try:
         return reader(source)
-    except (ArithmeticError, AttributeError, AzrError, LookupError, OSError, RecursionError,
-            TypeError, ValueError) as e:  # fmt: skip
+    except (AzrError, OSError, *WRONG_VALUES) as e:
         run.notes.append(f"{name} could not be read ({type(e).__name__})")
         return otherwise
 
@@ -151,7 +150,8 @@ def _held_out(path: Path) -> HeldOutLines:
     if record is None or not record.before or not record.after:
         return {}
     both = record.before, record.after
-    return {way: held_out.compare(record.tasks, *both, way) for way in held_out.WAYS}
+    found = {way: held_out.compare(record.tasks, *both, way) for way in held_out.WAYS}
+    return {way: lines for way, lines in found.items() if lines}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
