@@ -535,12 +535,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     global _own_process
     _own_process = argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     with _escaping(sys.stdout), _escaping(sys.stderr):
         return _exit_code(arguments)
 
 
 @contextmanager
-def _escaping(stream: TextIO | None) -> Iterator[None]:
+def _escaping(stream: TextIO) -> Iterator[None]:
     """Within the block, what the encoding of the stream does not have is written as an escape, for
     example ``\\xe9`` or ``\\u2500``."""
     if not isinstance(stream, io.TextIOWrapper):
@@ -732,9 +735,8 @@ def _print(*lines: str) -> None:
 
 def _say(*lines: str) -> None:
     """Write lines to stderr, with control characters made visible."""
-    if sys.stderr is not None:  # it may have been closed before the start
-        sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
-        sys.stderr.flush()
+    sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
+    sys.stderr.flush()
 
 
 def _report(lines: Sequence[str], arguments: Sequence[str]) -> None:

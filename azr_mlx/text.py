@@ -12,8 +12,8 @@ from typing import Any
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
-# SystemError: CPython 3.11's parser raises it on very deep nesting.
-_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
+# What parsing raises if the text is not Python, or is nested very deeply.
+NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
 
 
 def plain(value: Any) -> str:
@@ -129,5 +129,5 @@ def _tree(source: str, mode: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for example, of invalid escapes in the source
             return ast.parse(source, mode=mode)
-    except _ERRORS:
+    except NOT_PYTHON:
         return None

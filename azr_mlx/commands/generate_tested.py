@@ -20,6 +20,7 @@ from azr_mlx.evaluation.benchmarks import SPECS, extract_code
 from azr_mlx.evaluation.strategies import AUTO, STRATEGIES, ask
 from azr_mlx.files import Unreadable, read_text
 from azr_mlx.sandbox import Job, Limits, Sandbox
+from azr_mlx.text import NOT_PYTHON
 from azr_mlx.types import Status
 
 LIMITS = Limits(wall_s=12.0, cpu_s=10.0, memory_mb=2048, output_kb=256)
@@ -96,8 +97,9 @@ def read_tests(path: Path) -> Assertions:
         tree = ast.parse(text)
     except (OSError, Unreadable) as e:
         raise UsageError(f"--tests {path}: cannot be read: {first_line(e)}") from e
-    except (SyntaxError, ValueError) as e:
-        raise UsageError(f"--tests {path}: not Python ({e}); write assertions in it") from e
+    except NOT_PYTHON as e:
+        why = str(e) or "nested too deeply"
+        raise UsageError(f"--tests {path}: not Python ({why}); write assertions in it") from e
     called = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and _is_test(n)]
     if not called and not any(map(_asserts_at_once, tree.body)):
         raise UsageError(

@@ -227,7 +227,7 @@ def _items(raw: Any) -> tuple[str, ...]:
 
 def _str(text: str) -> str:
     if not is_text(text):
-        raise ValueError("not UTF-8 text; write it in UTF-8")
+        raise ValueError("not UTF-8 text; write it in UTF-8, in a locale that has it")
     return text
 
 

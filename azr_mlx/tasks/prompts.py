@@ -28,6 +28,7 @@ from azr_mlx.config import Config
 from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.files import read_text
+from azr_mlx.text import NOT_PYTHON
 from azr_mlx.types import Prompt, Role, Task, TaskKind
 
 STYLES = ("completion", "chat")
@@ -182,7 +183,7 @@ def arguments(inputs: str) -> str:
     """``1, 2`` of the literal tuple ``(1, 2)``: what stands between the parentheses of the call."""
     try:
         node = ast.parse(inputs.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except NOT_PYTHON:
         return inputs
     return ", ".join(map(ast.unparse, node.elts)) if isinstance(node, ast.Tuple) else inputs
 

@@ -23,7 +23,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
 from azr_mlx.files import from_json, read_text
 from azr_mlx.sandbox import MAX_CALLS, MAX_REPORTED, Job, Limits, Result, literal, parse_literal
-from azr_mlx.text import parsed
+from azr_mlx.text import NOT_PYTHON, parsed
 from azr_mlx.types import Status
 
 # The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.
@@ -301,7 +301,7 @@ def called_examples(name: str, question: str) -> CallCheck | None:
         try:
             args, value = _shown_arguments(given), parse_literal(wanted)
             pairs.append((literal(args), value))
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except NOT_PYTHON:
             continue
     if not pairs:
         return None

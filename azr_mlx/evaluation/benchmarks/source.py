@@ -19,6 +19,7 @@ from azr_mlx.errors import WRONG_VALUES, UsageError, first_line
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Problem, Spec
 from azr_mlx.files import Unreadable, from_json, read_lines
 from azr_mlx.files import read_json as read_value
+from azr_mlx.text import NOT_PYTHON
 
 _ANSWER_S = 3.0
 
@@ -137,7 +138,7 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
             if not spec.selected(name) or spec.level not in ("", row.get("difficulty")):
                 continue
             problem = spec.parse(row)
-        except (*WRONG_VALUES, MemoryError, SyntaxError) as e:
+        except (*WRONG_VALUES, *NOT_PYTHON) as e:
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(
                 f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.fix}"
