@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import json
 import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from azr_mlx import __version__
 from azr_mlx.errors import AzrError, Interrupted, UsageError
-from azr_mlx.text import middle_out
+from azr_mlx.text import is_text, middle_out, one_line, plain
 
 if TYPE_CHECKING:
     from azr_mlx.commands.evaluate import Report
@@ -146,7 +148,7 @@ Strategy = Annotated[
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"azr-mlx {__version__}")
+        _print(f"azr-mlx {__version__}")
         raise typer.Exit
 
 
@@ -267,10 +269,9 @@ def convert(
     )
     _result(report.to_json(), as_json)
     if (report.logp_change_mean or 0.0) > LARGE_CHANGE:
-        typer.echo(
+        _say(
             "azr-mlx: warning: quantization changed the model's answers; use more bits, or a "
-            "smaller --q-group-size",
-            err=True,
+            "smaller --q-group-size"
         )
     return 0
 
@@ -336,7 +337,7 @@ def generate(
     debug: Debug = False,
 ) -> int:
     """Generate text from a prompt, on this machine. Text goes to stdout, the rest to stderr."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text, system = _text("--prompt", prompt, stdin=True), _text("--system", system)
     if not text:
         raise UsageError("--prompt: empty; give some text")
     from azr_mlx.commands import generate_tested
@@ -356,20 +357,21 @@ def generate(
     if checked is not None:
         tries = generate_tested.solve(generator, question, checked, strategies, on_try=_say_try)
         return _solved(tries, as_json)
+    shown = _Answer()
     done = generate_tested.answer(
-        generator, question, wanted, on_text=_ignore if as_json else _stream
+        generator, question, wanted, on_text=_ignore if as_json else shown.add
     )
     if as_json:
         _result(done.to_json(), True)
         return 0
-    typer.echo()
+    shown.end()
     speed = f"{done.tokens} tokens ({done.finish}), {done.tokens_per_s:.1f} tokens/s"
-    typer.echo(f"{speed}, peak {done.peak_gb:.2f} GB", err=True)
+    _say(f"{speed}, peak {done.peak_gb:.2f} GB")
     return 0
 
 
 def _say_try(one: Try) -> None:
-    typer.echo(one.line(), err=True)
+    _say(one_line(one.line()))
 
 
 def _solved(tries: Sequence[Try], as_json: bool) -> int:
@@ -379,11 +381,13 @@ def _solved(tries: Sequence[Try], as_json: bool) -> int:
         taken = last.strategy if last.passed else None
         _result({**last.to_json(), "taken": taken, "tries": [t.to_json() for t in tries]}, True)
     else:
-        typer.echo(last.code)
+        shown = _Answer()
+        shown.add(last.code)
+        shown.end()
     if last.passed:
-        typer.echo(f"the tests pass, with strategy {last.strategy}", err=True)
+        _say(f"the tests pass, with strategy {last.strategy}")
         return 0
-    typer.echo("no program passes the tests; the last one is shown", err=True)
+    _say("no program passes the tests; the last one is shown")
     return CHECK_FAILED
 
 
@@ -458,7 +462,7 @@ def evaluate(
     if as_json:
         _result(report.to_json(), True)
         return 0
-    typer.echo("\n".join(report.lines()))
+    _print(*report.lines())
     _set_beside(report)
     return 0
 
@@ -476,7 +480,7 @@ def _set_beside(report: Report) -> None:
         return
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     console.print(drawn[0])
-    typer.echo("\n".join(drawn[1]))
+    _print(*drawn[1])
 
 
 @app.command()
@@ -500,7 +504,7 @@ def show_cache(
     if as_json:
         _result(shown, True)
     else:
-        typer.echo("\n".join(cache.lines(shown)))
+        _print(*cache.lines(shown))
     return 0
 
 
@@ -526,7 +530,7 @@ def show_run(
     if as_json:
         _result(written, True)
     else:
-        typer.echo(written["path"])
+        _print(written["path"])
     return 0
 
 
@@ -538,6 +542,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     global _own_process
     _own_process = argv is None
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the start
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    with _escaping(sys.stdout), _escaping(sys.stderr):
+        return _exit_code(arguments)
+
+
+@contextmanager
+def _escaping(stream: TextIO) -> Iterator[None]:
+    """Within the block, what the encoding of the stream does not have is written as an escape, for
+    example ``\\xe9`` or ``\\u2500``."""
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=before)
+
+
+def _exit_code(arguments: list[str]) -> int:
     try:
         arguments = _bare_resume(arguments)
         code = _run(arguments) if arguments else _run(["--help"]) or USAGE
@@ -548,16 +575,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        typer.echo("azr-mlx: interrupted", err=True)
+        _say("azr-mlx: interrupted")
         return INTERRUPTED
     except Interrupted as interrupt:
-        typer.echo(f"azr-mlx: interrupted: {interrupt}", err=True)
+        _say(f"azr-mlx: interrupted: {interrupt}")
         return interrupt.exit_code
     except AzrError as error:
-        _report(str(error), arguments)
+        _report(getattr(error, "lines", [str(error)]), arguments)
         return error.exit_code
     except Exception as error:
-        _report(_unexpected(error, arguments), arguments)
+        _report([_unexpected(error, arguments)], arguments)
         return FAILED
 
 
@@ -652,14 +679,47 @@ def _load_blas() -> None:
         return
     info = blas.enable()
     if not info.fast:
-        typer.echo(
-            f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.fix}", err=True
-        )
+        _say(f"azr-mlx: warning: MLX runs on a slow BLAS ({info.reason}); {info.fix}")
 
 
-def _stream(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+def _text(option: str, given: str, stdin: bool = False) -> str:
+    """Text that a user gives, in Unicode, with lines that end in LF. With ``stdin``, ``-`` stands
+    for what is read there. Raises UsageError if it is not text."""
+    from azr_mlx.files import Unreadable, lines_of, text_of
+
+    if stdin and given == "-":
+        if sys.stdin is None:
+            raise UsageError(f"{option} -: stdin is closed; give some text")
+        try:
+            return "".join(lines_of(sys.stdin.buffer))
+        except Unreadable as error:
+            raise UsageError(f"{option} -: stdin is {error}") from error
+    if is_text(given):
+        return given.replace("\r\n", "\n").replace("\r", "\n")
+    try:  # UTF-8 in a locale that has another encoding
+        return text_of(os.fsencode(given))
+    except ValueError as error:
+        raise UsageError(f"{option}: not UTF-8 text; write it in UTF-8") from error
+
+
+class _Answer:
+    """Writes a model's text to stdout while it comes: as it is into a file or a pipe, and on a
+    terminal with control characters made visible."""
+
+    def __init__(self) -> None:
+        self._raw = not sys.stdout.isatty()
+        self._held = ""  # a CR at the end of a piece, which may be half of a line's end
+
+    def add(self, text: str) -> None:
+        if not self._raw:
+            text = self._held + text
+            self._held = "\r" if text.endswith("\r") else ""
+            text = plain(text.removesuffix("\r"))
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def end(self) -> None:
+        sys.stdout.write(plain(self._held) + "\n")
 
 
 def _ignore(text: str) -> None:
@@ -668,18 +728,29 @@ def _ignore(text: str) -> None:
 
 def _result(row: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(row))
+        _print(json.dumps(row))
         return
     for key, value in row.items():
         if value is not None:
-            typer.echo(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
+            _print(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
 
 
-def _report(message: str, arguments: Sequence[str]) -> None:
+def _print(*lines: str) -> None:
+    """Write lines to stdout, with control characters made visible."""
+    sys.stdout.write("".join(f"{plain(line)}\n" for line in lines))
+
+
+def _say(*lines: str) -> None:
+    """Write lines to stderr, with control characters made visible."""
+    sys.stderr.write("".join(f"{plain(line)}\n" for line in lines))
+    sys.stderr.flush()
+
+
+def _report(lines: Sequence[str], arguments: Sequence[str]) -> None:
     if "--debug" in arguments:
-        traceback.print_exc()
-    for line in message.splitlines() or [""]:
-        typer.echo(f"azr-mlx: error: {middle_out(line, LONGEST_LINE)}", err=True)
+        _say(traceback.format_exc().rstrip("\n"))
+    for line in lines:
+        _say(f"azr-mlx: error: {middle_out(one_line(line), LONGEST_LINE)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,17 @@ import os
 PROGRAM = os.environ.get("AZR_MLX_PROGRAM", "azr-mlx")
 
 
+# What code raises that reads a file whose values are not those that it should have.
+WRONG_VALUES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
 class AzrError(Exception):
     """A failure that the command line reports in one line; it then exits with ``exit_code``."""
 

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent, and JSON lines.
+"""Files and folders that are complete or absent, and the one way in which text files are read.
 
 Everything is written under a temporary name in the same folder and renamed at the end. If the
 process is killed, the old file or the new one remains, never a part of one.
@@ -6,11 +6,14 @@ process is killed, the old file or the new one remains, never a part of one.
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import io
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +21,27 @@ from typing import Any
 
 from azr_mlx.errors import ModelError
 
+# The marks with which a file says its encoding. UTF-32's begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class Unreadable(ValueError):
+    """A file that is not text, not JSON or not whole. The message says why, and often the fix."""
+
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file. Raises OSError, and then leaves the old file as it was."""
+    """Write a file. On an error, such as OSError, the old file stays as it was."""
     fresh = path.with_name(f".{path.name}.tmp")
     try:
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(path)
-    except OSError:
+    except BaseException:
         fresh.unlink(missing_ok=True)
         raise
 
@@ -58,17 +74,96 @@ def json_lines(rows: Iterable[Any]) -> str:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, which is decompressed if its name ends in ``.gz``."""
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        yield from lines
+    """The lines of a text file (see ``lines_of``, also for what is raised)."""
+    with open_bytes(path) as file:
+        yield from lines_of(file)
+
+
+def open_bytes(path: Path) -> Any:
+    """A file to read bytes from, decompressed if its name ends in ``.gz``. Raises OSError."""
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rb")
+
+
+def lines_of(file: Any, errors: str = "strict") -> Iterator[str]:
+    """The lines of a buffered binary file. They are UTF-8, or what the file's byte order mark says;
+    they may end in CR, LF or both, and end here in LF. ``errors`` is that of ``open``.
+
+    Raises OSError, or Unreadable if the file is damaged or is not text.
+    """
+    try:
+        lines = io.TextIOWrapper(file, encoding=_encoding(file.peek(4)[:4]), errors=errors)
+        try:
+            yield from iter(lines.readline, "")
+        finally:
+            lines.detach()  # the file is the caller's to close
+    except UnicodeDecodeError as error:
+        raise Unreadable(_not_text(error)) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Unreadable(f"not a whole .gz file ({error}); fetch or make it again") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file (see ``lines_of``, also for what is raised)."""
+    return "".join(read_lines(path))
+
+
+def text_of(data: bytes) -> str:
+    """The text of a file's content (see ``lines_of``, also for what is raised)."""
+    return "".join(lines_of(io.BufferedReader(io.BytesIO(data))))
 
 
 def read_rows(path: Path) -> Iterator[Any]:
     """The value in each line of a ``.jsonl`` or ``.jsonl.gz`` file.
 
-    Raises OSError, EOFError, zlib.error or ValueError if it cannot be read.
+    Raises OSError, or Unreadable if it cannot be read.
     """
-    return map(json.loads, read_lines(path))
+    return map(from_json, read_lines(path))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError, or Unreadable if it cannot be read."""
+    return from_json(read_text(path))
+
+
+def from_json(text: str) -> Any:
+    """The value that the text is in JSON. Raises Unreadable."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise Unreadable("not JSON (nested too deeply)") from None
+    except ValueError as error:  # also a whole number of thousands of digits
+        raise Unreadable(f"not JSON ({error})") from error
+
+
+def has_mark(path: Path) -> bool:
+    """Whether a file begins with a byte order mark. Raises OSError."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return any(start.startswith(mark) for mark, _ in _MARKS)
+
+
+def _encoding(start: bytes) -> str:
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            return name
+    if b"\0" in start:
+        wide = start[:1] == b"\0" or start[1:2] == b"\0"
+        looks = "like UTF-16 without a byte order mark" if wide else "binary"
+        raise Unreadable(f"not UTF-8 text (it looks {looks}); save it as UTF-8")
+    return "utf-8"
+
+
+def _not_text(error: UnicodeDecodeError) -> str:
+    name = error.encoding.upper()
+    looks = ""
+    if name == "UTF-8":
+        try:
+            error.object.decode("cp1252")
+            looks = "it looks like Latin-1 or Windows-1252: "
+        except UnicodeDecodeError:
+            looks = ""
+    at = f"byte 0x{error.object[error.start]:02X}"
+    return f"not {name} text ({looks}{at}, {error.reason}); save it as UTF-8"
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError
-from azr_mlx.files import read_rows, write_json
+from azr_mlx.errors import WRONG_VALUES, UsageError, first_line
+from azr_mlx.files import Unreadable, read_json, read_rows, write_json
 
 CONFIG_FILE, RUN_FILE, METRICS_FILE = "config.yaml", "run.json", "metrics.jsonl"
 HELD_OUT_FILE, REPORT_FILE = "held_out.json", "report.html"
@@ -48,13 +48,34 @@ def record(run_dir: Path, **entries: Any) -> None:
 
 
 def recorded(run_dir: Path, name: str) -> Any:
-    """An entry of ``run.json``; None if there is none."""
+    """An entry of ``run.json``; None if there is none. Raises UsageError if the file is damaged."""
     return _record(run_dir).get(name)
+
+
+def starts(run_dir: Path) -> list[dict[str, Any]]:
+    """What ``run.json`` says of each start of the run, oldest first. Raises UsageError if the file
+    is damaged."""
+    found = recorded(run_dir, "starts") or []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise _damaged_record(run_dir, "its starts are not a list of objects")
+    return found
 
 
 def _record(run_dir: Path) -> dict[str, Any]:
     file = run_dir / RUN_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not file.exists():
+        return {}
+    try:
+        row = read_json(file)
+    except (OSError, Unreadable) as error:
+        raise _damaged_record(run_dir, first_line(error)) from error
+    if not isinstance(row, dict):
+        raise _damaged_record(run_dir, "not a JSON object")
+    return row
+
+
+def _damaged_record(run_dir: Path, why: str) -> UsageError:
+    return UsageError(f"{run_dir / RUN_FILE}: cannot be read: {why}; repair or remove it")
 
 
 # -- rollouts and checkpoints ----------------------------------------------------------------------
@@ -90,10 +111,15 @@ def read_buffer(checkpoint: Path) -> Iterator[Any]:
 def damage(checkpoint: Path) -> str:
     """What is wrong with a checkpoint, in a few words; "" if nothing is wrong."""
     try:
-        hashes = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["sha256"]
+        state = read_json(checkpoint / STATE_FILE)
+        hashes = dict(state["sha256"])
+        own = hashes.pop(STATE_FILE, None)  # checkpoints of version 0.1 do not have it
+        whole = own in (None, seal({**state, "sha256": hashes})) and BUFFER_FILE in hashes
     except FileNotFoundError:
         return f"{STATE_FILE} is missing"
-    except (ValueError, KeyError, TypeError):
+    except (OSError, *WRONG_VALUES):
+        whole = False
+    if not whole:
         return f"{STATE_FILE} is damaged"
     for name, digest in hashes.items():
         if not (checkpoint / name).is_file():
@@ -101,6 +127,11 @@ def damage(checkpoint: Path) -> str:
         if sha256(checkpoint / name) != digest:
             return f"{name} is damaged (its sha256 is not the one recorded)"
     return ""
+
+
+def seal(state: Mapping[str, Any]) -> str:
+    """The hash of ``state.json``, which is recorded in it, of all else that is in it."""
+    return hashlib.sha256(json.dumps(state, indent=1).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
-# SystemError: CPython 3.11's parser raises it on very deep nesting.
-_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
+# What parsing raises if the text is not Python, or is nested very deeply.
+NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError, SystemError)
 
 
 def plain(value: Any) -> str:
@@ -23,6 +23,16 @@ def plain(value: Any) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if _is_visible(c) else _named(c) for c in text.replace("\r\n", "\n"))
+
+
+def one_line(value: Any) -> str:
+    """The text in a single line, with invisible characters made visible."""
+    return " ".join(filter(None, map(str.strip, plain(value).split("\n"))))
+
+
+def is_text(value: str) -> bool:
+    """Whether the text has no lone surrogates, which stand for bytes that are not text."""
+    return not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def escape(value: Any) -> str:
@@ -119,5 +129,5 @@ def _tree(source: str, mode: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # for example, of invalid escapes in the source
             return ast.parse(source, mode=mode)
-    except _ERRORS:
+    except NOT_PYTHON:
         return None

@@ -238,6 +238,45 @@ def test_a_reader_that_leaves_is_no_traceback(root: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [
+        ("--version", ">&-", 0),
+        ("--help", ">&- 2>&-", 0),
+        ("train -c nothing", "2>&-", 2),
+        ("train -c quickstart --dry-run", ">&-", 0),
+        ("generate -m 2 --model package:azr_mlx/nano/model -p a", ">&-", 0),
+    ],
+)
+def test_a_stream_that_is_closed_is_no_error(
+    root: Path, tmp_path: Path, words: str, closed: str, code: int
+) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m azr_mlx.cli {words} {closed}",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_whole_run_in_ascii(cli: Cli, root: Path) -> None:
+    """What a locale that has nothing but ASCII makes of the tables, the programs and the report."""
+    pytest.importorskip("mlx.core", reason="mlx is not installed")
+    narrow = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    env = {**os.environ, **narrow, "PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(root)}
+    small = ["batch_size=6", "rollout.group_size=2", "held_out.tasks=1", "sandbox.workers=1"]
+    words = ["train", "-c", "quickstart", "max_steps=1", *small]
+    done = cli(*words, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "step 1/1 | reward" in done.stderr and "| in range" in done.stderr
+    assert (done.stdout + done.stderr).isascii()
+
+
 # With a tiny model
 
 

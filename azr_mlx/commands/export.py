@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from azr_mlx import run_folder
 from azr_mlx.config import Quantization
-from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.files import read_rows, whole_folder
 from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.adapters import base_of, quantization_of
@@ -107,9 +107,21 @@ def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
     files = [] if run is None else run_folder.rollouts(run)
     if not files:
         return None, "a fixed text"
-    rows = islice(read_rows(files[-1]), MEASURED_ROLLOUTS)
-    texts = [(r["prompt"]["token_ids"], r["completion"]["token_ids"]) for r in rows]
-    return texts, f"{len(texts)} rollouts of {files[-1].stem}"
+    try:
+        texts = [_tokens(row) for row in islice(read_rows(files[-1]), MEASURED_ROLLOUTS)]
+    except (OSError, *WRONG_VALUES) as error:
+        raise AzrError(
+            f"{files[-1]}: has a row that is not a rollout ({first_line(error)}); remove the file"
+        ) from error
+    return texts or None, f"{len(texts)} rollouts of {files[-1].stem}" if texts else "a fixed text"
+
+
+def _tokens(row: Any) -> Text:
+    """The tokens of a rollout's prompt and completion. Raises KeyError, TypeError or ValueError."""
+    prompt, completion = row["prompt"]["token_ids"], row["completion"]["token_ids"]
+    if not prompt or not all(type(token) is int and token >= 0 for token in prompt + completion):
+        raise ValueError("not tokens")
+    return prompt, completion
 
 
 def _write(
@@ -173,7 +185,7 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         config = adapter_files.read(source)
         arrays = load_file(source / ADAPTER_WEIGHTS)
         rank, scale, dropout = config.rank, config.scale, config.dropout
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+    except (OSError, SafetensorError, *WRONG_VALUES) as e:
         why = "no such file" if isinstance(e, FileNotFoundError) else e
         raise UsageError(
             f"--adapter-path {adapters}: no LoRA adapters there ({ADAPTER_CONFIG}, "

@@ -18,7 +18,9 @@ from azr_mlx.commands.generate import Generation
 from azr_mlx.errors import UsageError, first_line
 from azr_mlx.evaluation.benchmarks import SPECS, extract_code
 from azr_mlx.evaluation.strategies import AUTO, STRATEGIES, ask
+from azr_mlx.files import Unreadable, read_text
 from azr_mlx.sandbox import Job, Limits, Sandbox
+from azr_mlx.text import NOT_PYTHON
 from azr_mlx.types import Status
 
 LIMITS = Limits(wall_s=12.0, cpu_s=10.0, memory_mb=2048, output_kb=256)
@@ -91,12 +93,13 @@ def read_tests(path: Path) -> Assertions:
         pass.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         tree = ast.parse(text)
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, Unreadable) as e:
         raise UsageError(f"--tests {path}: cannot be read: {first_line(e)}") from e
-    except (SyntaxError, ValueError) as e:
-        raise UsageError(f"--tests {path}: not Python ({e}); write assertions in it") from e
+    except NOT_PYTHON as e:
+        why = str(e) or "nested too deeply"
+        raise UsageError(f"--tests {path}: not Python ({why}); write assertions in it") from e
     called = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and _is_test(n)]
     if not called and not any(map(_asserts_at_once, tree.body)):
         raise UsageError(

@@ -18,7 +18,7 @@ from azr_mlx import run_folder
 from azr_mlx.backends import blas
 from azr_mlx.backends.ranks import World, gather
 from azr_mlx.backends.select import choose, load_adapters, open_backend, resolve_model
-from azr_mlx.config import Config, diff, load, to_yaml
+from azr_mlx.config import Config, ConfigError, diff, load, to_yaml
 from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
@@ -29,6 +29,7 @@ from azr_mlx.monitoring.terminal import Display, held_out_table
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tasks.gate import Runner
+from azr_mlx.text import plain
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
 from azr_mlx.training.run import Trainer
@@ -51,7 +52,7 @@ def train(
         AzrError: the reason in one line; nothing has been overwritten.
     """
     if dry_run:
-        sys.stdout.write(describe(config))
+        sys.stdout.write(plain(describe(config)))
         return 0
     backend_name, why = choose(config.backend)
     world = open_world(backend_name)
@@ -306,19 +307,19 @@ def _refuse_another_run(config: Config, run_dir: Path) -> None:
     made = load(run_dir / run_folder.CONFIG_FILE, [])
     changed = {k: v for k, v in diff(made, config).items() if k.split(".")[0] in FIXED}
     if changed:
-        raise UsageError(
-            "\n".join(
+        raise ConfigError(
+            [
                 f"{key}: {new!r}: the run in {run_dir} has {old!r}, which cannot change on --resume"
                 for key, (old, new) in changed.items()
-            )
+            ]
         )
 
 
 def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display: Display) -> None:
     """Warn if a quantised run is resumed on another backend. Backends quantise differently or not
     at all, and the adapters have learned to correct the rounding errors of one of them."""
-    starts = run_folder.recorded(run_dir, "starts") or []
-    last = starts[-1].get("backend", backend).split()[0] if starts else backend
+    starts = run_folder.starts(run_dir)
+    last = (str(starts[-1].get("backend") or backend) if starts else backend).split()[0]
     if last != backend and config.quantization.bits:
         display.warn(
             f"backend: {backend}: the run was on {last}, whose {config.quantization.bits}-bit "
@@ -339,8 +340,7 @@ def _describe_run(
         "model": {"source": model.source, "revision": model.revision, "path": str(model.path)},
         **describe_process(),
     }
-    starts = run_folder.recorded(run_dir, "starts") or []
-    run_folder.record(run_dir, starts=[*starts, entry])
+    run_folder.record(run_dir, starts=[*run_folder.starts(run_dir), entry])
 
 
 def describe_process(

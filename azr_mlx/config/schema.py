@@ -17,6 +17,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from azr_mlx.files import Unreadable, read_text
+from azr_mlx.text import is_text
+
 
 @dataclass(frozen=True)
 class Between:
@@ -73,6 +76,8 @@ class Listed:
         return f"{', '.join(twice)} named twice; name it once" if twice else ""
 
 
+_MOST_VALUES = 100_000  # in a YAML file; the whole configuration has a hundred
+
 Positive = Annotated[float, Between(above=0)]
 NonNegative = Annotated[float, Between(0)]
 Fraction = Annotated[float, Between(0, 1)]
@@ -84,9 +89,12 @@ Names = Annotated[tuple[str, ...], Listed()]
 def read(path: Path, errors: list[str]) -> dict[str, Any]:
     """The mapping in a YAML file, every scalar still text; what is wrong is added to ``errors``."""
     try:
-        root = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
+    except (OSError, Unreadable, RecursionError, yaml.YAMLError) as error:
         errors.append(f"config: {path}{_unreadable(error)}")
+        return {}
+    if root is not None and _size(root) > _MOST_VALUES:
+        errors.append(f"config: {path}: its aliases repeat values without end; write them out")
         return {}
     tree = _value(root, "", errors) if root is not None else {}
     if isinstance(tree, dict):
@@ -99,14 +107,36 @@ def _unreadable(error: Exception) -> str:
     """The place where a file is not YAML, why, and how to fix it."""
     if isinstance(error, OSError):
         return f": cannot be read: {error.strerror}; name another file"
-    if isinstance(error, UnicodeDecodeError):
-        return f": not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+    if isinstance(error, Unreadable):
+        return f": {error}"
+    if isinstance(error, RecursionError):
+        return ": nested too deeply; write sections of `key: value` lines"
     mark = getattr(error, "problem_mark", None)
     where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
     why = " ".join(str(getattr(error, "problem", None) or error).split())
     tab = "\\t" in why or (mark is not None and (mark.get_snippet() or "").lstrip(" ")[:1] == "\t")
     fix = "indent with blanks, not tabs" if tab else "fix that line"
     return f"{where}: not YAML: {why}; {fix}"
+
+
+def _size(root: yaml.Node) -> float:
+    """How many values the node has if every alias is written out; infinity if one contains
+    itself."""
+    sizes: dict[int, float] = {}
+
+    def size(node: yaml.Node) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # met again within the node: an alias to what it is in
+            sizes[id(node)] = 1 + sum(map(size, _inside(node)))
+        return sizes[id(node)]
+
+    return size(root)
+
+
+def _inside(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 def _value(node: yaml.Node, path: str, errors: list[str]) -> Any:
@@ -117,6 +147,10 @@ def _value(node: yaml.Node, path: str, errors: list[str]) -> Any:
         return None if node.tag.endswith(":null") else node.value
     found: dict[str, Any] = {}
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            line = key_node.start_mark.line + 1
+            errors.append(f"{path or 'config'}: line {line}: a key that is not a name; give a name")
+            continue
         key = str(key_node.value)
         dotted, value = _join(path, key), _value(value_node, _join(path, key), errors)
         if key in found:
@@ -177,7 +211,7 @@ def _coerce(raw: Any, hint: Any) -> Any:
     if isinstance(raw, (Mapping, list, tuple)):
         raise ValueError("several values; give one")
     text = "" if raw is None else str(raw).strip()
-    return text if kind is str else _READERS[kind](text)
+    return _READERS[kind](text)
 
 
 def _items(raw: Any) -> tuple[str, ...]:
@@ -188,14 +222,23 @@ def _items(raw: Any) -> tuple[str, ...]:
         raw = [item for item in raw if item.strip()]
     if any(item is None or isinstance(item, (Mapping, list, tuple)) for item in raw):
         raise ValueError("a nested list; give plain names")
-    return tuple(str(item).strip() for item in raw)
+    return tuple(_str(str(item).strip()) for item in raw)
+
+
+def _str(text: str) -> str:
+    if not is_text(text):
+        raise ValueError("not UTF-8 text; write it in UTF-8, in a locale that has it")
+    return text
 
 
 def _int(text: str) -> int:
     try:
-        return int(text)
+        value = int(text)
     except ValueError:
         raise ValueError("not a whole number; give one without point or exponent") from None
+    if abs(value) >= _TOO_LARGE:
+        raise ValueError("out of range; give a number of at most 18 digits")
+    return value
 
 
 def _float(text: str) -> float:
@@ -215,7 +258,8 @@ def _bool(text: str) -> bool:
 
 
 _BOOLS = {"true": True, "yes": True, "false": False, "no": False}
-_READERS: dict[type, Callable[[str], Any]] = {int: _int, float: _float, bool: _bool}
+_TOO_LARGE = 10**18  # what the libraries take as a 64-bit number
+_READERS: dict[type, Callable[[str], Any]] = {str: _str, int: _int, float: _float, bool: _bool}
 
 
 def complaints(config: Any) -> dict[str, str]:

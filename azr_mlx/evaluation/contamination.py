@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ast
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from azr_mlx import run_folder
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.evaluation.benchmarks import Problem
 from azr_mlx.tasks.parse import skeleton
 from azr_mlx.text import parsed
@@ -134,7 +133,7 @@ def tasks_of_run(adapters: Path) -> list[Task] | None:
         return None
     try:
         return [Task.from_json(row["task"]) for row in run_folder.read_buffer(checkpoint)]
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as e:
+    except (OSError, *WRONG_VALUES) as e:
         raise UsageError(
             f"{file}: the run's tasks cannot be read ({type(e).__name__}: {e}), so that nobody "
             "knows what the model has practised on; evaluate another checkpoint"

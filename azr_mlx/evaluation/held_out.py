@@ -8,7 +8,6 @@ tasks keeps them from its buffer. Two distributions: ``in_range`` (difficulties 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 from azr_mlx import rng
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.evaluation import statistics
-from azr_mlx.files import write_json
+from azr_mlx.files import read_json, write_json
 from azr_mlx.run_folder import HELD_OUT_FILE
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.solver import TaskSolver
@@ -214,20 +213,41 @@ class Record:
 
     @classmethod
     def read(cls, run_dir: Path) -> Record | None:
-        """The record of a run; None if it has none."""
+        """The record of a run; None if it has none. Raises UsageError if the file is damaged."""
         path = run_dir / HELD_OUT_FILE
         if not path.is_file():
             return None
-        row = json.loads(path.read_text("utf-8"))
-        tasks = {name: [Task.from_json(t) for t in group] for name, group in row["tasks"].items()}
-        return cls(row["settings"], tasks, row["before"], row["after"])
+        try:
+            row = read_json(path)
+            groups = row["tasks"].items()
+            tasks = {name: [Task.from_json(t) for t in group] for name, group in groups}
+            return cls(dict(row["settings"]), tasks, *(_verdicts(row[k]) for k in _MEASURED))
+        except (OSError, *WRONG_VALUES) as error:
+            raise UsageError(
+                f"{path}: not a record of held-out tasks ({type(error).__name__}: {error}); "
+                "remove it"
+            ) from error
+
+
+_MEASURED = ("before", "after")
+
+
+def _verdicts(row: Mapping[str, Any]) -> Verdicts:
+    """Verdicts as they were recorded. Raises ValueError, TypeError or AttributeError."""
+    found = {
+        way: {name: [float(v) for v in verdicts] for name, verdicts in tasks.items()}
+        for way, tasks in row.items()
+    }
+    if not all(0 <= v <= 1 for tasks in found.values() for vs in tasks.values() for v in vs):
+        raise ValueError("a verdict is not between 0 and 1")
+    return found
 
 
 def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
     """The record of a run that goes on; None for a new one.
 
-    Raises UsageError if what was measured at its start cannot be compared with what would be at
-    its end.
+    Raises UsageError if what was measured at its start cannot be read, or cannot be compared with
+    what would be at its end.
     """
     record = Record.read(run_dir)
     if record is None:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.evaluation.benchmarks import Grade, read_jsonl
 from azr_mlx.evaluation.protocol import NAMES, Protocol, different
 from azr_mlx.evaluation.result import Sample
-from azr_mlx.files import write_json
+from azr_mlx.files import read_json, write_json
 from azr_mlx.types import Status
 
 PROTOCOL, SAMPLES, TRIES, RESULT = "protocol.json", "samples.jsonl", "tries.jsonl", "result.json"
@@ -115,9 +115,9 @@ def _claim(folder: Path, protocol: Protocol) -> None:
         write_json(path, own, indent=1)
         return
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = read_json(path)
         differ = different(theirs, own, NAMES)
-    except (ValueError, AttributeError) as e:
+    except WRONG_VALUES as e:
         raise UsageError(f"{path}: is damaged ({e}); choose another --out") from e
     if differ:
         pairs = [f"{k} {_brief(old)}, not {_brief(new)}" for k, (old, new) in differ.items()]
@@ -174,7 +174,7 @@ def _try(row: Mapping[str, Any]) -> tuple[Key, str]:
 def _read(parse: Callable[[Mapping[str, Any]], Read], row: Mapping[str, Any], file: Path) -> Read:
     try:
         return parse(row)
-    except (KeyError, ValueError, TypeError) as e:
+    except WRONG_VALUES as e:
         raise UsageError(
             f"{file}: has a row that this program did not write ({type(e).__name__}: {e}); choose "
             "another --out"

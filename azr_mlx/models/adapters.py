@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import Lora, Quantization, load
-from azr_mlx.errors import ModelUsageError, UsageError, first_line
-from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, recorded, run_of
+from azr_mlx.errors import WRONG_VALUES, ModelUsageError, UsageError, first_line
+from azr_mlx.files import read_json
+from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, run_of, starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class AdapterConfig:
 def read(folder: Path) -> AdapterConfig:
     """The configuration in a folder of adapters. Raises OSError or ValueError if it cannot be
     read."""
-    row = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    row = read_json(folder / ADAPTER_CONFIG)
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     return AdapterConfig(row)
@@ -84,7 +84,7 @@ def read_lora(folder: Path) -> Lora:
         raise UsageError(
             f"--adapter-path {folder}: has no {ADAPTER_CONFIG}; give for example runs/NAME/adapters"
         ) from e
-    except (ValueError, KeyError, TypeError) as e:
+    except WRONG_VALUES as e:
         raise UsageError(
             f"{file}: not a LoRA adapter's configuration ({type(e).__name__}: {e})"
         ) from e
@@ -117,7 +117,7 @@ def quantization_of(adapters: Path) -> Quantization | None:
     run = run_of(adapters)
     if run is None:
         return None
-    starts = recorded(run, "starts") or []
-    if starts and str(starts[-1].get("backend", "")).startswith("torch"):
+    made = starts(run)
+    if made and str(made[-1].get("backend", "")).startswith("torch"):
         return Quantization(bits=0)
     return load(run / CONFIG_FILE).quantization

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 from azr_mlx.config import MODES, Quantization
 from azr_mlx.errors import AzrError, ModelError, ModelUsageError, first_line
-from azr_mlx.files import whole_folder
+from azr_mlx.files import Unreadable, has_mark, read_json, whole_folder
 from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -64,17 +63,14 @@ def is_mlx_folder(folder: Path) -> bool:
     safetensors files."""
     if "quantization" in read_config(folder):
         return True
-    return any(
-        safetensors_header(path).get("__metadata__", {}).get("format") == "mlx"
-        for path in weight_files(folder)
-    )
+    return any(_metadata(path).get("format") == "mlx" for path in weight_files(folder))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The contents of config.json. Raises ModelError if it is not a JSON object."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_json(folder / "config.json")
+    except (OSError, Unreadable) as error:
         raise ModelError(
             f"{folder / 'config.json'} cannot be read: {first_line(error)}", "fetch it again"
         ) from error
@@ -87,26 +83,30 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors"))
 
 
-def safetensors_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: an entry per tensor, and ``__metadata__``. Raises
-    ModelError if the file is damaged."""
+def tensor_names(path: Path) -> frozenset[str]:
+    """The names of the tensors in a safetensors file. Raises ModelError if it is damaged."""
+    with _header(path) as header:
+        return frozenset(header.keys())
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with _header(path) as header:
+        return dict(header.metadata() or {})
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[Any]:
+    """The header of a safetensors file, which is held against the file's size."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size < 8:
-                raise ValueError(f"it has {size} bytes")
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > size:
-                raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = json.loads(file.read(length))
-        parts = [tensor["data_offsets"][1] for key, tensor in header.items() if key[:2] != "__"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        opened = safe_open(path, framework="numpy")
+    except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{path} is not a safetensors file: {first_line(error)}", "fetch it again"
+            f"{path} is not a whole safetensors file: {first_line(error)}", "fetch it again"
         ) from error
-    if 8 + length + max(parts, default=0) > size:
-        raise ModelError(f"{path} is cut off: tensors end past its {size} bytes", "fetch it again")
-    return header
+    with opened as header:
+        yield header
 
 
 @contextmanager
@@ -117,9 +117,7 @@ def loading(folder: Path | str) -> Iterator[None]:
         yield
     except AzrError:
         raise
-    # Each of these is raised by some library if a file is not as it should be.
-    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
-            TypeError, ValueError) as error:  # fmt: skip
+    except Exception as error:  # a damaged file raises anything, also classes of its own
         known = "not supported" not in str(error)
         fix = "fetch or convert it again" if known else "take a model of another architecture"
         raise ModelError(f"model {str(folder)!r} cannot be loaded: {_flat(error)}", fix) from error
@@ -154,11 +152,12 @@ def missing_keys(config: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]
 
 
 def completed_config(folder: Path) -> tuple[dict[str, Any], bool]:
-    """config.json with the keys that mlx-lm needs, and whether any had to be added."""
+    """config.json with the keys that mlx-lm needs, and whether it has to be written again: a key
+    was added, or the file has a byte order mark, which mlx-lm does not read."""
     config = read_config(folder)
-    tensors = {name for path in weight_files(folder) for name in safetensors_header(path)}
+    tensors = {name for path in weight_files(folder) for name in tensor_names(path)}
     missing = missing_keys(config, tensors)
-    return {**config, **missing}, bool(missing)
+    return {**config, **missing}, bool(missing) or has_mark(folder / "config.json")
 
 
 def link_folder(folder: Path, target: Path) -> None:

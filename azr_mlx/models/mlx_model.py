@@ -7,9 +7,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.folder import loading
+from azr_mlx.models.folder import loading, tensor_names
 from azr_mlx.run_folder import ADAPTER_WEIGHTS
 
 
@@ -69,7 +69,6 @@ def attach(model: Any, path: Path) -> None:
 
     Raises UsageError if the adapters in the folder ``path`` do not fit.
     """
-    import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
@@ -80,7 +79,7 @@ def attach(model: Any, path: Path) -> None:
             linear_to_lora_layers(
                 model, config.num_layers, config.parameters, use_dora=kind == "dora"
             )
-        new: Any = mx.load(str(path / ADAPTER_WEIGHTS))
+        new = read_arrays(path / ADAPTER_WEIGHTS)
         leaves: Any = tree_flatten(model.parameters())
         own = dict(leaves) if kind == "full" else adapter_weights(model)
         wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]
@@ -89,12 +88,26 @@ def attach(model: Any, path: Path) -> None:
                 f"no place for {wrong[0]} ({len(wrong)} of {len(new)} tensors do not fit)"
             )
         model.load_weights(list(new.items()), strict=False)
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError, AttributeError) as error:
+    except (OSError, RuntimeError, *WRONG_VALUES) as error:
         why = " ".join(str(error).split())[:300]
         raise UsageError(
             f"--adapter-path: {path}: does not fit the model: {why}; "
             "give adapters that were trained on this model"
         ) from error
+
+
+def read_arrays(file: Path) -> dict[str, Any]:
+    """The arrays in a safetensors file, in memory. Raises ModelError if the file is damaged.
+
+    MLX believes the header and reads the arrays when they are first used. So the header is checked
+    before, and the file may change afterwards.
+    """
+    import mlx.core as mx
+
+    tensor_names(file)
+    arrays: Any = mx.load(str(file), format="safetensors")
+    mx.eval(arrays)
+    return dict(arrays)
 
 
 def adapter_weights(model: Any) -> dict[str, Any]:

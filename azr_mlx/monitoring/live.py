@@ -90,10 +90,9 @@ class View:
         yield self._status(width)
         if not self.rows:
             return
-        bars = not options.ascii_only
         if width < WIDE:
-            figures = self._figures(width, bars)
-            yield Group(Text(), self._kinds(width, bars), Text(), *figures)
+            figures = self._figures(width)
+            yield Group(Text(), self._kinds(width), Text(), *figures)
             room = height - 2 - (1 + 1 + len(TaskKind) + 1 + len(figures)) - 1
             if room > 1:
                 yield Group(Text(), *self._last(room))
@@ -102,7 +101,7 @@ class View:
         beside = Table.grid(expand=True, padding=(0, 2, 0, 0))
         beside.add_column(width=half)
         beside.add_column(ratio=1)
-        own = Group(self._kinds(half, bars), Text(), *self._figures(half, bars))
+        own = Group(self._kinds(half), Text(), *self._figures(half))
         beside.add_row(own, Group(*self._last(height - 3)))
         yield Group(Text(), beside)
 
@@ -135,9 +134,9 @@ class View:
             text.append(f"   {self.name}", "dim")
         return text
 
-    def _kinds(self, width: int, bars: bool) -> Table:
+    def _kinds(self, width: int) -> Table:
         """A table by kind: the shares solved and valid, each with its curve, and the difficulty."""
-        points = min(KEPT, (width - 44) // 2) if bars and width >= 60 else 0
+        points = min(KEPT, (width - 44) // 2) if width >= 60 else 0
         grid = Table.grid(padding=(0, 2, 0, 0))
         for least in (0, 0, points, 0, points, 0):
             grid.add_column(no_wrap=True, min_width=least)
@@ -154,9 +153,9 @@ class View:
             grid.add_row(*cells)
         return grid
 
-    def _figures(self, width: int, bars: bool) -> list[Text]:
+    def _figures(self, width: int) -> list[Text]:
         row = self.rows[-1]
-        curve = sparkline(self.rewards, min(40, width - 40), None, None) if bars else ""
+        curve = sparkline(self.rewards, min(40, width - 40), None, None)
         signs = [key.removeprefix("health/") for key in row if key.startswith("health/")]
         tripped = [name for name in signs if row[f"health/{name}"]]
         lines = [

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.files import json_lines, write_whole
+from azr_mlx.files import Unreadable, from_json, json_lines, write_whole
 
 KINDS = "deduction|abduction|induction"
 ROLES = "propose|solve"
@@ -358,6 +358,12 @@ def metrics_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number, so small that differences are finite, too."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) < 1e300
+
+
 class MetricsFile:
     """``metrics.jsonl``: one row per step, whole lines only."""
 
@@ -371,14 +377,17 @@ class MetricsFile:
             os.fsync(f.fileno())
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """All complete rows. A last line that was cut off when the run was killed is skipped."""
+        """All rows with a step. A line that is none is skipped, such as the last one if it was cut
+        off when the run was killed."""
         if not self.path.exists():
             return
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in self.path.read_text("utf-8-sig", errors="replace").splitlines():
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
+                row = from_json(line)
+            except Unreadable:
                 continue
+            if isinstance(row, dict) and is_number(row.get("step")):
+                yield row
 
     def rewind(self, step: int, last: Mapping[str, Any]) -> int:
         """Move the rows after ``step`` to ``metrics.set_aside.jsonl``; returns how many there were.

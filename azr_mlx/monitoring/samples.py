@@ -7,7 +7,6 @@ lines of them are parsed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx import run_folder
+from azr_mlx.errors import WRONG_VALUES
+from azr_mlx.files import from_json
 from azr_mlx.types import Experience, Status
 
 FILES = 8  # how many files of rollouts are opened
@@ -120,13 +121,13 @@ def _of_file(path: Path, turn: int, shown: Counter[tuple[str, str, str]]) -> Ite
 
 def _lines(path: Path) -> list[str]:
     with path.open("rb") as f:
-        return f.read(BYTES).decode("utf-8", "replace").splitlines()
+        return f.read(BYTES).decode("utf-8-sig", "replace").splitlines()
 
 
 def _parsed(line: str) -> ShownRollout | None:
     """The rollout in a line; None if the line was cut off."""
     try:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = from_json(line)
         return ShownRollout(
             int(row["step"]),
             str(row["role"]),
@@ -137,5 +138,5 @@ def _parsed(line: str) -> ShownRollout | None:
             str(row["prompt"]["text"]),
             str(row["completion"]["text"]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except WRONG_VALUES:
         return None

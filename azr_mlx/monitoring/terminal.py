@@ -18,6 +18,7 @@ from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import HeldOutLine
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.live import KEPT, LiveView, View, kl_parts, program_lines, verdict_line
+from azr_mlx.monitoring.metrics import is_number
 from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import plain
 from azr_mlx.types import Experience, TaskKind
@@ -44,13 +45,16 @@ class Display:
 
     @property
     def draws(self) -> bool:
-        """Whether the live view is drawn: stderr is a terminal, and output is wanted."""
+        """Whether the live view is drawn: stderr is a terminal for Unicode, and output is
+        wanted."""
         c = self.console
-        return not self.silent and c.is_terminal and not c.is_dumb_terminal
+        unicode = c.encoding.startswith("utf")
+        return not self.silent and c.is_terminal and not c.is_dumb_terminal and unicode
 
     def recall(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Take over the earlier steps of a resumed run, so that the curves show them."""
-        self.view.rows = tuple(rows)[-KEPT:]
+        numbers = [{k: v for k, v in row.items() if is_number(v)} for row in rows[-KEPT:]]
+        self.view.rows = tuple(numbers)
 
     def phase(self, name: str, step: int, done: int = 0, total: int = 0) -> None:
         """Show in the live view which phase is running, and how many of its rollouts are done."""
@@ -98,7 +102,7 @@ class Display:
             self.live = None
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(escape(text), style=style, soft_wrap=True)
+        self.console.print(escape(plain(text)), style=style, soft_wrap=True)
 
 
 def step_line(row: Mapping[str, float], experiences: Sequence[Experience], max_steps: int) -> str:

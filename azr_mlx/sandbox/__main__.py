@@ -12,11 +12,15 @@ import contextlib
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
 from typing import IO, Any
 
+from azr_mlx.files import Unreadable, from_json, lines_of, open_bytes
 from azr_mlx.sandbox import Job, Result, Sandbox, SandboxError, job_from_json
 from azr_mlx.sandbox.pool import ISOLATION
+from azr_mlx.text import is_text, one_line
 from azr_mlx.types import Status
 
 _FORMAT = """jobs, in one of four styles:
@@ -39,15 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         with contextlib.ExitStack() as stack:
-            lines = _open(stack, options.jobs, "r")
+            lines = _lines(stack, options.jobs)
             sandbox = stack.enter_context(Sandbox(options.workers, options.isolation))
-            out = _open(stack, options.out, "w")
+            out = _out(stack, options.out)
             _say(f"sandbox: {sandbox.workers} workers, isolation {sandbox.isolation}")
             _run(sandbox, lines, out)
     except (SandboxError, OSError) as error:
         name = getattr(error, "filename", None)
         why = getattr(error, "strerror", None)
         _say(f"error: {name}: {why}; check the path" if name else f"error: {error}")
+        return 1
+    except Unreadable as error:
+        _say(f"error: {options.jobs}: {error}")
         return 1
     except KeyboardInterrupt:
         _say("interrupted")
@@ -57,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _say(line: str) -> None:
     if sys.stderr is not None:  # stderr may have been closed before the start
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(one_line(line) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,16 +87,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(stack: contextlib.ExitStack, path: str, mode: str) -> IO[str]:
+def _lines(stack: contextlib.ExitStack, path: str) -> Iterator[str]:
+    """The lines of the file of jobs. Bytes that are not text become lone surrogates, so that only
+    the jobs that have them are malformed."""
+    if path == "-":
+        if sys.stdin is None:
+            raise OSError("stdin is closed")
+        return lines_of(sys.stdin.buffer, "surrogateescape")
+    lines = lines_of(stack.enter_context(open_bytes(Path(path))), "surrogateescape")
+    first = next(lines, "")  # a file that is not text is reported before anything is written
+    return chain([first], lines)
+
+
+def _out(stack: contextlib.ExitStack, path: str) -> IO[str]:
     if path != "-":
-        return stack.enter_context(open(path, mode, encoding="utf-8", errors="surrogateescape"))
-    stream = sys.stdin if mode == "r" else sys.stdout
-    if stream is None:
-        raise OSError(f"{'stdin' if mode == 'r' else 'stdout'} is closed")
-    return stream
+        return stack.enter_context(open(path, "w", encoding="utf-8"))
+    if sys.stdout is None:
+        raise OSError("stdout is closed")
+    return sys.stdout
 
 
-def _run(sandbox: Sandbox, lines: IO[str], out: IO[str]) -> None:
+def _run(sandbox: Sandbox, lines: Iterable[str], out: IO[str]) -> None:
     """Write one result per job, in the order of the jobs. Ids come back as they were given."""
     given: deque[tuple[Any, Result | None]] = deque()  # id, and result if malformed
 
@@ -120,7 +138,9 @@ def _run(sandbox: Sandbox, lines: IO[str], out: IO[str]) -> None:
 def _parse(sandbox: Sandbox, line: str) -> tuple[Any, Job | Result]:
     given: Any = None
     try:
-        row = json.loads(line)
+        if not is_text(line):
+            raise ValueError("not UTF-8 text; save the file as UTF-8")
+        row = from_json(line)
         given = row.get("id") if isinstance(row, dict) else None
         return given, job_from_json(row, sandbox.limits)
     except (ValueError, TypeError, RecursionError) as error:

@@ -29,7 +29,7 @@ from itertools import pairwise
 from typing import Any
 
 from azr_mlx.sandbox.jail.wire import MAX_CALLS
-from azr_mlx.text import parsed
+from azr_mlx.text import NOT_PYTHON, parsed
 
 REPORT = "_azr_report"
 MAX_TEXT = 160  # characters of an assertion that a detail quotes
@@ -175,7 +175,7 @@ def _compiled(source: str) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return marshal.dumps(compile(source, "<tests>", "exec", dont_inherit=True))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except NOT_PYTHON:
         return b""
 
 
@@ -412,7 +412,7 @@ def _closed(node: ast.expr) -> Any:
         raise _Open
     try:
         return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+    except (TypeError, *NOT_PYTHON):
         pass
     try:
         return _computed(node)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from azr_mlx.sandbox.jail.suite import CALLED, REACHED
-from azr_mlx.text import parsed
+from azr_mlx.text import NOT_PYTHON, parsed
 
 
 @lru_cache(maxsize=512)
@@ -30,7 +30,7 @@ def marked(tests: str) -> bytes:
             warnings.simplefilter("ignore")
             code = compile(_Marked().visit(tree), "<tests>", "exec", dont_inherit=True)
         return marshal.dumps(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except NOT_PYTHON:
         return b""
 
 

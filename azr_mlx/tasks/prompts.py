@@ -26,7 +26,9 @@ import yaml
 
 from azr_mlx.config import Config
 from azr_mlx.config.shipped import config_dir
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import WRONG_VALUES, UsageError
+from azr_mlx.files import read_text
+from azr_mlx.text import NOT_PYTHON
 from azr_mlx.types import Prompt, Role, Task, TaskKind
 
 STYLES = ("completion", "chat")
@@ -181,7 +183,7 @@ def arguments(inputs: str) -> str:
     """``1, 2`` of the literal tuple ``(1, 2)``: what stands between the parentheses of the call."""
     try:
         node = ast.parse(inputs.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except NOT_PYTHON:
         return inputs
     return ", ".join(map(ast.unparse, node.elts)) if isinstance(node, ast.Tuple) else inputs
 
@@ -231,9 +233,9 @@ def load_form(name_or_path: str | Path) -> PromptForm:
             f"there are {known}, or give the path of a .yaml file"
         )
     try:
-        row = yaml.safe_load(path.read_text(encoding="utf-8"))
+        row = yaml.safe_load(read_text(path))
         return _form(row)
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, *WRONG_VALUES) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"prompt form {path}: {type(error).__name__}: {line}") from None
 

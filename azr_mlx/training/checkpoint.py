@@ -6,7 +6,7 @@
       buffer.jsonl.gz  state.json
 
 A checkpoint is written to a ``.tmp`` folder, fsynced and renamed. ``state.json`` is written last
-and holds the sha256 of every other file. All files are JSON or safetensors, so nothing is ever
+and holds the sha256 of every file. All files are JSON or safetensors, so nothing is ever
 unpickled.
 """
 
@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from azr_mlx.errors import AzrError
-from azr_mlx.files import fsync, point
+from azr_mlx.errors import AzrError, first_line
+from azr_mlx.files import fsync, point, read_json
 from azr_mlx.run_folder import (
     BEST,
     BUFFER_FILE,
@@ -34,6 +34,7 @@ from azr_mlx.run_folder import (
     previous_good,
     read_buffer,
     rollouts,
+    seal,
     sha256,
 )
 
@@ -65,7 +66,9 @@ def save(
         backend.save(tmp)
         _write_rows(tmp / BUFFER_FILE, buffer_rows)
         hashes = {f.name: sha256(f) for f in sorted(tmp.iterdir())}
-        text = json.dumps({**state, "step": step, "sha256": hashes}, indent=1)
+        state = {**state, "step": step, "sha256": hashes}
+        hashes = {**hashes, STATE_FILE: seal(state)}
+        text = json.dumps({**state, "sha256": hashes}, indent=1)
         (tmp / STATE_FILE).write_text(text, encoding="utf-8")
         for file in [*tmp.iterdir(), tmp]:
             fsync(file)
@@ -91,8 +94,16 @@ def load_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     problem = damage(path)
     if problem:
         raise CheckpointError(f"checkpoint {path}: {problem}; {previous_good(path)}")
-    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    return state, list(read_buffer(path))
+    try:
+        return read_json(path / STATE_FILE), list(read_buffer(path))
+    except (OSError, ValueError) as error:
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, error: BaseException) -> CheckpointError:
+    """The error for a checkpoint whose files do not hold what they should."""
+    why = first_line(error) if isinstance(error, OSError | ValueError) else repr(error)
+    return CheckpointError(f"checkpoint {path}: cannot be used: {why}; {previous_good(path)}")
 
 
 def set_aside(run_dir: Path, resumed: Path) -> None:

@@ -7,15 +7,15 @@ only on the seed and the step, and everything else that a step depends on is in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from azr_mlx import run_folder
 from azr_mlx.backends.base import Backend
 from azr_mlx.config import Config
-from azr_mlx.errors import PROGRAM, Interrupted
-from azr_mlx.files import json_lines
+from azr_mlx.errors import PROGRAM, WRONG_VALUES, Interrupted
+from azr_mlx.files import json_lines, write_whole
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.monitoring import samples
 from azr_mlx.monitoring.health import Health
@@ -91,17 +91,26 @@ class Trainer:
         state, rows = checkpoint.load_state(path)
         try:
             self.backend.load(path)
-        except ValueError as e:
-            raise run_folder.CheckpointError(str(e)) from e
+            row = self._restore(state, rows)
+        # Files that another program wrote have the right hashes, too.
+        except (OSError, RuntimeError, *WRONG_VALUES) as e:
+            raise checkpoint.unusable(path, e) from e
+        checkpoint.set_aside(self.run_dir, path)
+        self._mark_best()
+        return self.metrics.rewind(self.step, row)
+
+    def _restore(
+        self, state: dict[str, Any], rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float]:
+        """Take over the state of a checkpoint; returns its row of metrics."""
         self.selfplay.memory.restore(state["selfplay"], rows)
         self.selfplay.learner.restore(state["learner"])
         if "health" in state:  # checkpoints of version 0.1 do not have it
             self.health = Health.from_json(state["health"])
-        self.step = state["step"]
+        self.step = int(state["step"])
         self.best = Best(*state["best"]) if state.get("best") else None
-        checkpoint.set_aside(self.run_dir, path)
-        self._mark_best()
-        return self.metrics.rewind(self.step, state["row"])
+        row = dict(state["row"])
+        return {**row, "step": int(row["step"])} if row else {}
 
     def run(self) -> int:
         """Train up to ``max_steps``; returns the exit code."""
@@ -212,7 +221,7 @@ class Trainer:
             return
         file = run_folder.rollouts_of(self.run_dir, step)
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json_lines(e.to_json() for e in experiences), encoding="utf-8")
+        write_whole(file, json_lines(e.to_json() for e in experiences))
 
     def _interrupted(self, at: Snapshot) -> int:
         """Save a checkpoint of the weights as they are now; ``at`` is the state that belongs to

@@ -330,7 +330,7 @@ def test_a_sliding_window_is_refused():
 def test_a_damaged_adapter_file_is_told(tmp_path):
     file = tmp_path / ADAPTER_WEIGHTS
     file.write_bytes(b"\0" * 40)
-    with pytest.raises(ValueError, match="not a safetensors file"):
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
         pair()[1].load_adapters(file)
 
 

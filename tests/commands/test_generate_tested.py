@@ -119,3 +119,28 @@ def test_tests_that_any_program_would_pass_are_refused(text, message, tmp_path):
         (tmp_path / "t.py").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_tests(tmp_path / "t.py")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tests_of_any_editor_are_read(encoding, end, tmp_path):
+    text = 'assert f() == """naïve\nend"""\nassert f()\n'
+    (tmp_path / "t.py").write_bytes(text.replace("\n", end).encode(encoding))
+    read = read_tests(tmp_path / "t.py")
+    assert read.text.strip() == text.strip() and read.name == "f"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("assert f() == 'é'".encode("latin-1"), "looks like Latin-1 .*save it as UTF-8"),
+        ("assert f()".encode("utf-16-le"), "looks like UTF-16"),
+        (b"assert f()\0", "not Python"),
+        (b"assert f" + b"(" * 100_000, "not Python"),
+        (b"assert f() == " + b"-" * 100_000 + b"1", "not Python"),
+    ],
+)
+def test_tests_that_are_not_text_are_refused(data, message, tmp_path):
+    (tmp_path / "t.py").write_bytes(data)
+    with pytest.raises(UsageError, match=message):
+        read_tests(tmp_path / "t.py")

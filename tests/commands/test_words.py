@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from azr_mlx.cli import main
+from azr_mlx.text import plain
 
 pytestmark = pytest.mark.backend
 
@@ -19,6 +20,9 @@ WORDS = {
     "a long path": "/".join(["folder"] * 2000),
     "a stranger's home": "~nobody-of-this-name/models",
     "below a file": f"{__file__}/inside",
+    "escape sequences": "\x1b]0;mine\x07\x1b[2J\u202e\x9b31m",
+    "two lines": "one\r\ntwo\x85three\u2028four",
+    "bytes that are not text": "caf\udce9",
 }
 PLACES = {
     "train model": ["train", "-c", "quickstart", "--dry-run", "--model"],
@@ -62,6 +66,8 @@ def test_any_word_in_any_place_gets_one_line(
     assert code == 2 and out == ""
     assert "Errno" not in err and "Traceback" not in err and "--debug" not in err
     assert len(lines) == 1 and len(err) < 2000
+    assert err.count("\n") == len(err.splitlines())
+    assert err == plain(err)
     assert os.listdir(tmp_path) == []
 
 

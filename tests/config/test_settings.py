@@ -30,6 +30,10 @@ KEYS = tuple(schema.leaves(Config))
 SECTIONS = sorted({key.rpartition(".")[0] for key in KEYS} - {""})
 
 
+# Every list is the one before it, twice: 2**26 values in all.
+LAUGHS = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 26))
+
+
 def errors(source: str | Path | None = None, *overrides: str) -> tuple[str, ...]:
     with pytest.raises(ConfigError) as caught:
         load(source, overrides)
@@ -226,7 +230,59 @@ def test_yaml_of_the_wrong_shape_is_refused(tmp_path: Path, text: str, fragment:
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
     path.write_bytes(b"run_name: \xff\n")
-    assert "not UTF-8 text (invalid start byte at byte 10)" in errors(path)[0]
+    (line,) = errors(path)
+    assert "latin.yaml: not UTF-8 text (it looks like Latin-1 or Windows-1252: byte 0xFF" in line
+    assert line.endswith("save it as UTF-8")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_file_of_another_editor_is_read(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "given.yaml"
+    path.write_bytes(f"max_steps: 7{end}run_name: é{end}".encode(encoding))
+    config = load(path)
+    assert (config.max_steps, config.run_name) == (7, "é")
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("", ""),
+        ("# nothing\n", ""),
+        ("seed: &a 3\nmax_steps: *a\n", ""),
+        ("- 1\n", "not a mapping"),
+        ("lora:\n\trank: 3\n", "indent with blanks, not tabs"),
+        ("a: " + "[" * 100_000, "nested too deeply"),
+        ("".join(" " * i + "a:\n" for i in range(2000)), "nested too deeply"),
+        ("a: &a [*a]\n", "its aliases repeat values without end"),
+        (LAUGHS, "its aliases repeat values without end"),
+        ("seed: 1\0\n", "not YAML"),
+        ("seed: 1\n---\nseed: 2\n", "another document"),
+        ("{seed: 1}: 3\n", "a key that is not a name"),
+        ("learning_rate: .inf\n", "not a number"),
+        ("learning_rate: 1e999\n", "not finite"),
+        ("learning_rate: .nan\n", "not a number"),
+        (f"seed: {'9' * 300}\n", "out of range"),
+        (f"seed: {'9' * 5000}\n", "not a whole number"),
+        ("seed: 0o17\n", "not a whole number"),
+        ("seed: yes\n", "not a whole number"),
+        ('run_name: "\\ud800"\n', "not UTF-8 text"),
+        ('task_types: ["\\ud800"]\n', "not UTF-8 text"),
+    ],
+)
+def test_yaml_is_right_or_refused_in_a_line(tmp_path: Path, text: str, fragment: str) -> None:
+    path = write(tmp_path, text)
+    if not fragment:
+        load(path)
+        return
+    found = errors(path)
+    assert any(fragment in line for line in found)
+    assert not any("\n" in line for line in found)
+
+
+def test_an_override_that_is_not_text_is_refused() -> None:
+    (line,) = errors(None, "run_name=a\udcff")
+    assert line.startswith("run_name: ") and "not UTF-8 text" in line
 
 
 def test_a_missing_config_names_the_nearest_shipped_one() -> None:

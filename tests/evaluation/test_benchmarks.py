@@ -15,6 +15,8 @@ from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.benchmarks import SPECS, completion, content_sha256, load, prompt
 from azr_mlx.evaluation.benchmarks.source import hub_answers
+from azr_mlx.evaluation.store import read_samples
+from azr_mlx.files import json_lines
 from tests.conftest import SHARED
 
 pytestmark = pytest.mark.pure
@@ -36,6 +38,7 @@ HUMANEVAL_ROWS = [
         "entry_point": "half",
     },
 ]
+GRADED = HUMANEVAL_ROWS[:1]
 
 
 def mbpp_row(number: int, **changes) -> dict:
@@ -114,6 +117,33 @@ def test_damaged_data_is_one_clear_line(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as caught:
         load("mbpp", path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz", "data.json"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_data_and_samples_of_any_editor_are_read(tmp_path, name, encoding, end):
+    rows = [{**row, "completion": " x = 'é\\r\\n'"} for row in GRADED]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = end.join([*lines, ""]) if ".jsonl" in name else f"[{(',' + end).join(lines)}]"
+    data = text.encode(encoding)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(json_lines(rows), "utf-8")
+    loaded = [benchmarks.load("humaneval", file) for file in (path, plain)]
+    assert loaded[0].sha256 == loaded[1].sha256 and len(loaded[0].problems) == len(GRADED)
+    if ".jsonl" in name:
+        assert read_samples(path) == read_samples(plain)
+
+
+@pytest.mark.parametrize("field", ["prompt", "entry_point", "canonical_solution", "task_id"])
+@pytest.mark.parametrize("value", [None, 3, ["a"], {}, "\ud800"])
+def test_a_problem_of_other_than_text_is_one_clear_line(tmp_path, field, value):
+    path = tmp_path / "data.jsonl"
+    path.write_text(json_lines([{**HUMANEVAL_ROWS[0], field: value}]))
+    with pytest.raises(UsageError, match=r"data\.jsonl, row 1: not a row of humaneval"):
+        benchmarks.load("humaneval", path)
 
 
 def test_absent_data_says_what_to_download(tmp_path):
@@ -271,3 +301,12 @@ def test_every_benchmark_can_be_evaluated_in_training():
     for name in SPECS:
         assert check(load(None, [f"evaluation.benchmarks={name}"])) == []
     assert EvaluationConfig().benchmarks[0] in SPECS
+
+
+def test_a_docstring_that_is_nested_too_deeply_has_no_examples(tmp_path):
+    """CPython 3.11 raises MemoryError for the one, and RecursionError for the other."""
+    path = tmp_path / "data.jsonl"
+    for nested in ("-" * 100_000 + "1", "[" * 150 + "]" * 150):
+        asked = f'def double(x):\n    """Twice.\n\n    >>> {nested}\n    1\n    """\n'
+        path.write_text(json_lines([{**HUMANEVAL_ROWS[0], "prompt": asked}]))
+        assert len(benchmarks.load("humaneval", path).problems) == 1

@@ -12,6 +12,7 @@ from azr_mlx.monitoring import live, terminal
 from azr_mlx.monitoring.live import LiveView, View, program_lines, sparkline
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.selfplay.round_log import ShownProposal
+from azr_mlx.text import plain
 from azr_mlx.types import Reward, Status, TaskKind, Verdict
 
 pytestmark = pytest.mark.pure
@@ -220,6 +221,37 @@ def test_a_dumb_terminal_gets_lines(err, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     steps(err)
     assert "step 1/2 |" in err.getvalue() and "\x1b[?25l" not in err.getvalue()
+
+
+@pytest.mark.parametrize("err", ["terminal"], indirect=True)
+def test_a_terminal_without_unicode_gets_lines(err, monkeypatch):
+    monkeypatch.setattr(Terminal, "encoding", "ascii", raising=False)
+    steps(err)
+    assert "step 1/2 |" in err.getvalue() and "\x1b[?25l" not in err.getvalue()
+
+
+@pytest.mark.parametrize("err", ["file"], indirect=True)
+def test_no_line_lets_anything_through(err):
+    with redirect_stderr(err):
+        shown = Display(2, name=HOSTILE)
+    one = proposed(HOSTILE, HOSTILE, reason=HOSTILE)
+    shown.step({**ROW, "step": 1}, [], [one])
+    shown.warn(HOSTILE)
+    shown.note(HOSTILE)
+    assert err.getvalue() == plain(err.getvalue()) and "[red]b[/red]" in err.getvalue()
+
+
+@pytest.mark.parametrize("width", [1, 20, 30])
+def test_a_very_narrow_terminal_is_not_overrun(width):
+    assert max(map(len, plain_lines(view(), width, 24))) <= width
+
+
+@pytest.mark.parametrize("err", ["file"], indirect=True)
+def test_a_resumed_run_shows_the_rows_that_are_numbers(err):
+    with redirect_stderr(err):
+        shown = Display(2)
+    shown.recall([{**ROW, "step": 1, "entropy": "high", "grad_norm": None, "kl_ref": 10**400}])
+    assert "entropy 0.00" in "".join(plain_lines(shown.view, 80, 24))
 
 
 @pytest.mark.parametrize("err", ["terminal"], indirect=True)

@@ -525,3 +525,47 @@ def test_command_reports_a_missing_file(tmp_path: Path) -> None:
     assert done.returncode == 1 and done.stderr.startswith("error: "), (
         "one clear line, no traceback"
     )
+
+
+def _command_on_bytes(jobs: Path, data: bytes, piped: bool) -> subprocess.CompletedProcess[bytes]:
+    jobs.write_bytes(data)
+    given, out = ("-", "-") if piped else (str(jobs), str(jobs.with_name("out")))
+    words = ["--jobs", given, "--out", out, "--workers", "1"]
+    return subprocess.run(
+        [sys.executable, "-m", "azr_mlx.sandbox", *words],
+        input=data if piped else None,
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+    )
+
+
+@pytest.mark.parametrize("piped", [True, False], ids=["pipes", "files"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_command_reads_files_of_any_editor(tmp_path: Path, encoding: str, piped: bool) -> None:
+    row = {"id": "数", "code": "def f(): return 'é'", "call": "f"}
+    data = (json.dumps(row, ensure_ascii=False) + "\r\n\r\n").encode(encoding)
+    done = _command_on_bytes(tmp_path / "jobs", data, piped)
+    assert done.returncode == 0, done.stderr
+    (line,) = (done.stdout if piped else (tmp_path / "out").read_bytes()).splitlines()
+    assert json.loads(line)["id"] == "数" and json.loads(line)["value"] == "'é'"
+
+
+@pytest.mark.parametrize("piped", [True, False], ids=["pipes", "files"])
+def test_command_reports_bytes_that_are_not_text(tmp_path: Path, piped: bool) -> None:
+    row = json.dumps({"id": "é", "code": "def f(): return 1", "call": "f"}, ensure_ascii=False)
+    data = row.encode() + b"\n" + row.encode("latin-1") + b"\n" + b"[" * 100_000
+    done = _command_on_bytes(tmp_path / "jobs", data, piped)
+    assert done.returncode == 0, done.stderr
+    out = done.stdout if piped else (tmp_path / "out").read_bytes()
+    good, bad, deep = map(json.loads, out.splitlines())
+    assert good["value"] == "1" and bad["status"] == deep["status"] == "invalid"
+    assert "not UTF-8 text" in bad["detail"] and "nested too deeply" in deep["detail"]
+
+
+def test_command_writes_nothing_for_a_file_that_is_not_text(tmp_path: Path) -> None:
+    done = _command_on_bytes(tmp_path / "jobs", '{"id": 1}'.encode("utf-16-le"), False)
+    assert done.returncode == 1 and done.stderr.count(b"error: ") == 1
+    assert b"like UTF-16 without a byte order mark); save it as UTF-8" in done.stderr
+    assert not (tmp_path / "out").exists()

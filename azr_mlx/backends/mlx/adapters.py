@@ -22,7 +22,7 @@ from azr_mlx import rng
 from azr_mlx.backends.adapter_files import describe, require_fit
 from azr_mlx.backends.mlx.cpu import FusedLoRALinear
 from azr_mlx.config import Lora
-from azr_mlx.models.mlx_model import adapter_weights
+from azr_mlx.models.mlx_model import adapter_weights, read_arrays
 
 # The attribute in which each class keeps the layer that it wraps. The classes have no common parent
 # in mlx-lm.
@@ -95,6 +95,6 @@ def load_adapter_weights(model: nn.Module, file: Path) -> None:
     Raises:
         ValueError: the tensors do not fit this model and LoRA configuration.
     """
-    new, own = mx.load(str(file)), adapter_weights(model)
+    new, own = read_arrays(file), adapter_weights(model)
     require_fit(file, new, own)
     model.load_weights(list(new.items()), strict=False)

@@ -29,7 +29,7 @@ from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
 from azr_mlx.models.folder import loading
-from azr_mlx.models.mlx_model import to_float32
+from azr_mlx.models.mlx_model import read_arrays, to_float32
 from azr_mlx.types import Batch
 
 LossAndGrads = Callable[..., tuple[Any, Any]]
@@ -247,10 +247,10 @@ class MlxBackend(ModelBackend):
         adapters.load_adapter_weights(self.policy.lm, file)
 
     def _load_value_head(self, file: Path) -> None:
-        self.policy.value_head.load_weights(str(file))
+        self.policy.value_head.load_weights(list(read_arrays(file).items()))
 
     def _load_optimizer(self, file: Path) -> None:
-        states = tree_unflatten(list(mx.load(str(file)).items()))
+        states = tree_unflatten(list(read_arrays(file).items()))
         self.optimizer.state = states["adapters"]
         self.value_optimizer.state = states["value_head"]
 

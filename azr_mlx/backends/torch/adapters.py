@@ -130,16 +130,21 @@ def transposed(array: torch.Tensor) -> torch.Tensor:
     return array.detach().T.contiguous().cpu()
 
 
+def read_arrays(file: Path) -> dict[str, torch.Tensor]:
+    """The arrays in a safetensors file. Raises OSError, or ValueError if it is damaged."""
+    try:
+        return load_file(file)
+    except SafetensorError as e:
+        raise ValueError(f"{file} is not a whole safetensors file: {e}; fetch it again") from e
+
+
 def load_weights(model: Any, file: Path) -> None:
     """Load a file in mlx-lm's layout into the adapter layers.
 
     Raises:
         ValueError: the tensors do not fit this model and LoRA configuration.
     """
-    try:
-        new, own = load_file(file), named_parameters(model)
-    except SafetensorError as e:
-        raise ValueError(f"{file}: not a safetensors file ({e})") from e
+    new, own = read_arrays(file), named_parameters(model)
     require_fit(file, new, {name: parameter.T for name, parameter in own.items()})
     with torch.no_grad():
         for name, parameter in own.items():

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
@@ -209,13 +208,13 @@ class TorchBackend(ModelBackend):
         adapters.load_weights(self.policy.lm, file)
 
     def _load_value_head(self, file: Path) -> None:
-        head = load_file(file)
+        head = adapters.read_arrays(file)
         with torch.no_grad():
             for name, parameter in self.head_parameters.items():
                 parameter.copy_(head[name])
 
     def _load_optimizer(self, file: Path) -> None:
-        arrays = load_file(file)
+        arrays = adapters.read_arrays(file)
         self._updates = int(arrays["adapters.step"])
         self._restore("adapters", self.optimizer, "lm.", arrays)
         self._restore("value_head", self.value_optimizer, "", arrays)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from azr_mlx.commands.doctor import machine, software, trials
 from azr_mlx.commands.doctor.finding import FAIL, WARN, Finding, Line, examine
+from azr_mlx.text import plain
 
 CHECKS: dict[str, Callable[[], Finding]] = {
     "versions": software.versions,
@@ -67,5 +68,5 @@ def _print(line: Line) -> None:
     from rich.text import Text
 
     status = line.finding.status
-    text = Text.assemble((f"{status:<5}", STYLES[status]), f"{line.name:<9} ", str(line))
+    text = Text.assemble((f"{status:<5}", STYLES[status]), f"{line.name:<9} ", plain(line))
     Console(soft_wrap=True, highlight=False).print(text)

@@ -8,7 +8,6 @@ without test cases is set aside. Each stdin case is a process of its own.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -22,8 +21,9 @@ import numpy as np
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
+from azr_mlx.files import from_json, read_text
 from azr_mlx.sandbox import MAX_CALLS, MAX_REPORTED, Job, Limits, Result, literal, parse_literal
-from azr_mlx.text import parsed
+from azr_mlx.text import NOT_PYTHON, parsed
 from azr_mlx.types import Status
 
 # The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.
@@ -215,12 +215,12 @@ def _listed(value: Any) -> Any:
 def parse(row: DataRow) -> Problem | None:
     """A row of the hub's files, in which some fields are JSON as text."""
     tests = row["input_output"]
-    tests = json.loads(tests) if isinstance(tests, str) and tests.strip() else tests or {}
+    tests = from_json(tests) if isinstance(tests, str) and tests.strip() else tests or {}
     check = _check(tests)
     if check is None:
         return None
     solutions = row.get("solutions") or "[]"
-    solutions = json.loads(solutions) if isinstance(solutions, str) else solutions
+    solutions = from_json(solutions) if isinstance(solutions, str) else solutions
     starter, name = row.get("starter_code") or "", tests.get("fn_name", "")
     how = "Use Call-Based format" if name else "Use Standard Input format"
     way = _WAYS[bool(name)].format(name=name, starter=starter)
@@ -301,7 +301,7 @@ def called_examples(name: str, question: str) -> CallCheck | None:
         try:
             args, value = _shown_arguments(given), parse_literal(wanted)
             pairs.append((literal(args), value))
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except NOT_PYTHON:
             continue
     if not pairs:
         return None
@@ -330,7 +330,7 @@ def folder_rows(folder: Path) -> Iterator[DataRow] | None:
 def _row(problem: Path) -> DataRow:
     def read(name: str) -> str:
         path = problem / name
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return read_text(path) if path.exists() else ""
 
     try:
         return {
@@ -339,7 +339,7 @@ def _row(problem: Path) -> DataRow:
             "solutions": read("solutions.json"),
             "input_output": read("input_output.json"),
             "starter_code": read("starter_code.py"),
-            "difficulty": json.loads(read("metadata.json"))["difficulty"],
+            "difficulty": from_json(read("metadata.json"))["difficulty"],
         }
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{problem}: not a problem of APPS ({error})") from error

@@ -16,7 +16,7 @@ from typing import Any
 
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
 from azr_mlx.sandbox import Job, Limits, Result, equal, literal, parse_literal
-from azr_mlx.text import parsed_expression
+from azr_mlx.text import NOT_PYTHON, parsed_expression
 from azr_mlx.types import Status
 
 LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=512, output_kb=16)
@@ -170,7 +170,7 @@ def arguments(program: str, answer: str) -> str | None:
             continue
         try:
             return literal(_placed(program, node))
-        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        except (TypeError, *NOT_PYTHON):
             continue
     return None
 

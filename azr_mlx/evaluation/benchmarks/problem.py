@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.sandbox import Job, Limits, Result
 from azr_mlx.tasks.verdicts import Check
+from azr_mlx.text import is_text
 from azr_mlx.types import Status
 
 DataRow = Mapping[str, Any]
@@ -58,7 +59,7 @@ class Problem:
     ``entry_point`` the function that is tested ("" for a whole program), ``reference`` a right
     completion ("" if none is known). ``visible`` judges by the examples that the model is shown;
     None if there are none. ``level`` is the benchmark's own word for how hard it is, ``program``
-    what a question about a program shows.
+    what a question about a program shows. Raises ValueError if one of the strings is not text.
     """
 
     id: str
@@ -71,6 +72,12 @@ class Problem:
     visible: ProblemCheck | None = None
     level: str = ""
     program: str = ""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type == "str" and not (isinstance(value, str) and is_text(value)):
+                raise ValueError(f"its {f.name} is not text")
 
     @property
     def solution(self) -> str:

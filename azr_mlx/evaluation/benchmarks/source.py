@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import importlib
 import importlib.util
-import json
 import os
 import ssl
 import urllib.error
@@ -16,9 +15,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError, first_line
+from azr_mlx.errors import WRONG_VALUES, UsageError, first_line
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Problem, Spec
-from azr_mlx.files import read_lines
+from azr_mlx.files import Unreadable, from_json, read_lines
+from azr_mlx.files import read_json as read_value
+from azr_mlx.text import NOT_PYTHON
 
 _ANSWER_S = 3.0
 
@@ -96,15 +97,15 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(read_lines(path), 1):
             if line.strip():
                 yield _object(line, f"{path}, line {number}")
-    except (OSError, EOFError, UnicodeDecodeError) as e:
+    except (OSError, Unreadable) as e:
         raise UsageError(f"{path}: cannot be read: {first_line(e)}") from e
 
 
 def read_json(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a .json file that is a list of them. Raises UsageError."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        found = read_value(path)
+    except (OSError, Unreadable) as e:
         raise UsageError(f"{path}: cannot be read: {first_line(e)}") from e
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise UsageError(f"{path}: a list of JSON objects is expected")
@@ -113,9 +114,9 @@ def read_json(path: Path) -> Iterator[dict[str, Any]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise UsageError(f"{where}: not JSON ({e}); one object per line is expected") from e
+        row = from_json(line)
+    except Unreadable as e:
+        raise UsageError(f"{where}: {e}; one object per line is expected") from e
     if not isinstance(row, dict):
         raise UsageError(f"{where}: not a JSON object; one object per line is expected")
     return row
@@ -133,11 +134,11 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
     excluded: list[str] = []
     for number, row in enumerate(chain([first], found), 1):
         try:
-            name = spec.id_of(row)
+            name = _id(spec, row)
             if not spec.selected(name) or spec.level not in ("", row.get("difficulty")):
                 continue
             problem = spec.parse(row)
-        except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as e:
+        except (*WRONG_VALUES, *NOT_PYTHON) as e:
             reason = f"{type(e).__name__}: {e}"
             raise UsageError(
                 f"{source}, row {number}: not a row of {spec.name} ({reason}); {spec.fix}"
@@ -148,6 +149,13 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
             graded.append(problem)
     _check_ids([*(p.id for p in graded), *excluded], source, spec)
     return graded, excluded
+
+
+def _id(spec: Spec, row: DataRow) -> str:
+    name = spec.id_of(row)
+    if not isinstance(name, str):
+        raise TypeError("its id is not text")
+    return name
 
 
 def _check_ids(ids: Sequence[str], source: str, spec: Spec) -> None:

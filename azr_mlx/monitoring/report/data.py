@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
 
 from azr_mlx import run_folder
-from azr_mlx.errors import UsageError
+from azr_mlx.config import schema
+from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import HeldOutLine, Record
-from azr_mlx.monitoring.metrics import MetricsFile
+from azr_mlx.monitoring.metrics import MetricsFile, is_number
 from azr_mlx.run_folder import (
     CONFIG_FILE,
     HELD_OUT_FILE,
@@ -56,7 +56,7 @@ class ShownRun:
     @property
     def max_steps(self) -> int | None:
         value = self.config.get("max_steps")
-        return value if isinstance(value, int) else None
+        return int(value) if isinstance(value, str) and value.isdecimal() else None
 
     def column(self, key: str) -> tuple[Float64Array, Float64Array]:
         """(steps, values) of a metric, at the steps that have finite values."""
@@ -86,7 +86,7 @@ def read(path: Path) -> ShownRun:
     steps, columns, broken = _metrics(path)
     run = ShownRun(path, steps, columns, broken)
     run.config_text = _attempt(run, CONFIG_FILE, _text, path / CONFIG_FILE, "")
-    run.config = _attempt(run, CONFIG_FILE, _mapping, run.config_text, {})
+    run.config = _attempt(run, CONFIG_FILE, _mapping, path / CONFIG_FILE, {})
     run.starts = _attempt(run, RUN_FILE, _starts, path, [])
     run.held_out = _attempt(run, HELD_OUT_FILE, _held_out, path, {})
     return run
@@ -97,9 +97,7 @@ def _metrics(path: Path) -> tuple[Float64Array, dict[str, Float64Array], dict[st
     counts."""
     rows: dict[float, Mapping[str, Any]] = {}
     for row in MetricsFile(path / METRICS_FILE).rows():
-        step: Any = row.get("step") if isinstance(row, dict) else None
-        if _is_number(step) and np.isfinite(step):
-            rows[float(step)] = row
+        rows[float(row["step"])] = row
     if not rows:
         raise UsageError(
             f"report {path}: there is no step in {METRICS_FILE}; train first, or give runs/NAME"
@@ -111,7 +109,7 @@ def _metrics(path: Path) -> tuple[Float64Array, dict[str, Float64Array], dict[st
         for key, value in rows[step].items():
             if key == "step":
                 continue
-            if not _is_number(value) or not np.isfinite(value):
+            if not is_number(value):
                 broken[key] = broken.get(key, 0) + 1
                 continue
             if key not in columns:
@@ -120,31 +118,30 @@ def _metrics(path: Path) -> tuple[Float64Array, dict[str, Float64Array], dict[st
     return np.array(steps), columns, broken
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _attempt(run: ShownRun, name: str, reader: Callable[[Any], T], source: Any, otherwise: T) -> T:
     """The content of a file. If it cannot be read, add a note and return ``otherwise``, since the
     curves are worth showing anyway."""
     try:
         return reader(source)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as e:
+    except (AzrError, OSError, *WRONG_VALUES) as e:
         run.notes.append(f"{name} could not be read ({type(e).__name__})")
         return otherwise
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return path.read_text("utf-8-sig", errors="replace") if path.exists() else ""
 
 
-def _mapping(text: str) -> dict[str, Any]:
-    loaded = yaml.safe_load(text) or {}
-    return {str(key): value for key, value in loaded.items()}
+def _mapping(path: Path) -> dict[str, Any]:
+    errors: list[str] = []
+    found = schema.read(path, errors) if path.exists() else {}
+    if errors:
+        raise ValueError(errors[0])
+    return found
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
-    return [start for start in run_folder.recorded(path, "starts") or [] if isinstance(start, dict)]
+    return run_folder.starts(path)
 
 
 def _held_out(path: Path) -> HeldOutLines:
@@ -153,7 +150,8 @@ def _held_out(path: Path) -> HeldOutLines:
     if record is None or not record.before or not record.after:
         return {}
     both = record.before, record.after
-    return {way: held_out.compare(record.tasks, *both, way) for way in held_out.WAYS}
+    found = {way: held_out.compare(record.tasks, *both, way) for way in held_out.WAYS}
+    return {way: lines for way, lines in found.items() if lines}
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -7,7 +7,6 @@ says how reliable the figures for memory are.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -17,6 +16,7 @@ from azr_mlx.config import Config, load, to_yaml
 from azr_mlx.config.shipped import config_dir, shipped_configs
 from azr_mlx.errors import ModelError, ModelUsageError
 from azr_mlx.models import cache
+from azr_mlx.models.folder import read_config
 from azr_mlx.models.hub import hub_snapshot
 from azr_mlx.models.locate import check_hub_name, locate
 from azr_mlx.text import storage
@@ -140,7 +140,7 @@ def model_config(model_id: str) -> dict[str, Any]:
         from azr_mlx.models.gguf.reader import read
 
         return build_config(read(path))
-    return dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    return read_config(path)
 
 
 def rollout_lines(c: Config) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azr_mlx.config import Lora
+from azr_mlx.errors import WRONG_VALUES
 
 # The counts below hold for these decoders. Others are accepted, but their memory is unknown.
 KNOWN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -39,13 +40,13 @@ class Shape:
     def from_config(cls, row: Mapping[str, Any]) -> Shape:
         """The shape that a config.json describes. Raises UnknownModel."""
         kind = row.get("model_type")
-        if kind not in KNOWN:
+        if not isinstance(kind, str) or kind not in KNOWN:
             raise UnknownModel(f"model type {kind!r}")
         try:
-            return cls._read(row, str(kind))
+            return cls._read(row, kind)
         except KeyError as e:
             raise UnknownModel(f"config.json has no {e.args[0]}") from e
-        except (TypeError, ValueError, ZeroDivisionError) as e:
+        except WRONG_VALUES as e:
             raise UnknownModel(f"config.json: {e}") from e
 
     @classmethod
