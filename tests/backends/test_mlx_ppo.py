@@ -419,3 +419,42 @@ def test_an_update_passes_through_the_trunk_once_for_each_stage_and_once_more_to
     passes.clear()
     backend.update(batch.with_(old_logp=scores.logp), replace(FULL, micro_batch_tokens=4096))
     assert passes == stages, "the update runs a forward pass of its own, and no second one"
+
+
+# -- half precision --------------------------------------------------------------------------------
+
+
+def gradient_of(dtype: mx.Dtype, tokens: int) -> np.ndarray:
+    """The adapters' gradient of a few rows, as part of an update of so many tokens, by a model in
+    ``dtype``. All models have the same weights, which every type holds exactly."""
+    model = tiny_model(quantized=False)
+    model.set_dtype(mx.bfloat16)
+    model.set_dtype(mx.float16)
+    model.set_dtype(dtype)
+    backend = MlxBackend(model, CharTokenizer(), Lora(rank=4, scale=2.0))
+    draw = np.random.default_rng(1)
+    for _, layer in adapters.adapter_layers(backend.policy.lm):
+        layer.lora_b = mx.array(draw.normal(size=layer.lora_b.shape).astype(np.float32) * 0.05)
+    batch = make_batch(rows=8, width=48)
+    batch = batch.with_(
+        old_logp=None, ref_logp=None, sampler_logp=None, values=None, returns=None,
+        weights=(batch.mask / tokens).astype(np.float32),
+    )  # fmt: skip
+    hyper = replace(FULL, kl_coef=0.0, tis_cap=0.0, entropy_coef=0.0, micro_batch_tokens=4096)
+    backend._clear_gradients()
+    backend._open_term(1.0)
+    for micro in backend._micro_batches(batch, 4096):
+        backend._ppo_pass(batch, micro, tokens, hyper)
+    flat = tree_flatten(backend._gradients())
+    parts = [np.array(g.astype(mx.float32)).ravel() for n, g in flat if "lora" in n]
+    return np.concatenate(parts).astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_in_half_precision_do_not_underflow(dtype: str) -> None:
+    tokens = 200_000
+    exact, found = gradient_of(mx.float32, tokens), gradient_of(getattr(mx, dtype), tokens)
+    assert np.abs(exact).max() > 0
+    cosine = exact @ found / np.linalg.norm(exact) / np.linalg.norm(found)
+    assert cosine >= 0.999
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(exact), rel=0.01)

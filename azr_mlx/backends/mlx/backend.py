@@ -6,6 +6,7 @@ not use BLAS for 4-bit and bfloat16 products.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -144,27 +145,29 @@ class MlxBackend(ModelBackend):
             "total": mx.array(float(tokens)),
             "kl_coef": mx.array(hyper.kl_coef),
             "entropy_coef": mx.array(hyper.entropy_coef),
+            "scale": mx.array(loss_scale(tokens)),
         }
         arrays, term = ppo.arrays_of(batch, micro), self._terms[-1]
         step = self._grad_function(ppo.ppo_loss, arrays, hyper)
-        (loss, stats), new = step(arrays, scalars)
-        term.add(new)
+        (_, (loss, stats)), new = step(arrays, scalars)
+        term.add(_scaled(new, 1 / loss_scale(tokens)))
         mx.eval(term.gradients, loss, stats)  # one micro-batch's activations at a time
         return {"loss": loss.item()} | {k: v.item() for k, v in stats.items()}
 
     def _supervised_pass(self, lesson: Batch, micro: MicroBatch, total: float) -> float:
         arrays, term = ppo.arrays_of(lesson, micro), self._terms[-1]
         step = self._grad_function(ppo.supervised_loss, arrays, None)
-        loss, new = step(arrays, {"total": mx.array(total)})
-        term.add(new)
+        scale = loss_scale(total)
+        (_, loss), new = step(arrays, {"total": mx.array(total), "scale": mx.array(scale)})
+        term.add(_scaled(new, 1 / scale))
         mx.eval(term.gradients, loss)  # one micro-batch's activations at a time
         return float(loss.item())
 
     def _grad_function(
         self, loss: Callable[..., Any], a: dict[str, mx.array], hyper: Any
     ) -> LossAndGrads:
-        """``value_and_grad`` of a loss, compiled once for each combination of hyper-parameters and
-        names of arrays.
+        """A function that returns (scaled loss, what ``loss`` returns) and the gradients of the
+        scaled loss, compiled once for each combination of hyper-parameters and names of arrays.
 
         The loss does not depend on the learning rates, so changing them does not compile it again.
         """
@@ -172,7 +175,9 @@ class MlxBackend(ModelBackend):
         key = (loss.__name__, fixed, tuple(sorted(a)))
         if key not in self._grad_functions:
             extra = () if fixed is None else (fixed,)
-            plain = nn.value_and_grad(self.policy, lambda a, s: loss(self.policy, a, s, *extra))
+            plain = nn.value_and_grad(
+                self.policy, lambda a, s: _times(s["scale"], loss(self.policy, a, s, *extra))
+            )
             # The weights must be inputs, since captured arrays would become constants of the
             # compiled step. They must be outputs too, since value_and_grad leaves its tracers in
             # the model.
@@ -315,6 +320,22 @@ def _static(hyper: Hyper) -> Hyper:
     Two of the coefficients are inputs, so it only matters whether they are 0."""
     there = {name: float(getattr(hyper, name) > 0) for name in ("kl_coef", "entropy_coef")}
     return replace(hyper, lr=0.0, value_lr=0.0, weight_decay=0.0, **there)
+
+
+def loss_scale(tokens: float) -> float:
+    """The factor by which a loss is multiplied before the backward pass, and its gradients are
+    divided after it: about the number of tokens that the loss is a mean over.
+
+    Without it the gradients of activations in float16 underflow: each token's share of the loss is
+    1 / ``tokens``. A power of two changes no digit of a number that does not underflow.
+    """
+    return float(2 ** math.floor(math.log2(max(tokens, 1))))
+
+
+def _times(scale: mx.array, out: Any) -> tuple[mx.array, Any]:
+    """(the loss times ``scale``, ``out``); ``out`` is a loss, or a tuple that begins with one."""
+    loss = out[0] if isinstance(out, tuple) else out
+    return scale * loss, out
 
 
 def _add(a: Any, b: Any) -> Any:
