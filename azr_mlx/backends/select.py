@@ -118,12 +118,21 @@ def load_adapters(backend: Any, path: Path, option: str, advice: str = "") -> No
 
 
 def open_backend(
-    name: str, folder: Path, lora: Lora, quantization: Quantization, **options: Any
+    name: str,
+    folder: Path,
+    lora: Lora,
+    quantization: Quantization,
+    *,
+    memory_limit: int = 0,
+    **options: Any,
 ) -> ModelBackend:
-    """The backend with fresh adapters; ``options`` go to its constructor."""
+    """The backend with fresh adapters; ``options`` go to its constructor. On a GPU, MLX holds at
+    most ``memory_limit`` bytes (0: its default working set)."""
     if name == "mlx":
         from azr_mlx.backends.mlx import MlxBackend
+        from azr_mlx.backends.mlx.device_memory import bound
 
+        bound(memory_limit)
         return MlxBackend.from_folder(folder, lora, **options)
     from azr_mlx.backends.torch import TorchBackend
 

@@ -32,6 +32,7 @@ from azr_mlx.tasks.gate import Runner
 from azr_mlx.text import plain
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
+from azr_mlx.training.memory.limit import GB
 from azr_mlx.training.run import Trainer
 
 # If one of these changed on --resume, it would be a different run under the same name.
@@ -203,6 +204,7 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         model.path,
         config.lora,
         config.quantization,
+        memory_limit=int(config.memory_limit_gb * GB),
         seed=config.seed,
         max_rows=config.rollout.max_batch,
         kv_tokens=kv_tokens_of(config),

@@ -1,0 +1,47 @@
+"""What MLX is allowed to hold of a GPU's memory. No GPU is needed: MLX is asked, and not used."""
+
+from __future__ import annotations
+
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from azr_mlx.backends.mlx.device_memory import bound  # noqa: E402
+
+pytestmark = pytest.mark.backend
+
+GB = 10**9
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The limits that MLX is given, on a Mac whose working set is 12 GB."""
+    found: dict[str, int] = {}
+    for name in ("memory", "cache", "wired"):
+        monkeypatch.setattr(mx, f"set_{name}_limit", lambda n, name=name: found.update({name: n}))
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    info = {"max_recommended_working_set_size": 12 * GB}
+    monkeypatch.setattr(mx, "device_info", lambda: info)
+    return found
+
+
+@pytest.mark.parametrize(("limit", "held"), [(0, 12), (8, 8), (20, 12)])
+def test_no_more_is_held_than_was_planned_for(asked, limit: int, held: int) -> None:
+    bound(limit * GB)
+    assert asked == {"memory": held * GB, "cache": held * GB // 8, "wired": held * GB}
+
+
+def test_nothing_is_wired_but_on_metal(asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    monkeypatch.setattr(mx, "device_info", lambda: {"total_memory": 80 * GB})
+    bound(0)
+    assert asked == {}
+    bound(40 * GB)
+    assert asked == {"memory": 40 * GB, "cache": 5 * GB}
+
+
+def test_a_cpu_is_left_alone(asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "default_device", lambda: mx.cpu)
+    bound(8 * GB)
+    assert asked == {}
