@@ -38,7 +38,7 @@ from tests.scripted import ROWS
 pytestmark = pytest.mark.backend
 
 SEEDS = range(100)  # with damaged bytes, and as many with other values
-FEW = range(40)  # of what takes longer, or has only one way to be wrong
+FEW = range(25)  # of what takes longer, or has only one way to be wrong
 MOST_BYTES = 1 << 30
 
 PLUS = {"base_input": [[1]], "plus_input": [[2]], "atol": 0, "contract": ""}
