@@ -89,18 +89,24 @@ Names = Annotated[tuple[str, ...], Listed()]
 def read(path: Path, errors: list[str]) -> dict[str, Any]:
     """The mapping in a YAML file, every scalar still text; what is wrong is added to ``errors``."""
     try:
-        root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
+        root = compose(read_text(path))
     except (OSError, Unreadable, RecursionError, yaml.YAMLError) as error:
         errors.append(f"config: {path}{_unreadable(error)}")
-        return {}
-    if root is not None and _size(root) > _MOST_VALUES:
-        errors.append(f"config: {path}: its aliases repeat values without end; write them out")
         return {}
     tree = _value(root, "", errors) if root is not None else {}
     if isinstance(tree, dict):
         return tree
     errors.append(f"config: {path}: not a mapping; write `key: value` lines")
     return {}
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The nodes of a YAML document; None if it is empty. Raises yaml.YAMLError, RecursionError, or
+    Unreadable if its aliases stand for more values than there can be."""
+    root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None and _size(root) > _MOST_VALUES:
+        raise Unreadable("its aliases repeat values without end; write them out")
+    return root
 
 
 def _unreadable(error: Exception) -> str:

@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from azr_mlx.errors import WRONG_VALUES, UsageError
+from azr_mlx.errors import WRONG_VALUES, ModelError, UsageError
 from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.folder import loading, tensor_names
 from azr_mlx.run_folder import ADAPTER_WEIGHTS
@@ -67,7 +67,7 @@ def attach(model: Any, path: Path) -> None:
     """Add adapters to the model. mlx-lm's ``load_adapters`` is not used, because before 0.32 it
     silently ignores what does not fit.
 
-    Raises UsageError if the adapters in the folder ``path`` do not fit.
+    Raises UsageError if the adapters in the folder ``path`` are damaged or do not fit.
     """
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -88,6 +88,8 @@ def attach(model: Any, path: Path) -> None:
                 f"no place for {wrong[0]} ({len(wrong)} of {len(new)} tensors do not fit)"
             )
         model.load_weights(list(new.items()), strict=False)
+    except ModelError as error:
+        raise UsageError(f"--adapter-path: {error}") from error
     except (OSError, RuntimeError, *WRONG_VALUES) as error:
         why = " ".join(str(error).split())[:300]
         raise UsageError(

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from azr_mlx.config import Config
+from azr_mlx.config import Config, schema
 from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.files import read_text
@@ -233,8 +233,9 @@ def load_form(name_or_path: str | Path) -> PromptForm:
             f"there are {known}, or give the path of a .yaml file"
         )
     try:
-        row = yaml.safe_load(read_text(path))
-        return _form(row)
+        text = read_text(path)
+        schema.compose(text)
+        return _form(yaml.safe_load(text))
     except (OSError, yaml.YAMLError, *WRONG_VALUES) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"prompt form {path}: {type(error).__name__}: {line}") from None

@@ -27,6 +27,7 @@ from azr_mlx.evaluation.store import read_samples
 from azr_mlx.models import adapters
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.terminal import Display
+from azr_mlx.tasks.prompts import chosen_form, load_form
 from azr_mlx.training.run import Trainer
 from azr_mlx.types import Task, TaskKind
 from tests.damage import damaged, json_lines, wrong
@@ -37,7 +38,7 @@ from tests.scripted import ROWS
 pytestmark = pytest.mark.backend
 
 SEEDS = range(100)  # with damaged bytes, and as many with other values
-FEW = range(40)  # of what takes longer, or has only one way to be wrong
+FEW = range(25)  # of what takes longer, or has only one way to be wrong
 MOST_BYTES = 1 << 30
 
 PLUS = {"base_input": [[1]], "plus_input": [[2]], "atol": 0, "contract": ""}
@@ -223,6 +224,33 @@ def test_a_configuration(tmp_path: Path, root: Path) -> None:
     in_every_way(values_of(file, yaml.safe_load(whole)), lambda: load(file))
 
 
+@pytest.mark.parametrize("name", ["few_shot", "chat", "compact"])
+def test_a_prompt_form(name: str, tmp_path: Path, root: Path) -> None:
+    import yaml
+
+    file = tmp_path / "form.yaml"
+    whole = (root / "config" / "prompts" / f"{name}.yaml").read_bytes()
+    text = whole.decode().replace("\n", "\r\n")
+    for encoding in ("utf-8-sig", "utf-16"):
+        file.write_bytes(text.encode(encoding))
+        load_form(file)
+
+    def read() -> None:
+        chosen_form(str(file), Config())
+
+    in_every_way(bytes_of(file, whole), read, range(12))
+    in_every_way(values_of(file, yaml.safe_load(whole)), read, range(12))
+
+
+def test_aliases_without_end_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    """Each list is the one before it, nine times: 9**12 values in all."""
+    file = tmp_path / "form.yaml"
+    lists = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 13)]
+    file.write_text("\n".join(["a0: &a0 [1]", *lists, "style: *a12", "name: *a12"]))
+    with pytest.raises(AzrError, match="its aliases repeat values without end"):
+        chosen_form(str(file), Config())
+
+
 # -- checkpoints -----------------------------------------------------------------------------------
 
 
@@ -372,14 +400,17 @@ def test_arrays_of_a_checkpoint(name: str, backend: Any, tmp_path: Path) -> None
     in_every_way(lambda seed: file.write_bytes(with_header(whole, seed)), read)
 
 
-def test_adapters_are_refused_by_name(backend: Any, tmp_path: Path) -> None:
+def test_adapters_are_refused_by_name(backend: Any, model: Path, tmp_path: Path) -> None:
     from azr_mlx.backends.select import load_adapters
+    from azr_mlx.models.mlx_model import attach, open_model
 
     backend.save(tmp_path)
     file = tmp_path / "adapters.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(AzrError, match=r"not a whole safetensors file: .*; fetch it again"):
         load_adapters(backend, tmp_path, "--adapter-path")
+    with pytest.raises(AzrError, match=r"not a whole safetensors file: .*; fetch it again$"):
+        attach(open_model(model).model, tmp_path)
 
 
 @pytest.mark.parametrize(
