@@ -484,11 +484,21 @@ def _set_beside(report: Report) -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False, debug: Debug = False) -> int:
+def doctor(
+    as_json: Json = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report", help="Train nano for two steps, too, and print all as Markdown to paste."
+        ),
+    ] = False,
+    debug: Debug = False,
+) -> int:
     """Check this machine, and say how to fix what does not work (exit code 3 if any)."""
     from azr_mlx.commands.doctor import doctor as run
 
-    return 0 if run(as_json=as_json, debug=debug) else CHECK_FAILED
+    good = run(as_json=as_json, report=report, debug=debug)
+    return 0 if good else CHECK_FAILED
 
 
 @app.command("cache")

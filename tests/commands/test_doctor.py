@@ -154,3 +154,21 @@ def test_too_little_memory_is_a_failure_with_what_is_needed(monkeypatch):
     found = trials.plan()
     assert found.status == FAIL and "no shipped configuration fits 100 MB: quickstart" in found.what
     assert examine("memory", machine.memory).finding.status == WARN
+
+
+def test_a_report_is_markdown_with_the_facts(monkeypatch, capsys):
+    checks = {"one": lambda: Finding("ok", "a | b\x1b", facts={"n": 1})}
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    monkeypatch.setattr(doctor.trials, "step", lambda: Finding("fail", "too slow", "wait"))
+    assert not doctor.doctor(report=True)
+    text = capsys.readouterr().out
+    assert "| one | ok | a \\| b␛ |" in text and "| step | fail | too slow; wait |" in text
+    facts = text.partition("```json\n")[2].partition("```")[0]
+    assert json.loads(facts) == {"one": {"n": 1}, "step": {}}
+
+
+def test_a_step_that_cannot_be_trained_is_a_finding(monkeypatch):
+    monkeypatch.setattr(doctor.trials, "_STEP", ("no_such_key=1",))
+    found = doctor.trials.step()
+    assert found.status == "fail" and "train ends with 2" in found.what
+    assert "no_such_key" in found.what

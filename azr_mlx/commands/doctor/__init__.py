@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from azr_mlx.commands.doctor import machine, software, trials
 from azr_mlx.commands.doctor.finding import FAIL, WARN, Finding, Line, examine
@@ -33,18 +33,22 @@ CHECKS: dict[str, Callable[[], Finding]] = {
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-def doctor(*, as_json: bool = False, debug: bool = False) -> bool:
-    """Print a line as soon as each check is done, or one JSON object at the end. Returns whether no
-    check failed."""
+def doctor(*, as_json: bool = False, report: bool = False, debug: bool = False) -> bool:
+    """Print a line as soon as each check is done, or one JSON object at the end, or a ``report`` in
+    Markdown to paste, which has also trained for two steps. Returns whether no check failed."""
     start = time.perf_counter()
     lines = []
-    for line in diagnose(debug=debug):
+    for line in diagnose({**CHECKS, "step": trials.step} if report else CHECKS, debug=debug):
         lines.append(line)
-        if not as_json:
+        if report:
+            sys.stderr.write(f"{line.name}: {line.finding.status}\n")
+        elif not as_json:
             _print(line)
     count = {status: sum(one.finding.status == status for one in lines) for status in (WARN, FAIL)}
     good = not count[FAIL]
-    if as_json:
+    if report:
+        sys.stdout.write(_markdown(lines))
+    elif as_json:
         row = {"ok": good, "checks": [line.to_json() for line in lines]}
         sys.stdout.write(json.dumps(row) + "\n")
     else:
@@ -54,13 +58,29 @@ def doctor(*, as_json: bool = False, debug: bool = False) -> bool:
     return good
 
 
-def diagnose(*, debug: bool = False) -> Iterator[Line]:
-    """The finding of each check, in the order of ``CHECKS``."""
+def diagnose(
+    checks: Mapping[str, Callable[[], Finding]] = CHECKS, *, debug: bool = False
+) -> Iterator[Line]:
+    """The finding of each check, in their order."""
     from azr_mlx.backends import blas
 
     blas.enable()  # before any check imports MLX
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         yield examine(name, check, debug=debug)
+
+
+def _markdown(lines: Sequence[Line]) -> str:
+    """All findings as a table, and their facts as JSON, for an issue or a message."""
+    rows = [f"| {one.name} | {one.finding.status} | {_cell(str(one))} |" for one in lines]
+    facts = json.dumps({one.name: one.finding.facts for one in lines}, indent=1)
+    head = f"### azr-mlx doctor --report, {time.strftime('%Y-%m-%d')}\n"
+    table = "\n".join(["| check | | |", "|---|---|---|", *rows])
+    body = f"<details><summary>facts</summary>\n\n```json\n{facts}\n```\n\n</details>"
+    return f"{head}\n{table}\n\n{body}\n"
+
+
+def _cell(text: str) -> str:
+    return plain(text).replace("|", "\\|")
 
 
 def _print(line: Line) -> None:

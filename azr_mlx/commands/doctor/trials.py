@@ -6,6 +6,7 @@ import importlib.util
 import os
 import select
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -216,6 +217,39 @@ def model() -> Finding:
         fix = "this device computes wrong results: try --backend torch, and report this"
         return Finding(FAIL, f"{what}, but answers {answer!r} for {ANSWER!r}", fix, facts)
     return Finding(OK, what, facts=facts)
+
+
+# -- a step ----------------------------------------------------------------------------------------
+
+STEPS = 2
+_STEP = ("-c", "quickstart", f"max_steps={STEPS}", "held_out.tasks=0", "run_name=tried")
+
+
+def step() -> Finding:
+    """Trains nano for two steps in a folder that is removed: speed, and planned against measured
+    memory."""
+    from azr_mlx.config import load
+    from azr_mlx.files import read_rows
+    from azr_mlx.run_folder import METRICS_FILE
+    from azr_mlx.text import storage
+    from azr_mlx.training.memory import needs
+    from azr_mlx.training.memory.limit import device, limit_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        given = [*_STEP, f"output_dir={folder}", "--quiet"]
+        command = [sys.executable, "-m", "azr_mlx.cli", "train", *given]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+            return Finding(FAIL, f"train ends with {done.returncode}: {last}", "report this")
+        row = list(read_rows(Path(folder, "tried", METRICS_FILE)))[-1]
+    config = load("quickstart")
+    on = device()
+    planned, measured = needs(config, on, limit_of(config, on)), int(row["mem/peak_gb"] * 1e9)
+    times = {name: row[name] for name in row if name.startswith(("time/", "tok_s/"))}
+    what = f"nano: rollouts {row['tok_s/rollout']:.0f} tokens/s, updates {row['tok_s/train']:.0f}; "
+    what += f"memory {storage(measured)} measured, {storage(planned)} planned"
+    return Finding(OK, what, facts={"planned": planned, "measured": measured, **times})
 
 
 # -- what fits -------------------------------------------------------------------------------------
