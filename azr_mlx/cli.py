@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from azr_mlx.commands.evaluate import Report
     from azr_mlx.commands.generate_tested import Try
     from azr_mlx.config import Config
+    from azr_mlx.sandbox import Sandbox
 
 LARGE_CHANGE = 0.3  # mean change in nats per token above which the model is another one
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
@@ -347,7 +349,9 @@ def generate(
     seed_sampler(seed)
     question = generate_tested.Question(text, Sampling(max_tokens, temp, top_p), raw, system)
     if checked is not None:
-        tries = generate_tested.solve(generator, question, checked, strategies, on_try=_say_try)
+        tries = generate_tested.solve(
+            generator, question, checked, strategies, on_sandbox=_say_isolation, on_try=_say_try
+        )
         return _solved(tries, as_json)
     done = generate_tested.answer(
         generator, question, wanted, on_text=_ignore if as_json else _stream
@@ -359,6 +363,13 @@ def generate(
     speed = f"{done.tokens} tokens ({done.finish}), {done.tokens_per_s:.1f} tokens/s"
     typer.echo(f"{speed}, peak {done.peak_gb:.2f} GB", err=True)
     return 0
+
+
+def _say_isolation(sandbox: Sandbox, quiet: bool = False) -> None:
+    if not quiet:
+        typer.echo(sandbox.summary, err=True)
+    if sandbox.warning:
+        typer.echo(f"azr-mlx: warning: {sandbox.warning}", err=True)
 
 
 def _say_try(one: Try) -> None:
@@ -447,7 +458,7 @@ def evaluate(
         out=out,
         backend=backend or "auto",
     )
-    report = run(request, reporter(quiet))
+    report = run(request, reporter(quiet), partial(_say_isolation, quiet=quiet))
     if as_json:
         _result(report.to_json(), True)
         return 0
