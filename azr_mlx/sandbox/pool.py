@@ -108,7 +108,8 @@ class Sandbox:
     @property
     def summary(self) -> str:
         """One line for users: how many workers there are, and the level in force."""
-        return f"sandbox: {self.workers} workers, isolation {self.isolation}"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"sandbox: {workers}, isolation {self.isolation}"
 
     @property
     def warning(self) -> str:

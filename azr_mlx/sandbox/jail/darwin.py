@@ -323,6 +323,17 @@ def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
+def job_profile(scratch: str, hidden: Sequence[str], *, children: bool = False) -> str:
+    """The profile for jobs of this interpreter. ``hidden`` are folders of the user. A folder of the
+    interpreter is not hidden, though the user may work in it; a folder around it is. Raises
+    ValueError as ``profile`` does.
+    """
+    own = interpreter_paths()
+    opened = _resolved(own)
+    shut = [path for path in _resolved(hidden) if path not in opened]
+    return profile(scratch, own, hidden=[*shut, *package_paths()], children=children)
+
+
 # --- putting a process into a profile ---
 
 

@@ -160,14 +160,8 @@ def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
         setting.address_space = darwin.mapped_bytes()
     if not setting.strong:
         return
-    own = darwin.interpreter_paths()
-    # Somebody may work in a folder of the interpreter.
-    open_to_jobs = set(map(os.path.realpath, own))
-    shut = [path for path in hidden if os.path.realpath(path) not in open_to_jobs]
     for children in (False, True):
-        text = darwin.profile(
-            setting.scratch, own, hidden=[*shut, *darwin.package_paths()], children=children
-        )
+        text = darwin.job_profile(setting.scratch, hidden, children=children)
         setting.profiles[children] = darwin.compiled(text)
         if reason := _failure(setting.profiles[children]):
             raise OSError(reason)

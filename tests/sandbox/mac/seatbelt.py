@@ -94,6 +94,29 @@ class Profile:
         return verdict
 
 
+def settled(profile: Profile, operation: str, path: str) -> bool:
+    """What a profile says of a path, however rules are chosen.
+
+    Others tell that the rule with the longest path decides, or that rules that name the operation
+    itself go before those for its class. Fails if these come to something else.
+    """
+    found = [(False, -1, operation.startswith(_APART))]
+    for rule in profile.rules:
+        if rule.matches(operation, {"path": path}):
+            hits = [_length(c) for c in rule.conditions if _holds(c, {"path": path})]
+            found.append((operation in rule.names, max(hits, default=-1), rule.allows))
+    last = found[-1][2]
+    # max takes the first of equals, and a later rule goes before an earlier one
+    longest = max(reversed(found), key=lambda entry: entry[1])[2]
+    named = max(reversed(found), key=lambda entry: entry[0])[2]
+    assert longest == named == last, f"{operation} {path} depends on how rules are chosen"
+    return last
+
+
+def _length(condition: Form) -> int:
+    return max(map(len, strings(condition)), default=-1)
+
+
 # --- reading ---
 
 _TOKEN = re.compile(r'(?:\s|;[^\n]*)*(?:([()])|(#?)"((?:[^"\\]|\\.)*)"|([^\s()";]+)|$)', re.DOTALL)
@@ -135,6 +158,13 @@ def strings(form: object) -> Iterator[Text]:
     elif isinstance(form, list):
         for part in form:
             yield from strings(part)
+
+
+def shape(form: object) -> object:
+    """The form with its strings taken out."""
+    if isinstance(form, Text):
+        return Text
+    return [shape(part) for part in form] if isinstance(form, list) else form
 
 
 def _rule(form: Form) -> Rule:
