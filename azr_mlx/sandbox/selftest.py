@@ -1,7 +1,7 @@
 """The job by which a level of isolation is accepted: it must be able to work, and must not get out.
 
-An honest job imports a module, writes a file and returns a value. This one also tries to read a
-file and to use the network, as the code of a model might.
+An honest job imports a module, writes a file and returns a value. This one also tries to reach
+files and the network, as the code of a model might.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LIMITS = Limits(wall_s=10.0, cpu_s=10, memory_mb=256, output_kb=16)
 # ``colorsys`` is not imported before the fork, so it is read from the disk in the job. Without
 # isolation, both kinds of socket would get their address, and nobody need listen.
 _CODE = """
-import colorsys, socket
+import colorsys, os, socket
 
 def works(action):
     try:
@@ -24,6 +24,17 @@ def works(action):
     except OSError:
         return False
     return True
+
+def read(path):
+    open(path).close()
+
+def read_as_linked(path):
+    os.link(path, "linked")
+    read("linked")
+
+def write(path):
+    open(path, "x").close()
+    os.unlink(path)
 
 def use(kind, action):
     with socket.socket(socket.AF_INET, kind) as made:
@@ -35,7 +46,9 @@ def f(outside):
     with open("kept") as file:
         answer = float(file.read())
     reached = {
-        "your files": works(lambda: open(outside).close()),
+        "your files": works(lambda: read(outside))
+        or works(lambda: read_as_linked(outside))
+        or works(lambda: write("../beside")),
         "the network": works(lambda: use(socket.SOCK_STREAM, lambda s: s.bind(("127.0.0.1", 0))))
         or works(lambda: use(socket.SOCK_DGRAM, lambda s: s.sendto(b"", ("127.0.0.1", 9)))),
     }

@@ -709,6 +709,8 @@ if pid == 0:
     attempt("group", lambda: os.setpgid(0, 0))
     attempt("parent", lambda: os.kill(os.getppid(), 0))
     attempt("outside", lambda: open(sys.argv[2] + "/../outside", "w"))
+    attempt("link", lambda: os.link(sys.argv[1] + "/darwin.py", sys.argv[2] + "/linked"))
+    attempt("scratch", lambda: os.rmdir(sys.argv[2]))
     attempt("inside", lambda: open(sys.argv[2] + "/file", "w"))
     attempt("lock", lambda: os.chflags(sys.argv[2] + "/file", 2))
     attempt("remove", lambda: os.unlink(sys.argv[2] + "/file"))
@@ -726,7 +728,19 @@ def test_a_forked_child_confines_itself(scratch: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     said = dict(line.split() for line in done.stdout.splitlines())
-    denied = ("again", "fork", "exec", "spawn", "session", "group", "parent", "outside", "lock")
+    denied = (
+        "again",
+        "fork",
+        "exec",
+        "spawn",
+        "session",
+        "group",
+        "parent",
+        "outside",
+        "link",
+        "scratch",
+        "lock",
+    )
     assert said == {
         **dict.fromkeys(denied, "denied"),
         "inside": "done",

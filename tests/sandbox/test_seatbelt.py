@@ -377,6 +377,7 @@ def test_there_is_no_way_out_but_files(jail: Jail) -> None:
         mach-priv-task-port iokit-open appleevent-send job-creation lsopen pseudo-tty process-fork
         process-exec ipc-posix-shm-read-data ipc-posix-shm-write-create ipc-posix-sem-create
         ipc-sysv-shm sysctl-write user-preference-read file-mknod file-chroot
+        file-link file-clone
     """
     names = (
         "com.apple.SecurityServer",

@@ -8,9 +8,11 @@ Code that calls the kernel without Python is not held: that only a Mac can do.
 
 from __future__ import annotations
 
+import _posixsubprocess
 import ctypes
 import errno
 import fcntl
+import importlib
 import os
 import posix
 import resource
@@ -189,6 +191,11 @@ def linked(_: Any, target: Any, *folders: int) -> None:
     need("file-write-create", path=parted(target, folders[-1] if folders else -1))
 
 
+def hard_linked(source: Any, target: Any, *folders: int) -> None:
+    need("file-link", path=parted(source, folders[0] if folders else -1))
+    linked(source, target, *folders)
+
+
 def forked(*_: object) -> None:
     if PROCESSES_OF_THE_USER > mac.most_processes >= 0:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -205,7 +212,7 @@ EVENTS: dict[str, Callable[..., None]] = {
     "os.scandir": listed,
     "os.mkdir": made,
     "os.symlink": linked,
-    "os.link": linked,
+    "os.link": hard_linked,
     "os.rename": moved,
     "os.remove": removed,
     "os.rmdir": removed,
@@ -454,6 +461,28 @@ def session_of(pid: int) -> int:
 # --- the change ---
 
 
+def forks(function: Callable[..., Any]) -> Callable[..., Any]:
+    def fork(*args: Any) -> Any:
+        unseen(forked)()
+        return function(*args)
+
+    return fork
+
+
+def _add_modules() -> None:
+    """What the standard library of a Mac has besides: how urllib asks for the settings of the
+    network, and how the interpreter was built.
+    """
+    proxies: Any = types.ModuleType("_scproxy")
+    proxies._get_proxies = proxies._get_proxy_settings = dict
+    built: Any = types.ModuleType("_sysconfigdata")
+    built.__getattr__ = lambda name: getattr(importlib.import_module(_BUILT.format("linux")), name)
+    sys.modules |= {"_scproxy": proxies, _BUILT.format("darwin"): built}
+
+
+_BUILT = f"_sysconfigdata_{sys.abiflags}_{{}}_{getattr(sys.implementation, '_multiarch', '')}"
+
+
 def become(enforces_address_space: bool) -> None:
     """Turn this process into one of a Mac, whose release enforces RLIMIT_AS or does not."""
     mac.enforces_address_space = enforces_address_space
@@ -476,9 +505,8 @@ def become(enforces_address_space: bool) -> None:
     resource.setrlimit, resource.getrlimit = limit, limits_of
     select.poll = Poll  # type: ignore[assignment, misc]
     ctypes.CDLL = Libraries  # type: ignore[assignment, misc]
-    proxies = types.ModuleType("_scproxy")  # what urllib asks for the settings of the network
-    proxies._get_proxies = proxies._get_proxy_settings = dict  # type: ignore[attr-defined]
-    sys.modules["_scproxy"] = proxies
+    _add_modules()
+    _posixsubprocess.fork_exec = forks(_posixsubprocess.fork_exec)  # no audit event announces it
     sys.addaudithook(audit)
     for name in ("machine", "seatbelt"):
         sys.modules.pop(name, None)
