@@ -218,7 +218,8 @@ def _hidden() -> list[str]:
     for where in (Path.home, Path.cwd, lambda: Path(pwd.getpwuid(os.getuid()).pw_dir)):
         with contextlib.suppress(OSError, RuntimeError, KeyError):  # there is no home folder
             folders.append(str(where()))
-    return [folder for folder in dict.fromkeys(folders) if os.path.isabs(folder)]
+    # Everything lies in the root folder, also what jobs need.
+    return [f for f in dict.fromkeys(folders) if os.path.isabs(f) and os.path.realpath(f) != "/"]
 
 
 def _end_session(leader: int) -> None:

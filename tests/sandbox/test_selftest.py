@@ -4,6 +4,8 @@ reaches the user.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,22 @@ def test_a_strong_sandbox_has_nothing_to_warn_of() -> None:
             assert sandbox.summary == "sandbox: 1 worker, isolation strong"
     except SandboxError as error:
         pytest.skip(f"no strong isolation on this machine: {error}")
+
+
+_AROUND = ["/", "/usr", sys.base_prefix, *map(str, Path(os.__file__).parents[:2])]
+
+
+@pytest.mark.parametrize("level", ["limits-only", "strong"])
+@pytest.mark.parametrize("folder", _AROUND)
+def test_a_job_runs_wherever_the_user_works(
+    level: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The working directory is hidden from jobs, but not what they need that lies in it."""
+    try:
+        Sandbox(1, level).close()
+    except SandboxError as error:
+        pytest.skip(f"no {level} isolation on this machine: {error}")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", folder)
+    with Sandbox(1, level) as sandbox:
+        assert sandbox.run([HONEST])[0].status is Status.PASS
