@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from azr_mlx.commands.evaluate import Report
     from azr_mlx.commands.generate_tested import Try
     from azr_mlx.config import Config
+    from azr_mlx.sandbox import Sandbox
 
 LARGE_CHANGE = 0.3  # mean change in nats per token above which the model is another one
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
@@ -355,7 +357,9 @@ def generate(
     seed_sampler(seed)
     question = generate_tested.Question(text, Sampling(max_tokens, temp, top_p), raw, system)
     if checked is not None:
-        tries = generate_tested.solve(generator, question, checked, strategies, on_try=_say_try)
+        tries = generate_tested.solve(
+            generator, question, checked, strategies, on_sandbox=_say_isolation, on_try=_say_try
+        )
         return _solved(tries, as_json)
     shown = _Answer()
     done = generate_tested.answer(
@@ -368,6 +372,13 @@ def generate(
     speed = f"{done.tokens} tokens ({done.finish}), {done.tokens_per_s:.1f} tokens/s"
     _say(f"{speed}, peak {done.peak_gb:.2f} GB")
     return 0
+
+
+def _say_isolation(sandbox: Sandbox, quiet: bool = False) -> None:
+    if not quiet:
+        typer.echo(sandbox.summary, err=True)
+    if sandbox.warning:
+        typer.echo(f"azr-mlx: warning: {sandbox.warning}", err=True)
 
 
 def _say_try(one: Try) -> None:
@@ -458,7 +469,7 @@ def evaluate(
         out=out,
         backend=backend or "auto",
     )
-    report = run(request, reporter(quiet))
+    report = run(request, reporter(quiet), partial(_say_isolation, quiet=quiet))
     if as_json:
         _result(report.to_json(), True)
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,10 +114,15 @@ class Report:
         }
 
 
-def evaluate(request: EvalRequest, progress: Reporter | None = None) -> Report:
+def evaluate(
+    request: EvalRequest,
+    progress: Reporter | None = None,
+    on_sandbox: Callable[[Sandbox], None] = lambda sandbox: None,
+) -> Report:
     """Evaluate a model, or score samples without one.
 
     Adapters of a run know their model: ``model`` may be None then, and ``adapter_path`` the run.
+    ``on_sandbox`` is called once the sandbox has started.
 
     Raises:
         UsageError: what was asked cannot be done; nothing has been generated then.
@@ -133,13 +138,17 @@ def evaluate(request: EvalRequest, progress: Reporter | None = None) -> Report:
     loaded = [benchmarks.load(name, request.data) for name in request.names]
     try:
         if request.samples is not None:
-            return _score(request, loaded, read_samples(request.samples), progress)
+            given = read_samples(request.samples)
+            with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
+                on_sandbox(sandbox)
+                return _score(request, loaded, given, sandbox, progress)
         if model is None:
             raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
         request.settings.check()
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that is not available is reported before a model is loaded.
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
+            on_sandbox(sandbox)
             quantization = request.quantization or _quantization(adapters)
             backend, subject = open_model(model, adapters, quantization, request.backend)
             session = _Session(request, backend, subject, sandbox, progress)
@@ -157,18 +166,18 @@ def _score(
     request: EvalRequest,
     loaded: Sequence[Benchmark],
     given: dict[str, list[str]],
+    sandbox: Sandbox,
     progress: Reporter,
 ) -> Report:
     s = request.settings
-    with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
-        return Report(
-            tuple(
-                score_samples(
-                    b, given, sandbox, ks=s.ks, limit=s.limit, split=s.split, progress=progress
-                )
-                for b in loaded
+    return Report(
+        tuple(
+            score_samples(
+                b, given, sandbox, ks=s.ks, limit=s.limit, split=s.split, progress=progress
             )
+            for b in loaded
         )
+    )
 
 
 class _Session:

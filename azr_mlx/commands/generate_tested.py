@@ -176,12 +176,14 @@ def solve(
     tests: Assertions,
     strategies: Sequence[str] = STRATEGIES,
     *,
+    on_sandbox: Callable[[Sandbox], None] = lambda sandbox: None,
     on_try: Callable[[Try], None] = lambda one: None,
 ) -> list[Try]:
     """Try the strategies in turn until a program passes the tests; the last try is the answer."""
     tries: list[Try] = []
     continued = question.raw or not model.has_template
     with Sandbox(workers=1) as sandbox:
+        on_sandbox(sandbox)
         for strategy in strategies:
             done = answer(model, question, strategy)
             code = (

@@ -73,6 +73,9 @@ def train(
         display.muted = not leads
         stack.callback(display.close)
         own = stack.enter_context(open_sandbox(config))
+        display.note(own.summary)
+        if own.warning:
+            display.warn(own.warning)
         sandbox = own if world.size == 1 else SharedSandbox(own, world)
         _make_run_dir(run_dir, config)
         logged = trackers(config, run_dir, display.warn, display.note) if leads else []

@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
             lines = _lines(stack, options.jobs)
             sandbox = stack.enter_context(Sandbox(options.workers, options.isolation))
             out = _out(stack, options.out)
-            _say(f"sandbox: {sandbox.workers} workers, isolation {sandbox.isolation}")
+            _say(sandbox.summary)
+            if sandbox.warning:
+                _say(f"warning: {sandbox.warning}")
             _run(sandbox, lines, out)
     except (SandboxError, OSError) as error:
         name = getattr(error, "filename", None)

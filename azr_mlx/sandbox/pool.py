@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from azr_mlx.sandbox import selftest
 from azr_mlx.sandbox.case import RUNS, Case
 from azr_mlx.sandbox.job import Job, Limits, Result
 from azr_mlx.sandbox.worker import SandboxError, Worker, WorkerDied
@@ -26,9 +27,11 @@ class Sandbox:
     threads at once.
 
     ``workers`` jobs run at a time (0: one per core). ``isolation`` is ``auto`` (the strongest level
-    available), ``strong`` or ``limits-only``. The attribute ``isolation`` is the level in force,
-    and ``features`` says what it consists of. ``limits`` apply to jobs that have no limits of their
-    own. Processes are started only by ``subprocess``: the caller never forks.
+    available), ``strong`` or ``limits-only``. A level is available if the self-test passes at it.
+    The attribute ``isolation`` is the level in force, ``features`` says what it consists of, and
+    ``fallback`` why it is not ``strong`` although ``auto`` was asked for. ``limits`` apply to jobs
+    that have no limits of their own. Processes are started only by ``subprocess``: the caller never
+    forks.
 
     Raises SandboxError if the level asked for is not available.
     """
@@ -51,28 +54,72 @@ class Sandbox:
         self._selector = selectors.DefaultSelector()
         self._closed = False
         self._failed_starts = 0
+        self.isolation, self.fallback = isolation, ""
+        self.features: dict[str, object] = {}
         try:
-            self.isolation, self.features = self._settle(isolation)
+            self._settle(isolation)
         except BaseException:
             self.close()
             raise
 
-    def _settle(self, asked: str) -> tuple[str, dict[str, object]]:
-        """Start the first worker at the strongest level allowed."""
-        reason = ""
+    def _settle(self, asked: str) -> None:
+        """Start the first worker at the strongest level allowed that passes its self-test."""
+        reasons: list[str] = []
         for level in ("strong", "limits-only") if asked == "auto" else (asked,):
-            try:
-                worker = self._hire(level, 0)
-            except OSError as error:
-                reason = _with_fix(error)
-                continue
-            while worker in self._crew and worker.hello is None:
-                reason = self._turn(None) or reason
-            if worker in self._crew and worker.hello is not None:
-                self._failed_starts = 0
-                return level, worker.hello
+            self.isolation = level
+            reason = self._refusal()
+            if not reason:
+                self.fallback = "".join(reasons)
+                return
+            if reason not in reasons:
+                reasons.append(reason)
         fix = " (isolation limits-only works without it)" if asked == "strong" else ""
-        raise SandboxError(f"sandbox.isolation = {asked!r} is not available here: {reason}{fix}")
+        told = "; ".join(reasons)
+        raise SandboxError(f"sandbox.isolation = {asked!r} is not available here: {told}{fix}")
+
+    def _refusal(self) -> str:
+        """Why the level cannot be used; an empty string, with a worker ready, if it can."""
+        try:
+            worker = self._hire(self.isolation, 0)
+        except OSError as error:
+            return _with_fix(error)
+        reason = ""
+        while worker in self._crew and worker.hello is None:
+            reason = self._turn(None) or reason
+        if worker not in self._crew or worker.hello is None:
+            return reason
+        self._failed_starts = 0
+        self.features = worker.hello
+        return self._self_test()
+
+    def _self_test(self) -> str:
+        try:
+            [result] = self.run([selftest.job()])
+        except SandboxError as error:
+            reason = str(error)
+        else:
+            reason = selftest.complaint(result, self.isolation, self.features)
+        if reason:
+            while self._crew:
+                self._dismiss(self._crew[-1], kill=False)
+            self._failed_starts = 0
+        return reason
+
+    @property
+    def summary(self) -> str:
+        """One line for users: how many workers there are, and the level in force."""
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"sandbox: {workers}, isolation {self.isolation}"
+
+    @property
+    def warning(self) -> str:
+        """One line for users if the level is not ``strong``, otherwise an empty string."""
+        if self.isolation == "strong":
+            return ""
+        why = f", since strong is not available here ({self.fallback})" if self.fallback else ""
+        reached = [what for what, guard in selftest.GUARDS.items() if not self.features.get(guard)]
+        risk = f"jobs can reach {' and '.join(reached)}" if reached else "it is the weaker level"
+        return f"sandbox.isolation: limits-only{why}: {risk}; see docs/security.md"
 
     def __enter__(self) -> Sandbox:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from pathlib import Path
 from azr_mlx.errors import AzrError
 from azr_mlx.sandbox import judge
 from azr_mlx.sandbox.case import Case
-from azr_mlx.sandbox.jail import wire
+from azr_mlx.sandbox.jail import darwin, wire
 
 # Workers have flavours, with different hash seeds and clocks. A deterministic job must give the
 # same result in several of them.
@@ -29,6 +30,8 @@ START_S = 30.0
 GRACE_S = 10.0  # seconds that a supervisor may take beyond a job's wall limit
 STOP_S = 10.0
 _SUPERVISOR = Path(__file__).with_name("jail") / "supervisor.py"
+# Where an interpreter may have to look for its libraries.
+_LIBRARY_PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
 _U32 = struct.Struct("<I")
 _MAX_HELLO = 1 << 16
 
@@ -86,7 +89,7 @@ class Worker:
         )
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        kept = {name: os.environ[name] for name in _LIBRARY_PATHS if name in os.environ}
         fixed = {"PYTHONHASHSEED": str(self.flavour * HASH_SEED), "MALLOC_ARENA_MAX": "1"}
         return {**kept, **fixed, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": self.base}
 
@@ -208,18 +211,21 @@ class Worker:
 
 
 def _hidden() -> list[str]:
-    """Folders that no job may see: the home, the project, the working directory."""
+    """Folders that no job may see: the project, the working directory, and the home, which the
+    environment and the database of users may name differently.
+    """
     folders = [str(Path(__file__).resolve().parents[2])]
-    for where in (Path.home, Path.cwd):
-        with contextlib.suppress(OSError, RuntimeError):  # there is no home folder
+    for where in (Path.home, Path.cwd, lambda: Path(pwd.getpwuid(os.getuid()).pw_dir)):
+        with contextlib.suppress(OSError, RuntimeError, KeyError):  # there is no home folder
             folders.append(str(where()))
-    return folders
+    # Everything lies in the root folder, also what jobs need.
+    return [f for f in dict.fromkeys(folders) if os.path.isabs(f) and os.path.realpath(f) != "/"]
 
 
 def _end_session(leader: int) -> None:
     """Kill the jobs of a supervisor that was killed. They cannot have left its session."""
     deadline = time.monotonic() + STOP_S
-    while left := [pid for pid, session in _sessions() if session == leader]:
+    while left := _session(leader):
         if time.monotonic() > deadline:
             raise SandboxError(f"sandbox: cannot end processes {left}, which a job started")
         for pid in left:
@@ -228,11 +234,15 @@ def _end_session(leader: int) -> None:
         time.sleep(0.001)
 
 
-def _sessions() -> Iterator[tuple[int, int]]:
-    """(process, session) for every live process; nothing if there is no /proc."""
+def _session(leader: int) -> list[int]:
+    """The live processes of a session; none if the system does not say."""
+    if sys.platform == "darwin":
+        return darwin.in_session(leader)
+    found = []
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
-                if fields[0] not in (b"Z", b"X"):
-                    yield int(name), int(fields[3])
+                if fields[0] not in (b"Z", b"X") and int(fields[3]) == leader:
+                    found.append(int(name))
+    return found

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from azr_mlx.errors import PROGRAM, AzrError
 from azr_mlx.selfplay.memory import Memory
 from azr_mlx.selfplay.proposer import TaskProposer
 from azr_mlx.selfplay.round import Round
@@ -15,29 +19,59 @@ IDENTITY = Proposal("def f(a):\n    return a", ("('Hello World',)",))
 
 def seed(proposer: TaskProposer, memory: Memory) -> None:
     """Fill the buffer from templates, or with the identity triplet alone (``proposer.seed_tasks``;
-    arXiv 2505.03335, figure 5)."""
+    arXiv 2505.03335, figure 5).
+
+    Raises:
+        AzrError: a kind got no task at all, so that self-play could not begin; with what the gate
+        said of its templates.
+    """
+    refused: dict[TaskKind, Counter[str]] = defaultdict(Counter)
     if proposer.config.proposer.seed_tasks == "identity":
-        kinds = [k for k in (TaskKind.DEDUCTION, TaskKind.ABDUCTION) if k in memory.kinds]
+        kinds: list[TaskKind] = [k for k in memory.kinds if k is not TaskKind.INDUCTION]
         kinds = kinds or [TaskKind.DEDUCTION]
-        proposer.gate.admit([Draft(IDENTITY, kind, source="template") for kind in kinds])
+        _admit(proposer, [Draft(IDENTITY, kind, source="template") for kind in kinds], refused)
     else:
-        _fill(proposer, memory)
+        kinds = _seeded(memory)
+        _fill(proposer, memory, kinds, refused)
+    if empty := [kind for kind in kinds if not memory.tasks.count(kind)]:
+        raise AzrError("\n".join(_complaint(kind, refused[kind]) for kind in empty))
 
 
-def _fill(proposer: TaskProposer, memory: Memory) -> None:
+def _fill(
+    proposer: TaskProposer,
+    memory: Memory,
+    kinds: Sequence[TaskKind],
+    refused: dict[TaskKind, Counter[str]],
+) -> None:
     p = proposer.config.proposer
     wanted = max(p.references, p.templates_per_step, 4)
     for number in range(ROUNDS):
-        short = [kind for kind in _seeded(memory) if memory.tasks.count(kind) < wanted]
+        short = [kind for kind in kinds if memory.tasks.count(kind) < wanted]
         if not short:
             return
         r = Round(proposer.config.seed, 0, number)
         levels = [(kind, memory.curriculum.difficulty(kind, 0)) for kind in short * wanted]
         drafts = [proposer.template(r, i, *level) for i, level in enumerate(levels)]
-        proposer.gate.admit(drafts)
+        _admit(proposer, drafts, refused)
 
 
-def _seeded(memory: Memory) -> tuple[TaskKind, ...]:
+def _admit(
+    proposer: TaskProposer, drafts: Sequence[Draft], refused: dict[TaskKind, Counter[str]]
+) -> None:
+    for draft, result in zip(drafts, proposer.gate.admit(drafts), strict=True):
+        if result.task is None:
+            refused[draft.kind][f"{result.reason} ({result.verdict.detail})"] += 1
+
+
+def _complaint(kind: TaskKind, refused: Counter[str]) -> str:
+    told = "; ".join(f"{count} times {why}" for why, count in refused.most_common(2))
+    return (
+        f"self-play: none of {refused.total()} templates became a first task of {kind.value}: "
+        f"{told}; try the sandbox with {PROGRAM} doctor"
+    )
+
+
+def _seeded(memory: Memory) -> list[TaskKind]:
     """Induction is proposed from programs of the other kinds, which are seeded even if they are not
     trained."""
-    return memory.kinds if memory.kinds != (TaskKind.INDUCTION,) else tuple(TaskKind)
+    return list(memory.kinds if memory.kinds != (TaskKind.INDUCTION,) else TaskKind)

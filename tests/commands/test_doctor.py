@@ -17,7 +17,7 @@ from azr_mlx.commands import doctor
 from azr_mlx.commands.doctor import machine, software, trials
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding, examine
 from azr_mlx.errors import AzrError
-from azr_mlx.sandbox import Sandbox
+from azr_mlx.sandbox import Sandbox, pool
 
 pytestmark = pytest.mark.e2e
 
@@ -99,16 +99,14 @@ def test_a_sandbox_that_lets_something_through_is_found(monkeypatch):
 
 
 def test_weak_isolation_is_a_warning_with_its_reason(monkeypatch):
-    real = Sandbox
+    real = pool.Worker
 
-    def weak(workers, isolation, limits):
+    def weak(isolation, flavour):
         if isolation == "strong":
-            from azr_mlx.sandbox import SandboxError
+            raise OSError("no namespaces")
+        return real(isolation, flavour)
 
-            raise SandboxError("strong cannot be had here: no namespaces (isolation)")
-        return real(workers, isolation, limits)
-
-    monkeypatch.setattr("azr_mlx.sandbox.Sandbox", weak)
+    monkeypatch.setattr(pool, "Worker", weak)
     found = trials.sandbox()
     assert found.status == WARN and "limits-only" in found.what and "no namespaces" in found.what
     assert found.fix

@@ -64,7 +64,7 @@ def targets() -> Iterator[Targets]:
 
 @pytest.fixture(scope="session", params=["limits-only", "strong"])
 def sandbox(request: pytest.FixtureRequest, targets: Targets) -> Iterator[Sandbox]:
-    with _folders_in(targets.temp):
+    with folders_in(targets.temp):
         try:
             made = Sandbox(workers=2, isolation=request.param, limits=LIMITS)
         except SandboxError as error:
@@ -76,7 +76,7 @@ def sandbox(request: pytest.FixtureRequest, targets: Targets) -> Iterator[Sandbo
 
 
 @contextlib.contextmanager
-def _folders_in(folder: Path) -> Iterator[None]:
+def folders_in(folder: Path) -> Iterator[None]:
     """Sandboxes make their folders here meanwhile, apart from those of other processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))
@@ -200,7 +200,7 @@ def _waiting_s() -> float:
 
 
 Judge = Callable[..., Result]
-_next_values: dict[str, str] = {}
+_next_values: dict[int, str] = {}  # by sandbox
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def judge(sandbox: Sandbox, targets: Targets) -> Judge:
 
     def run(code: str, **rest: object) -> Result:
         job = Job("hostile", code, **rest)  # type: ignore[arg-type]
-        with _folders_in(targets.temp), _orphans_come_here():
+        with folders_in(targets.temp), _orphans_come_here():
             _first_next(sandbox)
             before = _Machine(targets)
             try:
@@ -254,10 +254,10 @@ def _timed(sandbox: Sandbox, job: Job) -> Result:
 
 
 def _first_next(sandbox: Sandbox) -> None:
-    if sandbox.isolation not in _next_values:
+    if id(sandbox) not in _next_values:
         found = sandbox.run([NEXT])[0]
         assert found.status is Status.OK and found.value is not None, f"an honest job: {found}"
-        _next_values[sandbox.isolation] = found.value
+        _next_values[id(sandbox)] = found.value
 
 
 def _check_next(sandbox: Sandbox, job: Job) -> None:
@@ -265,7 +265,6 @@ def _check_next(sandbox: Sandbox, job: Job) -> None:
     if job.deterministic:
         again = sandbox.run([replace(HONEST, deterministic=True)])[0]
         assert again.status is Status.PASS, f"the next honest job was spoiled: {again}"
-    found = sandbox.run([replace(NEXT, expect=_next_values[sandbox.isolation])])[0]
-    assert found.status is Status.PASS, (
-        f"the next job found things changed: {found}, was {_next_values[sandbox.isolation]}"
-    )
+    before = _next_values[id(sandbox)]
+    found = sandbox.run([replace(NEXT, expect=before)])[0]
+    assert found.status is Status.PASS, f"the next job found things changed: {found}, was {before}"

@@ -21,7 +21,7 @@ from tests.sandbox.hostile.targets import Targets
 pytestmark = pytest.mark.sandbox
 
 
-def _rows(table: tuple[Attack, ...]) -> list[Any]:
+def rows(table: tuple[Attack, ...]) -> list[Any]:
     return [
         pytest.param(attack, style, id=f"{attack.label}, {style}".replace("::", ":"))
         for attack in table
@@ -38,14 +38,14 @@ def test_labels_are_unique() -> None:
     assert len(set(labels)) == len(labels), "a label names one program"
 
 
-@pytest.mark.parametrize(("attack", "style"), _rows(ATTACKS))
+@pytest.mark.parametrize(("attack", "style"), rows(ATTACKS))
 def test_attack(
     judge: Judge, sandbox: Sandbox, targets: Targets, attack: Attack, style: str
 ) -> None:
     _run(judge, sandbox, targets, attack, style)
 
 
-@pytest.mark.parametrize(("attack", "style"), _rows(CONTROLS))
+@pytest.mark.parametrize(("attack", "style"), rows(CONTROLS))
 def test_honest_program(
     judge: Judge, sandbox: Sandbox, targets: Targets, attack: Attack, style: str
 ) -> None:
@@ -59,6 +59,11 @@ def _run(judge: Judge, sandbox: Sandbox, targets: Targets, attack: Attack, style
         pytest.skip("nothing but namespaces bounds this attack")
     if attack.linux and not ON_LINUX:
         pytest.skip("this attack is made of Linux, or this limit does not hold elsewhere")
+    check_verdict(judge, targets, attack, style)
+
+
+def check_verdict(judge: Judge, targets: Targets, attack: Attack, style: str) -> None:
+    """Run one program and check its result."""
     job = attack.job(style, targets.names())
     rest = {f.name: getattr(job, f.name) for f in fields(Job) if f.name not in ("id", "code")}
     result = judge(job.code, **rest)

@@ -113,7 +113,7 @@ def _distance(got: Sequence[Any], want: Sequence[Any]) -> float:
 # -- the sandbox -----------------------------------------------------------------------------------
 
 WALL_S = 1.0
-STRONG, LIMITS_ONLY = "strong", "limits-only"
+STRONG = "strong"
 _CONNECT = (
     "import socket\ndef f(port): socket.create_connection(('127.0.0.1', port), 0.5); return True"
 )
@@ -126,18 +126,11 @@ _NAMESPACES = (
 
 def sandbox() -> Finding:
     """Which isolation is available, and whether it holds: five jobs, two of them attacks."""
-    from azr_mlx.sandbox import Limits, Sandbox, SandboxError
+    from azr_mlx.sandbox import Limits, Sandbox
 
-    limits = Limits(wall_s=WALL_S, cpu_s=WALL_S, memory_mb=256)
-    reason = ""
-    try:
-        opened = Sandbox(2, STRONG, limits)
-    except SandboxError as error:
-        reason = str(error).partition("had here: ")[2].partition(" (isolation")[0] or str(error)
-        opened = Sandbox(2, LIMITS_ONLY, limits)
-    with opened as box:
+    with Sandbox(2, "auto", Limits(wall_s=WALL_S, cpu_s=WALL_S, memory_mb=256)) as box:
         broken = try_sandbox(box)
-        level, features = box.isolation, box.features
+        level, features, reason = box.isolation, box.features, box.fallback
     named = [key for key, on in features.items() if on is True and key != "other_user"]
     what = f"{level} ({', '.join(named) or 'limits'})"
     facts = {"isolation": level, "features": features, "reason": reason, "broken": broken}

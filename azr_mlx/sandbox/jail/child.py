@@ -87,7 +87,11 @@ class Steps:
 def run(channel: Channel, spec: dict[str, Any], confine: Callable[[Any], None]) -> NoReturn:
     """Call ``confine(spec)``, run the job, write its frame, and exit. Never returns."""
     leave = os._exit
-    confine(spec)
+    try:
+        confine(spec)
+    except Exception as error:
+        Finish(channel, None).raised(error, "error")
+        leave(70)
     steps = Steps() if spec["trace"] else None
     finish = Finish(channel, steps)
     reseed(spec["code"])
@@ -143,7 +147,8 @@ def protect_others(scratch: str) -> None:
 
         return checked
 
-    for name in ("chmod", "chown", "lchown", "utime", "setxattr", "removexattr"):
+    changes = "chmod lchmod chown lchown chflags lchflags utime setxattr removexattr"
+    for name in changes.split():
         if hasattr(os, name):
             setattr(os, name, refusing(getattr(os, name)))
 

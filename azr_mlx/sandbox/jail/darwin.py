@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
-import pwd
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -49,7 +49,7 @@ _SYSTEM = (
     "/usr/share/zoneinfo",
     "/usr/share/zoneinfo.default",
 )
-_LINKS = ("/etc", "/tmp", "/var", "/usr/share", "/dev")  # links on the way to allowed files
+_LINKS = ("/etc", "/tmp", "/var", "/dev")  # what is passed on the way to allowed files
 _READ_DEVICES = ("/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
 # The default denies these already. They are listed so that they stay closed even if a folder above
 # one of them is opened.
@@ -88,6 +88,18 @@ _STORES = {
     "/opt/local": ("/opt/local/lib",),
     "/nix/store": ("/nix/store",),
 }
+# What a running interpreter reads in its prefix. A framework's library has no folder of its own.
+_PARTS = (
+    "lib",
+    "share/terminfo",
+    "share/zoneinfo",
+    "Frameworks",
+    "Resources",
+    "Python",
+    "Python3",
+    "PythonT",
+)
+_MOST_LINKS = 32  # MAXSYMLINKS of the system
 _SHARED_PREFIXES = ("/", "/usr", "/usr/local", "/opt", "/opt/homebrew", "/opt/local")
 
 
@@ -107,23 +119,24 @@ def profile(
     """A Seatbelt profile (SBPL version 1) that denies everything except what is named here and what
     any Python needs.
 
-    ``scratch`` and ``writable`` can be read and changed, and ``readable`` can be read. ``hidden``,
-    all home folders, temporary folders and other volumes cannot be read or changed. If one of these
-    paths lies inside another, the deeper one decides: an interpreter inside the home folder opens
-    only itself. ``executables`` may be executed; a process that is already running needs none.
-    ``children`` allows fork, and signals to the process's own children only. ``sessions`` allows
-    leaving the process group (setsid, setpgid, posix_spawn). Without it, killpg reaches everything
-    that the leader of a group has started.
+    ``scratch`` and ``writable`` can be read and changed, and ``readable`` can be read; the folder
+    ``scratch`` itself cannot be removed. ``hidden``, all home folders, temporary folders and other
+    volumes cannot be read or changed. If one of these paths lies inside another, the deeper one
+    decides: an interpreter inside the home folder opens only itself. ``executables`` may be
+    executed; a process that is already running needs none. ``children`` allows fork, and signals to
+    the process's own children only. ``sessions`` allows leaving the process group (setsid, setpgid,
+    posix_spawn). Without it, killpg reaches everything that the leader of a group has started.
 
     Paths are resolved here, since Seatbelt compares paths after symbolic links are followed (/tmp
-    is /private/tmp). Raises ValueError for the root folder, and for a path that is relative, cannot
-    be written in a profile, or would be both open and hidden.
+    is /private/tmp). The links that were followed can be read as links. Raises ValueError for the
+    root folder, and for a path that is relative, cannot be written in a profile, or would be both
+    open and hidden.
     """
     opened = {
         **dict.fromkeys(_resolved(readable), "(allow file-read* file-map-executable {})"),
         **dict.fromkeys(_resolved([scratch, *writable]), _WRITABLE),
     }
-    shut = _resolved([*_HIDDEN, *_homes(), *hidden])
+    shut = _resolved([*_HIDDEN, *hidden])
     for path in opened:
         if path in (*shut, "/"):
             raise ValueError(f"{path}: cannot be open to a job and hidden from it")
@@ -133,18 +146,20 @@ def profile(
         **dict.fromkeys(shut, "(deny file-read* file-write* file-map-executable {})"),
         **opened,
     }
+    named = [scratch, *writable, *readable, *executables]
+    passed = {*_LINKS, *_ancestors([*_SYSTEM, *opened, *programs])}.union(*map(_passed, named))
     by_depth = sorted(rules, key=lambda path: (path.count("/") if path != "/" else 0, path))
     lines = [
         *_base(children, sessions),
         *(rules[path].format(f"(subpath {_quoted(path)})") for path in by_depth),
-        *_literals("file-read-metadata", _ancestors([*_SYSTEM, *opened, *programs])),
-        *_literals("file-read-metadata", _LINKS),
+        *_literals(f"deny {_OF_THE_FOLDER}", _resolved([scratch])),
+        *_literals("allow file-read-metadata", sorted(passed)),
         # The loader opens the root folder itself, and aborts if it cannot:
         # https://github.com/akitaonrails/ai-jail/issues/77
-        *_literals("file-read*", ["/", *_READ_DEVICES]),
-        *_literals("file-write-data", ["/dev/null", "/dev/zero"]),
-        *_literals("file-read-data file-write-data file-ioctl", ["/dev/dtracehelper"]),
-        *_literals("file-read* file-map-executable process-exec", programs),
+        *_literals("allow file-read*", ["/", *_READ_DEVICES]),
+        *_literals("allow file-write-data", ["/dev/null", "/dev/zero"]),
+        *_literals("allow file-read-data file-write-data file-ioctl", ["/dev/dtracehelper"]),
+        *_literals("allow file-read* file-map-executable process-exec", programs),
     ]
     return "\n".join(lines) + "\n"
 
@@ -155,6 +170,10 @@ _WRITABLE = (
     "(allow file-read* file-write* {0})\n"
     "(deny file-map-executable file-write-setugid file-write-flags file-write-acl {0})"
 )
+
+
+# The next job needs the folder as it was.
+_OF_THE_FOLDER = "file-write-unlink file-write-mode file-write-owner file-write-times"
 
 
 def _base(children: bool, sessions: bool) -> list[str]:
@@ -186,8 +205,8 @@ def _base(children: bool, sessions: bool) -> list[str]:
     return lines
 
 
-def _literals(operations: str, paths: Sequence[str]) -> list[str]:
-    return [f"(allow {operations} (literal {_quoted(path)}))" for path in paths]
+def _literals(rule: str, paths: Sequence[str]) -> list[str]:
+    return [f"({rule} (literal {_quoted(path)}))" for path in paths]
 
 
 def _resolved(paths: Sequence[str]) -> list[str]:
@@ -195,7 +214,44 @@ def _resolved(paths: Sequence[str]) -> list[str]:
         if not os.path.isabs(path):
             raise ValueError(f"{path!r}: not an absolute path; a profile has no working directory")
     # POSIX lets a path begin with two slashes, and realpath keeps both.
-    return list(dict.fromkeys("/" + os.path.realpath(path).lstrip("/") for path in paths))
+    real = ["/" + os.path.realpath(path).lstrip("/") for path in paths]
+    return list(dict.fromkeys(map(_as_stored, real)))
+
+
+def _as_stored(path: str) -> str:
+    """The path in the letters that the file system has for it. Seatbelt compares the letters, but
+    most volumes of a Mac do not tell capital ones from small ones.
+    """
+    if sys.platform != "darwin" or not os.path.exists(path):
+        return path
+    try:
+        fd = os.open(path, os.O_EVTONLY)
+    except OSError:
+        return path
+    try:
+        return os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).partition(b"\0")[0])
+    except OSError:
+        return path
+    finally:
+        os.close(fd)
+
+
+def _passed(path: str) -> Iterator[str]:
+    """The folders and symbolic links that the system passes when it looks ``path`` up."""
+    here, left, links = "/", _parts(path), 0
+    while left:
+        part = left.pop(0)
+        step = os.path.dirname(here) if part == ".." else os.path.join(here, part)
+        yield step
+        if os.path.islink(step) and links < _MOST_LINKS:
+            target, links = os.readlink(step), links + 1
+            here, left = "/" if os.path.isabs(target) else here, [*_parts(target), *left]
+        else:
+            here = step
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _ancestors(paths: Sequence[str]) -> list[str]:
@@ -219,36 +275,31 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _homes() -> list[str]:
-    """This user's home folder from the user database, not from the environment."""
-    try:
-        home = pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:
-        return []
-    return [home] if os.path.isabs(home) and home != "/" else []
-
-
 # --- the interpreter ---
 
 
 def interpreter_paths() -> list[str]:
-    """The paths that this interpreter must read: its prefix (only its library, if other programs
-    share the prefix) and the libraries that it links. Virtual environments are not included.
+    """The paths that this interpreter must read, as it spells them: its library, and the parts of
+    its prefix that belong to it; of a prefix that other programs share, only the libraries named
+    libpython. Virtual environments are not included.
     """
-    prefix = os.path.realpath(sys.base_prefix)
-    library = os.path.dirname(os.path.realpath(os.__file__))
-    found = [library]
-    shared = prefix in _SHARED_PREFIXES or any(_within(home, prefix) for home in _homes())
-    if shared:
-        folder = os.path.join(prefix, "lib")
-        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        found += [os.path.join(folder, name) for name in names if name.startswith("libpython")]
+    library = os.path.dirname(os.__file__)
+    binary = os.path.join(sys.base_exec_prefix, "lib", os.path.basename(library), "lib-dynload")
+    found = [library, *([binary] if os.path.isdir(binary) else [])]
+    if os.path.realpath(sys.base_prefix) in _SHARED_PREFIXES:
+        found += _libraries(os.path.join(sys.base_prefix, "lib"))
     else:
-        found += [prefix, os.path.realpath(sys.base_exec_prefix)]
+        parts = [os.path.join(sys.base_prefix, part) for part in _PARTS]
+        found += [part for part in parts if os.path.exists(part)]
     for root, stores in _STORES.items():
-        if _within(library, root):
+        if _within(os.path.realpath(library), root):
             found += [store for store in stores if os.path.isdir(store)]
     return list(dict.fromkeys(found))
+
+
+def _libraries(folder: str) -> list[str]:
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return [os.path.join(folder, name) for name in names if name.startswith("libpython")]
 
 
 def package_paths() -> list[str]:
@@ -270,6 +321,17 @@ def interpreters() -> list[str]:
 
 def _within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def job_profile(scratch: str, hidden: Sequence[str], *, children: bool = False) -> str:
+    """The profile for jobs of this interpreter. ``hidden`` are folders of the user. A folder of the
+    interpreter is not hidden, though the user may work in it; a folder around it is. Raises
+    ValueError as ``profile`` does.
+    """
+    own = interpreter_paths()
+    opened = _resolved(own)
+    shut = [path for path in _resolved(hidden) if path not in opened]
+    return profile(scratch, own, hidden=[*shut, *package_paths()], children=children)
 
 
 # --- putting a process into a profile ---
@@ -341,7 +403,8 @@ def compiled(profile_text: str) -> Callable[[], None]:
 # --- memory and children of a process ---
 
 _RUSAGE_INFO_V2 = 2
-_PROC_PPID_ONLY = 6
+_PROC_PGRP_ONLY, _PROC_UID_ONLY, _PROC_PPID_ONLY = 2, 4, 6  # xnu, bsd/sys/proc_info.h
+_PROC_PIDTASKINFO = 4
 _MIB = 1 << 20
 _LARGEST = 1 << 47  # no address is larger
 
@@ -372,6 +435,31 @@ class RusageInfo(ctypes.Structure):
     )
 
 
+class TaskInfo(ctypes.Structure):
+    """struct proc_taskinfo (xnu, bsd/sys/proc_info.h)."""
+
+    _fields_ = (
+        ("pti_virtual_size", ctypes.c_uint64),
+        ("pti_resident_size", ctypes.c_uint64),
+        ("pti_total_user", ctypes.c_uint64),
+        ("pti_total_system", ctypes.c_uint64),
+        ("pti_threads_user", ctypes.c_uint64),
+        ("pti_threads_system", ctypes.c_uint64),
+        ("pti_policy", ctypes.c_int32),
+        ("pti_faults", ctypes.c_int32),
+        ("pti_pageins", ctypes.c_int32),
+        ("pti_cow_faults", ctypes.c_int32),
+        ("pti_messages_sent", ctypes.c_int32),
+        ("pti_messages_received", ctypes.c_int32),
+        ("pti_syscalls_mach", ctypes.c_int32),
+        ("pti_syscalls_unix", ctypes.c_int32),
+        ("pti_csw", ctypes.c_int32),
+        ("pti_threadnum", ctypes.c_int32),
+        ("pti_numrunning", ctypes.c_int32),
+        ("pti_priority", ctypes.c_int32),
+    )
+
+
 @cache
 def _libproc() -> Any:
     _need_darwin("libproc")
@@ -385,6 +473,14 @@ def _libproc() -> Any:
         ctypes.c_int,
     ]
     library.proc_listpids.restype = ctypes.c_int
+    library.proc_pidinfo.argtypes = [
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_uint64,
+        ctypes.c_void_p,
+        ctypes.c_int,
+    ]
+    library.proc_pidinfo.restype = ctypes.c_int
     return library
 
 
@@ -406,9 +502,24 @@ def resident_bytes(pid: int) -> int | None:
     raise OSError(code, f"the memory of process {pid}: {os.strerror(code)}")
 
 
+def threads(pid: int) -> int:
+    """How many threads a process has; 0 if it has ended, or runs a program as another user."""
+    info = TaskInfo()
+    size = ctypes.sizeof(info)
+    if _libproc().proc_pidinfo(pid, _PROC_PIDTASKINFO, 0, ctypes.byref(info), size) < size:
+        return 0
+    return int(info.pti_threadnum)
+
+
 def children(pid: int) -> list[int]:
     """The processes whose parent is ``pid``, including zombies. Raises OSError if the system
     refuses.
+    """
+    return _listed(_PROC_PPID_ONLY, pid, "the children of process")
+
+
+def _listed(kind: int, of: int, what: str) -> list[int]:
+    """The processes of a parent, group or user, including zombies.
 
     This makes the call that is inside proc_listchildpids (xnu,
     libsyscall/wrappers/libproc/libproc.c). It counts in bytes, and only errno distinguishes a
@@ -418,10 +529,10 @@ def children(pid: int) -> list[int]:
     while True:
         buffer = (ctypes.c_int * size)()
         ctypes.set_errno(0)
-        used = _libproc().proc_listpids(_PROC_PPID_ONLY, pid, buffer, ctypes.sizeof(buffer))
+        used = _libproc().proc_listpids(kind, of, buffer, ctypes.sizeof(buffer))
         code = ctypes.get_errno()
         if used <= 0 and code:
-            raise OSError(code, f"the children of process {pid}: {os.strerror(code)}")
+            raise OSError(code, f"{what} {of}: {os.strerror(code)}")
         count = used // ctypes.sizeof(ctypes.c_int)
         if count < size:
             return sorted(buffer[:count])
@@ -439,6 +550,29 @@ def descendants(pid: int) -> list[int]:
         found |= new
         waiting += new
     return sorted(found)
+
+
+def of_job(leader: int) -> list[int]:
+    """The live processes of the group that ``leader`` leads and below it, without the leader. Those
+    whose parent has ended are found in the group, which they cannot leave under a profile.
+    """
+    group = _listed(_PROC_PGRP_ONLY, leader, "the process group")
+    found = {*group, *descendants(leader)} - {leader}
+    return sorted(pid for pid in found if _session_of(pid) is not None)
+
+
+def in_session(leader: int) -> list[int]:
+    """This user's live processes in the session that ``leader`` leads or led."""
+    own = _listed(_PROC_UID_ONLY, os.geteuid(), "the processes of user")
+    return [pid for pid in own if _session_of(pid) == leader]
+
+
+def _session_of(pid: int) -> int | None:
+    """The session of a process; None for a zombie, and if there is no such process."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def mapped_bytes() -> int:

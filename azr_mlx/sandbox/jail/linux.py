@@ -175,6 +175,17 @@ def _check(result: int, what: str) -> int:
     return result
 
 
+def leave_groups(group: int) -> None:
+    """Belong to ``group`` alone."""
+    os.setgroups([])
+    os.setresgid(group, group, group)
+
+
+def become(user: int) -> None:
+    """Become another user for good."""
+    os.setresuid(user, user, user)
+
+
 def prctl(option: int, value: int = 0, extra: object = 0) -> None:
     """One prctl call; raises OSError."""
     zero = ctypes.c_ulong(0)

@@ -184,9 +184,10 @@ def _build_root(hidden: list[str]) -> None:
         _share(path, root)
     for path in _SHARED_FILES:
         _share(path, root)
-    for path in [*hidden, *_package_folders()]:
-        if not any((s + "/").startswith(os.path.realpath(path) + "/") for s in shared):
-            _hide(root + os.path.realpath(path))
+    needed = [*shared, os.path.dirname(os.path.realpath(os.__file__))]
+    for path in map(os.path.realpath, [*hidden, *_package_folders()]):
+        if not any((one + "/").startswith(path + "/") for one in needed):
+            _hide(root + path)
     os.mkdir(root + "/proc")
     _mount_proc(root + "/proc")
     os.mkdir(root + SCRATCH)

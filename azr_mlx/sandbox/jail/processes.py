@@ -9,14 +9,11 @@ import os
 import resource
 import sys
 
-if sys.platform == "darwin":
-    import darwin  # type: ignore[import-not-found]
+import darwin  # type: ignore[import-not-found]
 
 
 def descendants(root: int) -> list[int]:
     """The ids of live processes below ``root`` (without it); none if the system does not say."""
-    if sys.platform == "darwin":
-        return list(darwin.descendants(root))
     parents: dict[int, int] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
@@ -32,6 +29,13 @@ def descendants(root: int) -> list[int]:
         found |= more
 
 
+def of_job(leader: int) -> list[int]:
+    """The ids of the other live processes of a job, where no namespace or subreaper keeps them
+    together; none if the system does not say.
+    """
+    return list(darwin.of_job(leader)) if sys.platform == "darwin" else []
+
+
 def tasks_of(uid: int) -> int:
     """How many processes and threads a user has; 0 if the system does not say."""
     count = 0
@@ -45,6 +49,8 @@ def tasks_of(uid: int) -> int:
 
 def threads(pid: int) -> int:
     """How many threads a process has; 0 if it has ended, or the system does not say."""
+    if sys.platform == "darwin":
+        return int(darwin.threads(pid))
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[17])
@@ -59,7 +65,10 @@ def memory(pids: list[int]) -> int:
 
 def _memory(pid: int) -> int:
     if sys.platform == "darwin":
-        return darwin.resident_bytes(pid) or 0
+        try:
+            return darwin.resident_bytes(pid) or 0
+        except PermissionError:  # it runs a program as another user, as sudo does
+            return 0
     try:
         with open(f"/proc/{pid}/statm", "rb") as file:
             _, resident, shared = map(int, file.read().split()[:3])

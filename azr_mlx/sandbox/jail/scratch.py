@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import namespaces  # type: ignore[import-not-found]
 
 if TYPE_CHECKING:
     from zygote import Setting  # type: ignore[import-not-found]
-if sys.platform == "linux":
-    import namespaces  # type: ignore[import-not-found]
 
 
 def make(setting: Setting) -> None:
-    """Make the scratch directory, which jobs use one after another. It is a file system with
-    ``strong`` isolation, otherwise a folder, which jobs can fill but neither move nor change.
+    """Make the scratch directory, which jobs use one after another. It is a file system in
+    namespaces of its own, otherwise a folder.
     """
-    if setting.strong:
+    if setting.namespaced:
         namespaces.mount_scratch()
         setting.scratch_ctime = os.stat(setting.scratch).st_ctime_ns
     else:
@@ -28,15 +27,29 @@ def make(setting: Setting) -> None:
 
 def clear(setting: Setting) -> None:
     """Remove what a job left: files, and changed modes or attributes."""
-    if not setting.strong:
+    if setting.namespaced:
+        if os.stat(setting.scratch).st_ctime_ns != setting.scratch_ctime:
+            namespaces.unmount(setting.scratch)
+            make(setting)
+    elif setting.on_linux:  # jobs can neither move nor change the folder itself
         for entry in list(os.scandir(setting.scratch)):
-            if entry.is_dir(follow_symlinks=False):
-                remove(entry.path)
-            else:
-                os.unlink(entry.path)
-    elif os.stat(setting.scratch).st_ctime_ns != setting.scratch_ctime:
-        namespaces.unmount(setting.scratch)
+            _discard(entry.path)
+    else:
+        _discard(setting.scratch)
         make(setting)
+
+
+def _discard(path: str) -> None:
+    """Remove whatever is there, but nothing that a symbolic link leads to."""
+    try:
+        folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if folder:
+        remove(path)
+    else:
+        _unlock(path)
+        os.unlink(path)
 
 
 def remove(top: str) -> None:
@@ -46,7 +59,7 @@ def remove(top: str) -> None:
     moved = 0
     while True:
         try:
-            os.chmod(top, 0o700)
+            _open_up(top)
             entries = list(os.scandir(top))
         except FileNotFoundError:
             return
@@ -55,12 +68,29 @@ def remove(top: str) -> None:
             return
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
+                _unlock(entry.path)
                 os.unlink(entry.path)
                 continue
-            os.chmod(entry.path, 0o700)
+            _open_up(entry.path)
             for inner in list(os.scandir(entry.path)):
                 moved += 1
                 if stat.S_ISDIR(os.lstat(inner.path).st_mode):
-                    os.chmod(inner.path, 0o700)
+                    _open_up(inner.path)
+                else:
+                    _unlock(inner.path)
                 os.rename(inner.path, os.path.join(top, f".{os.getpid()}.{moved}"))
             os.rmdir(entry.path)
+
+
+def _open_up(folder: str) -> None:
+    _unlock(folder)
+    os.chmod(folder, 0o700)
+
+
+# Files can be locked against their owner (macOS, BSD); Linux has no such call.
+_set_flags: Any = getattr(os, "lchflags", None)
+
+
+def _unlock(path: str) -> None:
+    if _set_flags is not None:
+        _set_flags(path, 0)

@@ -29,15 +29,15 @@ import shifted_clock  # type: ignore[import-not-found]  # noqa: E402
 AHEAD = int(sys.argv[3])
 CLOCK = shifted_clock.shift(AHEAD) if AHEAD else shifted_clock.place()
 import child  # type: ignore[import-not-found]  # noqa: E402
+import darwin  # type: ignore[import-not-found]  # noqa: E402
+import linux  # type: ignore[import-not-found]  # noqa: E402
+import namespaces  # type: ignore[import-not-found]  # noqa: E402
 import processes  # type: ignore[import-not-found]  # noqa: E402
 import scratch  # type: ignore[import-not-found]  # noqa: E402
 import watch  # type: ignore[import-not-found]  # noqa: E402
+import wire  # type: ignore[import-not-found]  # noqa: E402
 import zygote  # type: ignore[import-not-found]  # noqa: E402
 
-if sys.platform == "linux":
-    import linux  # type: ignore[import-not-found]
-    import namespaces  # type: ignore[import-not-found]
-darwin: Any = __import__("darwin") if sys.platform == "darwin" else None
 del sys.path[0]
 
 # Modules that small programs often import. Each of them makes every fork a little slower; a job
@@ -46,6 +46,7 @@ WARM = """
     bisect collections.abc copy datetime functools heapq itertools json math operator random re
     string time types typing
 """.split()  # noqa: SIM905 - a list of quoted words reads worse
+_PIPE_BYTES = 512  # what a pipe takes at once on every system
 OWN = """
     child codec darwin examiner linux namespaces peer processes remote scratch shifted_clock suite
     vdso watch wire zygote
@@ -65,23 +66,24 @@ def main() -> int:
     pool = socket.socket(fileno=channel)
     try:
         setting = _prepare(isolation == "strong", base, json.loads(hidden))
-    except OSError as error:
-        _hello(pool, {"error": str(error)})
+        os.dup2(null, 2)
+        os.close(null)
+        gc.collect()
+        gc.freeze()  # otherwise a collection in a child would copy every memory page
+        # Measure only now, when the memory that only the start needed has been freed.
+        if os.path.exists("/proc/self/statm"):
+            with open("/proc/self/statm") as file:
+                setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
+        forks = zygote.Zygote(setting)
+    except (Exception, SystemExit) as error:
+        _hello(pool, {"error": wire.told(error)})
         return 1
-    os.dup2(null, 2)
-    os.close(null)
-    gc.collect()
-    gc.freeze()  # otherwise a collection in a child would copy every memory page
-    # Measure only now, when the memory that only the start needed has been freed.
-    if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm") as file:
-            setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
     try:
-        with zygote.Zygote(setting) as forks:
+        with forks:
             _hello(pool, setting.features(isolation))
             watch.serve(pool, setting, forks)
     finally:
-        if not setting.strong:
+        if not setting.namespaced:
             scratch.remove(base)
     return 0
 
@@ -156,18 +158,13 @@ def _prepare_darwin(setting: zygote.Setting, hidden: list[str]) -> None:
     # Some versions of macOS do not enforce a limit on address space.
     with contextlib.suppress(OSError):
         setting.address_space = darwin.mapped_bytes()
-    if setting.strong:
-        shut = [*hidden, *darwin.package_paths()]
-        try:
-            for children in (False, True):
-                text = darwin.profile(
-                    setting.scratch, darwin.interpreter_paths(), hidden=shut, children=children
-                )
-                setting.profiles[children] = darwin.compiled(text)
-        except ValueError as error:
-            raise OSError(str(error)) from None
-        if not _works(setting.profiles[False]):
-            raise OSError("the sandbox profile could not be applied")
+    if not setting.strong:
+        return
+    for children in (False, True):
+        text = darwin.job_profile(setting.scratch, hidden, children=children)
+        setting.profiles[children] = darwin.compiled(text)
+        if reason := _failure(setting.profiles[children]):
+            raise OSError(reason)
 
 
 def _readable() -> list[str]:
@@ -186,9 +183,8 @@ def _become_nobody(setting: zygote.Setting) -> None:
     """Stop being root. Fails if another user cannot read the standard library or reach the scratch
     folder.
     """
-    os.setgroups([])
-    os.setresgid(*[namespaces.NOBODY] * 3)
-    os.setresuid(*[namespaces.NOBODY] * 3)
+    linux.leave_groups(namespaces.NOBODY)
+    linux.become(namespaces.NOBODY)
     with open(os.__file__, "rb") as file:
         file.read(1)
     if not setting.strong:
@@ -197,15 +193,25 @@ def _become_nobody(setting: zygote.Setting) -> None:
 
 def _works(action: Callable[[], None]) -> bool:
     """Whether ``action`` succeeds. It is tried in a separate process."""
+    return not _failure(action)
+
+
+def _failure(action: Callable[[], None]) -> str:
+    """Why ``action`` fails in a separate process; an empty string if it succeeds there."""
+    ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
-        code = 1
         try:
             action()
-            code = 0
+        except Exception as error:
+            os.write(theirs, wire.told(error).encode("utf-8", "replace")[:_PIPE_BYTES])
         finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        reason = pipe.read().decode("utf-8", "replace")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return reason if code == 0 else reason or f"its process was ended by signal {-code}"
 
 
 if __name__ == "__main__":

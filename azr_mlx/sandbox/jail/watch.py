@@ -27,11 +27,13 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
         request = wire.RunRequest.unpack(header)
         try:
             watch = Watch(setting, zygote, request, _read(pool, request.spec_bytes))
-            watch.run(pool.fileno())
+            watch.run(pool)
             scratch.clear(setting)
-        except OSError as error:  # a fault of this machine, not of the job
-            pool.sendall(_broken(str(error)))
-            continue
+        except Exception as error:  # a fault of this machine or program, not of the job
+            pool.sendall(_broken(wire.told(error)))
+            if isinstance(error, OSError):
+                continue
+            raise
         pool.sendall(watch.answer())
 
 
@@ -52,6 +54,19 @@ def _read(pool: socket.socket, size: int) -> bytes:
     return data
 
 
+def _is_closed(pool: socket.socket) -> bool:
+    """Whether the pool has closed the connection. macOS's ``poll`` says so only if it is also asked
+    for what can be read, and the next request may be there already. Nothing is sent here.
+    """
+    try:
+        pool.send(b"", socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 class Watch:
     """One job from its fork to its answer."""
 
@@ -61,10 +76,10 @@ class Watch:
         self.cut, self.cause = 0, wire.ENDED
         self.end: Any = None
         # With strong isolation, the kernel counts the threads of a job that has no children.
-        self.polls = request.processes > 0 or not (setting.on_linux and setting.strong)
+        self.polls = request.processes > 0 or not setting.namespaced
         self.pending = request.nonce + struct.pack("<I", len(spec)) + spec
 
-    def run(self, pool: int) -> None:
+    def run(self, pool: socket.socket) -> None:
         """Run the job until it and all that it started are dead, and all that it wrote is read."""
         ours, theirs = socket.socketpair()
         self.job, job_end = ours.detach(), theirs.detach()
@@ -95,7 +110,7 @@ class Watch:
             self.frame.clear()
         self.wall = time.monotonic() - self.started
 
-    def _watch(self, pool: int) -> None:
+    def _watch(self, pool: socket.socket) -> None:
         """Watch until the job's own process is dead."""
         poll = select.poll()
         poll.register(pool, 0)  # only a hang-up counts; the next request may be there already
@@ -113,7 +128,7 @@ class Watch:
             ready = dict(poll.poll(left * 1000))
             if self.zygote.socket.fileno() in ready:
                 self.end = self.zygote.end()
-            elif pool in ready:
+            elif pool.fileno() in ready or (not self.setting.on_linux and _is_closed(pool)):
                 self._abandon()
             else:
                 self._relay(poll, ready)
@@ -152,7 +167,7 @@ class Watch:
         if self.setting.seccomp and not self.request.processes and not self.request.examined:
             return []
         if not self.setting.on_linux:
-            return list(processes.descendants(self.pid))
+            return list(processes.of_job(self.pid))
         known = (self.pid, self.zygote.pid)
         return [pid for pid in processes.descendants(os.getpid()) if pid not in known]
 
@@ -165,10 +180,9 @@ class Watch:
     def _stop(self, cause: int) -> None:
         self.cause = cause
         # The process id cannot have been reused: the zygote reports every reaped process at once.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        for kill in (os.kill, os.killpg):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(self.pid, signal.SIGKILL)
         self.end = self.zygote.end()
 
     def _give(self) -> None:
@@ -205,6 +219,7 @@ class Watch:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         if not self.setting.on_linux:
+            self._end_group()
             return
         if self.setting.seccomp:  # nothing can have left its process group
             with contextlib.suppress(ChildProcessError):
@@ -213,7 +228,7 @@ class Watch:
             return
         self.zygote.stop()
         while _reap():
-            if self.setting.strong:
+            if self.setting.namespaced:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(-1, signal.SIGKILL)
             else:
@@ -222,6 +237,21 @@ class Watch:
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.0005)
         self.zygote.restart()
+
+    def _end_group(self) -> None:
+        """End what is left of the job's group and below it: a process may be started between a list
+        and a signal. Programs that run as another user cannot be ended.
+        """
+        immune: set[int] = set()
+        while left := set(processes.of_job(self.pid)) - immune:
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                except PermissionError:
+                    immune.add(pid)
+            time.sleep(0.0005)
 
     def answer(self) -> bytes:
         """The response for the pool."""

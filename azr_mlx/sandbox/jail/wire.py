@@ -46,6 +46,20 @@ class RunRequest(NamedTuple):
         return cls._make(_REQUEST.unpack(header))
 
 
+def told(error: BaseException) -> str:
+    """An exception as text for the pool. If it is not the operating system's, it is a fault of this
+    program, and the text also says where it was raised.
+    """
+    if isinstance(error, OSError):
+        return str(error) or type(error).__name__
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        place = f" ({file.rpartition('/')[2]}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}{place}"
+
+
 # What ended the job. BROKEN: the sandbox could not run it, and the frame says why.
 ENDED, TIMED_OUT, BAD_FRAME, BROKEN = range(4)
 TOO_MANY_PROCESSES, TOO_MANY_THREADS, TOO_MUCH_MEMORY = range(4, 7)

@@ -21,11 +21,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import child  # type: ignore[import-not-found]
 import examiner  # type: ignore[import-not-found]
+import linux  # type: ignore[import-not-found]
+import namespaces  # type: ignore[import-not-found]
 import wire  # type: ignore[import-not-found]
-
-if sys.platform == "linux":
-    import linux  # type: ignore[import-not-found]
-    import namespaces  # type: ignore[import-not-found]
 
 JOB_FD, PEER_FD = 3, 4
 FORK_ATTEMPTS = 12
@@ -36,6 +34,7 @@ OTHER_TASKS = 512  # how many other processes and threads the user may start lat
 THREADS = 32  # of a job, in addition to its main thread
 _PID = struct.Struct("<i")
 _END = struct.Struct("<idQ")
+_SIZE = 4  # bytes that say how long the zygote's first message is
 
 
 class Setting:
@@ -48,6 +47,7 @@ class Setting:
         self.base = base
         self.scratch = os.path.join(base, "scratch")
         self.on_linux = sys.platform == "linux"
+        self.namespaced = strong and self.on_linux
         self.uid = os.geteuid()
         self.seccomp = self.capable = False
         self.base_filter: Any = None
@@ -96,6 +96,9 @@ class Zygote:
             finally:
                 LEAVE(72)
         theirs.close()
+        refusal = self._receive(int.from_bytes(self._receive(_SIZE), "little")).decode()
+        if refusal:
+            raise OSError(f"no process could be prepared for jobs: {refusal}")
 
     def __enter__(self) -> Zygote:
         return self
@@ -153,11 +156,18 @@ def _ending_with_it() -> Iterator[None]:
 
 
 def _serve(link: socket.socket, setting: Setting) -> NoReturn:
-    child.protect_others(os.path.realpath(setting.scratch))
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
-    if setting.on_linux:
-        _confine_linux(setting)
+    try:
+        child.protect_others(os.path.realpath(setting.scratch))
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+        if setting.on_linux:
+            _confine_linux(setting)
+        refusal = b""
+    except Exception as error:
+        refusal = wire.told(error).encode("utf-8", "replace")
+    link.sendall(len(refusal).to_bytes(_SIZE, "little") + refusal)
+    if refusal:
+        LEAVE(72)
     scale = 1024 if setting.on_linux else 1
     while True:
         message, fds, _, _ = socket.recv_fds(link, 1, 2)
@@ -190,8 +200,7 @@ def _forked() -> int:
 def _confine_linux(setting: Setting) -> None:
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if setting.uid != os.geteuid():  # each job changes its own user id
-        os.setgroups([])
-        os.setresgid(*[namespaces.NOBODY] * 3)
+        linux.leave_groups(namespaces.NOBODY)
     elif setting.capable:
         linux.drop_capabilities()
     if setting.ruleset is not None:
@@ -262,7 +271,7 @@ def _confine(spec: dict[str, Any], setting: Setting) -> None:
     if spec["processes"] > 0:
         os.nice(10)  # so that the supervisor gets CPU time to end them, however many there are
     if setting.uid != os.geteuid():
-        os.setresuid(setting.uid, setting.uid, setting.uid)
+        linux.become(setting.uid)
     if not setting.strong:  # with it, all others end when process 1 ends
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if not setting.seccomp:
@@ -288,8 +297,9 @@ def _give_stdin(text: str) -> None:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("stdin")
     else:
-        fd = os.open("stdin", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.unlink("stdin")
+        name = f"stdin.{os.getpid()}"  # a job's two processes get theirs at the same time
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.unlink(name)
     data = text.encode("utf-8", "surrogatepass")
     while data:
         data = data[os.write(fd, data) :]
@@ -303,9 +313,9 @@ def _set_limits(spec: dict[str, Any], setting: Setting) -> None:
     _limit(resource.RLIMIT_NOFILE, OPEN_FILES)
     if not setting.seccomp and spec["processes"] == 0:
         _limit(resource.RLIMIT_NPROC, 0)
-    elif (
-        setting.strong
-    ):  # the supervisor, the zygote, the job, and perhaps the process of its tests
+    elif setting.namespaced:
+        # The supervisor, the zygote, the job, and perhaps the process of its tests. Without
+        # namespaces, all processes of the user would count.
         _limit(resource.RLIMIT_NPROC, 4 + spec["processes"] + 2 * THREADS)
     elif setting.on_linux and spec["processes"] > 0:
         # This limit counts all processes of the user. The kernel does not enforce it for root.
