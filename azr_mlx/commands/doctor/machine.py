@@ -115,6 +115,22 @@ def blas() -> Finding:
     return Finding(WARN, f"{what} ({info.reason})", info.fix, facts)
 
 
+def power() -> Finding:
+    """Whether a long run would drain a battery, and, on a Mac, what keeps the machine awake."""
+    from azr_mlx.training.power import battery
+
+    found = battery()
+    what = "no battery" if found is None else str(found)
+    facts = {} if found is None else {"percent": found.percent, "on_battery": found.in_use}
+    if ON_MAC:
+        what += "; a run keeps the Mac awake (caffeinate -i): let the display sleep meanwhile, "
+        what += "because macOS can kill long kernels while it is on (ml-explore/mlx#3267)"
+    if found is None or not found.in_use:
+        return Finding(OK, what, facts=facts)
+    fix = "plug it in before a long run, or give power.min_battery=20 to pause at 20 %"
+    return Finding(WARN, what, fix, facts)
+
+
 def disk() -> Finding:
     """Free space and write permission for runs, converted models, downloads and temporary files."""
     places = {
