@@ -11,7 +11,8 @@
 #   ./run.sh max_steps=5 --seed 3    azr-mlx train -c quickstart max_steps=5 --seed 3
 #
 # AZR_MLX_VENV    the virtual environment (default: .venv next to this file), made and remade by this script
-# AZR_MLX_EXTRAS  extras of pyproject.toml to install, with commas (default: cpu on Linux, none on a Mac)
+# AZR_MLX_EXTRAS  extras of pyproject.toml to install, with commas (default: cpu on Linux, with an NVIDIA driver cpu,torch;
+#                 none on a Mac)
 # PYTHON          the Python to make it with (default: the first of python3, python3.13 ... that will do)
 #
 # Works with the bash 3.2 of macOS.
@@ -34,9 +35,13 @@ say() {
     printf 'run.sh: %s\n' "$1" >&2
 }
 
+has_nvidia() {
+    [ -e /proc/driver/nvidia/version ] || nvidia-smi >/dev/null 2>&1
+}
+
 platform_extras() {
     case "$(uname -s)-$(uname -m)" in
-        Linux-*) echo cpu ;;
+        Linux-*) if has_nvidia; then echo cpu,torch; else echo cpu; fi ;;
         Darwin-arm64) echo "" ;; # MLX is a plain dependency there
         *) die "MLX runs on Linux and on Apple silicon, not on $(uname -s) $(uname -m); use one of them" ;;
     esac
@@ -105,6 +110,9 @@ set_up() { # EXTRAS [smollm2]
     hash=$(fingerprint)
     if is_installed "$hash" "$installed"; then return; fi
     say "installing azr-mlx${1:+[$1]} into $venv: some minutes the first time"
+    case ",$1," in
+        *,torch,*) [ -n "${AZR_MLX_EXTRAS+set}" ] || say "with torch, which computes on this machine's NVIDIA GPU" ;;
+    esac
     : >"$installing"
     pip_install -e "$root${1:+[$1]}"
     if [ -n "${2-}" ]; then

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 # Environment variables: mlx.launch sets at least one of them, depending on how ranks communicate.
 _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
+NVIDIA = Path("/proc/driver/nvidia/version")  # WSL does not have it
 _one_command: list[bool] = []
 
 
@@ -48,12 +52,38 @@ def _number(name: str) -> int:
     return int(value) if value.isdigit() else 1
 
 
-def choose(asked: str) -> tuple[str, str]:
-    """(name, reason) of the backend to use. Raises UsageError if the one asked for is not
-    available. After MLX, torch cannot be chosen any more if this is the command's own process."""
+def nvidia() -> bool:
+    """Whether this machine has an NVIDIA driver, and its GPUs are not hidden from CUDA."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    return NVIDIA.exists() or _nvidia_smi()
+
+
+def _nvidia_smi() -> bool:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return False
+    try:
+        subprocess.run([program], capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"azr-mlx: warning: {text}\n")
+
+
+def choose(asked: str, warn: Callable[[str], None] = _say) -> tuple[str, str]:
+    """(name, reason) of the backend to use. ``warn`` is called with one line if ``auto`` leaves an
+    NVIDIA GPU unused.
+
+    Raises UsageError if the one asked for is not available. After MLX, torch cannot be chosen any
+    more if this is the command's own process.
+    """
     if asked not in ("auto", "mlx", "torch"):
         raise UsageError(f"backend: {asked}: unknown; use auto, mlx or torch")
-    name, why = _chosen(asked)
+    name, why = _chosen(asked, warn)
     if missing := _missing(name):
         extra = "[torch]" if name == "torch" else "" if sys.platform == "darwin" else "[cpu]"
         raise UsageError(f"backend: {asked}: {missing}; pip install 'azr-mlx{extra}'")
@@ -62,7 +92,7 @@ def choose(asked: str) -> tuple[str, str]:
     return name, why
 
 
-def _chosen(asked: str) -> tuple[str, str]:
+def _chosen(asked: str, warn: Callable[[str], None]) -> tuple[str, str]:
     ranks_of, program = launcher()
     if asked != "auto":
         if ranks_of not in ("", asked):
@@ -73,10 +103,36 @@ def _chosen(asked: str) -> tuple[str, str]:
         return asked, "asked for"
     if ranks_of:
         return ranks_of, f"auto: started by {program}"
-    missing = _missing("mlx")
-    if missing and not _missing("torch"):
-        return "torch", f"auto: {missing}"
+    return _automatic(warn)
+
+
+def _automatic(warn: Callable[[str], None]) -> tuple[str, str]:
+    no_mlx, no_torch = _missing("mlx"), ""
+    if (no_mlx or _mlx_is_on_the_cpu()) and nvidia():
+        without, no_torch = no_mlx or "MLX computes on the CPU", _missing("torch")
+        if not (lacking := no_torch or _no_cuda()):
+            return "torch", f"auto: torch computes on an NVIDIA GPU, and {without}"
+        if not (no_mlx and no_torch):  # with neither, nothing will compute
+            warn(
+                f"this machine has an NVIDIA driver, but its CPU computes: {without}, and "
+                f"{lacking}; update the driver, or pip install 'azr-mlx[torch]' for it"
+            )
+    if no_mlx and not (no_torch or _missing("torch")):
+        return "torch", f"auto: {no_mlx}"
     return "mlx", "auto: MLX imports"
+
+
+def _mlx_is_on_the_cpu() -> bool:
+    import mlx.core as mx
+
+    return bool(mx.default_device() == mx.cpu)
+
+
+def _no_cuda() -> str:
+    """Why torch cannot compute on an NVIDIA GPU; empty if it can."""
+    import torch
+
+    return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no CUDA device"
 
 
 def _missing(name: str) -> str:

@@ -33,7 +33,9 @@ from azr_mlx.text import plain
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
 from azr_mlx.training.memory.limit import GB
+from azr_mlx.training.power import PowerWatch
 from azr_mlx.training.run import Trainer
+from azr_mlx.training.step_times import StepTimes
 
 # If one of these changed on --resume, it would be a different run under the same name.
 FIXED = ("model_id", "quantization", "lora", "seed")
@@ -72,6 +74,9 @@ def train(
         )
         display.muted = not leads
         stack.callback(display.close)
+        power = stack.enter_context(
+            PowerWatch(display, str(run_dir), config.power.min_battery, world)
+        )
         own = stack.enter_context(open_sandbox(config))
         display.note(own.summary)
         if own.warning:
@@ -81,6 +86,8 @@ def train(
         logged = trackers(config, run_dir, display.warn, display.note) if leads else []
         for tracker in logged:
             stack.callback(tracker.close)
+        if world.size == 1:
+            logged.append(StepTimes(config, backend_name, display.warn))
         display.note(f"loading {config.model_id}")
         backend = _load(backend_name, config, model, init_adapters)
         backend.world = world
@@ -96,10 +103,14 @@ def train(
             display=display,
             trackers=logged,
             evaluate=TrainingEvaluation(config, evaluated, backend, own) if evaluated else None,
+            before_step=power.before_step,
         )
         _begin(trainer, start, display)
         compared = _held_out(config, run_dir, record, trainer, sandbox, display)
-        return _run(trainer, compared, leads)
+        code = _run(trainer, compared, leads)
+        if code == 0:
+            power.tell(f"done, {config.max_steps} steps")
+        return code
 
 
 def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:

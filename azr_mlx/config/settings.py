@@ -219,6 +219,11 @@ class Tracking:
 
 
 @dataclass(frozen=True, slots=True)
+class Power:
+    min_battery: Annotated[int, Between(0, 100)] = 0  # percent, below which a run pauses; 0: off
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole training configuration. Steps and tokens are counts; rates are fractions."""
 
@@ -269,6 +274,7 @@ class Config:
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     tracking: Tracking = field(default_factory=Tracking)
+    power: Power = field(default_factory=Power)
 
 
 class ConfigError(UsageError):

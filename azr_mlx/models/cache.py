@@ -1,5 +1,6 @@
-"""The user's cache: converted models, and libraries that were made ready. It is one folder for all
-working folders: that of the platform, or the one that ``AZR_MLX_CACHE`` names."""
+"""The user's cache: converted models, libraries that were made ready, and the times of training
+steps. It is one folder for all working folders: that of the platform, or the one that
+``AZR_MLX_CACHE`` names."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ VARIABLE = "AZR_MLX_CACHE"
 # What belongs to the cache. Whatever else is in the folder is the user's.
 _MODEL = re.compile(r".+-[0-9a-f]{12}(\.\d+\.tmp.*)?")
 _LIBRARY = re.compile(r"libopenblas-[0-9a-f]+\.so")
+_STEP_TIMES = "step_times.json"
 
 
 class Entry(NamedTuple):
@@ -40,9 +42,15 @@ def models() -> Path:
     return folder() / "models"
 
 
+def step_times() -> Path:
+    """The file of how long training steps took."""
+    return folder() / _STEP_TIMES
+
+
 def entries() -> list[Entry]:
     """Everything in the cache, the largest first."""
     found = [*_matching(models(), _MODEL), *_matching(folder(), _LIBRARY)]
+    found += [step_times()] if step_times().is_file() else []
     return sorted((Entry(path, _size(path)) for path in found), key=lambda one: -one.size)
 
 

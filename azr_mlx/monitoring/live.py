@@ -29,6 +29,7 @@ LABELS = {
     "verify": "judging",
     "update": "updating the policy",
     "evaluate": "evaluating",
+    "pause": "paused: the battery is low",
 }
 PER_SECOND = 2  # how often the view is drawn
 KEPT = 60  # the curves show this many of the last steps

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,7 +21,7 @@ from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.live import KEPT, LiveView, View, kl_parts, program_lines, verdict_line
 from azr_mlx.monitoring.metrics import is_number
 from azr_mlx.selfplay.round_log import ShownProposal
-from azr_mlx.text import plain
+from azr_mlx.text import duration, plain
 from azr_mlx.types import Experience, TaskKind
 
 # How much of a program is shown: characters per line, and lines.
@@ -42,6 +43,7 @@ class Display:
         self.silent = quiet or LEVELS.index(log_level) > LEVELS.index("info")
         self.view = View(max_steps, plain(name))
         self.live: LiveView | None = None
+        self._pace_told = False
 
     @property
     def draws(self) -> bool:
@@ -74,14 +76,21 @@ class Display:
         """Show the figures of a step that has ended, and one of its proposals (see ``telling``)."""
         chosen = telling(proposed)
         self.view.finish(row, experiences, chosen)
-        if self.silent or self.live is not None:
-            return
-        self._say(step_line(row, experiences, self.view.max_steps))
-        if chosen is not None:
-            self._say(describe(chosen))
+        if not self.silent and self.live is None:
+            self._say(step_line(row, experiences, self.view.max_steps))
+            if chosen is not None:
+                self._say(describe(chosen))
+        if not self._pace_told and (when := ending(row, self.view.max_steps, datetime.now())):
+            self.remark(when)
+        self._pace_told = True
 
     def note(self, text: str) -> None:
         self.close()
+        if not self.silent:
+            self._say(text)
+
+    def remark(self, text: str) -> None:
+        """Print a line above the live view, which stays."""
         if not self.silent:
             self._say(text)
 
@@ -122,6 +131,17 @@ def step_line(row: Mapping[str, float], experiences: Sequence[Experience], max_s
         f"{row.get('time/step', 0.0):.0f} s",
     ]
     return " | ".join(parts)
+
+
+def ending(row: Mapping[str, float], max_steps: int, now: datetime) -> str:
+    """When the last step will end if all steps take as long as this one; empty after the last."""
+    seconds = row.get("time/step", 0.0)
+    left = seconds * (max_steps - row["step"])
+    if left <= 0:
+        return ""
+    end = now + timedelta(seconds=left)
+    day = "" if end.date() == now.date() else f"{end:%a} {end.day} {end:%b}, "
+    return f"at {duration(seconds)} per step, the last ends in {duration(left)}: {day}{end:%H:%M}"
 
 
 def _by_kind(row: Mapping[str, float], name: str) -> str:

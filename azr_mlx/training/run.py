@@ -30,6 +30,7 @@ from azr_mlx.training.algorithm import SelfPlay
 from azr_mlx.types import Experience
 
 EvaluateStep = Callable[[int], dict[str, float]]
+BeforeStep = Callable[[int], None]
 INTERRUPTED = Interrupted.exit_code
 
 
@@ -64,9 +65,11 @@ class Trainer:
         display: Display,
         trackers: Sequence[Tracker] = (),
         evaluate: EvaluateStep | None = None,
+        before_step: BeforeStep | None = None,
     ):
         self.config, self.run_dir, self.backend = config, run_dir, backend
         self.display, self.trackers, self.evaluate = display, trackers, evaluate
+        self.before_step = before_step
         self.selfplay = SelfPlay(config, backend, sandbox)
         self.health = Health()
         self.metrics = MetricsFile(run_dir / run_folder.METRICS_FILE)
@@ -118,6 +121,9 @@ class Trainer:
             while self.step < self.config.max_steps:
                 before = self._snapshot()
                 try:
+                    if self.before_step is not None:
+                        with interrupts.allowed():
+                            self.before_step(self.step + 1)
                     self._train_step(interrupts)
                 except KeyboardInterrupt:
                     return self._interrupted(before)

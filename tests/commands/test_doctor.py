@@ -18,6 +18,8 @@ from azr_mlx.commands.doctor import machine, software, trials
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding, examine
 from azr_mlx.errors import AzrError
 from azr_mlx.sandbox import Sandbox, pool
+from azr_mlx.training import power
+from azr_mlx.training.power import Battery
 
 pytestmark = pytest.mark.e2e
 
@@ -170,3 +172,23 @@ def test_a_step_that_cannot_be_trained_is_a_finding(monkeypatch):
     found = doctor.trials.step()
     assert found.status == "fail" and "train ends with 2" in found.what
     assert "no_such_key" in found.what
+
+
+def test_a_battery_in_use_is_a_warning_before_a_long_run(monkeypatch):
+    found = Battery(61, True)
+    monkeypatch.setattr(power, "battery", lambda: found)
+    monkeypatch.setattr(machine, "ON_MAC", False)
+    line = examine("power", machine.power)
+    assert line.finding.status == WARN and line.finding.facts == {"percent": 61, "on_battery": True}
+    assert str(line).startswith("on battery, 61 % charged; plug it in before a long run, or give")
+    found = Battery(61, False)
+    assert examine("power", machine.power).finding.status == OK
+    found = None
+    assert str(examine("power", machine.power)) == "no battery"
+
+
+def test_a_mac_is_said_to_let_its_display_sleep(monkeypatch):
+    monkeypatch.setattr(power, "battery", lambda: None)
+    monkeypatch.setattr(machine, "ON_MAC", True)
+    line = examine("power", machine.power)
+    assert line.finding.status == OK and "let the display sleep" in str(line)

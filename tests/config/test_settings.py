@@ -155,6 +155,7 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         ("rollout.form=/nowhere.yaml", "no such prompt form"),
         ("difficulty_schedule=random", "is not a choice"),
         ("proposer.induction_inputs=1", "give a number >= 2"),
+        ("power.min_battery=101", "give a number >= 0 and <= 100"),
     ],
 )
 def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(

@@ -43,8 +43,8 @@ def test_every_command_has_a_page_and_every_page_is_in_the_index():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text("utf-8")):
-        if target.startswith(("http:", "https:")):
-            continue
+        if target.startswith(("http:", "https:", "../../actions/workflows/")):
+            continue  # the last are pages of the host, which has them beside the files
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target

@@ -184,6 +184,36 @@ def test_no_extras_is_a_plain_install(sandbox: Sandbox) -> None:
     assert sandbox.log[1] == f"pip install -e {sandbox.root}"
 
 
+def program(sandbox: Sandbox, name: str, body: str) -> None:
+    path = sandbox.root / "bin" / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("system", "nvidia_smi", "extras"),
+    [
+        ("Linux x86_64", "exit 0", "[cpu,torch]"),
+        ("Linux x86_64", "exit 9", "[cpu]"),  # it is installed, and there is no driver
+        ("Linux aarch64", "exit 127", "[cpu]"),
+        ("Darwin arm64", "exit 0", ""),
+    ],
+)
+def test_torch_is_installed_where_there_is_an_nvidia_driver(
+    sandbox: Sandbox, system: str, nvidia_smi: str, extras: str
+) -> None:
+    if "0" not in nvidia_smi and Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    kernel, chip = system.split()
+    program(sandbox, "uname", f'case "$1" in -s) echo {kernel} ;; -m) echo {chip} ;; esac')
+    program(sandbox, "nvidia-smi", nvidia_smi)
+    del sandbox.environment["AZR_MLX_EXTRAS"]
+    done = sandbox.run()
+    assert sandbox.log == ["venv", f"pip install -e {sandbox.root}{extras}"]
+    assert ("run.sh: with torch, which computes on this" in done.stderr) == ("torch" in extras)
+    assert "torch" not in sandbox.run().stderr, "said when it is installed, and not in each call"
+
+
 def test_a_failed_install_says_so_and_is_tried_again(sandbox: Sandbox) -> None:
     done = sandbox.run(FAIL_PIP="1")
     assert done.returncode == 1

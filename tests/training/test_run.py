@@ -42,11 +42,21 @@ def sandbox():
         yield running
 
 
-def trainer(run, sandbox, script=lambda prompt, n: " 1", evaluate=None, **changes) -> Trainer:
+def trainer(
+    run, sandbox, script=lambda prompt, n: " 1", evaluate=None, before_step=None, **changes
+) -> Trainer:
     run.mkdir(exist_ok=True)
     config = Config(**{**{f: getattr(CONFIG, f) for f in CONFIG.__dataclass_fields__}, **changes})
     display = Display(5, quiet=True)
-    return Trainer(config, run, FakeBackend(script), sandbox, display=display, evaluate=evaluate)
+    return Trainer(
+        config,
+        run,
+        FakeBackend(script),
+        sandbox,
+        display=display,
+        evaluate=evaluate,
+        before_step=before_step,
+    )
 
 
 def steps(run) -> list[int]:
@@ -143,6 +153,25 @@ def test_an_interrupt_saves_weights_with_their_own_state(tmp_path, sandbox, mome
     saved = 3 if moment == "update" else 2
     assert last.name == f"step_{saved:06d}" and weights(last) == saved
     assert steps(tmp_path) == list(range(1, saved + 1))
+    again = trainer(tmp_path, sandbox)
+    again.resume(last)
+    assert again.run() == 0 and steps(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def test_a_pause_between_steps_ends_with_ctrl_c_and_loses_nothing(tmp_path, sandbox):
+    begun = []
+
+    def wait(step):
+        begun.append(step)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("Ctrl-C has not ended the pause")
+
+    one = trainer(tmp_path, sandbox, before_step=wait, checkpoint_interval=5)
+    one.start()
+    assert one.run() == INTERRUPTED and begun == [1, 2, 3]
+    last = run_folder.checkpoints(tmp_path)[-1]
+    assert last.name == "step_000002" and weights(last) == one.backend.weights
     again = trainer(tmp_path, sandbox)
     again.resume(last)
     assert again.run() == 0 and steps(tmp_path) == [1, 2, 3, 4, 5]

@@ -26,6 +26,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "sandbox": trials.sandbox,
     "hub": software.hub,
     "disk": machine.disk,
+    "power": machine.power,
     "cache": machine.models_cache,
     "model": trials.model,
     "plan": trials.plan,

@@ -21,7 +21,6 @@ ROOM = 10 * GB  # disk space for a model of 4 B parameters and its conversion
 LEAST_ROOM = 0.2 * GB  # less free disk space than this is a failure
 LEAST_MEMORY = 1.5 * GB  # what the quickstart needs, with a margin
 ON_MAC = sys.platform == "darwin"
-NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def chip() -> Finding:
@@ -71,7 +70,10 @@ def gpu() -> Finding:
     """Which backend commands use here, and what it computes on."""
     from azr_mlx.backends.select import choose
 
-    name, why = choose("auto")
+    concerns: list[str] = []
+    name, why = choose("auto", concerns.append)
+    if concerns:
+        return Finding(WARN, concerns[0], facts={"backend": name})
     if name != "mlx":
         return Finding(OK, f"{name} ({why})", facts={"backend": name})
     import mlx.core as mx
@@ -90,9 +92,6 @@ def gpu() -> Finding:
     if ON_MAC:
         fix = "use macOS 14 or newer on Apple silicon, not in a virtual machine"
         return Finding(WARN, "Metal is not available: MLX computes on the CPU", fix, facts)
-    if NVIDIA.exists():
-        fix = "pip install 'azr-mlx[cuda]'"
-        return Finding(WARN, "there is an NVIDIA GPU, but this MLX cannot use it", fix, facts)
     return Finding(OK, "neither Metal nor CUDA is available: MLX computes on the CPU", facts=facts)
 
 
@@ -113,6 +112,22 @@ def blas() -> Finding:
     if info.fast:
         return Finding(OK, what, facts=facts)
     return Finding(WARN, f"{what} ({info.reason})", info.fix, facts)
+
+
+def power() -> Finding:
+    """Whether a long run would drain a battery, and, on a Mac, what keeps the machine awake."""
+    from azr_mlx.training.power import battery
+
+    found = battery()
+    what = "no battery" if found is None else str(found)
+    facts = {} if found is None else {"percent": found.percent, "on_battery": found.in_use}
+    if ON_MAC:
+        what += "; a run keeps the Mac awake (caffeinate -i): let the display sleep meanwhile, "
+        what += "because macOS can kill long kernels while it is on (ml-explore/mlx#3267)"
+    if found is None or not found.in_use:
+        return Finding(OK, what, facts=facts)
+    fix = "plug it in before a long run, or give power.min_battery=20 to pause at 20 %"
+    return Finding(WARN, what, fix, facts)
 
 
 def disk() -> Finding:

@@ -12,14 +12,16 @@ from typing import Any
 
 import yaml
 
+from azr_mlx.backends.select import choose
 from azr_mlx.config import Config, load, to_yaml
 from azr_mlx.config.shipped import config_dir, shipped_configs
-from azr_mlx.errors import ModelError, ModelUsageError
+from azr_mlx.errors import ModelError, ModelUsageError, UsageError
 from azr_mlx.models import cache
 from azr_mlx.models.folder import read_config
 from azr_mlx.models.hub import hub_snapshot
 from azr_mlx.models.locate import check_hub_name, locate
 from azr_mlx.text import storage
+from azr_mlx.training import step_times
 from azr_mlx.training.memory.estimate import Planner, kv_tokens, round_rollouts
 from azr_mlx.training.memory.limit import (
     device,
@@ -38,6 +40,8 @@ def describe(config: Config) -> str:
     Raises ModelUsageError if ``model_id`` cannot name a model."""
     lines = ["# what this run will need"]
     lines += [f"# {line}" for line in rollout_lines(config)]
+    backend = _available(config)
+    lines.append(f"# time:            {step_times.line(config, backend)}")
     on = device()
     limit = limit_of(config, on)
     try:
@@ -48,13 +52,21 @@ def describe(config: Config) -> str:
         lines.append(f"# memory: unknown: {e}")
     else:
         lines += [f"# {line}" for line in size_lines(config, planner)]
-        if config.backend == "torch":
+        if "torch" in (backend, config.backend):
             lines.append("# memory: unknown: it can be estimated for MLX only")
         else:
             config = resolve_checkpointing(config, planner, limit)
             lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
     lines.append(f"# cache of models: {cache.describe()}")
     return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
+
+
+def _available(config: Config) -> str:
+    """The backend that a run would use; empty if it is not installed."""
+    try:
+        return choose(config.backend)[0]
+    except UsageError:
+        return ""
 
 
 def fitting(config: Config, backend: str = "mlx") -> Config:

@@ -1,0 +1,109 @@
+"""Which backend ``auto`` takes if there is an NVIDIA GPU, and what is said if it stays unused."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("mlx.core", reason="mlx is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
+
+import mlx.core as mx
+import torch
+
+from azr_mlx.backends import select
+from azr_mlx.backends.select import choose, nvidia
+from azr_mlx.errors import UsageError
+
+pytestmark = pytest.mark.backend
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with an NVIDIA driver; what MLX computes on, whether torch sees CUDA, and what is
+    not installed can be set."""
+    for name in ("WORLD_SIZE", "CUDA_VISIBLE_DEVICES", *select._MLX_LAUNCH):
+        monkeypatch.delenv(name, raising=False)
+
+    def set_up(mlx=mx.cpu, cuda=True, driver=True, missing=()):
+        monkeypatch.setattr(mx, "default_device", lambda: mlx)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(select, "nvidia", lambda: driver)
+        why = {name: f"{name} does not import" for name in missing}
+        monkeypatch.setattr(select, "_missing", lambda name: why.get(name, ""))
+
+    return set_up
+
+
+def chosen() -> tuple[str, str, list[str]]:
+    said: list[str] = []
+    return *choose("auto", said.append), said
+
+
+def test_torch_is_taken_if_it_has_a_gpu_and_mlx_has_none(machine):
+    machine()
+    why = "auto: torch computes on an NVIDIA GPU, and MLX computes on the CPU"
+    assert chosen() == ("torch", why, [])
+    machine(missing=["mlx"])
+    assert chosen() == ("torch", why.replace("MLX computes on the CPU", "mlx does not import"), [])
+
+
+def test_mlx_is_taken_if_it_computes_on_the_gpu_itself(machine):
+    machine(mlx=mx.gpu)
+    assert chosen() == ("mlx", "auto: MLX imports", [])
+
+
+def test_a_gpu_that_stays_unused_is_warned_of(machine, capsys):
+    machine(cuda=False)
+    name, why, (said,) = chosen()
+    assert (name, why) == ("mlx", "auto: MLX imports")
+    assert said.startswith(
+        "this machine has an NVIDIA driver, but its CPU computes: MLX computes on the CPU, and "
+        f"torch {torch.__version__} sees no CUDA device; "
+    )
+    machine(missing=["torch"])
+    name, _, (said,) = chosen()
+    assert name == "mlx" and "torch does not import; " in said and "[torch]" in said
+    choose("auto")
+    assert capsys.readouterr().err == f"azr-mlx: warning: {said}\n"
+    machine(cuda=False, missing=["mlx"])
+    name, _, said = chosen()
+    assert name == "torch" and len(said) == 1
+    machine(missing=["mlx", "torch"])
+    with pytest.raises(UsageError, match=r"mlx does not import; pip install"):
+        chosen()
+
+
+def test_nothing_changes_without_a_driver_or_if_a_backend_is_named(machine):
+    machine(driver=False)
+    assert chosen() == ("mlx", "auto: MLX imports", [])
+    machine()
+    said: list[str] = []
+    assert choose("mlx", said.append) == ("mlx", "asked for") and said == []
+
+
+def test_a_driver_is_known_by_proc_or_by_its_program(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(select, "NVIDIA", tmp_path / "version")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not nvidia()
+    program = tmp_path / "nvidia-smi"
+    for code, found in ((0, True), (9, False)):
+        program.write_text(f"#!/bin/sh\nexit {code}\n")
+        program.chmod(0o755)
+        assert nvidia() is found
+    (tmp_path / "version").write_text("NVRM version: 580.0\n")
+    assert nvidia()
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert not nvidia(), "the user has hidden the GPUs"
+
+
+def test_the_doctor_says_that_a_gpu_stays_unused(machine):
+    from azr_mlx.commands.doctor import machine as checks
+
+    machine(cuda=False)
+    found = checks.gpu()
+    assert found.status == "warn" and "sees no CUDA device" in found.what
+    machine()
+    found = checks.gpu()
+    assert found.status == "ok" and found.what.startswith("torch (auto: torch computes on an NV")
