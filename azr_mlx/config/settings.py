@@ -101,7 +101,7 @@ class Rollout:
     max_prompt_tokens: Natural = 1536
     max_propose_tokens: Natural = 512
     max_solve_tokens: Natural = 512
-    max_batch: Natural = 32  # rows decoded together
+    max_batch: Natural = 28  # rows decoded together
     kv_budget_mb: Count = 0  # memory of their keys and values, in MB of 10^6 bytes; 0: no bound
     reuse_rollouts: bool = True  # rollouts that measure learnability are training data, too
     overlong_mask: bool = False  # truncated completions carry no gradient
