@@ -30,6 +30,13 @@ if cache.VARIABLE not in os.environ:  # the models that tests convert are not th
     _own_cache = tempfile.TemporaryDirectory(prefix="azr-mlx-tests-")
     os.environ[cache.VARIABLE] = _own_cache.name
 
+if sys.platform == "darwin":  # runs that tests make notify nobody
+    _own_programs = tempfile.TemporaryDirectory(prefix="azr-mlx-programs-")
+    _silent = Path(_own_programs.name, "osascript")
+    _silent.write_text("#!/bin/sh\n")
+    _silent.chmod(0o755)
+    os.environ["PATH"] = f"{_own_programs.name}:{os.environ['PATH']}"
+
 blas.enable()  # before any test module imports mlx
 
 # Property tests: few examples, the same each time, and no clock.

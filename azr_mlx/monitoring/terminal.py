@@ -140,8 +140,9 @@ def ending(row: Mapping[str, float], max_steps: int, now: datetime) -> str:
     if left <= 0:
         return ""
     end = now + timedelta(seconds=left)
-    day = "" if end.date() == now.date() else f"{end:%a} {end.day} {end:%b}, "
-    return f"at {duration(seconds)} per step, the last ends in {duration(left)}: {day}{end:%H:%M}"
+    day = "" if end.date() == now.date() else f" on {end:%a} {end.day} {end:%b}"
+    pace = f"at {duration(seconds)} per step"
+    return f"{pace} the last step ends in {duration(left)}, at {end:%H:%M}{day}"
 
 
 def _by_kind(row: Mapping[str, float], name: str) -> str:

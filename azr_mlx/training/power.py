@@ -62,7 +62,10 @@ def _of_pmset() -> Battery | None:
 def _of_supplies(folder: Path) -> Battery | None:
     """What Linux says in /sys/class/power_supply. The batteries of mice and the like do not count;
     several of the machine's own count by their capacity."""
-    supplies = sorted(folder.iterdir()) if folder.is_dir() else []
+    try:
+        supplies = sorted(folder.iterdir())
+    except OSError:
+        return None
     own = [s for s in supplies if _read(s, "type") == "Battery" and _read(s, "scope") != "Device"]
     charged = [(_capacity(one), charge) for one in own if (charge := _charge(one)) is not None]
     if not charged:

@@ -65,8 +65,8 @@ def _read(master: int) -> bytes:
 def test_it_says_after_the_first_step_when_the_last_will_end(place):
     *_, text = place
     first, second = text.index("step 1/2 |"), text.index("step 2/2 |")
-    assert text.count("the last ends in") == 1
-    assert first < text.index("the last ends in") < second
+    assert text.count("the last step ends in") == 1
+    assert first < text.index("the last step ends in") < second
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac shows a notification")

@@ -228,14 +228,14 @@ def test_a_dumb_terminal_gets_lines(err, monkeypatch):
 def test_after_the_first_step_it_says_when_the_last_will_end(err):
     steps(err)
     text = err.getvalue()
-    assert text.count("at 4.0 s per step, the last ends in 4.0 s: ") == 1
+    assert text.count("at 4.0 s per step the last step ends in 4.0 s, at ") == 1
 
 
 @pytest.mark.parametrize(
     ("step", "end"),
     [
-        (1, "at 5 min 0 s per step, the last ends in 45 min 0 s: 22:46"),
-        (9, "at 5 min 0 s per step, the last ends in 5 min 0 s: 22:06"),
+        (1, "at 5 min 0 s per step the last step ends in 45 min 0 s, at 22:46"),
+        (9, "at 5 min 0 s per step the last step ends in 5 min 0 s, at 22:06"),
         (10, ""),
     ],
 )
@@ -247,7 +247,7 @@ def test_the_end_is_a_time_of_day(step, end):
 def test_the_end_on_another_day_has_its_date():
     row = {"step": 1, "time/step": 3600.0}
     said = terminal.ending(row, 10, datetime(2026, 2, 28, 22, 1))
-    assert said == "at 1 h 0 min per step, the last ends in 9 h 0 min: Sun 1 Mar, 07:01"
+    assert said == "at 1 h 0 min per step the last step ends in 9 h 0 min, at 07:01 on Sun 1 Mar"
 
 
 @pytest.mark.parametrize("err", ["terminal"], indirect=True)
