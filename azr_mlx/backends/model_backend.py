@@ -278,6 +278,6 @@ class ModelBackend(ABC):
 def unsupported(model_type: str, why: str) -> AzrError:
     """The error for a model that cannot be trained."""
     return AzrError(
-        f"model type {model_type!r} {why}; training it is not supported: choose a llama, qwen2, "
-        "qwen3 or similar model"
+        f"model type {model_type!r} {why}; it cannot be trained: choose another "
+        "architecture (docs/models.md), for example llama or qwen3"
     )

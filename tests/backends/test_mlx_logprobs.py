@@ -9,7 +9,7 @@ import mlx.nn as nn  # noqa: E402
 
 from azr_mlx.backends import limits  # noqa: E402
 from azr_mlx.backends.mlx import kernels  # noqa: E402
-from azr_mlx.backends.mlx.logprobs import head_of, selected_logprob  # noqa: E402
+from azr_mlx.backends.mlx.logprobs import linear_head, selected_logprob  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -37,6 +37,11 @@ class Headed(nn.Module):
             weight = mx.dequantize(weight, layer.scales, layer.biases, 32, 4)
         bias = np.array(layer.bias, np.float64) if "bias" in layer else np.zeros(V)
         return np.array(weight, np.float64), bias
+
+
+def head(model):
+    layer = model.lm_head if "lm_head" in model else model.model.embed_tokens
+    return linear_head(layer, type(layer))
 
 
 HEADS = pytest.mark.parametrize("kind", ["dense", "bias", "tied", "4-bit"])
@@ -76,7 +81,7 @@ def test_values_and_gradients_agree_with_float64(kind, rows, path, monkeypatch):
 
     def weighted(h):
         logp, entropy = selected_logprob(
-            head_of(model), h, targets, TEMPERATURE, rows=rows, entropy_gradient=True
+            head(model), h, targets, TEMPERATURE, rows=rows, entropy_gradient=True
         )
         return (a * logp).sum() + (b * entropy).sum(), (logp, entropy)
 
@@ -97,7 +102,7 @@ def test_what_is_not_asked_for_has_no_gradient(gradient, entropy_gradient):
 
     def of(index):
         return mx.grad(
-            lambda h: selected_logprob(head_of(model), h, targets, rows=8, **flags)[index].sum()
+            lambda h: selected_logprob(head(model), h, targets, rows=8, **flags)[index].sum()
         )(hidden)
 
     assert bool(mx.abs(of(0)).max() > 1e-3) == gradient
@@ -113,7 +118,7 @@ def test_logits_of_one_chunk_are_held_and_not_those_of_all_rows():
     peaks = {}
     for rows in (32, 2048):
         step = mx.grad(
-            lambda h, rows=rows: selected_logprob(head_of(model), h, targets, rows=rows)[0].sum()
+            lambda h, rows=rows: selected_logprob(head(model), h, targets, rows=rows)[0].sum()
         )
         mx.reset_peak_memory()
         before = mx.get_active_memory()
@@ -137,4 +142,4 @@ def test_a_head_of_another_kind_is_not_guessed_at():
 
     model = tiny_model()
     model.lm_head = Other(32, 128, bias=False)
-    assert head_of(model) is None
+    assert linear_head(model.lm_head, Other) is None

@@ -7,13 +7,13 @@ The files have exactly mlx-lm's format (``adapters.safetensors`` and ``adapter_c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -43,14 +43,63 @@ def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
     policy equals the base model (Hu et al., arXiv 2106.09685, section 4.1).
     """
     described = describe(lora, len(model.layers))
+    for module in model.modules():
+        if not hasattr(module, "_no_grad"):  # a constructor that does not call its parent's
+            nn.Module.__init__(module)
     model.freeze()
     linear_to_lora_layers(model, described["num_layers"], described["lora_parameters"])
     for index, (_, layer) in enumerate(adapter_layers(model)):
-        bound = layer.lora_a.shape[-2] ** -0.5
+        fan_in = layer.lora_a.shape[-1 if type(layer) is LoRASwitchLinear else -2]
         key = mx.random.key(rng.key(seed, "lora", 0, index))
-        layer.lora_a = mx.random.uniform(-bound, bound, layer.lora_a.shape, key=key)
+        layer.lora_a = mx.random.uniform(-(fan_in**-0.5), fan_in**-0.5, layer.lora_a.shape, key=key)
     mx.eval(model.parameters())
     return described
+
+
+def by_key(model: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:
+    """The (path, layer) of the adapter layers by their names within their blocks, which are the
+    ``keys`` of a LoRA configuration."""
+    paths = {id(layer): path for path, layer in adapter_layers(model)}
+    found: dict[str, list[tuple[str, nn.Module]]] = {}
+    for block in model.layers:
+        for key, layer in block.named_modules():
+            if id(layer) in paths:
+                found.setdefault(key, []).append((paths[id(layer)], layer))
+    return found
+
+
+def failing(model: nn.Module, runs: Callable[[], bool]) -> list[str]:
+    """The keys whose adapters alone make ``runs`` return False. Some models read the weights of a
+    layer instead of calling it."""
+    layers = by_key(model)
+    with bypassed(model):
+        return [key for key in layers if not _with_only(model, layers[key], runs)]
+
+
+def _with_only(
+    model: nn.Module, layers: list[tuple[str, nn.Module]], runs: Callable[[], bool]
+) -> bool:
+    model.update_modules(tree_unflatten(layers))
+    try:
+        return runs()
+    finally:
+        model.update_modules(tree_unflatten(_inner(layers)))
+
+
+def idle(model: nn.Module, loss: Callable[[], mx.array]) -> list[str]:
+    """The keys whose adapters get no gradient of ``loss``: what they compute only decides which
+    tokens or experts are looked at."""
+    _, grads = nn.value_and_grad(model, loss)()
+    moved = {path for path, grad in tree_flatten(grads) if mx.any(grad != 0).item()}
+    layers = by_key(model)
+    return [k for k in layers if not any(f"{path}.lora_b" in moved for path, _ in layers[k])]
+
+
+def remove(model: nn.Module, keys: Collection[str], described: dict[str, Any]) -> None:
+    """Take out the adapters with these keys, and say in the description which ones are left."""
+    layers = by_key(model)
+    model.update_modules(tree_unflatten(_inner([one for key in keys for one in layers[key]])))
+    described["lora_parameters"]["keys"] = sorted(layers.keys() - set(keys))
 
 
 def adapter_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -65,12 +114,16 @@ def bypassed(model: nn.Module) -> Iterator[None]:
     """Within the block the model is the base model, bit for bit, since adapter layers are taken out
     and not multiplied by zero."""
     layers = adapter_layers(model)
-    inner = [(name, getattr(layer, WRAPPED[type(layer)])) for name, layer in layers]
-    model.update_modules(tree_unflatten(inner))
+    model.update_modules(tree_unflatten(_inner(layers)))
     try:
         yield
     finally:
         model.update_modules(tree_unflatten(layers))
+
+
+def _inner(layers: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    """The layers that these adapter layers wrap."""
+    return [(path, getattr(layer, WRAPPED[type(layer)])) for path, layer in layers]
 
 
 @contextlib.contextmanager

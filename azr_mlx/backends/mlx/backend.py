@@ -21,13 +21,15 @@ from mlx_lm.utils import load as load_mlx
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
-from azr_mlx.backends.mlx import adapters, cpu, ppo, prefix_sharing
+from azr_mlx.backends.mlx import adapters, cpu, ppo, prefix_sharing, trials
+from azr_mlx.backends.mlx.anatomy import Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
-from azr_mlx.backends.mlx.logprobs import Head, chunk_rows, head_of
+from azr_mlx.backends.mlx.logprobs import chunk_rows
+from azr_mlx.backends.mlx.own_caches import CacheDecoder
 from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
-from azr_mlx.errors import AzrError
+from azr_mlx.errors import first_line
 from azr_mlx.models.folder import loading
 from azr_mlx.models.mlx_model import to_float32
 from azr_mlx.types import Batch
@@ -66,25 +68,35 @@ class MlxBackend(ModelBackend):
         share_prompts: bool = True,
         base: str = "",
     ):
-        """Wrap a loaded model.
+        """Wrap a loaded model. ``path`` says how it is run (``trials.path_of``), and ``left_out``
+        which layers have no adapters although they are linear.
 
         Raises:
-            AzrError: the architecture's head cannot be separated from its trunk.
+            AzrError: the model's hidden states or its cache are of an unknown kind.
         """
         lora = lora or Lora()
-        policy, adapter_config = _adapted(model, lora, seed)
+        with _refusing(model):
+            anatomy = Anatomy(model)
+            adapter_config = adapters.add_lora(model, lora, seed)
+            if mx.default_device() == mx.cpu:
+                cpu.install(model)
+            self.left_out = _remove_failing(model, adapter_config)
+            self.path = trials.path_of(anatomy)
+            if self.path != "shared":
+                self.left_out += _remove_idle(model, adapter_config)
+        policy = ppo.PolicyModel(anatomy, chunk_rows(anatomy.vocabulary))
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
             prefix_sharing.checkpoint_layers(model)
         super().__init__(
             policy,
-            RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens),
+            _engine(model, self.path, tokenizer, max_rows, kv_tokens),
             adapter_config,
             lora,
             base=base,
             seed=seed,
             micro_batch_tokens=micro_batch_tokens,
-            share_prompts=share_prompts,
+            share_prompts=share_prompts and self.path == "shared",
         )
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
@@ -267,47 +279,41 @@ def on_device(model: nn.Module) -> nn.Module:
     return to_float32(model) if mx.default_device() == mx.cpu else model
 
 
-def _adapted(model: nn.Module, lora: Lora, seed: int) -> tuple[ppo.PolicyModel, dict[str, Any]]:
-    """The model with fresh adapters and a value head, and its adapter_config.json."""
-    width, head = _trunk_width(model), head_of(model)
-    if head is None:
-        raise _unsupported(model, "has a head that is neither a linear layer nor an embedding")
-    adapter_config = adapters.add_lora(model, lora, seed)
-    if mx.default_device() == mx.cpu:
-        cpu.install(model)
-    rows = chunk_rows(_vocabulary(model, head, width))
-    policy = ppo.PolicyModel(model, width, head, rows)
-    _check_head(model, head)
-    if not prefix_sharing.is_supported(model.model, len(model.layers)):
-        raise _unsupported(model, "has a cache that holds more than plain keys and values")
-    return policy, adapter_config
-
-
-def _trunk_width(model: nn.Module) -> int:
-    """The width of the hidden states that the head reads."""
+@contextmanager
+def _refusing(model: nn.Module) -> Iterator[None]:
+    """Turn what the model's own code raises within the block into an AzrError."""
     try:
-        return int(model.model(mx.array([[1, 2, 3]])).shape[-1])
-    except (AttributeError, TypeError) as e:
-        raise _unsupported(model, "has no trunk that can be separated from its head") from e
+        yield
+    except trials.FAILURES as e:
+        kind = getattr(model, "model_type", type(model).__name__)
+        raise unsupported(kind, f"cannot be used: {first_line(e)}") from e
 
 
-def _vocabulary(model: nn.Module, head: Head, width: int) -> int:
-    """How many logits the head gives. Only the shape is needed, so nothing is computed."""
-    dtype = model.model.embed_tokens(mx.array([0])).dtype
-    return int(head.logits(mx.zeros((1, width), dtype)).shape[-1])
+def _remove_failing(model: nn.Module, adapter_config: dict[str, Any]) -> list[str]:
+    """Take out the adapters that the model cannot compute with, and return their keys."""
+    if trials.runs(model):
+        return []
+    failing = adapters.failing(model, lambda: trials.runs(model))
+    adapters.remove(model, failing, adapter_config)
+    return failing
 
 
-def _check_head(model: nn.Module, head: Head) -> None:
-    """Raise AzrError if trunk and head together do not give the model's logits: some architectures
-    scale or cap them."""
-    probe = mx.array([[1, 2, 3]])
-    whole, parts = model(probe), head.logits(model.model(probe))
-    if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
-        raise _unsupported(model, "changes its logits after the head")
+def _remove_idle(model: nn.Module, adapter_config: dict[str, Any]) -> list[str]:
+    """Take out the adapters that never get a gradient, and return their keys."""
+    idle = adapters.idle(model, lambda: trials.loss(model))
+    if idle:
+        adapters.remove(model, idle, adapter_config)
+    return idle
 
 
-def _unsupported(model: nn.Module, why: str) -> AzrError:
-    return unsupported(getattr(model, "model_type", type(model).__name__), why)
+def _engine(
+    model: nn.Module, path: trials.Path, tokenizer: Tokenizer, max_rows: int, kv_tokens: int
+) -> RolloutEngine:
+    if path == "shared":
+        return RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens)
+    merged = path == "batched"
+    decoder = CacheDecoder(model, merged)
+    return RolloutEngine(decoder, tokenizer, max_rows if merged else 1, kv_tokens)
 
 
 def _static(hyper: Hyper) -> Hyper:

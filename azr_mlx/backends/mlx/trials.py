@@ -1,0 +1,135 @@
+"""What a model can do, found by trying it on a few tokens.
+
+Each result is compared with the model's own forward pass over the whole sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from azr_mlx.backends.microbatch import Tokens, right_padded
+from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
+from azr_mlx.backends.mlx.own_caches import CacheDecoder
+from azr_mlx.backends.mlx.prefix_sharing import hidden_states
+
+# What code raises that was written for another use than this one.
+FAILURES = (
+    ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+EXACT, ROUNDED = 1e-3, 0.05  # relative errors that pass in float32 and in half precision
+SHORT = 256  # a window of more tokens is not filled by a trial
+STEPS = 3
+
+Path = Literal["shared", "batched", "single"]
+
+
+def path_of(model: Anatomy) -> Path:
+    """The fastest way of running the model that gives the results of its own forward pass.
+
+    "shared": prompts are read once, by all rows that have them in common, and any number of rows is
+    decoded together. "batched": rows are decoded together, with the model's own caches. "single":
+    rows are decoded one by one. In the last two each row of an update has its own prompt.
+
+    Raises ValueError if the model's own caches change its results.
+    """
+    if shares_prompts(model):
+        return "shared"
+    model.needs_cache = not decodes(model)
+    if model.needs_cache and not decodes(model):
+        raise ValueError("gives other logits token by token than for a whole text")
+    return "batched" if decodes_batches(model) else "single"
+
+
+def runs(model: nn.Module) -> bool:
+    """Whether the model computes anything at all."""
+    try:
+        mx.eval(model(PROBE))
+    except FAILURES:
+        return False
+    return True
+
+
+def loss(model: nn.Module) -> mx.array:
+    """The loss of a short text, for a trial of the gradients."""
+    tokens = mx.array([_tokens(12, 0)])
+    return nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:], reduction="sum")
+
+
+def shares_prompts(model: Anatomy) -> bool:
+    """Whether the model gives the same result in stages as in one pass.
+
+    Models with recurrent layers, sliding windows or special caches do not.
+    """
+    tokens = mx.array([[3, 1, 2, 4, 1], [3, 1, 2, 2, 5]])
+    stages = [
+        {"tokens": tokens[:1, :3], "lengths": mx.array([3]), "parent": mx.array([0])},
+        {"tokens": tokens[:, 3:], "lengths": mx.array([2, 2]), "parent": mx.array([0, 0])},
+    ]
+    try:
+        caches = make_prompt_cache(model.model)
+        if any(type(cache) is not KVCache for cache in caches):
+            return False
+        return same(hidden_states(model, stages), model.hidden(tokens)[:, 3:])
+    except FAILURES:
+        return False
+
+
+def decodes(model: Anatomy) -> bool:
+    """Whether the model gives the same logits token by token, with its own caches."""
+    return _decoded(model, [_sequence(model, 0)])
+
+
+def decodes_batches(model: Anatomy) -> bool:
+    """Whether the caches of rows of different lengths can be merged, and rows be added and removed
+    later."""
+    rows = [_sequence(model, 0), _sequence(model, 3)[5:], _sequence(model, 7)[2:]]
+    try:
+        return _decoded(model, rows)
+    except FAILURES:
+        return False
+
+
+def _sequence(model: Anatomy, shift: int) -> Tokens:
+    """Some tokens, more than fit into the model's windows if those are short."""
+    sizes = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model.model)]
+    return _tokens(12 + max((size for size in sizes if size <= SHORT), default=0), shift)
+
+
+def _tokens(length: int, shift: int) -> Tokens:
+    return tuple(1 + (i * i + 3 * i + shift) % 61 for i in range(length))
+
+
+def _decoded(model: Anatomy, rows: list[Tokens]) -> bool:
+    """Read all but the last tokens of the rows, add them one after the other, decode the last ones,
+    and drop the first row before the last step."""
+    decoder = CacheDecoder(model.model, merged=len(rows) > 1)
+    places = decoder.places(len(rows), 0, False)
+    right, left = True, list(range(len(rows)))
+    for place, row in enumerate(rows):
+        read = decoder.read(right_padded([row[:-STEPS]], [0]), None)
+        places.put([place], [(0, len(row) - STEPS)], read)
+    for step in range(-STEPS, 0):
+        if step == -1 and len(rows) > 1:
+            left = left[1:]
+            places.keep(left)
+        logits = decoder.logits(mx.array([[rows[i][step]] for i in left]), places)
+        whole = [model(mx.array([rows[i][: step + 1 or None]]))[0, -1] for i in left]
+        right = right and same(logits, mx.stack(whole))
+    return right
+
+
+def same(a: mx.array, b: mx.array) -> bool:
+    """Whether arrays [n, ..., D] are equal up to rounding: in each of the n rows, for half of the
+    vectors [D] or more. Rounding can change the choice of experts for single tokens."""
+    limit = EXACT if a.dtype == b.dtype == mx.float32 else ROUNDED
+    x, y = (np.array(array.astype(mx.float32)) for array in (a, b))
+    never = np.isneginf(x) & np.isneginf(y)  # tokens that the model excludes
+    x, y = np.where(never, 0, x), np.where(never, 0, y)
+    errors = np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)
+    return bool((np.median(errors.reshape(len(x), -1), axis=1) < limit).all())
