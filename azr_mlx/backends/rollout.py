@@ -55,9 +55,11 @@ class RowPlaces(Protocol):
 
 class Decoder(Protocol):
     """The model, as the engine uses it. With ``lookahead``, the engine queues a step before it has
-    read the tokens of the last one."""
+    read the tokens of the last one. If rows must be ``alike``, only rows with equal prompts are
+    decoded together."""
 
     lookahead: bool
+    alike: bool
 
     @property
     def arrays(self) -> ArrayLibrary: ...
@@ -159,8 +161,8 @@ class RolloutEngine:
         waiting = _longest_first(rows)
         self._read_prefixes(prompts)
         done: dict[int, Completion] = {}
-        if waiting:
-            self._decode(waiting, done, on_step)
+        for group in self._groups(waiting):
+            self._decode(group, done, on_step)
         return [done[i] for i in range(len(prompts))]
 
     # -- decoding ----------------------------------------------------------------------------------
@@ -202,6 +204,20 @@ class RolloutEngine:
                     if row is not None and row.finish:
                         _release(at, places, place)
             queued = drawn if decoder.lookahead else None
+
+    def _groups(self, waiting: list[_Row]) -> list[list[_Row]]:
+        """The rows in groups of which one is decoded after the other."""
+        if not self.decoder.alike:
+            return [waiting] if waiting else []
+        groups: list[list[_Row]] = []
+        for row in waiting:
+            last = groups[-1] if groups else []
+            same = last and last[0].prompt.token_ids == row.prompt.token_ids
+            if same and len(last) < self._place_count([*last, row]):
+                last.append(row)
+            else:
+                groups.append([row])
+        return groups
 
     def _place_count(self, waiting: Sequence[_Row]) -> int:
         count = min(self.max_rows, len(waiting))

@@ -13,7 +13,8 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.dora import DoRAEmbedding, DoRALinear
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear, LoRASwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -36,6 +37,16 @@ WRAPPED = {
 }
 
 
+# The classes to which mlx-lm adds adapters.
+ADAPTABLE = (
+    nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear, nn.Embedding,
+    nn.QuantizedEmbedding,
+)  # fmt: skip
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+
+
 def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
     """Freeze the model, wrap its linear layers, and return the contents of adapter_config.json.
 
@@ -47,6 +58,7 @@ def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
         if not hasattr(module, "_no_grad"):  # a constructor that does not call its parent's
             nn.Module.__init__(module)
     model.freeze()
+    _choose_layers(model, described["lora_parameters"])
     linear_to_lora_layers(model, described["num_layers"], described["lora_parameters"])
     for index, (_, layer) in enumerate(adapter_layers(model)):
         fan_in = layer.lora_a.shape[-1 if type(layer) is LoRASwitchLinear else -2]
@@ -54,6 +66,16 @@ def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
         layer.lora_a = mx.random.uniform(-(fan_in**-0.5), fan_in**-0.5, layer.lora_a.shape, key=key)
     mx.eval(model.parameters())
     return described
+
+
+def _choose_layers(model: nn.Module, parameters: dict[str, Any]) -> None:
+    """Leave out layers with adapters of their own classes (``to_lora``), which nothing here could
+    switch off."""
+    modules = [one for block in model.layers for one in block.named_modules()]
+    own = {key for key, module in modules if hasattr(module, "to_lora")}
+    if own:
+        linear = {key for key, module in modules if isinstance(module, ADAPTABLE)}
+        parameters["keys"] = sorted(set(parameters.get("keys", linear)) - own)
 
 
 def by_key(model: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:
@@ -66,6 +88,18 @@ def by_key(model: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:
             if id(layer) in paths:
                 found.setdefault(key, []).append((paths[id(layer)], layer))
     return found
+
+
+def left_out(model: nn.Module) -> list[str]:
+    """The keys of matrices that have no adapters."""
+    adapted = set(by_key(model))
+    modules = [one for block in model.layers for one in block.named_modules()]
+    matrices = {
+        key
+        for key, module in modules
+        if getattr(module.get("weight"), "ndim", 0) > 1 and not isinstance(module, CONVOLUTIONS)
+    }
+    return sorted(key for key in matrices if key.rpartition(".")[0] not in adapted)
 
 
 def failing(model: nn.Module, runs: Callable[[], bool]) -> list[str]:
@@ -86,11 +120,10 @@ def _with_only(
         model.update_modules(tree_unflatten(_inner(layers)))
 
 
-def idle(model: nn.Module, loss: Callable[[], mx.array]) -> list[str]:
-    """The keys whose adapters get no gradient of ``loss``: what they compute only decides which
-    tokens or experts are looked at."""
-    _, grads = nn.value_and_grad(model, loss)()
-    moved = {path for path, grad in tree_flatten(grads) if mx.any(grad != 0).item()}
+def idle(model: nn.Module, gradients: dict[str, mx.array]) -> list[str]:
+    """The keys whose adapters get no gradient: what they compute only decides which tokens or
+    experts are looked at."""
+    moved = {path for path, gradient in gradients.items() if mx.any(gradient != 0).item()}
     layers = by_key(model)
     return [k for k in layers if not any(f"{path}.lora_b" in moved for path, _ in layers[k])]
 

@@ -21,7 +21,7 @@ from mlx_lm.utils import load as load_mlx
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
-from azr_mlx.backends.mlx import adapters, cpu, ppo, prefix_sharing, trials
+from azr_mlx.backends.mlx import adapters, cpu, ppo, recompute, trials
 from azr_mlx.backends.mlx.anatomy import Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.logprobs import chunk_rows
@@ -29,7 +29,7 @@ from azr_mlx.backends.mlx.own_caches import CacheDecoder
 from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
-from azr_mlx.errors import first_line
+from azr_mlx.errors import UsageError, first_line
 from azr_mlx.models.folder import loading
 from azr_mlx.models.mlx_model import to_float32
 from azr_mlx.types import Batch
@@ -69,7 +69,7 @@ class MlxBackend(ModelBackend):
         base: str = "",
     ):
         """Wrap a loaded model. ``path`` says how it is run (``trials.path_of``), and ``left_out``
-        which layers have no adapters although they are linear.
+        which of its linear layers cannot have adapters.
 
         Raises:
             AzrError: the model's hidden states or its cache are of an unknown kind.
@@ -80,14 +80,15 @@ class MlxBackend(ModelBackend):
             adapter_config = adapters.add_lora(model, lora, seed)
             if mx.default_device() == mx.cpu:
                 cpu.install(model)
-            self.left_out = _remove_failing(model, adapter_config)
+            _remove_failing(model, adapter_config)
             self.path = trials.path_of(anatomy)
             if self.path != "shared":
-                self.left_out += _remove_idle(model, adapter_config)
+                _remove_idle(anatomy, adapter_config)
+        self.left_out = [] if lora.keys else adapters.left_out(model)
         policy = ppo.PolicyModel(anatomy, chunk_rows(anatomy.vocabulary))
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
-            prefix_sharing.checkpoint_layers(model)
+            _recompute(anatomy)
         super().__init__(
             policy,
             _engine(model, self.path, tokenizer, max_rows, kv_tokens),
@@ -285,25 +286,35 @@ def _refusing(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except trials.FAILURES as e:
-        kind = getattr(model, "model_type", type(model).__name__)
-        raise unsupported(kind, f"cannot be used: {first_line(e)}") from e
+        raise unsupported(_kind(model), f"cannot be used: {first_line(e)}") from e
 
 
-def _remove_failing(model: nn.Module, adapter_config: dict[str, Any]) -> list[str]:
-    """Take out the adapters that the model cannot compute with, and return their keys."""
-    if trials.runs(model):
-        return []
-    failing = adapters.failing(model, lambda: trials.runs(model))
-    adapters.remove(model, failing, adapter_config)
-    return failing
+def _kind(model: nn.Module) -> str:
+    return getattr(model, "model_type", type(model).__name__)
 
 
-def _remove_idle(model: nn.Module, adapter_config: dict[str, Any]) -> list[str]:
-    """Take out the adapters that never get a gradient, and return their keys."""
-    idle = adapters.idle(model, lambda: trials.loss(model))
-    if idle:
-        adapters.remove(model, idle, adapter_config)
-    return idle
+def _recompute(model: Anatomy) -> None:
+    """Raises UsageError if gradients are lost, since layers use what other layers computed."""
+    expected = trials.gradients(model)
+    recompute.checkpoint_layers(model.model)
+    if not trials.same_gradients(model, expected):
+        raise UsageError(
+            f"grad_checkpoint: layers of model type {_kind(model.model)!r} depend on each other, "
+            "so they cannot be recomputed one by one; set ppo.grad_checkpoint=false"
+        )
+
+
+def _remove_failing(model: nn.Module, adapter_config: dict[str, Any]) -> None:
+    """Take out the adapters that the model cannot compute with."""
+    if not trials.runs(model):
+        failing = adapters.failing(model, lambda: trials.runs(model))
+        adapters.remove(model, failing, adapter_config)
+
+
+def _remove_idle(model: Anatomy, adapter_config: dict[str, Any]) -> None:
+    """Take out the adapters that never get a gradient."""
+    if idle := adapters.idle(model.model, trials.gradients(model)):
+        adapters.remove(model.model, idle, adapter_config)
 
 
 def _engine(
@@ -311,9 +322,8 @@ def _engine(
 ) -> RolloutEngine:
     if path == "shared":
         return RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens)
-    merged = path == "batched"
-    decoder = CacheDecoder(model, merged)
-    return RolloutEngine(decoder, tokenizer, max_rows if merged else 1, kv_tokens)
+    decoder = CacheDecoder(model, merged=path == "batched")
+    return RolloutEngine(decoder, tokenizer, 1 if path == "single" else max_rows, kv_tokens)
 
 
 def _static(hyper: Hyper) -> Hyper:

@@ -34,7 +34,7 @@ class MlxDecoder:
     """Implements ``rollout.Decoder``. On a GPU tokens are drawn in the graph, and the next step is
     queued before they are read. Tests can set ``lookahead`` to change that."""
 
-    arrays = MlxArrays()
+    arrays, alike = MlxArrays(), False
 
     def __init__(self, model: nn.Module, lookahead: bool | None = None):
         self.model, self.depth = model, len(make_prompt_cache(model))

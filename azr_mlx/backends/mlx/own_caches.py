@@ -1,8 +1,8 @@
 """Decoding with the caches that a model makes itself, for models whose caches hold more than plain
 keys and values: recurrent states, sliding windows, compressed keys.
 
-mlx-lm can merge such caches of rows of different lengths into one for a batch. If it cannot merge
-those of a model, rows are decoded one by one.
+mlx-lm can merge most such caches of rows of different lengths into one for a batch. If it cannot,
+only rows with equal prompts are decoded together.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_map
 from mlx_lm.models.cache import make_prompt_cache
 
 from azr_mlx.backends.microbatch import Stage
@@ -33,8 +34,13 @@ class CachePlaces:
     def put(
         self, places: Sequence[int], sources: Sequence[tuple[int, int]], reading: list[Caches]
     ) -> None:
+        if not self.merged:
+            self.caches = [copy.deepcopy(cache) for cache in reading[sources[0][0]]]
+            self.order = list(places)
+            self._keep([0] * len(places))
+            return
         rows = [reading[row] for row, _ in sources]
-        new = _merged(rows) if self.merged else copy.deepcopy(rows[0])
+        new = [cache[0].merge(list(cache)) for cache in zip(*rows, strict=True)]
         stay = [i for i, place in enumerate(self.order) if place not in places]
         if stay:
             self._keep(stay)
@@ -49,8 +55,12 @@ class CachePlaces:
         self.order = list(range(len(places)))
 
     def _keep(self, rows: list[int]) -> None:
+        index = mx.array(rows)
         for cache in self.caches:
-            cache.filter(mx.array(rows))
+            if self.merged:
+                cache.filter(index)
+            elif not cache.empty():
+                cache.state = tree_map(lambda value: _rows(value, index), cache.state)
 
     def reserve(self, tokens: int) -> None: ...
     def release(self, places: Sequence[int]) -> None: ...
@@ -59,12 +69,12 @@ class CachePlaces:
 
 
 class CacheDecoder(MlxDecoder):
-    """Implements ``rollout.Decoder`` with the model's own caches. Unless they can be ``merged``,
-    there must be only one place."""
+    """Implements ``rollout.Decoder`` with the model's own caches. Rows must be alike unless their
+    caches can be ``merged``."""
 
     def __init__(self, model: Any, merged: bool, lookahead: bool | None = None):
         super().__init__(model, lookahead)
-        self.merged = merged
+        self.merged, self.alike = merged, not merged
 
     def places(self, count: int, longest: int, refilled: bool) -> CachePlaces:
         return CachePlaces(self.merged)
@@ -92,6 +102,7 @@ class CacheDecoder(MlxDecoder):
         return logits[mx.array(np.argsort(order))]
 
 
-def _merged(rows: list[Caches]) -> Caches:
-    """Caches for a batch of these rows."""
-    return [cache[0].merge(list(cache)) for cache in zip(*rows, strict=True)]
+def _rows(value: Any, index: mx.array) -> Any:
+    """These rows of an array in a cache. What is not an array, for example a number of tokens, is
+    the same for all rows."""
+    return value[index] if isinstance(value, mx.array) and value.ndim > 1 else value

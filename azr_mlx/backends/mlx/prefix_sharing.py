@@ -6,12 +6,10 @@ keys and values of the stage before, where one row may serve several rows of thi
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
 from azr_mlx.backends.kv_places import Past
@@ -120,39 +118,3 @@ def hidden_states(model: Anatomy, stages: Sequence[dict[str, mx.array]]) -> mx.a
     for stage in stages:
         reading = read(model.hidden, depth, stage, reading)
     return reading.output
-
-
-def checkpoint_layers(model: nn.Module) -> None:
-    """Make each layer recompute its activations in the backward pass. Keys and values of a stage
-    are inputs and outputs of the recomputed function, so that their gradients are not lost."""
-    for layer in model.layers:
-        if not issubclass(type(layer), _Recomputed):
-            layer.__class__ = _recomputed(type(layer))
-
-
-class _Recomputed:
-    """Marks a layer class that recomputes its activations."""
-
-
-@functools.cache
-def _recomputed(kind: type) -> type:
-    def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        if not self.training:  # rollouts and scores: there is no backward pass
-            return kind.__call__(self, x, mask, cache)
-
-        def inner(parameters: Any, x: mx.array, *past: mx.array) -> tuple[mx.array, ...]:
-            self.update(parameters)
-            if cache is None:
-                return (kind.__call__(self, x, mask, None),)
-            replayed = Extended(cache.span, Past(*past) if past else None)
-            out = kind.__call__(self, x, mask, replayed)
-            return out, replayed.keys, replayed.values
-
-        before = None if cache is None else cache.before
-        past = () if before is None else (before.keys, before.values)
-        out, *kept = mx.checkpoint(inner)(self.trainable_parameters(), x, *past)
-        if cache is not None:
-            cache.keys, cache.values = kept
-        return out
-
-    return type(kind.__name__, (_Recomputed, kind), {"__call__": call})

@@ -5,15 +5,18 @@ Each result is compared with the model's own forward pass over the whole sequenc
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
 from azr_mlx.backends.microbatch import Tokens, right_padded
 from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
+from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.own_caches import CacheDecoder
 from azr_mlx.backends.mlx.prefix_sharing import hidden_states
 
@@ -26,24 +29,31 @@ EXACT, ROUNDED = 1e-3, 0.05  # relative errors that pass in float32 and in half 
 SHORT = 256  # a window of more tokens is not filled by a trial
 STEPS = 3
 
-Path = Literal["shared", "batched", "single"]
+Path = Literal["shared", "batched", "alike", "single"]
 
 
 def path_of(model: Anatomy) -> Path:
     """The fastest way of running the model that gives the results of its own forward pass.
 
     "shared": prompts are read once, by all rows that have them in common, and any number of rows is
-    decoded together. "batched": rows are decoded together, with the model's own caches. "single":
-    rows are decoded one by one. In the last two each row of an update has its own prompt.
+    decoded together. "batched": rows are decoded together, with the model's own caches. "alike":
+    only rows with equal prompts are. "single": rows are decoded one by one. In all but the first
+    each row of an update has its own prompt.
 
     Raises ValueError if the model's own caches change its results.
     """
-    if shares_prompts(model):
+    first = _sequence(model, 0)
+    uneven = [first, _sequence(model, 3)[5:], _sequence(model, 7)[2:]]
+    alike = [first, *(first[:-STEPS] + row[-STEPS:] for row in uneven[1:])]
+    if shares_prompts(model) and decodes(model, MlxDecoder(model.model), uneven):
         return "shared"
-    model.needs_cache = not decodes(model)
-    if model.needs_cache and not decodes(model):
-        raise ValueError("gives other logits token by token than for a whole text")
-    return "batched" if decodes_batches(model) else "single"
+    alone, together = (CacheDecoder(model.model, merged) for merged in (False, True))
+    model.needs_cache = not decodes(model, alone, [first])
+    if model.needs_cache and not decodes(model, alone, [first]):
+        raise ValueError("it does not give the same logits token by token as for a whole text")
+    if decodes(model, together, uneven):
+        return "batched"
+    return "alike" if decodes(model, alone, alike) else "single"
 
 
 def runs(model: nn.Module) -> bool:
@@ -55,10 +65,28 @@ def runs(model: nn.Module) -> bool:
     return True
 
 
-def loss(model: nn.Module) -> mx.array:
-    """The loss of a short text, for a trial of the gradients."""
+def gradients(model: Anatomy) -> dict[str, mx.array]:
+    """The gradient of each trainable array for the loss of a short text."""
     tokens = mx.array([_tokens(12, 0)])
-    return nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:], reduction="sum")
+
+    def loss() -> mx.array:
+        logits = model(tokens[:, :-1])
+        return nn.losses.cross_entropy(logits, tokens[:, 1:], reduction="sum")
+
+    _, found = nn.value_and_grad(model.model, loss)()
+    mx.eval(found)
+    return dict(tree_flatten(found))
+
+
+def same_gradients(model: Anatomy, expected: dict[str, mx.array]) -> bool:
+    """Whether the gradients are still these, up to rounding."""
+    try:
+        found = gradients(model)
+    except FAILURES:
+        return False
+    gap = sum(mx.square(found[name] - array).sum().item() for name, array in expected.items())
+    size = sum(mx.square(array).sum().item() for array in expected.values())
+    return bool(gap <= ROUNDED**2 * size)
 
 
 def shares_prompts(model: Anatomy) -> bool:
@@ -80,19 +108,34 @@ def shares_prompts(model: Anatomy) -> bool:
         return False
 
 
-def decodes(model: Anatomy) -> bool:
-    """Whether the model gives the same logits token by token, with its own caches."""
-    return _decoded(model, [_sequence(model, 0)])
-
-
-def decodes_batches(model: Anatomy) -> bool:
-    """Whether the caches of rows of different lengths can be merged, and rows be added and removed
-    later."""
-    rows = [_sequence(model, 0), _sequence(model, 3)[5:], _sequence(model, 7)[2:]]
+def decodes(model: Anatomy, decoder: MlxDecoder, rows: Sequence[Tokens]) -> bool:
+    """Whether the rows get the same logits token by token. They are added one after the other,
+    unless they have to be alike, and the first is dropped before the last step."""
     try:
-        return _decoded(model, rows)
+        places = decoder.places(len(rows), max(map(len, rows)), False)
+        reading = [decoder.read(right_padded([row[:-STEPS]], [0]), None) for row in rows]
+        places.reserve(max(map(len, rows)) - STEPS)
+        if decoder.alike:
+            places.put(range(len(rows)), [(0, len(rows[0]) - STEPS)] * len(rows), reading[0])
+        else:
+            for place, row in enumerate(rows):
+                places.put([place], [(0, len(row) - STEPS)], reading[place])
+        return all(_same_step(model, decoder, places, rows, step) for step in range(-STEPS, 0))
     except FAILURES:
         return False
+
+
+def _same_step(
+    model: Anatomy, decoder: MlxDecoder, places: Any, rows: Sequence[Tokens], step: int
+) -> bool:
+    if step == -1 and len(rows) > 1:
+        rows = rows[1:]
+        places.keep(range(1, len(rows) + 1))
+    places.open_step()
+    logits = decoder.logits(mx.array([[row[step]] for row in rows]), places)
+    places.close_step()
+    whole = [model(mx.array([row[: len(row) + step + 1]]))[0, -1] for row in rows]
+    return same(logits, mx.stack(whole))
 
 
 def _sequence(model: Anatomy, shift: int) -> Tokens:

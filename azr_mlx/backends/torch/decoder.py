@@ -40,7 +40,7 @@ class TorchDecoder:
 
     def __init__(self, lm: Any, device: torch.device):
         self.lm, self.trunk = lm, lm.get_decoder()
-        self.arrays = TorchArrays(device)
+        self.arrays, self.alike = TorchArrays(device), False
         self.depth = lm.config.num_hidden_layers
         self.lookahead = device.type == "cuda"
 
