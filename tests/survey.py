@@ -26,8 +26,9 @@ TEXTS = ["def f(a):", "def f(a):", "x = 1", "def f(a):", "hello there, wor", "ab
 SAMPLING = [Sampling(WINDOW + 2 + 2 * i) for i in range(len(TEXTS))]  # they end one after another
 KEYS = [rng.key(0, "survey", 0, i) for i in range(len(TEXTS))]
 HYPER = Hyper(lr=1e-3, entropy_coef=0.01, kl_coef=0.05, micro_batch_tokens=64)
-# Lengths of steps for slopes; along longer ones more tokens choose other experts, which is a jump.
-STEPS = 1e-3, 3e-4, 1e-4, 5e-5
+# Points along the gradient between which slopes are measured. Where a token's experts change, the
+# loss jumps, so not every slope is the gradient's.
+POINTS = np.array([-1e-3, -3e-4, -1e-4, 1e-4, 3e-4, 1e-3])
 LORA = Lora(rank=2, scale=2.0)
 
 
@@ -139,23 +140,20 @@ def check_gradients(backend: MlxBackend, batch: Batch) -> None:
             largest = max(float(mx.abs(flat[f"{path}.{part}"]).max()) for path, _ in layers)
             assert largest > 0, f"gradient: {key}.{part} is zero"
     norm = float(np.sqrt(sum(np.square(np.array(g)).sum() for _, g in tree_flatten(grads))))
-    slopes = [slope(backend, batch, grads, norm, size / norm) for size in STEPS]
-    closest = min(abs(one / norm - 1) for one in slopes)
-    assert closest < 0.02, f"gradient: {norm}, but the slopes are {slopes}"
-
-
-def slope(backend: MlxBackend, batch: Batch, grads: dict, norm: float, size: float) -> float:
-    """The slope of the loss along its gradient, by central differences of this size."""
-    start = backend.policy.trainable_parameters()
-    adapters_only = {k: v for k, v in start.items() if k != "value_head"}
-    losses = []
-    for sign in (1, -1):
-        step = sign * size / norm
-        backend.policy.update(tree_map(lambda p, g, s=step: p + s * g, adapters_only, grads))
-        losses.append(backend._accumulate_supervised(batch, 1.0))
-    backend.policy.update(start)
+    losses = [moved_loss(backend, batch, grads, point / norm**2) for point in POINTS]
+    slopes = np.diff(losses) / np.diff(POINTS)
+    assert np.abs(slopes - 1).min() < 0.02, f"gradient: the slopes are {slopes} times its own"
     backend._clear_gradients()
-    return (losses[0] - losses[1]) / (2 * size)
+
+
+def moved_loss(backend: MlxBackend, batch: Batch, grads: dict, step: float) -> float:
+    """The loss with the adapters moved along the gradient."""
+    start = backend.policy.trainable_parameters()
+    moved = {k: v for k, v in start.items() if k != "value_head"}
+    backend.policy.update(tree_map(lambda p, g: p + step * g, moved, grads))
+    loss = backend._accumulate_supervised(batch, 1.0)
+    backend.policy.update(start)
+    return loss
 
 
 def check_recomputed(name: str, plain: MlxBackend, batch: Batch) -> bool:

@@ -39,10 +39,13 @@ class ModelBackend(ABC):
     """The Backend protocol on one model with LoRA adapters and a value head.
 
     The reference policy is the same weights with the adapters off. A run of several ranks sets
-    ``world``.
+    ``world``. ``path`` says how prompts and completions are read (``mlx.trials.path_of``), and
+    ``left_out`` names the linear layers that cannot have adapters.
     """
 
     name: str
+    path: str = "shared"
+    left_out: Sequence[str] = ()
     numbers = ""  # type of the base weights; empty if it is the one that the model's folder says
 
     def __init__(

@@ -9,7 +9,9 @@ import mlx.nn as nn  # noqa: E402
 
 from azr_mlx.backends import limits  # noqa: E402
 from azr_mlx.backends.mlx import kernels  # noqa: E402
-from azr_mlx.backends.mlx.logprobs import linear_head, selected_logprob  # noqa: E402
+from azr_mlx.backends.mlx.anatomy import Anatomy  # noqa: E402
+from azr_mlx.backends.mlx.logprobs import head_of, linear_head, selected_logprob  # noqa: E402
+from tests import architectures  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -143,3 +145,34 @@ def test_a_head_of_another_kind_is_not_guessed_at():
     model = tiny_model()
     model.lm_head = Other(32, 128, bias=False)
     assert linear_head(model.lm_head, Other) is None
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite"])
+def test_logits_that_are_capped_or_scaled_are_differentiated(name):
+    """Against MLX's own gradient through the whole of the logits."""
+    model = Anatomy(architectures.tiny(name))
+    assert not model.plain
+    hidden = mx.random.normal((N, model.width), key=mx.random.key(1)) * 3
+    targets = mx.random.randint(0, V, (N,), key=mx.random.key(2))
+    a, b = mx.random.normal((2, N), key=mx.random.key(3))
+
+    def chunked(h):
+        logp, entropy = selected_logprob(
+            head_of(model), h, targets, TEMPERATURE, rows=8, entropy_gradient=True
+        )
+        return (a * logp).sum() + (b * entropy).sum()
+
+    def plain(h):
+        z = model.logits(h) / TEMPERATURE
+        logp = z - mx.logsumexp(z, axis=-1, keepdims=True)
+        chosen = mx.take_along_axis(logp, targets[:, None], axis=-1)[:, 0]
+        return (a * chosen).sum() - (b * (mx.exp(logp) * logp).sum(axis=-1)).sum()
+
+    (ours, gradient), (exact, expected) = (
+        mx.value_and_grad(one)(hidden) for one in (chunked, plain)
+    )
+    assert ours.item() == pytest.approx(exact.item(), rel=1e-4)
+    assert float(mx.abs(expected).max()) > 1e-3
+    np.testing.assert_allclose(
+        np.array(gradient), np.array(expected), atol=1e-5 * float(mx.abs(expected).max())
+    )

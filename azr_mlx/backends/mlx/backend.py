@@ -68,8 +68,7 @@ class MlxBackend(ModelBackend):
         share_prompts: bool = True,
         base: str = "",
     ):
-        """Wrap a loaded model. ``path`` says how it is run (``trials.path_of``), and ``left_out``
-        which of its linear layers cannot have adapters.
+        """Wrap a loaded model.
 
         Raises:
             AzrError: the model's hidden states or its cache are of an unknown kind.

@@ -37,7 +37,8 @@ class CachePlaces:
         if not self.merged:
             self.caches = [copy.deepcopy(cache) for cache in reading[sources[0][0]]]
             self.order = list(places)
-            self._keep([0] * len(places))
+            if len(places) > 1:
+                self._keep([0] * len(places))
             return
         rows = [reading[row] for row, _ in sources]
         new = [cache[0].merge(list(cache)) for cache in zip(*rows, strict=True)]

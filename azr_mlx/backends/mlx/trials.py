@@ -6,7 +6,7 @@ Each result is compared with the model's own forward pass over the whole sequenc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,7 +25,8 @@ FAILURES = (
     ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
     ValueError,
 )  # fmt: skip
-EXACT, ROUNDED = 1e-3, 0.05  # relative errors that pass in float32 and in half precision
+# Relative errors that pass in float32 and in half precision. A wrong computation is off by about 1.
+EXACT, ROUNDED = 1e-3, 0.1
 SHORT = 256  # a window of more tokens is not filled by a trial
 STEPS = 3
 
@@ -103,39 +104,53 @@ def shares_prompts(model: Anatomy) -> bool:
         caches = make_prompt_cache(model.model)
         if any(type(cache) is not KVCache for cache in caches):
             return False
-        return same(hidden_states(model, stages), model.hidden(tokens)[:, 3:])
+        parts, whole = hidden_states(model, stages), model.hidden(tokens)[:, 3:]
+        return same(parts[0], whole[0]) and same(parts[1], whole[1])
     except FAILURES:
         return False
 
 
 def decodes(model: Anatomy, decoder: MlxDecoder, rows: Sequence[Tokens]) -> bool:
-    """Whether the rows get the same logits token by token. They are added one after the other,
-    unless they have to be alike, and the first is dropped before the last step."""
+    """Whether the rows get the same logits token by token."""
     try:
-        places = decoder.places(len(rows), max(map(len, rows)), False)
-        reading = [decoder.read(right_padded([row[:-STEPS]], [0]), None) for row in rows]
-        places.reserve(max(map(len, rows)) - STEPS)
-        if decoder.alike:
-            places.put(range(len(rows)), [(0, len(rows[0]) - STEPS)] * len(rows), reading[0])
-        else:
-            for place, row in enumerate(rows):
-                places.put([place], [(0, len(row) - STEPS)], reading[place])
-        return all(_same_step(model, decoder, places, rows, step) for step in range(-STEPS, 0))
+        for row, logits in zip(rows, _decoded(decoder, rows), strict=True):
+            if not same(logits, _following(model, row)[: len(logits)]):
+                return False
     except FAILURES:
         return False
+    return True
 
 
-def _same_step(
-    model: Anatomy, decoder: MlxDecoder, places: Any, rows: Sequence[Tokens], step: int
-) -> bool:
-    if step == -1 and len(rows) > 1:
-        rows = rows[1:]
-        places.keep(range(1, len(rows) + 1))
-    places.open_step()
-    logits = decoder.logits(mx.array([[row[step]] for row in rows]), places)
-    places.close_step()
-    whole = [model(mx.array([row[: len(row) + step + 1]]))[0, -1] for row in rows]
-    return same(logits, mx.stack(whole))
+def _decoded(decoder: MlxDecoder, rows: Sequence[Tokens]) -> list[mx.array]:
+    """[steps, V] of each row: the logits for its last tokens. The rows are added one after the
+    other, unless they have to be alike, and the first is dropped before the last step."""
+    places = decoder.places(len(rows), max(map(len, rows)), False)
+    reading = [decoder.read(right_padded([row[:-STEPS]], [0]), None) for row in rows]
+    places.reserve(max(map(len, rows)) - STEPS)
+    if decoder.alike:
+        places.put(range(len(rows)), [(0, len(rows[0]) - STEPS)] * len(rows), reading[0])
+    else:
+        for place, row in enumerate(rows):
+            places.put([place], [(0, len(row) - STEPS)], reading[place])
+    found: list[list[mx.array]] = [[] for _ in rows]
+    left = list(range(len(rows)))
+    for step in range(-STEPS, 0):
+        if step == -1 and len(rows) > 1:
+            left = left[1:]
+            places.keep(left)
+        places.open_step()
+        logits = decoder.logits(mx.array([[rows[i][step]] for i in left]), places)
+        places.close_step()
+        for place, i in enumerate(left):
+            found[i].append(logits[place])
+    return [mx.stack(each) for each in found]
+
+
+def _following(model: Anatomy, row: Tokens) -> mx.array:
+    """[STEPS, V]: the logits for the last tokens of a row, by the forward pass over each
+    beginning of it."""
+    ends = range(len(row) - STEPS + 1, len(row) + 1)
+    return mx.stack([model(mx.array([row[:end]]))[0, -1] for end in ends])
 
 
 def _sequence(model: Anatomy, shift: int) -> Tokens:
@@ -148,31 +163,12 @@ def _tokens(length: int, shift: int) -> Tokens:
     return tuple(1 + (i * i + 3 * i + shift) % 61 for i in range(length))
 
 
-def _decoded(model: Anatomy, rows: list[Tokens]) -> bool:
-    """Read all but the last tokens of the rows, add them one after the other, decode the last ones,
-    and drop the first row before the last step."""
-    decoder = CacheDecoder(model.model, merged=len(rows) > 1)
-    places = decoder.places(len(rows), 0, False)
-    right, left = True, list(range(len(rows)))
-    for place, row in enumerate(rows):
-        read = decoder.read(right_padded([row[:-STEPS]], [0]), None)
-        places.put([place], [(0, len(row) - STEPS)], read)
-    for step in range(-STEPS, 0):
-        if step == -1 and len(rows) > 1:
-            left = left[1:]
-            places.keep(left)
-        logits = decoder.logits(mx.array([[rows[i][step]] for i in left]), places)
-        whole = [model(mx.array([rows[i][: step + 1 or None]]))[0, -1] for i in left]
-        right = right and same(logits, mx.stack(whole))
-    return right
-
-
 def same(a: mx.array, b: mx.array) -> bool:
-    """Whether arrays [n, ..., D] are equal up to rounding: in each of the n rows, for half of the
-    vectors [D] or more. Rounding can change the choice of experts for single tokens."""
+    """Whether arrays [..., D] are equal up to rounding, at least half of their vectors [D].
+    Rounding can change the choice of experts for single tokens."""
     limit = EXACT if a.dtype == b.dtype == mx.float32 else ROUNDED
     x, y = (np.array(array.astype(mx.float32)) for array in (a, b))
     never = np.isneginf(x) & np.isneginf(y)  # tokens that the model excludes
     x, y = np.where(never, 0, x), np.where(never, 0, y)
     errors = np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)
-    return bool((np.median(errors.reshape(len(x), -1), axis=1) < limit).all())
+    return bool(np.median(errors) < limit)
