@@ -96,6 +96,14 @@ KIMI = {"num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 3}
 SPECIAL: dict[str, dict[str, Any]] = {
     "seed_oss": dict(tie_word_embeddings=False),
     "lille-130m": dict(n_embd=96),
+    "prism_hadamard_qwen35": dict(
+        full_attention_interval=2,
+        num_experts=0,
+        num_experts_per_tok=0,
+        moe_intermediate_size=0,
+        shared_expert_intermediate_size=0,
+        intermediate_size=128,
+    ),
     "qwen3_5_moe": dict(full_attention_interval=2),
     "qwen3_5": dict(
         full_attention_interval=2,
@@ -260,7 +268,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "phixtral": dict(num_heads=4, model_dim=32, rotary_dim=4),
     "plamo": dict(n_shared_head=2),
     "plamo2": dict(mamba_num_heads=4, hidden_size_per_head=8, mamba_d_state=8),
-    "plamo3": dict(sliding_window_pattern=2, sliding_window=None),
+    # mlx-lm's cache is one token shorter than the window, so a filled window gives other logits.
+    "plamo3": dict(sliding_window_pattern=2, sliding_window=None, window_size=512),
     "qwen": dict(kv_channels=8),
     "qwen3_next": dict(full_attention_interval=2, mlp_only_layers=[0]),
     "recurrent_gemma": dict(
@@ -269,6 +278,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "smollm3": dict(no_rope_layers=[1, 0] * 2),
     "spark2_5": dict(layer_types=HYBRID, rope_parameters=ROPE),
     "step3p5": dict(layer_types=HYBRID),
+}
+PACK: dict[str, dict[str, Any]] = {
+    "prism_hadamard_qwen35": dict(
+        schema_version=1,
+        tensor_namespace="mlx-lm-text",
+        quantization=dict(bits=2, group_size=128, mode="affine"),
+        modules=[
+            dict(path="model.layers.0.mlp.down_proj", embedding=False, dtype="float16", block=0)
+        ],
+    )
 }
 # The classes of the nested configurations, "module" or "module:class". What differs from them is in
 # ``SPECIAL`` under the wrapper's name.
@@ -316,7 +335,7 @@ def configuration(name: str) -> dict[str, Any]:
     module, _, kind = NESTED[name].partition(":")
     text = {"model_type": module, **_shrunk(getattr(_module(module), kind or "ModelArgs"))}
     text.update(SPECIAL.get(module, {}) if not kind else {}, **special)
-    return {"model_type": name, "text_config": text, "vocab_size": VOCABULARY}
+    return {"model_type": name, "text_config": text, "vocab_size": VOCABULARY, **PACK.get(name, {})}
 
 
 def _shrunk(arguments: Any) -> dict[str, Any]:

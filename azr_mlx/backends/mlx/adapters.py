@@ -69,13 +69,14 @@ def add_lora(model: nn.Module, lora: Lora, seed: int) -> dict[str, Any]:
 
 
 def _choose_layers(model: nn.Module, parameters: dict[str, Any]) -> None:
-    """Leave out layers with adapters of their own classes (``to_lora``), which nothing here could
-    switch off."""
+    """Leave out the keys of layers that mlx-lm cannot wrap in each block, and of those with
+    adapters of their own classes (``to_lora``), which nothing here could switch off."""
     modules = [one for block in model.layers for one in block.named_modules()]
+    linear = {key for key, module in modules if isinstance(module, ADAPTABLE)}
     own = {key for key, module in modules if hasattr(module, "to_lora")}
-    if own:
-        linear = {key for key, module in modules if isinstance(module, ADAPTABLE)}
-        parameters["keys"] = sorted(set(parameters.get("keys", linear)) - own)
+    other = {key for key, module in modules if not isinstance(module, ADAPTABLE)}
+    if unfit := own | (linear & other):
+        parameters["keys"] = sorted(set(parameters.get("keys", linear)) - unfit)
 
 
 def by_key(model: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:

@@ -80,6 +80,7 @@ class MlxBackend(ModelBackend):
             if mx.default_device() == mx.cpu:
                 cpu.install(model)
             _remove_failing(model, adapter_config)
+            _require_adapters(model, lora)
             self.path = trials.path_of(anatomy)
             if self.path != "shared":
                 _remove_idle(anatomy, adapter_config)
@@ -308,6 +309,17 @@ def _remove_failing(model: nn.Module, adapter_config: dict[str, Any]) -> None:
     if not trials.runs(model):
         failing = adapters.failing(model, lambda: trials.runs(model))
         adapters.remove(model, failing, adapter_config)
+
+
+def _require_adapters(model: nn.Module, lora: Lora) -> None:
+    if adapters.by_key(model):
+        return
+    if not lora.keys:
+        raise ValueError("none of its layers can have adapters")
+    raise UsageError(
+        f"lora.keys: {', '.join(lora.keys)}: no layer of model type {_kind(model)!r} that can have "
+        f"adapters has such a name; choose from {', '.join(adapters.left_out(model))}"
+    )
 
 
 def _remove_idle(model: Anatomy, adapter_config: dict[str, Any]) -> None:
