@@ -6,6 +6,7 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
 
 from azr_mlx.backends import limits  # noqa: E402
 from azr_mlx.backends.mlx import kernels  # noqa: E402
@@ -176,3 +177,12 @@ def test_logits_that_are_capped_or_scaled_are_differentiated(name):
     np.testing.assert_allclose(
         np.array(gradient), np.array(expected), atol=1e-5 * float(mx.abs(expected).max())
     )
+
+
+def test_a_cap_that_small_logits_do_not_reach_is_seen(monkeypatch):
+    capped = architectures.SPECIAL["gemma2"] | {"final_logit_softcapping": 30.0}
+    monkeypatch.setitem(architectures.SPECIAL, "gemma2", capped)
+    model = architectures.tiny("gemma2")
+    model.update(tree_map(lambda array: array * 0.1, model.parameters()))
+    assert 0 < float(mx.abs(model(mx.array([[1, 2, 3]]))).max()) < 1
+    assert not Anatomy(model).plain

@@ -43,6 +43,7 @@ def path_of(model: Anatomy) -> Path:
 
     Raises ValueError if the model's own caches change its results.
     """
+    model.model.eval()
     first = _sequence(model, 0)
     uneven = [first, _sequence(model, 3)[5:], _sequence(model, 7)[2:]]
     alike = [first, *(first[:-STEPS] + row[-STEPS:] for row in uneven[1:])]
@@ -67,8 +68,10 @@ def runs(model: nn.Module) -> bool:
 
 
 def gradients(model: Anatomy) -> dict[str, mx.array]:
-    """The gradient of each trainable array for the loss of a short text."""
-    tokens = mx.array([_tokens(12, 0)])
+    """The gradient of each trainable array for the loss of a short text. In training, recurrent
+    layers do without kernels that have no gradient."""
+    model.model.train()
+    tokens = mx.array([_tokens(model, 12, 0)])
 
     def loss() -> mx.array:
         logits = model(tokens[:, :-1])
@@ -156,11 +159,12 @@ def _following(model: Anatomy, row: Tokens) -> mx.array:
 def _sequence(model: Anatomy, shift: int) -> Tokens:
     """Some tokens, more than fit into the model's windows if those are short."""
     sizes = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model.model)]
-    return _tokens(12 + max((size for size in sizes if size <= SHORT), default=0), shift)
+    return _tokens(model, 12 + max((size for size in sizes if size <= SHORT), default=0), shift)
 
 
-def _tokens(length: int, shift: int) -> Tokens:
-    return tuple(1 + (i * i + 3 * i + shift) % 61 for i in range(length))
+def _tokens(model: Anatomy, length: int, shift: int) -> Tokens:
+    several = min(61, model.vocabulary - 1)
+    return tuple(1 + (i * i + 3 * i + shift) % several for i in range(length))
 
 
 def same(a: mx.array, b: mx.array) -> bool:
