@@ -120,9 +120,10 @@ def formulas(
     """hidden [N, D] -> log-probabilities [N]."""
     import mlx.core as mx
 
-    from azr_mlx.backends.mlx.logprobs import chunk_rows, head_of, selected_logprob
+    from azr_mlx.backends.mlx.logprobs import chunk_rows, linear_head, selected_logprob
 
-    head = head_of(model)
+    head = linear_head(model.lm_head, type(model.lm_head))
+    assert head is not None
     rows = chunk_rows(vocabulary)
 
     def plain(hidden: Any) -> Any:

@@ -51,6 +51,28 @@ def tiny_model(
 def tiny_folder(path) -> None:
     """The tiny model as an MLX folder with a byte-level tokenizer: what ``azr-mlx train`` takes as
     model_id."""
+    mx.random.seed(0)
+    config = dict(
+        model_type="llama",
+        hidden_size=32,
+        num_hidden_layers=2,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=257,
+        tie_word_embeddings=False,
+        rope_theta=10000.0,
+        eos_token_id=EOS,
+    )
+    model = llama.Model(llama.ModelArgs.from_dict(config))
+    nn.quantize(model, group_size=32, bits=4)
+    config["quantization"] = {"group_size": 32, "bits": 4}
+    write_folder(path, model, config)
+
+
+def write_folder(path, model, config) -> None:
+    """An MLX folder with this model of 257 tokens and a byte-level tokenizer."""
     import json
 
     from mlx_lm.utils import save_model
@@ -62,23 +84,6 @@ def tiny_folder(path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<eos>"])
-    mx.random.seed(0)
-    config = dict(
-        model_type="llama",
-        hidden_size=32,
-        num_hidden_layers=2,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        rms_norm_eps=1e-5,
-        vocab_size=len(vocabulary),
-        tie_word_embeddings=False,
-        rope_theta=10000.0,
-        eos_token_id=EOS,
-    )
-    model = llama.Model(llama.ModelArgs.from_dict(config))
-    nn.quantize(model, group_size=32, bits=4)
-    config["quantization"] = {"group_size": 32, "bits": 4}
     path.mkdir(parents=True)
     save_model(path, model)
     tokenizer.save(str(path / "tokenizer.json"))

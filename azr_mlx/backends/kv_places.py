@@ -24,6 +24,14 @@ class Past(NamedTuple):
     values: Any
 
 
+class Reading(Protocol):
+    """The keys and values of each layer after some tokens were read. They include those of all
+    earlier tokens."""
+
+    @property
+    def layers(self) -> Sequence[Any]: ...
+
+
 class ArrayLibrary(Protocol):
     """What ``Places`` needs from an array library in addition to indexing and assignment to
     slices, which are the same in all of them."""
@@ -66,13 +74,13 @@ class Places:
             self._move(tokens)
 
     def put(
-        self, places: Sequence[int], sources: Sequence[tuple[int, int]], past: Sequence[Past]
+        self, places: Sequence[int], sources: Sequence[tuple[int, int]], reading: Reading
     ) -> None:
         """Put new rows into free ``places``. With (r, n) = ``sources[i]``, the i-th new row is the
-        first n slots of row r of ``past``."""
+        first n slots of row r of ``reading``."""
         for place, (_, n) in zip(places, sources, strict=True):
             self.start[place], self.free[place] = self.end - n, False
-        for cache, kept in zip(self.caches, past, strict=True):
+        for cache, kept in zip(self.caches, reading.layers, strict=True):
             cache.put(_runs(places, sources), kept)
         self.arrays.settle([array for c in self.caches for array in (c.keys, c.values)])
 
@@ -140,7 +148,7 @@ class Layer:
 
     def put(self, runs: Sequence[tuple[int, int, int, int]], past: Past) -> None:
         if self.keys is None:
-            self.keys, self.values = (self._buffer(a) for a in past)
+            self.keys, self.values = (self._buffer(a) for a in (past.keys, past.values))
         end = self.places.end
         for first, last, row, n in runs:
             if n:

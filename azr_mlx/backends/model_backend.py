@@ -39,10 +39,13 @@ class ModelBackend(ABC):
     """The Backend protocol on one model with LoRA adapters and a value head.
 
     The reference policy is the same weights with the adapters off. A run of several ranks sets
-    ``world``.
+    ``world``. ``path`` says how prompts and completions are read (``mlx.trials.path_of``), and
+    ``left_out`` names the linear layers that cannot have adapters.
     """
 
     name: str
+    path: str = "shared"
+    left_out: Sequence[str] = ()
     numbers = ""  # type of the base weights; empty if it is the one that the model's folder says
 
     def __init__(
@@ -278,6 +281,6 @@ class ModelBackend(ABC):
 def unsupported(model_type: str, why: str) -> AzrError:
     """The error for a model that cannot be trained."""
     return AzrError(
-        f"model type {model_type!r} {why}; training it is not supported: choose a llama, qwen2, "
-        "qwen3 or similar model"
+        f"model type {model_type!r} {why}; it cannot be trained: choose another "
+        "architecture (docs/models.md), for example llama or qwen3"
     )

@@ -17,7 +17,7 @@ import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.detokenize import text_after
-from azr_mlx.backends.kv_places import ArrayLibrary, Past, Places
+from azr_mlx.backends.kv_places import ArrayLibrary
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
 from azr_mlx.backends.sampler import Stream
@@ -27,29 +27,54 @@ SHRINK = 0.75  # if a smaller share of places is taken and no row waits, free pl
 REFILL = 0.75  # waiting rows are let in when at most this share of places is taken
 
 
-class Read(Protocol):
-    """The keys and values of each layer after some tokens were read. They include those of all
-    earlier tokens."""
+class RowPlaces(Protocol):
+    """The places in which rows are decoded, with what the model remembers of the row in each.
+    ``kv_places.Places`` is one for plain keys and values."""
 
-    @property
-    def layers(self) -> Sequence[Any]: ...
+    def reserve(self, tokens: int) -> None:
+        """Make room for rows that have read at most this many tokens."""
+        ...
+
+    def put(self, places: Sequence[int], sources: Sequence[tuple[int, int]], reading: Any) -> None:
+        """Put new rows into ``places``. With (r, n) = ``sources[i]``, the i-th has read the n
+        tokens of row r of ``reading``."""
+        ...
+
+    def release(self, places: Sequence[int]) -> None:
+        """The rows in these places have ended."""
+        ...
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Keep only these places, in this order."""
+        ...
+
+    def open_step(self) -> None: ...
+
+    def close_step(self) -> None: ...
 
 
 class Decoder(Protocol):
     """The model, as the engine uses it. With ``lookahead``, the engine queues a step before it has
-    read the tokens of the last one."""
+    read the tokens of the last one. If rows must be ``alike``, only rows with equal prompts are
+    decoded together."""
 
-    depth: int
     lookahead: bool
+    alike: bool
 
     @property
     def arrays(self) -> ArrayLibrary: ...
 
-    def read(self, stage: Stage, before: Any) -> Read:
-        """Keys and values of a stage that continues ``before``. They are computed on return."""
+    def places(self, count: int, longest: int, refilled: bool) -> Any:
+        """Free ``RowPlaces`` for ``count`` rows of at most ``longest`` tokens. If ``refilled``,
+        they are used again."""
         ...
 
-    def step(self, tokens: Any, places: Places, streams: Sequence[Stream]) -> tuple[Any, Any]:
+    def read(self, stage: Stage, before: Any) -> Any:
+        """What the model remembers of a stage that continues ``before``. It is computed on
+        return."""
+        ...
+
+    def step(self, tokens: Any, places: Any, streams: Sequence[Stream]) -> tuple[Any, Any]:
         """(tokens [B], log-probabilities [B]): the next token of every place, after ``tokens``
         [B, 1]. With ``lookahead`` they may still have to be computed."""
         ...
@@ -115,7 +140,7 @@ class RolloutEngine:
         self.max_rows, self.kv_tokens = max_rows, kv_tokens
         self.eos = set(tokenizer.eos_token_ids if eos is None else eos)
         self.model_calls = [0, 0]
-        self._prefixes: dict[str, tuple[Tokens, Read]] = {}
+        self._prefixes: dict[str, tuple[Tokens, Any]] = {}
 
     def forget(self) -> None:
         """Drop the shared beginnings: their keys and values are wrong once the weights change."""
@@ -136,8 +161,8 @@ class RolloutEngine:
         waiting = _longest_first(rows)
         self._read_prefixes(prompts)
         done: dict[int, Completion] = {}
-        if waiting:
-            self._decode(waiting, done, on_step)
+        for group in self._groups(waiting):
+            self._decode(group, done, on_step)
         return [done[i] for i in range(len(prompts))]
 
     # -- decoding ----------------------------------------------------------------------------------
@@ -150,8 +175,8 @@ class RolloutEngine:
         dropped."""
         count = self._place_count(waiting)
         longest = max(len(r.prompt.token_ids) for r in waiting) + max(r.limit for r in waiting) - 1
-        decoder, refilled = self.decoder, count < len(waiting)
-        places = Places(decoder.arrays, decoder.depth, count, longest, refilled)
+        decoder = self.decoder
+        places = decoder.places(count, longest, refilled=count < len(waiting))
         at: list[_Row | None] = [None] * count
         queued: _Drawn | None = None
         while True:
@@ -180,6 +205,20 @@ class RolloutEngine:
                         _release(at, places, place)
             queued = drawn if decoder.lookahead else None
 
+    def _groups(self, waiting: list[_Row]) -> list[list[_Row]]:
+        """The rows in groups of which one is decoded after the other."""
+        if not self.decoder.alike:
+            return [waiting] if waiting else []
+        groups: list[list[_Row]] = []
+        for row in waiting:
+            last = groups[-1] if groups else []
+            same = last and last[0].prompt.token_ids == row.prompt.token_ids
+            if same and len(last) < self._place_count([*last, row]):
+                last.append(row)
+            else:
+                groups.append([row])
+        return groups
+
     def _place_count(self, waiting: Sequence[_Row]) -> int:
         count = min(self.max_rows, len(waiting))
         if self.kv_tokens:
@@ -187,7 +226,7 @@ class RolloutEngine:
             count = min(count, self.kv_tokens // longest)
         return max(count, 1)
 
-    def _step(self, at: list[_Row | None], places: Places, queued: _Drawn | None) -> _Drawn:
+    def _step(self, at: list[_Row | None], places: RowPlaces, queued: _Drawn | None) -> _Drawn:
         """Decode one more token for the row in every place."""
         self.model_calls[1] += 1
         idle = Stream(0, Sampling(1, temperature=0.0))
@@ -249,7 +288,7 @@ class RolloutEngine:
 
     # -- prefill -----------------------------------------------------------------------------------
 
-    def _admit(self, waiting: list[_Row], at: list[_Row | None], places: Places) -> None:
+    def _admit(self, waiting: list[_Row], at: list[_Row | None], places: RowPlaces) -> None:
         """Put waiting rows into the free places. Each distinct prompt is read once."""
         free = [place for place, row in enumerate(at) if row is None]
         rows = [waiting.pop(0) for _ in free[: len(waiting)]]
@@ -259,15 +298,14 @@ class RolloutEngine:
             of = {p: [i for i, r in number.items() if r.prompt.token_ids == p] for p in prompts}
             for chunk in _chunks(prompts, 0 if prefix is None else len(prefix[0])):
                 reading = self._read(chunk, prefix)
-                past = [Past(layer.keys, layer.values) for layer in reading.layers]
                 targets = [(i, (j, len(p) - 1)) for j, p in enumerate(chunk) for i in of[p]]
-                places.put([i for i, _ in targets], [source for _, source in targets], past)
+                places.put([i for i, _ in targets], [source for _, source in targets], reading)
         for place, row in number.items():
             at[place] = row
 
     def _by_prefix(
         self, rows: Sequence[_Row]
-    ) -> list[tuple[tuple[Tokens, Read] | None, list[Tokens]]]:
+    ) -> list[tuple[tuple[Tokens, Any] | None, list[Tokens]]]:
         """(a shared beginning that has been read, the distinct prompts that continue it) for each
         group of rows. The beginning is None for prompts without one."""
         groups: dict[str, dict[Tokens, None]] = {}
@@ -298,8 +336,9 @@ class RolloutEngine:
             if len(sequences) > 1 and common > 1 and not fits:
                 self._prefixes[text] = (tokens, self._read([(*tokens, 0)], None))
 
-    def _read(self, prompts: Sequence[Tokens], prefix: tuple[Tokens, Read] | None) -> Read:
-        """Keys and values of prompts (without their last tokens) that continue ``prefix``."""
+    def _read(self, prompts: Sequence[Tokens], prefix: tuple[Tokens, Any] | None) -> Any:
+        """What the model remembers of prompts, without their last tokens, that continue
+        ``prefix``."""
         start, before = (0, None) if prefix is None else (len(prefix[0]), prefix[1])
         rows = [p[start:-1] for p in prompts]
         stage = right_padded(rows, [0] * len(rows))
@@ -352,6 +391,6 @@ def _unread(queued: _Drawn | None, at: Sequence[_Row | None]) -> bool:
     )
 
 
-def _release(at: list[_Row | None], places: Places, place: int) -> None:
+def _release(at: list[_Row | None], places: RowPlaces, place: int) -> None:
     at[place] = None
     places.release([place])

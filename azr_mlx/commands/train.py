@@ -93,7 +93,9 @@ def train(
         backend.world = world
         _warn_of_other_weights(config, run_dir, backend_name, display)
         engine = f"{backend_name} ({why})" + (f", {world.size} ranks" if world.size > 1 else "")
-        _describe_run(run_dir, model, engine, own.isolation, start)
+        if backend.left_out:
+            display.note(f"layers that cannot have adapters: {', '.join(backend.left_out)}")
+        _describe_run(run_dir, model, backend, engine, own.isolation, start)
         config = _of_all_ranks(config, world)
         trainer = Trainer(
             config,
@@ -344,16 +346,27 @@ def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display:
 
 
 def _describe_run(
-    run_dir: Path, model: ResolvedModel, backend: str, isolation: str, start: Path | None
+    run_dir: Path,
+    model: ResolvedModel,
+    backend: Any,
+    engine: str,
+    isolation: str,
+    start: Path | None,
 ) -> None:
     """Add an entry to ``run.json``, which has one for each start or resume of the run."""
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "resumed_from": None if start is None else str(start),
-        "backend": backend,
+        "backend": engine,
         "isolation": isolation,
         "blas": asdict(blas.enable()),
-        "model": {"source": model.source, "revision": model.revision, "path": str(model.path)},
+        "model": {
+            "source": model.source,
+            "revision": model.revision,
+            "path": str(model.path),
+            "rows": backend.path,
+            "without_adapters": list(backend.left_out),
+        },
         **describe_process(),
     }
     run_folder.record(run_dir, starts=[*run_folder.starts(run_dir), entry])

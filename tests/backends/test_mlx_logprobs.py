@@ -6,10 +6,13 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 import mlx.nn as nn  # noqa: E402
+from mlx.utils import tree_map  # noqa: E402
 
 from azr_mlx.backends import limits  # noqa: E402
 from azr_mlx.backends.mlx import kernels  # noqa: E402
-from azr_mlx.backends.mlx.logprobs import head_of, selected_logprob  # noqa: E402
+from azr_mlx.backends.mlx.anatomy import Anatomy  # noqa: E402
+from azr_mlx.backends.mlx.logprobs import head_of, linear_head, selected_logprob  # noqa: E402
+from tests import architectures  # noqa: E402
 from tests.tiny import tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -37,6 +40,11 @@ class Headed(nn.Module):
             weight = mx.dequantize(weight, layer.scales, layer.biases, 32, 4)
         bias = np.array(layer.bias, np.float64) if "bias" in layer else np.zeros(V)
         return np.array(weight, np.float64), bias
+
+
+def head(model):
+    layer = model.lm_head if "lm_head" in model else model.model.embed_tokens
+    return linear_head(layer, type(layer))
 
 
 HEADS = pytest.mark.parametrize("kind", ["dense", "bias", "tied", "4-bit"])
@@ -76,7 +84,7 @@ def test_values_and_gradients_agree_with_float64(kind, rows, path, monkeypatch):
 
     def weighted(h):
         logp, entropy = selected_logprob(
-            head_of(model), h, targets, TEMPERATURE, rows=rows, entropy_gradient=True
+            head(model), h, targets, TEMPERATURE, rows=rows, entropy_gradient=True
         )
         return (a * logp).sum() + (b * entropy).sum(), (logp, entropy)
 
@@ -97,7 +105,7 @@ def test_what_is_not_asked_for_has_no_gradient(gradient, entropy_gradient):
 
     def of(index):
         return mx.grad(
-            lambda h: selected_logprob(head_of(model), h, targets, rows=8, **flags)[index].sum()
+            lambda h: selected_logprob(head(model), h, targets, rows=8, **flags)[index].sum()
         )(hidden)
 
     assert bool(mx.abs(of(0)).max() > 1e-3) == gradient
@@ -113,7 +121,7 @@ def test_logits_of_one_chunk_are_held_and_not_those_of_all_rows():
     peaks = {}
     for rows in (32, 2048):
         step = mx.grad(
-            lambda h, rows=rows: selected_logprob(head_of(model), h, targets, rows=rows)[0].sum()
+            lambda h, rows=rows: selected_logprob(head(model), h, targets, rows=rows)[0].sum()
         )
         mx.reset_peak_memory()
         before = mx.get_active_memory()
@@ -137,4 +145,44 @@ def test_a_head_of_another_kind_is_not_guessed_at():
 
     model = tiny_model()
     model.lm_head = Other(32, 128, bias=False)
-    assert head_of(model) is None
+    assert linear_head(model.lm_head, Other) is None
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite"])
+def test_logits_that_are_capped_or_scaled_are_differentiated(name):
+    """Against MLX's own gradient through the whole of the logits."""
+    model = Anatomy(architectures.tiny(name))
+    assert not model.plain
+    hidden = mx.random.normal((N, model.width), key=mx.random.key(1)) * 3
+    targets = mx.random.randint(0, V, (N,), key=mx.random.key(2))
+    a, b = mx.random.normal((2, N), key=mx.random.key(3))
+
+    def chunked(h):
+        logp, entropy = selected_logprob(
+            head_of(model), h, targets, TEMPERATURE, rows=8, entropy_gradient=True
+        )
+        return (a * logp).sum() + (b * entropy).sum()
+
+    def plain(h):
+        z = model.logits(h) / TEMPERATURE
+        logp = z - mx.logsumexp(z, axis=-1, keepdims=True)
+        chosen = mx.take_along_axis(logp, targets[:, None], axis=-1)[:, 0]
+        return (a * chosen).sum() - (b * (mx.exp(logp) * logp).sum(axis=-1)).sum()
+
+    (ours, gradient), (exact, expected) = (
+        mx.value_and_grad(one)(hidden) for one in (chunked, plain)
+    )
+    assert ours.item() == pytest.approx(exact.item(), rel=1e-4)
+    assert float(mx.abs(expected).max()) > 1e-3
+    np.testing.assert_allclose(
+        np.array(gradient), np.array(expected), atol=1e-5 * float(mx.abs(expected).max())
+    )
+
+
+def test_a_cap_that_small_logits_do_not_reach_is_seen(monkeypatch):
+    capped = architectures.SPECIAL["gemma2"] | {"final_logit_softcapping": 30.0}
+    monkeypatch.setitem(architectures.SPECIAL, "gemma2", capped)
+    model = architectures.tiny("gemma2")
+    model.update(tree_map(lambda array: array * 0.1, model.parameters()))
+    assert 0 < float(mx.abs(model(mx.array([[1, 2, 3]]))).max()) < 1
+    assert not Anatomy(model).plain

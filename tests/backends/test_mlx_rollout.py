@@ -9,13 +9,17 @@ from mlx_lm.generate import generate_step  # noqa: E402
 
 from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
+from azr_mlx.backends.kv_places import Layer  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx.adapters import adapter_layers  # noqa: E402
 from azr_mlx.backends.mlx.decoder import MlxDecoder, draw_on_device  # noqa: E402
+from azr_mlx.backends.mlx.own_caches import CacheDecoder  # noqa: E402
 from azr_mlx.backends.rollout import RolloutEngine  # noqa: E402
 from azr_mlx.backends.sampler import Stream, draw_on_host  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
+from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.types import Batch, Prompt  # noqa: E402
+from tests import architectures  # noqa: E402
 from tests.tiny import EOS, CharTokenizer, tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -269,7 +273,8 @@ def test_rows_are_bounded_by_the_budget_of_keys_and_values(model):
         layers, model = whole.layers, whole.model
 
         def __call__(self, tokens, cache=None):
-            wide.append(cache[0].keys.shape)
+            if isinstance(cache[0], Layer):  # a decode step, and not the prompts' reading
+                wide.append(cache[0].keys.shape)
             return whole(tokens, cache=cache)
 
     engine = RolloutEngine(MlxDecoder(Watched()), TOKENIZER, max_rows=8, kv_tokens=300)
@@ -296,3 +301,33 @@ def test_the_reference_policy_generates_as_the_base_and_leaves_the_adapters_on(m
     assert learned != plain, "the adapters change nothing: this test would prove nothing"
     assert tokens(adapted, "reference") == plain
     assert tokens(adapted, "current") == learned
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize("name", ["gemma3_text", "qwen3_5", "falcon_h1"])
+def test_places_with_the_models_own_caches_are_filled_again(name, lookahead):
+    """Windows that are full, recurrent states, and rows that come and go."""
+    own, prefix = architectures.tiny(name), "# a common beginning\n"
+    texts = [f"{prefix}def f{'x' * (i % 7)}({i}" for i in range(20)]
+    texts[5:9] = texts[4:5] * 4
+    asked = prompts(texts, prefix=len(prefix))
+    sampling = [Sampling(3 + i % 9) for i in range(20)]
+    engine = RolloutEngine(CacheDecoder(own, True, lookahead), TOKENIZER, max_rows=4)
+    together = engine.run(asked, sampling, keys(20))
+    assert engine.model_calls[1] < sum(len(c.token_ids) for c in together) / 2
+    single = RolloutEngine(CacheDecoder(own, False, lookahead), TOKENIZER, max_rows=1)
+    alone = single.run(asked, sampling, keys(20))
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+
+
+def test_rows_that_must_be_alike_are_decoded_prompt_by_prompt():
+    engine = RolloutEngine(CacheDecoder(architectures.tiny("llama4"), False), TOKENIZER, max_rows=2)
+    done = engine.run(prompts(["def f(a):", "x = 1"] * 3), [Sampling(4)] * 6, keys(6))
+    longest = [max(len(done[i].token_ids) for i in group) for group in ((0, 2), (4,), (1, 3), (5,))]
+    assert engine.model_calls == [4, sum(longest)], "at most two rows of one prompt at a time"
+
+
+def test_a_model_without_a_layer_for_adapters_is_told_the_names():
+    with pytest.raises(UsageError, match=r"lora\.keys: nothing.*self_attn\.q_proj") as refusal:
+        MlxBackend(tiny_model(), TOKENIZER, Lora(keys=("nothing",)))
+    assert "\n" not in str(refusal.value)

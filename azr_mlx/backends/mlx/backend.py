@@ -22,13 +22,15 @@ from mlx_lm.utils import load as load_mlx
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
-from azr_mlx.backends.mlx import adapters, cpu, ppo, prefix_sharing
+from azr_mlx.backends.mlx import adapters, cpu, ppo, recompute, trials
+from azr_mlx.backends.mlx.anatomy import Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
-from azr_mlx.backends.mlx.logprobs import Head, chunk_rows, head_of
+from azr_mlx.backends.mlx.logprobs import chunk_rows
+from azr_mlx.backends.mlx.own_caches import CacheDecoder
 from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
-from azr_mlx.errors import AzrError
+from azr_mlx.errors import UsageError, first_line
 from azr_mlx.models.folder import loading
 from azr_mlx.models.mlx_model import read_arrays, to_float32
 from azr_mlx.types import Batch
@@ -70,22 +72,33 @@ class MlxBackend(ModelBackend):
         """Wrap a loaded model.
 
         Raises:
-            AzrError: the architecture's head cannot be separated from its trunk.
+            AzrError: the model's hidden states or its cache are of an unknown kind.
         """
         lora = lora or Lora()
-        policy, adapter_config = _adapted(model, lora, seed)
+        with _refusing(model):
+            anatomy = Anatomy(model)
+            adapter_config = adapters.add_lora(model, lora, seed)
+            if mx.default_device() == mx.cpu:
+                cpu.install(model)
+            _remove_failing(model, adapter_config)
+            _require_adapters(model, lora)
+            self.path = trials.path_of(anatomy)
+            if self.path != "shared":
+                _remove_idle(anatomy, adapter_config)
+        self.left_out = [] if lora.keys else adapters.left_out(model)
+        policy = ppo.PolicyModel(anatomy, chunk_rows(anatomy.vocabulary))
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
-            prefix_sharing.checkpoint_layers(model)
+            _recompute(anatomy)
         super().__init__(
             policy,
-            RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens),
+            _engine(model, self.path, tokenizer, max_rows, kv_tokens),
             adapter_config,
             lora,
             base=base,
             seed=seed,
             micro_batch_tokens=micro_batch_tokens,
-            share_prompts=share_prompts,
+            share_prompts=share_prompts and self.path == "shared",
         )
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)
@@ -272,47 +285,61 @@ def on_device(model: nn.Module) -> nn.Module:
     return to_float32(model) if mx.default_device() == mx.cpu else model
 
 
-def _adapted(model: nn.Module, lora: Lora, seed: int) -> tuple[ppo.PolicyModel, dict[str, Any]]:
-    """The model with fresh adapters and a value head, and its adapter_config.json."""
-    width, head = _trunk_width(model), head_of(model)
-    if head is None:
-        raise _unsupported(model, "has a head that is neither a linear layer nor an embedding")
-    adapter_config = adapters.add_lora(model, lora, seed)
-    if mx.default_device() == mx.cpu:
-        cpu.install(model)
-    rows = chunk_rows(_vocabulary(model, head, width))
-    policy = ppo.PolicyModel(model, width, head, rows)
-    _check_head(model, head)
-    if not prefix_sharing.is_supported(model.model, len(model.layers)):
-        raise _unsupported(model, "has a cache that holds more than plain keys and values")
-    return policy, adapter_config
-
-
-def _trunk_width(model: nn.Module) -> int:
-    """The width of the hidden states that the head reads."""
+@contextmanager
+def _refusing(model: nn.Module) -> Iterator[None]:
+    """Turn what the model's own code raises within the block into an AzrError."""
     try:
-        return int(model.model(mx.array([[1, 2, 3]])).shape[-1])
-    except (AttributeError, TypeError) as e:
-        raise _unsupported(model, "has no trunk that can be separated from its head") from e
+        yield
+    except trials.FAILURES as e:
+        raise unsupported(_kind(model), f"cannot be used: {first_line(e)}") from e
 
 
-def _vocabulary(model: nn.Module, head: Head, width: int) -> int:
-    """How many logits the head gives. Only the shape is needed, so nothing is computed."""
-    dtype = model.model.embed_tokens(mx.array([0])).dtype
-    return int(head.logits(mx.zeros((1, width), dtype)).shape[-1])
+def _kind(model: nn.Module) -> str:
+    return getattr(model, "model_type", type(model).__name__)
 
 
-def _check_head(model: nn.Module, head: Head) -> None:
-    """Raise AzrError if trunk and head together do not give the model's logits: some architectures
-    scale or cap them."""
-    probe = mx.array([[1, 2, 3]])
-    whole, parts = model(probe), head.logits(model.model(probe))
-    if not mx.allclose(whole, parts, rtol=1e-3, atol=1e-3).item():
-        raise _unsupported(model, "changes its logits after the head")
+def _recompute(model: Anatomy) -> None:
+    """Raises UsageError if gradients are lost, since layers use what other layers computed."""
+    expected = trials.gradients(model)
+    recompute.checkpoint_layers(model.model)
+    if not trials.same_gradients(model, expected):
+        raise UsageError(
+            f"grad_checkpoint: layers of model type {_kind(model.model)!r} depend on each other, "
+            "so they cannot be recomputed one by one; set ppo.grad_checkpoint=false"
+        )
 
 
-def _unsupported(model: nn.Module, why: str) -> AzrError:
-    return unsupported(getattr(model, "model_type", type(model).__name__), why)
+def _remove_failing(model: nn.Module, adapter_config: dict[str, Any]) -> None:
+    """Take out the adapters that the model cannot compute with."""
+    if not trials.runs(model):
+        failing = adapters.failing(model, lambda: trials.runs(model))
+        adapters.remove(model, failing, adapter_config)
+
+
+def _require_adapters(model: nn.Module, lora: Lora) -> None:
+    if adapters.by_key(model):
+        return
+    if not lora.keys:
+        raise ValueError("none of its layers can have adapters")
+    raise UsageError(
+        f"lora.keys: {', '.join(lora.keys)}: no layer of model type {_kind(model)!r} that can have "
+        f"adapters has such a name; choose from {', '.join(adapters.left_out(model))}"
+    )
+
+
+def _remove_idle(model: Anatomy, adapter_config: dict[str, Any]) -> None:
+    """Take out the adapters that never get a gradient."""
+    if idle := adapters.idle(model.model, trials.gradients(model)):
+        adapters.remove(model.model, idle, adapter_config)
+
+
+def _engine(
+    model: nn.Module, path: trials.Path, tokenizer: Tokenizer, max_rows: int, kv_tokens: int
+) -> RolloutEngine:
+    if path == "shared":
+        return RolloutEngine(MlxDecoder(model), tokenizer, max_rows, kv_tokens)
+    decoder = CacheDecoder(model, merged=path == "batched")
+    return RolloutEngine(decoder, tokenizer, 1 if path == "single" else max_rows, kv_tokens)
 
 
 def _static(hyper: Hyper) -> Hyper:

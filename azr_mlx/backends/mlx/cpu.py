@@ -119,7 +119,7 @@ def attention(
     shared = keys.shape[1]
     grouped = (batch, shared, heads // shared * length, width)
     apart = (batch, shared, heads // shared, length, keys.shape[2])
-    seen = _seen(mask, length, keys.shape[2])
+    seen = _seen(mask, length, keys.shape[2], shared)
 
     def forward(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         scores = (q * scale) @ k.swapaxes(-1, -2)
@@ -152,6 +152,8 @@ def _attention_of_one(
     q = queries.reshape(batch, keys.shape[1], -1, width)
     scores = (q * scale) @ keys.swapaxes(-1, -2)
     if mask is not None and not isinstance(mask, str):
+        if mask.ndim == 4 and mask.shape[1] > 1:  # a mask for each head
+            mask = mask.reshape(-1, *scores.shape[1:3], mask.shape[-1])
         scores = mx.where(mask, scores, MASKED)
     if scores.size < FEW:
         weights = mx.softmax(scores, axis=-1)
@@ -161,7 +163,7 @@ def _attention_of_one(
     return (weights @ values).reshape(batch, heads, 1, values.shape[3])
 
 
-def _seen(mask: Any, length: int, slots: int) -> mx.array | None:
+def _seen(mask: Any, length: int, slots: int, shared: int) -> mx.array | None:
     """1 where a query sees a slot, 0 elsewhere, to be broadcast to [B, K, H / K, N, S]. None if
     every query sees every slot."""
     if mask is None:
@@ -169,4 +171,7 @@ def _seen(mask: Any, length: int, slots: int) -> mx.array | None:
     if isinstance(mask, str):
         mask = mx.arange(slots - length, slots)[:, None] >= mx.arange(slots)
     seen = mask.astype(mx.float32)
-    return seen[:, :, None] if seen.ndim == 4 else seen
+    if seen.ndim == 4:  # [B, 1, N, S], or [B, H, N, S] with a mask for each head
+        groups = shared if seen.shape[1] > 1 else 1
+        seen = seen.reshape(seen.shape[0], groups, -1, *seen.shape[2:])
+    return seen

@@ -8,11 +8,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx_lm.models.cache import make_prompt_cache
 
 from azr_mlx.backends.kv_places import Places
 from azr_mlx.backends.microbatch import Stage
 from azr_mlx.backends.mlx import kernels
-from azr_mlx.backends.mlx.prefix_sharing import Reading, on_device, read
+from azr_mlx.backends.mlx.prefix_sharing import on_device, read
 from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 
 
@@ -33,19 +34,27 @@ class MlxDecoder:
     """Implements ``rollout.Decoder``. On a GPU tokens are drawn in the graph, and the next step is
     queued before they are read. Tests can set ``lookahead`` to change that."""
 
-    arrays = MlxArrays()
+    arrays, alike = MlxArrays(), False
 
     def __init__(self, model: nn.Module, lookahead: bool | None = None):
-        self.model, self.depth = model, len(model.layers)
+        self.model, self.depth = model, len(make_prompt_cache(model))
         self.lookahead = mx.default_device() != mx.cpu if lookahead is None else lookahead
 
-    def read(self, stage: Stage, before: Reading | None) -> Reading:
-        reading = read(self.model.model, self.depth, on_device(stage), before)
+    def places(self, count: int, longest: int, refilled: bool) -> Any:
+        return Places(self.arrays, self.depth, count, longest, refilled)
+
+    def read(self, stage: Stage, before: Any) -> Any:
+        reading = read(self.model, self.depth, on_device(stage), before)
         mx.eval([(layer.keys, layer.values) for layer in reading.layers])
         return reading.kept()
 
-    def step(self, tokens: mx.array, places: Places, streams: Sequence[Stream]) -> tuple[Any, Any]:
-        logits = self.model(tokens, cache=places.caches)[:, -1]
+    def logits(self, tokens: mx.array, places: Any) -> mx.array:
+        """[B, V]: the logits of each place's next token, after ``tokens`` [B, 1]."""
+        logits: mx.array = self.model(tokens, cache=places.caches)[:, -1]
+        return logits
+
+    def step(self, tokens: mx.array, places: Any, streams: Sequence[Stream]) -> tuple[Any, Any]:
+        logits = self.logits(tokens, places)
         if not self.lookahead:
             return draw_on_host(np.array(logits.astype(mx.float32), copy=False), streams)
         drawn = draw_on_device(logits, streams)

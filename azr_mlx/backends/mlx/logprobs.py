@@ -22,31 +22,43 @@ import mlx.nn as nn
 
 from azr_mlx.backends import limits
 from azr_mlx.backends.mlx import cpu, kernels
+from azr_mlx.backends.mlx.anatomy import Anatomy
 
 
 class Head(NamedTuple):
-    """The last linear map W [V, D]: ``logits`` is h W^T, [n, D] -> [n, V]; ``pull`` is d W, [n, V]
-    -> [n, D]; ``row`` is W[y], [n] -> [n, D]."""
+    """The map from hidden states to logits. ``logits`` is [n, D] -> [n, V]; ``pull`` turns a
+    gradient [n, V] of the logits of h [n, D] into one of h. If the map is linear, h W^T, then
+    ``row`` is W[y], [n] -> [n, D]; otherwise it is None."""
 
     logits: Callable[[mx.array], mx.array]
-    pull: Callable[[mx.array], mx.array]
-    row: Callable[[mx.array], mx.array]
+    pull: Callable[[mx.array, mx.array], mx.array]
+    row: Callable[[mx.array], mx.array] | None
 
 
-def head_of(lm: nn.Module) -> Head | None:
-    """The head of an mlx-lm model, which may be dense or quantised, tied or not. None if it is of
-    another kind."""
-    layer = lm.lm_head if "lm_head" in lm else lm.model.embed_tokens
-    tied = isinstance(layer, nn.Embedding | nn.QuantizedEmbedding)
-    forward = layer.as_linear if tied else layer
-    if type(layer) in (nn.Linear, nn.Embedding):
-        return Head(forward, lambda d: d @ layer.weight, lambda y: layer.weight[y])
-    if type(layer) in (nn.QuantizedLinear, nn.QuantizedEmbedding):
-        return Head(forward, partial(_pull_quantized, layer), partial(_row_quantized, layer))
-    return None
+def head_of(model: Anatomy) -> Head:
+    """The head of a model: linear if it is a layer of a known kind and the model changes nothing
+    after it. Others, for example with scaled or capped logits, are differentiated by MLX."""
+    return (model.plain and linear_head(model.head, model.kind)) or Head(
+        model.logits, partial(_pull_any, model.logits), None
+    )
 
 
-def _pull_quantized(layer: Any, delta: mx.array) -> mx.array:
+def linear_head(layer: Any, kind: type) -> Head | None:
+    """The head that consists of this layer. None if ``kind``, the layer's class, is neither a dense
+    nor a quantised linear layer or embedding."""
+    if kind not in (nn.Linear, nn.Embedding, nn.QuantizedLinear, nn.QuantizedEmbedding):
+        return None
+    forward = partial(getattr(kind, "as_linear", kind.__call__), layer)
+    if kind in (nn.Linear, nn.Embedding):
+        return Head(forward, lambda d, h: d @ layer.weight, lambda y: layer.weight[y])
+    return Head(forward, partial(_pull_quantized, layer), partial(_row_quantized, layer))
+
+
+def _pull_any(logits: Callable[[mx.array], mx.array], delta: mx.array, h: mx.array) -> mx.array:
+    return mx.vjp(logits, [h], [delta])[1][0]
+
+
+def _pull_quantized(layer: Any, delta: mx.array, h: mx.array) -> mx.array:
     packed = layer.weight, layer.scales, layer.get("biases")
     kind = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
     return mx.quantized_matmul(delta, *packed, transpose=False, **kind)
@@ -110,23 +122,23 @@ def selected_logprob(
 
 
 def _chunk(
-    head: Head, h: mx.array, y: mx.array, inverse: float, gradient: bool, entropy_gradient: bool
+    head: Head, h: mx.array, y: mx.array, inverse: mx.array, gradient: bool, entropy_gradient: bool
 ) -> list[mx.array]:
     """logp and entropy [n] of one chunk, and if asked for (p - onehot) W and -(p (log p + H)) W,
     each [n, D]."""
     z = head.logits(h)
-    if kernels.path() == "mlx" and z.dtype == mx.float32:
-        return _chunk_on_cpu(head, z, y, inverse, gradient, entropy_gradient)
+    if kernels.path() == "mlx" and z.dtype == mx.float32 and head.row is not None:
+        return _chunk_on_cpu(head, h, z, y, inverse, gradient, entropy_gradient)
     logp, entropy, *deltas = kernels.row_logprob(z, y, inverse, gradient, entropy_gradient)
-    pulled = [head.pull(d).astype(h.dtype) for d in deltas if d is not None]
+    pulled = [head.pull(d, h).astype(h.dtype) for d in deltas if d is not None]
     return [logp, entropy, *pulled]
 
 
 def _chunk_on_cpu(
-    head: Head, z: mx.array, y: mx.array, inverse: float, gradient: bool, entropy_gradient: bool
+    head: Head, h: mx.array, z: mx.array, y: mx.array, inverse: mx.array, *gradients: bool
 ) -> list[mx.array]:
-    """As ``_chunk``, but with only two arrays of the logits' size: not p is normalised, but its
-    product with W.
+    """As ``_chunk`` for a linear head, but with only two arrays of the logits' size: not p is
+    normalised, but its product with W.
 
     MLX queues operations ahead, and allocates the output of an operation when it is queued. So
     the number of such arrays in a chunk matters, not the number in use at a time.
@@ -139,10 +151,12 @@ def _chunk_on_cpu(
     mean = inverse * (mass[:, None, :] @ z[:, :, None])[:, 0] / total
     entropy = lse - mean
     out = [logp[:, 0], entropy[:, 0]]
+    gradient, entropy_gradient = gradients
     if gradient:
-        out.append(head.pull(mass) / total - head.row(y))
+        assert head.row is not None
+        out.append(head.pull(mass, h) / total - head.row(y))
     if entropy_gradient:
-        out.append(head.pull(_entropy_mass(mass, z, mean, inverse)) / total)
+        out.append(head.pull(_entropy_mass(mass, z, mean, inverse), h) / total)
     return out
 
 

@@ -17,7 +17,8 @@ from azr_mlx.backends.base import Hyper
 from azr_mlx.backends.limits import TOKEN_MULTIPLE
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.mlx import prefix_sharing
-from azr_mlx.backends.mlx.logprobs import Head, selected_logprob
+from azr_mlx.backends.mlx.anatomy import Anatomy
+from azr_mlx.backends.mlx.logprobs import head_of, selected_logprob
 from azr_mlx.types import Batch
 
 OPTIONAL = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns", "weights")
@@ -28,15 +29,15 @@ class PolicyModel(nn.Module):
     """A language model with a value head: one linear layer on the last hidden state, zero at the
     start."""
 
-    def __init__(self, lm: nn.Module, hidden_size: int, head: Head, chunk_rows: int):
+    def __init__(self, model: Anatomy, chunk_rows: int):
         super().__init__()
-        self.lm = lm
-        self.value_head = nn.Linear(hidden_size, 1)
+        self.lm = model.model
+        self.value_head = nn.Linear(model.width, 1)
         # nn.Linear draws both from the global random state instead of from a named key.
         self.value_head.weight = mx.zeros_like(self.value_head.weight)
         self.value_head.bias = mx.zeros_like(self.value_head.bias)
         # Names with an underscore are not parameters of this module.
-        self._head, self._chunk_rows = head, chunk_rows
+        self._anatomy, self._head, self._chunk_rows = model, head_of(model), chunk_rows
 
     def scores(
         self, a: Arrays, temperature: float, *, gradient: bool, entropy_gradient: bool
@@ -46,7 +47,7 @@ class PolicyModel(nn.Module):
 
         No gradient flows from the value head into the language model.
         """
-        hidden = prefix_sharing.hidden_states(self.lm.model, len(self.lm.layers), a["stages"])
+        hidden = prefix_sharing.hidden_states(self._anatomy, a["stages"])
         hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
         logp, entropy = selected_logprob(
             self._head,

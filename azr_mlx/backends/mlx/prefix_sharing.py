@@ -6,15 +6,15 @@ keys and values of the stage before, where one row may serve several rows of thi
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx_lm.models.cache import make_prompt_cache
 
 from azr_mlx.backends.kv_places import Past
 from azr_mlx.backends.microbatch import Stage
+from azr_mlx.backends.mlx.anatomy import Anatomy, Forward
 
 
 class Span:
@@ -78,18 +78,19 @@ class Extended:
 
 
 class Reading(NamedTuple):
-    """The result of one stage: ``layers`` with keys and values, and ``hidden`` [n, T, D]."""
+    """The result of one stage: ``layers`` with keys and values, and the ``output`` of the
+    forward pass [n, T, ...]."""
 
     span: Span
     layers: list[Extended]
-    hidden: mx.array | None
+    output: mx.array | None
 
     def kept(self) -> Reading:
-        """The same without ``hidden`` and earlier stages. If they were kept, the output of the last
+        """The same without ``output`` and earlier stages. If they were kept, the output of the last
         layer, which is never computed, would keep all of its inputs in memory."""
         for layer in self.layers:
             layer.before = None
-        return self._replace(hidden=None)
+        return self._replace(output=None)
 
 
 def on_device(stage: Stage) -> dict[str, mx.array]:
@@ -98,78 +99,22 @@ def on_device(stage: Stage) -> dict[str, mx.array]:
 
 
 def read(
-    trunk: nn.Module, depth: int, stage: dict[str, mx.array], before: Reading | None = None
+    forward: Forward, depth: int, stage: dict[str, mx.array], before: Reading | None = None
 ) -> Reading:
-    """Read a stage that continues ``before``. It has ``tokens`` [n, T], ``lengths`` [n] and, unless
-    it is the first, ``parent`` [n]. Nothing is computed before it is needed, so for keys and values
-    alone the last layer's output is not computed."""
+    """Read a stage that continues ``before`` with a model of ``depth`` caches. The stage has
+    ``tokens`` [n, T], ``lengths`` [n] and, unless it is the first, ``parent`` [n]. Nothing is
+    computed before it is needed, so for keys and values alone the last layer's output is not
+    computed."""
     span = Span(stage, before and before.span)
     layers = [Extended(span, before and before.layers[i]) for i in range(depth)]
-    return Reading(span, layers, trunk(stage["tokens"], cache=layers))
+    return Reading(span, layers, forward(stage["tokens"], cache=layers))
 
 
-def hidden_states(trunk: nn.Module, depth: int, stages: Sequence[dict[str, mx.array]]) -> mx.array:
+def hidden_states(model: Anatomy, stages: Sequence[dict[str, mx.array]]) -> mx.array:
     """The final hidden states of the last stage, [b, C, D]."""
     if len(stages) == 1:
-        return trunk(stages[0]["tokens"])
-    reading = None
+        return model.hidden(stages[0]["tokens"])
+    reading, depth = None, len(make_prompt_cache(model.model))
     for stage in stages:
-        reading = read(trunk, depth, stage, reading)
-    return reading.hidden
-
-
-def checkpoint_layers(model: nn.Module) -> None:
-    """Make each layer recompute its activations in the backward pass. Keys and values of a stage
-    are inputs and outputs of the recomputed function, so that their gradients are not lost."""
-    for layer in model.layers:
-        if not issubclass(type(layer), _Recomputed):
-            layer.__class__ = _recomputed(type(layer))
-
-
-class _Recomputed:
-    """Marks a layer class that recomputes its activations."""
-
-
-@functools.cache
-def _recomputed(kind: type) -> type:
-    def call(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
-        if not self.training:  # rollouts and scores: there is no backward pass
-            return kind.__call__(self, x, mask, cache)
-
-        def inner(parameters: Any, x: mx.array, *past: mx.array) -> tuple[mx.array, ...]:
-            self.update(parameters)
-            if cache is None:
-                return (kind.__call__(self, x, mask, None),)
-            replayed = Extended(cache.span, Past(*past) if past else None)
-            out = kind.__call__(self, x, mask, replayed)
-            return out, replayed.keys, replayed.values
-
-        before = None if cache is None else cache.before
-        past = () if before is None else (before.keys, before.values)
-        out, *kept = mx.checkpoint(inner)(self.trainable_parameters(), x, *past)
-        if cache is not None:
-            cache.keys, cache.values = kept
-        return out
-
-    return type(kind.__name__, (_Recomputed, kind), {"__call__": call})
-
-
-def is_supported(trunk: nn.Module, depth: int) -> bool:
-    """Whether this model gives the same result in stages as in one pass.
-
-    Models with recurrent layers, sliding windows or special caches do not.
-    """
-    tokens = mx.array([[3, 1, 2, 4, 1], [3, 1, 2, 2, 5]])
-    stages = [
-        {"tokens": tokens[:1, :3], "lengths": mx.array([3]), "parent": mx.array([0])},
-        {"tokens": tokens[:, 3:], "lengths": mx.array([2, 2]), "parent": mx.array([0, 0])},
-    ]
-    try:
-        parts = hidden_states(trunk, depth, stages)
-        whole = trunk(tokens)[:, 3:]
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
-        return False
-    apart = mx.linalg.norm((whole - parts).astype(mx.float32)) / mx.linalg.norm(
-        whole.astype(mx.float32)
-    )
-    return apart.item() < 0.05  # bfloat16 rounding is less; a wrong computation is off by about 1
+        reading = read(model.hidden, depth, stage, reading)
+    return reading.output

@@ -40,9 +40,12 @@ class TorchDecoder:
 
     def __init__(self, lm: Any, device: torch.device):
         self.lm, self.trunk = lm, lm.get_decoder()
-        self.arrays = TorchArrays(device)
+        self.arrays, self.alike = TorchArrays(device), False
         self.depth = lm.config.num_hidden_layers
         self.lookahead = device.type == "cuda"
+
+    def places(self, count: int, longest: int, refilled: bool) -> Places:
+        return Places(self.arrays, self.depth, count, longest, refilled)
 
     def read(self, stage: Stage, before: Reading | None) -> Reading:
         return read(self.trunk, on_device(stage, self.arrays.device), before).kept()

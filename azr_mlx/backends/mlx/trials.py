@@ -1,0 +1,178 @@
+"""What a model can do, found by trying it on a few tokens.
+
+Each result is compared with the model's own forward pass over the whole sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import KVCache, make_prompt_cache
+
+from azr_mlx.backends.microbatch import Tokens, right_padded
+from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
+from azr_mlx.backends.mlx.decoder import MlxDecoder
+from azr_mlx.backends.mlx.own_caches import CacheDecoder
+from azr_mlx.backends.mlx.prefix_sharing import hidden_states
+
+# What code raises that was written for another use than this one.
+FAILURES = (
+    ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+# Relative errors that pass in float32 and in half precision. A wrong computation is off by about 1.
+EXACT, ROUNDED = 1e-3, 0.1
+SHORT = 256  # a window of more tokens is not filled by a trial
+STEPS = 3
+
+Path = Literal["shared", "batched", "alike", "single"]
+
+
+def path_of(model: Anatomy) -> Path:
+    """The fastest way of running the model that gives the results of its own forward pass.
+
+    "shared": prompts are read once, by all rows that have them in common, and any number of rows is
+    decoded together. "batched": rows are decoded together, with the model's own caches. "alike":
+    only rows with equal prompts are. "single": rows are decoded one by one. In all but the first
+    each row of an update has its own prompt.
+
+    Raises ValueError if the model's own caches change its results.
+    """
+    model.model.eval()
+    first = _sequence(model, 0)
+    uneven = [first, _sequence(model, 3)[5:], _sequence(model, 7)[2:]]
+    alike = [first, *(first[:-STEPS] + row[-STEPS:] for row in uneven[1:])]
+    if shares_prompts(model) and decodes(model, MlxDecoder(model.model), uneven):
+        return "shared"
+    alone, together = (CacheDecoder(model.model, merged) for merged in (False, True))
+    model.needs_cache = not decodes(model, alone, [first])
+    if model.needs_cache and not decodes(model, alone, [first]):
+        raise ValueError("it does not give the same logits token by token as for a whole text")
+    if decodes(model, together, uneven):
+        return "batched"
+    return "alike" if decodes(model, alone, alike) else "single"
+
+
+def runs(model: nn.Module) -> bool:
+    """Whether the model computes anything at all."""
+    try:
+        mx.eval(model(PROBE))
+    except FAILURES:
+        return False
+    return True
+
+
+def gradients(model: Anatomy) -> dict[str, mx.array]:
+    """The gradient of each trainable array for the loss of a short text. In training, recurrent
+    layers do without kernels that have no gradient."""
+    model.model.train()
+    tokens = mx.array([_tokens(model, 12, 0)])
+
+    def loss() -> mx.array:
+        logits = model(tokens[:, :-1])
+        return nn.losses.cross_entropy(logits, tokens[:, 1:], reduction="sum")
+
+    _, found = nn.value_and_grad(model.model, loss)()
+    mx.eval(found)
+    return dict(tree_flatten(found))
+
+
+def same_gradients(model: Anatomy, expected: dict[str, mx.array]) -> bool:
+    """Whether the gradients are still these, up to rounding."""
+    try:
+        found = gradients(model)
+    except FAILURES:
+        return False
+    gap = sum(mx.square(found[name] - array).sum().item() for name, array in expected.items())
+    size = sum(mx.square(array).sum().item() for array in expected.values())
+    return bool(gap <= ROUNDED**2 * size)
+
+
+def shares_prompts(model: Anatomy) -> bool:
+    """Whether the model gives the same result in stages as in one pass.
+
+    Models with recurrent layers, sliding windows or special caches do not.
+    """
+    tokens = mx.array([[3, 1, 2, 4, 1], [3, 1, 2, 2, 5]])
+    stages = [
+        {"tokens": tokens[:1, :3], "lengths": mx.array([3]), "parent": mx.array([0])},
+        {"tokens": tokens[:, 3:], "lengths": mx.array([2, 2]), "parent": mx.array([0, 0])},
+    ]
+    try:
+        caches = make_prompt_cache(model.model)
+        if any(type(cache) is not KVCache for cache in caches):
+            return False
+        parts, whole = hidden_states(model, stages), model.hidden(tokens)[:, 3:]
+        return same(parts[0], whole[0]) and same(parts[1], whole[1])
+    except FAILURES:
+        return False
+
+
+def decodes(model: Anatomy, decoder: MlxDecoder, rows: Sequence[Tokens]) -> bool:
+    """Whether the rows get the same logits token by token."""
+    try:
+        for row, logits in zip(rows, _decoded(decoder, rows), strict=True):
+            if not same(logits, _following(model, row)[: len(logits)]):
+                return False
+    except FAILURES:
+        return False
+    return True
+
+
+def _decoded(decoder: MlxDecoder, rows: Sequence[Tokens]) -> list[mx.array]:
+    """[steps, V] of each row: the logits for its last tokens. The rows are added one after the
+    other, unless they have to be alike, and the first is dropped before the last step."""
+    places = decoder.places(len(rows), max(map(len, rows)), False)
+    reading = [decoder.read(right_padded([row[:-STEPS]], [0]), None) for row in rows]
+    places.reserve(max(map(len, rows)) - STEPS)
+    if decoder.alike:
+        places.put(range(len(rows)), [(0, len(rows[0]) - STEPS)] * len(rows), reading[0])
+    else:
+        for place, row in enumerate(rows):
+            places.put([place], [(0, len(row) - STEPS)], reading[place])
+    found: list[list[mx.array]] = [[] for _ in rows]
+    left = list(range(len(rows)))
+    for step in range(-STEPS, 0):
+        if step == -1 and len(rows) > 1:
+            left = left[1:]
+            places.keep(left)
+        places.open_step()
+        logits = decoder.logits(mx.array([[rows[i][step]] for i in left]), places)
+        places.close_step()
+        for place, i in enumerate(left):
+            found[i].append(logits[place])
+    return [mx.stack(each) for each in found]
+
+
+def _following(model: Anatomy, row: Tokens) -> mx.array:
+    """[STEPS, V]: the logits for the last tokens of a row, by the forward pass over each
+    beginning of it."""
+    ends = range(len(row) - STEPS + 1, len(row) + 1)
+    return mx.stack([model(mx.array([row[:end]]))[0, -1] for end in ends])
+
+
+def _sequence(model: Anatomy, shift: int) -> Tokens:
+    """Some tokens, more than fit into the model's windows if those are short."""
+    sizes = [getattr(cache, "max_size", 0) for cache in make_prompt_cache(model.model)]
+    return _tokens(model, 12 + max((size for size in sizes if size <= SHORT), default=0), shift)
+
+
+def _tokens(model: Anatomy, length: int, shift: int) -> Tokens:
+    several = min(61, model.vocabulary - 1)
+    return tuple(1 + (i * i + 3 * i + shift) % several for i in range(length))
+
+
+def same(a: mx.array, b: mx.array) -> bool:
+    """Whether arrays [..., D] are equal up to rounding, at least half of their vectors [D].
+    Rounding can change the choice of experts for single tokens."""
+    limit = EXACT if a.dtype == b.dtype == mx.float32 else ROUNDED
+    x, y = (np.array(array.astype(mx.float32)) for array in (a, b))
+    never = np.isneginf(x) & np.isneginf(y)  # tokens that the model excludes
+    x, y = np.where(never, 0, x), np.where(never, 0, y)
+    errors = np.linalg.norm(x - y, axis=-1) / np.linalg.norm(y, axis=-1)
+    return bool(np.median(errors) < limit)

@@ -1,0 +1,118 @@
+"""Writes docs/models.md: what works with each architecture of the installed mlx-lm.
+
+python docs/survey.py             # takes a quarter of an hour; tests/survey.py says what is tried
+python docs/survey.py phi3 olmo2  # prints these architectures only
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+METAL_ONLY = "No Metal back-end"
+ROWS = {
+    "shared": "yes",
+    "batched": "yes, without shared prompts",
+    "alike": "yes, one prompt at a time",
+    "single": "yes, one completion at a time",
+}
+INTRODUCTION = """\
+# Models
+
+`python docs/survey.py` wrote this page with mlx-lm {version} on {date}. For each architecture (the
+`model_type` in a model's `config.json`) it made a tiny random model and tried: rollouts that equal
+token by token decoding with the model's own cache, log-probabilities that equal those of the plain
+forward pass (to 1e-4 in float32), finite gradients on all adapters that agree with the slope of the
+loss, two updates, saving, loading in mlx-lm, and fusing. **{works} of {all} architectures can be
+trained.** None is looked up by name: when a model is loaded, it is tried on a few tokens, and it
+takes the fastest way that gives the results of its own forward pass.
+
+- **yes**: prompts are read once for all completions, in updates too, and all completions are
+  decoded together.
+- **without shared prompts**: all completions are decoded together with the model's own caches
+  (sliding windows, recurrent states). In an update each completion is read with its prompt.
+- **one prompt at a time**: mlx-lm cannot merge this model's caches for texts of different lengths,
+  so the completions of one prompt are decoded after those of the other.
+
+Layers have no adapters if they are not linear layers of MLX, if the model reads their weights
+without calling them, or if they get no gradient because they only choose what is looked at. A run
+lists its own in `run.json`. "No recomputing" means that `ppo.grad_checkpoint=true` is refused,
+since the layers depend on each other.
+
+The gated delta rule (Qwen3.5, Qwen3-Next, Kimi Linear, OLMo Hybrid) has no gradient in mlx-lm's
+Metal kernel. Updates use mlx-lm's plain operations, one step for each token, and are slow; rollouts
+use the kernel.
+
+| architecture | trained | layers without adapters | remarks |
+|---|---|---|---|
+"""
+
+
+def main(chosen: list[str]) -> None:
+    from tests.architectures import names
+
+    found = {name: tried(name) for name in chosen or names()}
+    rows = [f"| {name} | {' | '.join(cells(one))} |" for name, one in found.items()]
+    if chosen:
+        sys.stdout.write("\n".join(rows) + "\n")
+        return
+    works = sum("error" not in one for one in found.values())
+    date = subprocess.run(["date", "+%Y-%m-%d"], capture_output=True, text=True, check=True).stdout
+    head = INTRODUCTION.format(
+        version=version("mlx-lm"), date=date.strip(), works=works, all=len(found)
+    )
+    (DOCS / "models.md").write_text(head + "\n".join(rows) + "\n", "utf-8")
+
+
+def tried(name: str) -> dict[str, object]:
+    """The result for one architecture, in a process of its own."""
+    sys.stderr.write(f"{name}\n")
+    code = f"import survey; survey.one({name!r})"
+    given = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(DOCS)])}
+    done = subprocess.run(given, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"error": f"the process ended with {done.returncode}"}
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def one(name: str) -> None:
+    """Print the result for one architecture as JSON."""
+    from dataclasses import asdict
+
+    from azr_mlx.backends import blas
+
+    blas.enable()
+    from azr_mlx.errors import AzrError
+    from tests.survey import survey
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            result = asdict(survey(name, Path(folder)))
+        except (AzrError, AssertionError, RuntimeError) as error:
+            result = {"error": " ".join(str(error).split())}
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def cells(result: dict[str, object]) -> list[str]:
+    if "error" in result:
+        error = str(result["error"])
+        if METAL_ONLY in error:
+            return ["not tried", "", "needs a Mac: mlx-lm has it as a Metal kernel only"]
+        _, _, why = error.partition("cannot be used: ")
+        return ["**no**", "", (why or error).partition("; it cannot be trained")[0]]
+    left_out = ", ".join(f"`{key}`" for key in result["left_out"])  # type: ignore[attr-defined]
+    return [ROWS[str(result["path"])], left_out, "" if result["recomputed"] else "no recomputing"]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main(sys.argv[1:])
