@@ -237,7 +237,7 @@ def hostile_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def hostile_doctor(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     finding = Finding("ok", f"{ANSWER} {HOSTILE}", HOSTILE)
-    monkeypatch.setattr(doctor, "diagnose", lambda debug: [Line("chip", finding, 0.1)])
+    monkeypatch.setattr(doctor, "diagnose", lambda checks, debug: [Line("chip", finding, 0.1)])
     return ["doctor"]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from azr_mlx import run_folder
-from azr_mlx.config import Config, EvaluationConfig, Proposer, Rollout, Solver
+from azr_mlx.config import Config, EvaluationConfig, Ppo, Proposer, Rollout, Solver
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
@@ -29,7 +29,7 @@ CONFIG = Config(
     max_steps=5,
     checkpoint_interval=1,
     keep_checkpoints=0,
-    kl_penalty="none",
+    ppo=Ppo(entropy_coef=0.01),  # so that a step has an update even if all rewards are equal
     rollout=Rollout(form="few_shot", group_size=2, max_propose_tokens=50, max_solve_tokens=20),
     proposer=Proposer(references=1, templates_per_step=1),
     solver=Solver(strategies=("direct",)),
