@@ -65,10 +65,11 @@ class Rule(NamedTuple):
     names: tuple[str, ...]
     conditions: tuple[Form, ...]
 
-    def matches(self, operation: str, facts: Mapping[str, Any]) -> bool:
-        return any(_covers(name, operation) for name in self.names) and (
-            not self.conditions or any(_holds(one, facts) for one in self.conditions)
-        )
+    def concerns(self, operation: str) -> bool:
+        return any(_covers(name, operation) for name in self.names)
+
+    def holds(self, facts: Mapping[str, Any]) -> bool:
+        return not self.conditions or any(_holds(one, facts) for one in self.conditions)
 
 
 class Profile:
@@ -79,19 +80,22 @@ class Profile:
         if not forms or forms[0] != ["version", "1"]:
             raise ProfileError("a profile begins with (version 1)")
         self.rules = [_rule(form) for form in forms[1:]]
+        self._last_first: dict[str, list[Rule]] = {}  # by operation
 
     def allows(self, operation: str, **facts: Any) -> bool:
         """What the profile says of an operation. Facts are ``path``, ``target`` (of signals and
         questions about processes: self, children, others), ``name`` (of a sysctl or a service) and
         ``number`` (of a system call, as its name).
         """
-        if operation not in OPERATIONS:
-            raise ProfileError(f"no operation {operation}")
-        verdict = operation.startswith(_APART)
-        for rule in self.rules:
-            if rule.matches(operation, facts):
-                verdict = rule.allows
-        return verdict
+        if operation not in self._last_first:
+            if operation not in OPERATIONS:
+                raise ProfileError(f"no operation {operation}")
+            concerned = [rule for rule in self.rules if rule.concerns(operation)]
+            self._last_first[operation] = concerned[::-1]
+        for rule in self._last_first[operation]:
+            if rule.holds(facts):
+                return rule.allows
+        return operation.startswith(_APART)
 
 
 def settled(profile: Profile, operation: str, path: str) -> bool:
@@ -102,7 +106,7 @@ def settled(profile: Profile, operation: str, path: str) -> bool:
     """
     found = [(False, -1, operation.startswith(_APART))]
     for rule in profile.rules:
-        if rule.matches(operation, {"path": path}):
+        if rule.concerns(operation) and rule.holds({"path": path}):
             hits = [_length(c) for c in rule.conditions if _holds(c, {"path": path})]
             found.append((operation in rule.names, max(hits, default=-1), rule.allows))
     last = found[-1][2]
