@@ -13,6 +13,7 @@ from azr_mlx.backends.kv_places import Places
 from azr_mlx.backends.microbatch import Stage
 from azr_mlx.backends.mlx import kernels
 from azr_mlx.backends.mlx.prefix_sharing import Reading, on_device, read
+from azr_mlx.backends.rollout import Decoder
 from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 
 
@@ -29,7 +30,7 @@ class MlxArrays:
         mx.eval(arrays)
 
 
-class MlxDecoder:
+class MlxDecoder(Decoder):
     """Implements ``rollout.Decoder``. On a GPU tokens are drawn in the graph, and the next step is
     queued before they are read. Tests can set ``lookahead`` to change that."""
 
