@@ -204,7 +204,7 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         config.quantization,
         seed=config.seed,
         max_rows=config.rollout.max_batch,
-        kv_tokens=kv_tokens_of(config),
+        kv_tokens=kv_tokens_of(config, name),
         micro_batch_tokens=config.ppo.micro_batch_tokens,
         grad_checkpoint=config.ppo.grad_checkpoint == "true",
         compile=config.ppo.compile,
