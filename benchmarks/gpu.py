@@ -1,281 +1,189 @@
-"""The torch backend on an NVIDIA GPU (or, smaller, on a CPU): speed against TRL, kernels, learning.
+"""The torch backend on an NVIDIA GPU: one command, one table, eight minutes.
 
-    python benchmarks/gpu.py step --model Qwen/Qwen2.5-Coder-0.5B-Instruct --bits 4 0
-    python benchmarks/gpu.py kernels
-    python benchmarks/gpu.py selfplay --config qwen2.5-coder-0.5b --steps 100 --data FOLDER
-    python benchmarks/gpu.py step --model FOLDER --prompts 2 --group 4 --new-tokens 16 --rounds 1
+    python benchmarks/gpu.py --model Qwen/Qwen2.5-Coder-0.5B-Instruct [--peers FOLDER]
+    python benchmarks/gpu.py --model qwen.gguf --parts kernels plain step
+    python benchmarks/gpu.py --rehearse                    # the same at toy size, on a CPU
 
-"step" times whole GRPO steps of azr-mlx and of TRL's GRPOTrainer (pip install --target FOLDER
---no-deps trl, then --peers FOLDER; without it azr-mlx alone) in turn: the same model, prompts,
-group, lengths, reward, rank and precision; every completion runs to its last token. Each library
-has a process of its own. "kernels" compares the Triton and CUDA kernels with their oracles.
-"selfplay" trains, and evaluates before and after on CRUXEval-O and HumanEval. Prints one JSON
-object.
+"kernels" holds the Triton kernels against plain torch; "plain" decodes without CUDA graphs, "step"
+times whole GRPO steps (with graphs) and "trl" the same work with TRL's GRPOTrainer (if it imports;
+pip install --target FOLDER --no-deps trl, then --peers FOLDER); "selfplay" trains, and solves
+held-out tasks before and after. The model is a hub name, a folder or a GGUF file.
+
+Every part is a process of its own with a time limit; "selfplay" gets all that the others leave.
+What a part has found when its time is up counts. Rows are appended to --out as they come, and the
+table is printed at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import statistics
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import gpu_parts
 import side_by_side as sbs
+from gpu_table import show
 
-LIBRARIES = ("azr-mlx", "trl")
-LR, RANK, SCALE = 1e-5, 16, 2.0
+SCRIPT = Path(__file__).resolve()
+# Seconds of each part, if the whole has eight minutes. Self-play has the rest.
+SECONDS = {"machine": 30, "model": 60, "kernels": 50, "plain": 60, "step": 60, "trl": 70}
+MEASURED = ("kernels", "plain", "step", "trl", "selfplay")
+LEAST_SELFPLAY = 60
+GRACE = 15  # seconds that self-play has to save after Ctrl-C
+
+REHEARSAL = {
+    "model": str(sbs.ROOT / "azr_mlx" / "nano" / "model"),
+    "config": "quickstart",
+    "prompts": 2, "group": 2, "prompt_tokens": 16, "new_tokens": 6, "steps": 1,
+    "kernel_rows": 4, "vocabulary": 300, "selfplay_steps": 1, "held_out": 2,
+    "set": ["batch_size=6", "proposer.templates_per_step=3", "rollout.group_size=2",
+            "sandbox.workers=1", "checkpoint_interval=1", "warmup_steps=0"],
+}  # fmt: skip
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
+    options = arguments(given)
+    if options.one:
+        gpu_parts.PARTS[options.one](options)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        options.runs = folder
+        rows = list(measured(options))
+    show(rows)
+    return 0 if all(row["status"] in ("ok", "left out") for row in rows) else 1
+
+
+def arguments(given: list[str] | None) -> Namespace:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("step", "kernels", "selfplay"))
     parser.add_argument("--model", default="Qwen/Qwen2.5-Coder-0.5B-Instruct")
-    parser.add_argument("--bits", type=int, nargs="+", default=[0], help="0: bfloat16 (CUDA)")
+    parser.add_argument("--parts", nargs="+", choices=MEASURED, default=list(MEASURED))
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--out", default="gpu.jsonl", help="rows are appended as they come")
+    parser.add_argument("--rehearse", action="store_true", help="toy sizes, for a CPU")
+    parser.add_argument("--bits", type=int, default=0, help="0: bfloat16 on CUDA; 4: NF4; 8: int8")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=256)
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=3, help="timed, after one to warm up")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", default="")
+    parser.add_argument("--kernel-rows", type=int, default=128)
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--peers", default="", metavar="FOLDER", help="a folder that has trl")
     parser.add_argument("--config", default="qwen2.5-coder-0.5b")
-    parser.add_argument("--data", default="")
-    parser.add_argument("--one", help=SUPPRESS)
-    options = parser.parse_args()
-    if options.one:
-        print(json.dumps(MEASURES[options.one](options)))
-        return 0
-    found = {"step": steps, "kernels": kernels, "selfplay": selfplay}[options.part](options)
-    print(json.dumps({**sbs.machine(options), **found}, indent=1))
-    return 0
+    parser.add_argument("--selfplay-steps", type=int, default=12)
+    parser.add_argument("--held-out", type=int, default=40, help="tasks of each kind")
+    parser.add_argument("--set", nargs="+", default=["quantization.bits=0"], metavar="KEY=VALUE")
+    for name in ("--one", "--runs"):
+        parser.add_argument(name, default="", help=SUPPRESS)
+    if "--rehearse" in (sys.argv[1:] if given is None else given):
+        parser.set_defaults(**REHEARSAL)
+    return parser.parse_args(given)
 
 
-# -- a step, against TRL ---------------------------------------------------------------------------
+# -- the parts -------------------------------------------------------------------------------------
 
 
-def steps(options: Namespace) -> dict[str, Any]:
-    libraries = LIBRARIES if options.peers else LIBRARIES[:1]
-    rows: list[dict[str, Any]] = []
-    for bits in options.bits:
-        for _ in range(options.rounds):
-            for name in libraries:
-                rows.append({"library": name, "bits": bits, **child(options, name, bits)})
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return {"rows": rows, "summary": [summary(rows, n, b) for b in options.bits for n in libraries]}
+def measured(options: Namespace) -> Iterable[dict[str, Any]]:
+    """A row for each part, written to ``--out`` before the next part begins."""
+    end = time.monotonic() + 60 * options.minutes
+    for part in ("machine", "model", *options.parts):
+        left = end - time.monotonic()
+        limit = SECONDS.get(part, left) * options.minutes / 8
+        row = one(options, part, min(left, limit) if part != "selfplay" else left - GRACE)
+        if part == "model":
+            if row["status"] != "ok":
+                yield written(options, row)
+                return
+            options.model = row["found"]["folder"]
+        yield written(options, row)
 
 
-def child(options: Namespace, name: str, bits: int) -> dict[str, Any]:
-    given = ["--model", options.model, "--bits", bits, "--prompts", options.prompts]
-    given += ["--group", options.group, "--prompt-tokens", options.prompt_tokens]
-    given += ["--new-tokens", options.new_tokens, "--steps", options.steps, "--one", name]
-    given += ["--peers", options.peers] if options.peers else []
-    command = [sys.executable, __file__, "step", *map(str, given)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise sbs.BenchmarkError(f"{name}: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def written(options: Namespace, row: dict[str, Any]) -> dict[str, Any]:
+    with open(options.out, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(f"{row['part']}: {row['status']} after {row['seconds']} s", file=sys.stderr, flush=True)
+    return row
 
 
-def summary(rows: list[dict[str, Any]], name: str, bits: int) -> dict[str, Any]:
-    own = [r for r in rows if r["library"] == name and r["bits"] == bits]
-    numbers = [k for k, v in own[0].items() if isinstance(v, float)]
-    return {
-        "library": name,
-        "bits": bits,
-        **{k: round(statistics.median(r[k] for r in own), 3) for k in numbers},
-    }
+def one(options: Namespace, part: str, limit: float) -> dict[str, Any]:
+    """The row of one part: its status, and what it has found."""
+    row: dict[str, Any] = {"part": part, "status": "left out", "seconds": 0.0, "found": {}}
+    if part == "trl" and not _has_trl(options):
+        return row | {"why": "trl is not installed; give --peers"}
+    if limit < (LEAST_SELFPLAY if part == "selfplay" and not options.rehearse else 1):
+        return row | {"why": "no time is left"}
+    began = time.monotonic()
+    status, printed, complaints = _child(options, part, limit)
+    found = _last_object(printed)
+    if part == "selfplay":
+        found = gpu_parts.of_run(Path(options.runs, "gpu"))
+    row |= {"status": status, "seconds": round(time.monotonic() - began, 1), "found": found}
+    return row if status == "ok" else row | {"why": complaints[-2000:]}
 
 
-def texts(tokenizer: Any, options: Namespace) -> list[str]:
-    """Prompts of about the wanted length, all different."""
-    words = sbs.TEXT.split()
-    out = []
-    for number in range(options.prompts):
-        chosen = [f"{number}:"]
-        while len(tokenizer(" ".join(chosen))["input_ids"]) < options.prompt_tokens:
-            chosen.append(words[(7 * number + len(chosen)) % len(words)])
-        out.append(" ".join(chosen))
-    return out
+def _has_trl(options: Namespace) -> bool:
+    code = f"import sys; sys.path[:0] = {[options.peers] if options.peers else []}; import trl"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def reward(text: str) -> float:
-    return text.count("e") / max(len(text), 1)
+def _child(options: Namespace, part: str, limit: float) -> tuple[str, str, str]:
+    """(status, what it printed, why it did not end well) of a part in a process of its own."""
+    environment = {**os.environ, "AZR_MLX_CUDA_GRAPHS": "off" if part == "plain" else "on"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(sbs.ROOT), os.environ.get("PYTHONPATH", "")])
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *_given(options, part)],
+            stdout=out, stderr=err, env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status = "ok" if process.wait(limit) == 0 else "failed"
+        except subprocess.TimeoutExpired:
+            status = "out of time"
+        finally:
+            _end(process)
+        out.seek(0)
+        err.seek(0)
+        why = err.read().strip() or f"ended with {process.returncode}"
+        return status, out.read(), f"{limit:.0f} s were not enough" if "time" in status else why
 
 
-def peak() -> float:
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    import resource
-
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def ours(options: Namespace) -> dict[str, Any]:
-    import numpy as np
-    import torch
-
-    from azr_mlx import rng
-    from azr_mlx.backends.base import Hyper, Sampling
-    from azr_mlx.backends.torch import TorchBackend, model
-    from azr_mlx.config import Lora, Quantization
-    from azr_mlx.training.advantage import estimate
-    from azr_mlx.training.batch import collate_supervised, token_weights
-    from azr_mlx.types import Prompt
-
-    device = model.choose_device()
-    bits = Quantization(bits=options.bits[0])
-    lm, tokenizer, _ = model.load(Path(options.model), bits, device)
-    rows = options.prompts * options.group
-    lora = Lora(rank=RANK, scale=SCALE)
-    backend = TorchBackend(lm, tokenizer, lora, max_rows=rows, micro_batch_tokens=8192, eos=())
-    prompts = [
-        Prompt(text, tuple(tokenizer(text)["input_ids"]))
-        for text in texts(tokenizer, options)
-        for _ in range(options.group)
-    ]
-    spent = {"rollout": [], "update": []}
-    for step in range(options.steps + 1):
-        began = time.perf_counter()
-        keys = [rng.key(0, "gpu", step, i) for i in range(rows)]
-        done = backend.generate(prompts, [Sampling(options.new_tokens)] * rows, keys)
-        middle = time.perf_counter()
-        batch = collate_supervised(
-            [(p.token_ids, c.token_ids) for p, c in zip(prompts, done, strict=True)]
-        )
-        scores = np.array([reward(c.text) for c in done])
-        result = estimate(
-            "grpo",
-            rewards=np.zeros_like(batch.mask),
-            scores=scores,
-            groups=np.repeat(np.arange(options.prompts), options.group),
-            cells=["solve"] * rows,
-            mask=batch.mask,
-        )
-        batch = batch.with_(
-            advantages=result.advantages, weights=token_weights(batch.mask, "token_mean")
-        )
-        backend.update(batch, Hyper(lr=LR, micro_batch_tokens=8192))
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if step:
-            spent["rollout"].append(middle - began)
-            spent["update"].append(time.perf_counter() - middle)
-    rollout, update = (statistics.median(spent[k]) for k in ("rollout", "update"))
-    tokens = rows * options.new_tokens
-    return {
-        "step_s": rollout + update,
-        "rollout_tok_s": tokens / rollout,
-        "update_tok_s": tokens / update,
-        "peak_gb": peak() / 1e9,
-        "device": str(device),
-    }
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C, so that self-play saves; then the end for the part and its children."""
+    for sent in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sent)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
 
 
-def trl(options: Namespace) -> dict[str, Any]:
-    """GRPOTrainer with its own generation (no server), one update for each generation."""
-    sys.path.insert(0, options.peers)
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
-
-    from azr_mlx.backends.torch.model import _quantized
-
-    cuda = torch.cuda.is_available()
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    given: dict[str, Any] = {"dtype": torch.bfloat16 if cuda else torch.float32}
-    if cuda:
-        given |= _quantized(options.bits[0])
-    model = AutoModelForCausalLM.from_pretrained(options.model, **given)
-    rows = options.prompts * options.group
-    marks: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *unused: Any, **also: Any) -> None:
-            if cuda:
-                torch.cuda.synchronize()
-            marks.append(time.perf_counter())
-
-    model.generation_config.eos_token_id = None
-    with tempfile.TemporaryDirectory() as folder:
-        config = GRPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=rows,
-            num_generations=options.group,
-            max_completion_length=options.new_tokens,
-            max_steps=options.steps + 1,
-            learning_rate=LR,
-            beta=0.0,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=0,
-            bf16=cuda,
-            use_cpu=not cuda,
-            gradient_checkpointing=False,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            generation_kwargs={"min_new_tokens": options.new_tokens},
-        )
-        trainer = GRPOTrainer(
-            model=model,
-            args=config,
-            processing_class=tokenizer,
-            reward_funcs=lambda completions, **unused: [reward(c) for c in completions],
-            train_dataset=Dataset.from_dict({"prompt": texts(tokenizer, options)}),
-            peft_config=LoraConfig(
-                r=RANK, lora_alpha=RANK * SCALE, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-            callbacks=[Clock()],
-        )
-        trainer.train()
-    between = [b - a for a, b in pairwise(marks)]
-    return {"step_s": statistics.median(between), "peak_gb": peak() / 1e9}
+def _given(options: Namespace, part: str) -> list[str]:
+    """The options as arguments of a child."""
+    given = ["--one", part]
+    for name, value in vars(options).items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, list):
+            given += [option, *map(str, value)]
+        elif value and not isinstance(value, bool) and name != "one":
+            given += [option, str(value)]
+    return given
 
 
-MEASURES = {"azr-mlx": ours, "trl": trl}
-
-
-# -- kernels, and self-play ------------------------------------------------------------------------
-
-
-def kernels(options: Namespace) -> dict[str, Any]:
-    tests = str(sbs.ROOT / "tests" / "backend" / "test_kernels.py")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", tests], capture_output=True, text=True
-    )
-    return {"passed": done.returncode == 0, "said": done.stdout.strip().splitlines()[-3:]}
-
-
-def selfplay(options: Namespace) -> dict[str, Any]:
-    """``azr-mlx train`` and ``azr-mlx eval``, as a user runs them."""
-    azr = [sys.executable, "-m", "azr_mlx.cli"]
-    with tempfile.TemporaryDirectory() as folder:
-        train = ["train", "-c", options.config, "--backend", "torch", f"model_id={options.model}"]
-        train += [f"max_steps={options.steps}", "run_name=r", f"output_dir={folder}"]
-        began = time.perf_counter()
-        subprocess.run([*azr, *train], check=True, stdout=sys.stderr)
-        seconds = time.perf_counter() - began
-        measure = ["eval", "--model", options.model, "--adapter-path", f"{folder}/r"]
-        measure += ["--benchmark", "humaneval,cruxeval-o", "--backend", "torch"]
-        measure += ["--compare", "base", "--json", "--out", f"{folder}/e"]
-        measure += ["--data", options.data] if options.data else []
-        done = subprocess.run([*azr, *measure], check=True, capture_output=True, text=True)
-        rows = Path(folder, "r", "metrics.jsonl").read_text().splitlines()
-    return {
-        "seconds": round(seconds, 1),
-        "evaluation": json.loads(done.stdout),
-        "metrics": [json.loads(rows[i]) for i in sorted({0, len(rows) // 2, len(rows) - 1})],
-    }
+def _last_object(text: str) -> dict[str, Any]:
+    """What a part told last. A line that was cut off when its process ended does not count."""
+    whole = text.split("\n")[:-1]
+    found = [line for line in whole if line.startswith(gpu_parts.MARK)]
+    return dict(json.loads(found[-1].removeprefix(gpu_parts.MARK))) if found else {}
 
 
 if __name__ == "__main__":

@@ -100,6 +100,10 @@ class Places:
         if self.end >= self.size:
             self._move(self.end - int(self.start.min()))
         self.low = int(self.start.min())
+        self._describe()
+
+    def _describe(self) -> None:
+        """Positions and mask of the next token, on the device."""
         self.offset = self.arrays.of((self.end - self.start).astype(np.int32))
         starts = self.start - self.low
         width = self.end + 1 - self.low

@@ -9,6 +9,7 @@ read, so that neither CPU nor GPU waits.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +18,7 @@ import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.detokenize import text_after
-from azr_mlx.backends.kv_places import ArrayLibrary
+from azr_mlx.backends.kv_places import ArrayLibrary, Places
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
 from azr_mlx.backends.sampler import Stream
@@ -25,6 +26,7 @@ from azr_mlx.types import Completion, Prompt
 
 SHRINK = 0.75  # if a smaller share of places is taken and no row waits, free places are dropped
 REFILL = 0.75  # waiting rows are let in when at most this share of places is taken
+IDLE = Stream(0, Sampling(1, temperature=0.0))  # what a free place draws, which nobody reads
 
 
 class RowPlaces(Protocol):
@@ -53,35 +55,55 @@ class RowPlaces(Protocol):
     def close_step(self) -> None: ...
 
 
-class Decoder(Protocol):
+class Decoder(ABC):
     """The model, as the engine uses it. With ``lookahead``, the engine queues a step before it has
     read the tokens of the last one. If rows must be ``alike``, only rows with equal prompts are
     decoded together."""
 
+    depth: int
     lookahead: bool
-    alike: bool
+    alike: bool = False
 
     @property
+    @abstractmethod
     def arrays(self) -> ArrayLibrary: ...
+
+    @abstractmethod
+    def read(self, stage: Stage, before: Any) -> Any:
+        """What the model remembers of a stage that continues ``before``. It is computed on
+        return."""
+
+    @abstractmethod
+    def step(self, tokens: Any, places: Any, streams: Sequence[Stream]) -> tuple[Any, Any]:
+        """(tokens [B], log-probabilities [B]): the next token of every place, after ``tokens``,
+        which ``inputs`` made. With ``lookahead`` they may still have to be computed."""
+
+    @abstractmethod
+    def chosen(self, pending: Sequence[bool], queued: Any, known: Any) -> Any:
+        """[B]: the entries of ``queued`` where ``pending`` is true, of ``known`` elsewhere."""
+
+    # A decoder that keeps more on its device than keys and values has its own version of these.
+
+    def inputs(self, known: Sequence[int], pending: Sequence[bool], queued: Any) -> Any:
+        """[B, 1]: the last token of every place. It is one of ``queued``, the tokens of the last
+        step (None: there are none), if it has not been read yet, or else it is ``known``."""
+        tokens = self.arrays.of(np.array(known, np.int32))
+        if queued is not None:
+            tokens = self.chosen(pending, queued, tokens)
+        return tokens[:, None]
 
     def places(self, count: int, longest: int, refilled: bool) -> Any:
         """Free ``RowPlaces`` for ``count`` rows of at most ``longest`` tokens. If ``refilled``,
         they are used again."""
-        ...
+        return Places(self.arrays, self.depth, count, longest, refilled)
 
-    def read(self, stage: Stage, before: Any) -> Any:
-        """What the model remembers of a stage that continues ``before``. It is computed on
-        return."""
-        ...
+    def fewer(self, taken: int, count: int) -> int:
+        """How many of ``count`` places to go on with when ``taken`` are taken and no row waits."""
+        return taken if taken < SHRINK * count else count
 
-    def step(self, tokens: Any, places: Any, streams: Sequence[Stream]) -> tuple[Any, Any]:
-        """(tokens [B], log-probabilities [B]): the next token of every place, after ``tokens``
-        [B, 1]. With ``lookahead`` they may still have to be computed."""
-        ...
-
-    def chosen(self, pending: Sequence[bool], queued: Any, known: Any) -> Any:
-        """[B]: the entries of ``queued`` where ``pending`` is true, of ``known`` elsewhere."""
-        ...
+    def forget(self) -> None:  # noqa: B027 - most keep nothing
+        """Free what is kept on the device between rollouts, because the weights change or its
+        memory is needed."""
 
 
 @dataclass(slots=True)
@@ -114,6 +136,10 @@ class _Drawn(NamedTuple):
     tokens: Any
     logprobs: Any
 
+    def at(self, rows: Sequence[_Row | None]) -> list[bool]:
+        """Whether each place still has the row that it had in this step."""
+        return [r is not None and r is q for r, q in zip(rows, self.rows, strict=True)]
+
     def of(self, places: list[int], arrays: ArrayLibrary) -> _Drawn:
         index = arrays.of(np.array(places))
         return _Drawn([self.rows[i] for i in places], self.tokens[index], self.logprobs[index])
@@ -145,6 +171,7 @@ class RolloutEngine:
     def forget(self) -> None:
         """Drop the shared beginnings: their keys and values are wrong once the weights change."""
         self._prefixes.clear()
+        self.decoder.forget()
 
     def run(
         self,
@@ -183,13 +210,13 @@ class RolloutEngine:
             taken = sum(row is not None for row in at)
             if waiting and taken <= REFILL * len(at):
                 self._admit(waiting, at, places)
-            elif not waiting and 0 < taken < SHRINK * len(at) and not _unread(queued, at):
-                keep = [place for place, row in enumerate(at) if row is not None]
-                places.keep(keep)
-                at, queued = (
-                    [at[place] for place in keep],
-                    queued and queued.of(keep, decoder.arrays),
-                )
+            elif not waiting and taken and not _unread(queued, at):
+                count = decoder.fewer(taken, len(at))
+                if count < len(at):
+                    keep = sorted(sorted(range(len(at)), key=lambda i: at[i] is None)[:count])
+                    places.keep(keep)
+                    at = [at[place] for place in keep]
+                    queued = queued and queued.of(keep, decoder.arrays)
             if not any(at) and queued is None:
                 return
             drawn = self._step(at, places, queued) if any(at) else None
@@ -229,10 +256,12 @@ class RolloutEngine:
     def _step(self, at: list[_Row | None], places: RowPlaces, queued: _Drawn | None) -> _Drawn:
         """Decode one more token for the row in every place."""
         self.model_calls[1] += 1
-        idle = Stream(0, Sampling(1, temperature=0.0))
-        streams = [idle if row is None else row.stream for row in at]
+        streams = [IDLE if row is None else row.stream for row in at]
         places.open_step()
-        tokens, logprobs = self.decoder.step(self._inputs(at, queued), places, streams)
+        known = [0 if r is None else (r.tokens or r.prompt.token_ids)[-1] for r in at]
+        pending = [False] * len(at) if queued is None else queued.at(at)
+        tokens = self.decoder.inputs(known, pending, queued and queued.tokens)
+        tokens, logprobs = self.decoder.step(tokens, places, streams)
         places.close_step()
         drawn = _Drawn(list(at), tokens, logprobs)
         for place, row in enumerate(drawn.rows):
@@ -241,15 +270,6 @@ class RolloutEngine:
                 if row.drawn == row.limit:  # its last token, even if it is not read yet
                     _release(at, places, place)
         return drawn
-
-    def _inputs(self, at: list[_Row | None], queued: _Drawn | None) -> Any:
-        """[B, 1]: the last token of each row, from the queued step if it has not been read yet."""
-        known = [0 if r is None else (r.tokens or r.prompt.token_ids)[-1] for r in at]
-        tokens = self.decoder.arrays.of(np.array(known, np.int32))
-        if queued is not None:
-            pending = [r is not None and r is q for r, q in zip(at, queued.rows, strict=True)]
-            tokens = self.decoder.chosen(pending, queued.tokens, tokens)
-        return tokens[:, None]
 
     def _collect(self, drawn: _Drawn) -> list[tuple[int, Completion]]:
         """Give the rows their tokens. Returns (index, completion) of those that have ended."""

@@ -223,7 +223,7 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         memory_limit=int(config.memory_limit_gb * GB),
         seed=config.seed,
         max_rows=config.rollout.max_batch,
-        kv_tokens=kv_tokens_of(config),
+        kv_tokens=kv_tokens_of(config, name),
         micro_batch_tokens=config.ppo.micro_batch_tokens,
         grad_checkpoint=config.ppo.grad_checkpoint == "true",
         compile=config.ppo.compile,

@@ -17,12 +17,13 @@ from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx import adapters as mlx_adapters  # noqa: E402
-from azr_mlx.backends.torch import TorchBackend, adapters  # noqa: E402
+from azr_mlx.backends.torch import TorchBackend, adapters, precision  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
 from azr_mlx.errors import AzrError, UsageError  # noqa: E402
 from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from azr_mlx.run_folder import ADAPTER_WEIGHTS  # noqa: E402
+from azr_mlx.training.batch import collate_supervised  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
 from tests import reference  # noqa: E402
 from tests.backends.test_mlx_ppo import FULL, VARIANTS, accumulated, grouped_batch, make_batch  # noqa: E402
@@ -104,7 +105,10 @@ def weights_of(backend) -> dict[str, np.ndarray]:
 
 
 def assert_same(a, b, atol: float) -> None:
-    a, b = weights_of(a), weights_of(b)
+    assert_close(weights_of(a), weights_of(b), atol)
+
+
+def assert_close(a, b, atol: float) -> None:
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_allclose(a[name], b[name], atol=atol, err_msg=name)
@@ -254,7 +258,11 @@ def test_a_checkpoint_before_any_update_can_be_loaded(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "against"),
-    [({"grad_checkpoint": True}, {"share_prompts": False}), ({"share_prompts": False}, {})],
+    [
+        ({"grad_checkpoint": True}, {}),
+        ({"grad_checkpoint": True, "share_prompts": False}, {"share_prompts": False}),
+        ({"share_prompts": False}, {}),
+    ],
 )
 def test_recomputed_layers_and_repeated_prompts_change_no_gradient(option, against):
     plain, other = (pair(micro_batch_tokens=4096, **o)[1] for o in (against, option))
@@ -272,6 +280,70 @@ def test_recomputed_layers_and_repeated_prompts_change_no_gradient(option, again
         np.testing.assert_allclose(
             other.parameters[key].grad, parameter.grad, atol=1e-6, err_msg=key
         )
+
+
+def test_layers_are_recomputed_with_the_same_dropout():
+    lora, batch = replace(LORA, dropout=0.3), grouped_batch()
+    found = []
+    for again in (False, True):
+        model = torch_model(tiny_model(scale=2.0))
+        backend = TorchBackend(model, TOKENIZER, lora, grad_checkpoint=again)
+        backend.update(batch, Hyper(lr=1e-2))
+        found.append(weights_of(backend))
+    assert_close(found[0], found[1], atol=1e-6)
+
+
+def in_bfloat16(**options) -> TorchBackend:
+    """The same backend as ``pair`` has, with the base model in bfloat16."""
+    full = pair()[1]
+    half = TorchBackend(torch_model(tiny_model(scale=2.0)).bfloat16(), TOKENIZER, LORA, **options)
+    for name, parameter in half.parameters.items():
+        parameter.data.copy_(full.parameters[name].data)
+    half.policy.value_head.load_state_dict(full.policy.value_head.state_dict())
+    return half
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_model_in_bfloat16_computes_its_adapters_in_bfloat16(again):
+    full, half = pair()[1], in_bfloat16(grad_checkpoint=again)
+    seen = []
+    layer = half.policy.trunk.layers[0].mlp.up_proj.lora_A["default"]
+    layer.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].dtype, out.dtype)))
+    batch = grouped_batch()
+    for backend in (full, half):
+        backend._accumulate(batch, Hyper(lr=1e-2))
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
+    for name, parameter in half.parameters.items():
+        exact, own = full.parameters[name].grad, parameter.grad
+        assert own.dtype == torch.float32, name
+        assert (own - exact).norm() < 0.1 * exact.norm(), name
+
+
+def test_a_rollout_in_bfloat16_rounds_the_adapters_and_gives_them_back():
+    half = in_bfloat16()
+    before, seen = weights_of(half), []
+    layer = half.policy.trunk.layers[0].mlp.up_proj.lora_A["default"]
+    layer.register_forward_hook(lambda module, *unused: seen.append(module.weight.dtype))
+    prompt = Prompt("ab", tuple(TOKENIZER.encode("ab")))
+    (done,) = half.generate([prompt], [Sampling(6)], [3])
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in half.parameters.values())
+    after = weights_of(half)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    batch = collate_supervised([(prompt.token_ids, done.token_ids)])
+    logp = half.score(batch, "current", 1.0).logp[batch.mask > 0]
+    np.testing.assert_allclose(done.logprobs, logp, atol=0.05)
+
+
+def test_tf32_is_for_cuda_only():
+    before = torch.get_float32_matmul_precision()
+    try:
+        precision.allow_tf32(torch.device("cpu"))
+        assert torch.get_float32_matmul_precision() == before == "highest"
+        precision.allow_tf32(torch.device("cuda"))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def counted(module) -> list[int]:

@@ -10,10 +10,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from azr_mlx.backends.kv_places import Places
 from azr_mlx.backends.microbatch import Stage
 from azr_mlx.backends.mlx import kernels
 from azr_mlx.backends.mlx.prefix_sharing import on_device, read
+from azr_mlx.backends.rollout import Decoder
 from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 
 
@@ -30,18 +30,15 @@ class MlxArrays:
         mx.eval(arrays)
 
 
-class MlxDecoder:
+class MlxDecoder(Decoder):
     """Implements ``rollout.Decoder``. On a GPU tokens are drawn in the graph, and the next step is
     queued before they are read. Tests can set ``lookahead`` to change that."""
 
-    arrays, alike = MlxArrays(), False
+    arrays = MlxArrays()
 
     def __init__(self, model: nn.Module, lookahead: bool | None = None):
         self.model, self.depth = model, len(make_prompt_cache(model))
         self.lookahead = mx.default_device() != mx.cpu if lookahead is None else lookahead
-
-    def places(self, count: int, longest: int, refilled: bool) -> Any:
-        return Places(self.arrays, self.depth, count, longest, refilled)
 
     def read(self, stage: Stage, before: Any) -> Any:
         reading = read(self.model, self.depth, on_device(stage), before)

@@ -48,6 +48,7 @@ def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
         warnings.simplefilter("ignore", FutureWarning)
         adapted = get_peft_model(model, config)
     for index, (_, layer) in enumerate(adapter_layers(model)):
+        layer.cast_input_dtype_enabled = False  # ``precision`` sees to the types
         a = layer.lora_A[ADAPTER].weight
         key = rng.key(seed, "lora", 0, index)
         with torch.no_grad():

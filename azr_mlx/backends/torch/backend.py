@@ -17,9 +17,9 @@ from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.model_backend import ModelBackend
 from azr_mlx.backends.rollout import RolloutEngine
-from azr_mlx.backends.torch import adapters, ppo
+from azr_mlx.backends.torch import adapters, ppo, precision, prefix_sharing
 from azr_mlx.backends.torch import model as models
-from azr_mlx.backends.torch.decoder import TorchDecoder
+from azr_mlx.backends.torch.fixed_decoder import decoder_for
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.models.folder import loading
 from azr_mlx.types import Batch
@@ -51,12 +51,13 @@ class TorchBackend(ModelBackend):
         """Wrap a loaded model. ``eos`` are the tokens that end a completion (None: the
         tokenizer's ``eos_token_ids``)."""
         lora, self.device = lora or Lora(), model.device
+        precision.allow_tf32(self.device)
         self.peft, adapter_config = adapters.add_lora(model, lora, seed)
         policy = ppo.PolicyModel(model)
         if grad_checkpoint:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            prefix_sharing.recompute_layers(policy.trunk, random=lora.dropout > 0)
         policy.train()  # LoRA dropout, if any, is on in updates only
-        decoder = TorchDecoder(model, self.device)
+        decoder = decoder_for(model, self.device)
         super().__init__(
             policy,
             RolloutEngine(decoder, tokenizer, max_rows, kv_tokens, eos),
@@ -65,14 +66,14 @@ class TorchBackend(ModelBackend):
             base=base,
             seed=seed,
             micro_batch_tokens=micro_batch_tokens,
-            # Layers that recompute their activations cannot pass on the keys and values of a stage.
-            share_prompts=share_prompts and not grad_checkpoint,
+            share_prompts=share_prompts,
         )
         self.parameters = adapters.named_parameters(model)
         head = policy.value_head
         self.head_parameters = {"weight": head.weight, "bias": head.bias}
         for parameter in self.parameters.values():
             parameter.data = parameter.data.float()
+        self._rounded = precision.Rounded(self.parameters.values(), policy.head.dtype)
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=0.0, betas=BETAS, eps=EPS, weight_decay=0.0
         )
@@ -115,7 +116,18 @@ class TorchBackend(ModelBackend):
         return off
 
     def _merged(self) -> AbstractContextManager[None]:
-        return adapters.merged(self.policy.lm)
+        if self.policy.head.dtype in precision.HALVES:
+            return self._rounded.in_place()
+        return self._merged_anew()
+
+    @contextmanager
+    def _merged_anew(self) -> Iterator[None]:
+        """The merged weights are elsewhere each time, so that no graph may outlive them."""
+        try:
+            with adapters.merged(self.policy.lm):
+                yield
+        finally:
+            self.engine.decoder.forget()
 
     def _scores(self, batch: Batch, micro: MicroBatch, temperature: float) -> list[np.ndarray]:
         arrays = ppo.arrays_of(batch, micro, self.device)
@@ -138,16 +150,20 @@ class TorchBackend(ModelBackend):
         self, batch: Batch, micro: MicroBatch, tokens: int, hyper: Hyper
     ) -> dict[str, float]:
         arrays = ppo.arrays_of(batch, micro, self.device)
-        loss, stats = ppo.ppo_loss(self.policy, arrays, float(tokens), hyper)
-        return {"loss": self._backward(loss)} | stats
+        loss, sums = ppo.ppo_loss(self.policy, arrays, float(tokens), hyper)
+        self._backward(loss)
+        every = {"loss": loss, **sums}
+        numbers = torch.stack([one.detach() for one in every.values()]).tolist()  # one transfer
+        return dict(zip(every, numbers, strict=True))
 
     def _supervised_pass(self, lesson: Batch, micro: MicroBatch, total: float) -> float:
         arrays = ppo.arrays_of(lesson, micro, self.device)
-        return self._backward(ppo.supervised_loss(self.policy, arrays, total))
-
-    def _backward(self, loss: torch.Tensor) -> float:
-        torch.autograd.backward(self._weight * loss)
+        loss = ppo.supervised_loss(self.policy, arrays, total)
+        self._backward(loss)
         return float(loss.detach())
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        torch.autograd.backward(self._weight * loss)
 
     def _sum_gradients(self) -> None:
         """Sum over all ranks. A parameter may have no gradient on this rank, which counts as 0."""

@@ -10,9 +10,11 @@ import torch
 
 from azr_mlx.backends.kv_places import Places
 from azr_mlx.backends.microbatch import Stage
-from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
+from azr_mlx.backends.rollout import Decoder
+from azr_mlx.backends.sampler import Stream, draw_on_host, settings
 from azr_mlx.backends.torch import kernels
 from azr_mlx.backends.torch.prefix_sharing import Reading, on_device, read, run
+from azr_mlx.backends.torch.transfer import Arriving, on_its_way, upload
 
 Tensor = torch.Tensor
 
@@ -24,7 +26,7 @@ class TorchArrays:
         self.device = device
 
     def of(self, values: np.ndarray) -> Tensor:
-        array = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        array = upload(values, self.device)
         return array if array.dtype == torch.bool else array.long()
 
     def zeros(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -34,35 +36,43 @@ class TorchArrays:
         pass
 
 
-class TorchDecoder:
+class TorchDecoder(Decoder):
     """Implements ``rollout.Decoder``. On a GPU tokens are drawn there, and the next step is queued
-    before they are read."""
+    before they are read. Tests can set ``lookahead`` to change that."""
 
-    def __init__(self, lm: Any, device: torch.device):
+    def __init__(self, lm: Any, device: torch.device, lookahead: bool | None = None):
         self.lm, self.trunk = lm, lm.get_decoder()
-        self.arrays, self.alike = TorchArrays(device), False
+        self.device_arrays = TorchArrays(device)
         self.depth = lm.config.num_hidden_layers
-        self.lookahead = device.type == "cuda"
+        self.lookahead = device.type == "cuda" if lookahead is None else lookahead
 
-    def places(self, count: int, longest: int, refilled: bool) -> Places:
-        return Places(self.arrays, self.depth, count, longest, refilled)
+    @property
+    def arrays(self) -> TorchArrays:
+        return self.device_arrays
 
     def read(self, stage: Stage, before: Reading | None) -> Reading:
         return read(self.trunk, on_device(stage, self.arrays.device), before).kept()
 
-    def step(self, tokens: Tensor, places: Places, streams: Sequence[Stream]) -> tuple[Any, Any]:
+    def step(self, tokens: Any, places: Any, streams: Sequence[Stream]) -> tuple[Any, Any]:
         mask = places.mask
         if mask is None:
             width = places.end + 1 - places.low
             mask = tokens.new_ones((len(places), 1, 1, width), dtype=torch.bool)
-        hidden = run(self.trunk, _PlacesCache(places), tokens, mask, places.offset[:, None])
-        logits = self.lm.get_output_embeddings()(hidden[:, -1])
+        logits = self.logits(_PlacesCache(places), tokens, mask, places.offset[:, None])
         if not self.lookahead:
             return draw_on_host(logits.float().cpu().numpy(), streams)
-        return draw_on_device(logits, streams)
+        drawn, logprobs = draw_on_device(logits, streams)
+        return on_its_way(drawn), on_its_way(logprobs)
 
-    def chosen(self, pending: Sequence[bool], queued: Tensor, known: Tensor) -> Tensor:
-        return torch.where(torch.tensor(pending, device=known.device), queued.long(), known)
+    def logits(self, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """[B, V], after ``tokens`` [B, 1] at ``positions`` [B, 1]."""
+        hidden = run(self.trunk, cache, tokens, mask, positions)
+        logits: Tensor = self.lm.get_output_embeddings()(hidden[:, -1])
+        return logits
+
+    def chosen(self, pending: Sequence[bool], queued: Any, known: Tensor) -> Tensor:
+        drawn = queued.array if isinstance(queued, Arriving) else queued
+        return torch.where(self.arrays.of(np.array(pending)), drawn.long(), known)
 
 
 class _PlacesCache:
@@ -81,19 +91,17 @@ def draw_on_device(logits: Tensor, streams: Sequence[Stream]) -> tuple[Tensor, T
     """Like ``draw_on_host``, but by Gumbel-max. Tokens differ, their distribution is the same."""
     temperature, top_p = settings(streams)
     words = np.array([s.words() for s in streams], np.uint32).view(np.int32)
+    keys, heat = upload(words, logits.device), upload(temperature, logits.device)
     if (top_p < 1).any():
-        logits = _restricted(logits, temperature, top_p)
-    device = logits.device
-    keys, heat = (torch.from_numpy(a).to(device) for a in (words, temperature))
+        logits = restricted(logits, heat, upload(top_p, logits.device))
     return kernels.sample_rows(logits, heat, keys)
 
 
-def _restricted(logits: Tensor, temperature: Floats, top_p: Floats) -> Tensor:
-    """The logits, with -inf for tokens outside of top-p."""
-    device = logits.device
-    scale = torch.from_numpy(np.where(temperature > 0, temperature, 1)).to(device)[:, None]
+def restricted(logits: Tensor, temperature: Tensor, top_p: Tensor) -> Tensor:
+    """The logits, with -inf for tokens outside of each row's top-p."""
+    scale = torch.where(temperature > 0, temperature, 1)[:, None]
     p = torch.softmax(logits.float() / scale, -1)
     ordered, order = torch.sort(p, stable=True, dim=-1, descending=True)
-    limit = torch.from_numpy(np.where(top_p < 1, top_p, 2)).to(device)[:, None]
+    limit = torch.where(top_p < 1, top_p, 2)[:, None]
     outside = ordered.cumsum(-1) - ordered >= limit
     return logits.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)

@@ -56,7 +56,7 @@ def load(
         deterministic.fill_uninitialized_memory = False  # takes time and is not needed here
     options: dict[str, Any] = {"dtype": torch.float32}
     if device.type == "cuda":
-        options = {"dtype": torch.bfloat16, **_quantized(quantization.bits)}
+        options = {"dtype": torch.bfloat16, **quantized(quantization.bits)}
     quiet: Any = logging.disable_progress_bar  # transformers does not type it
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -68,7 +68,7 @@ def load(
     return model, tokenizer, _eos_ids(model, tokenizer)
 
 
-def _quantized(bits: int) -> dict[str, Any]:
+def quantized(bits: int) -> dict[str, Any]:
     if bits not in (4, 8):
         return {}
     try:

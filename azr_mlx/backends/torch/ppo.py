@@ -12,6 +12,8 @@ from azr_mlx.backends.base import Hyper
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.torch import prefix_sharing
 from azr_mlx.backends.torch.logprobs import chunk_rows, selected_logprob
+from azr_mlx.backends.torch.precision import autocast
+from azr_mlx.backends.torch.transfer import upload
 from azr_mlx.types import Batch
 
 OPTIONAL = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns", "weights")
@@ -38,7 +40,8 @@ class PolicyModel(torch.nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(logp, entropy, values), each float32 [N]. No gradient flows from the value head into the
         language model."""
-        hidden = prefix_sharing.hidden_states(self.trunk, a["stages"])
+        with autocast(self.head):
+            hidden = prefix_sharing.hidden_states(self.trunk, a["stages"])
         hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
         logp, entropy = selected_logprob(
             self.head,
@@ -55,24 +58,24 @@ class PolicyModel(torch.nn.Module):
 def arrays_of(batch: Batch, micro: MicroBatch, device: torch.device) -> Arrays:
     """The micro-batch on the device: ``stages``, and flat arrays [N] over its trained tokens."""
 
-    def flat(values: np.ndarray, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device, dtype)
+    def flat(values: np.ndarray, dtype: type) -> Tensor:
+        return upload(values.astype(dtype, copy=False), device)
 
     where = micro.rows, micro.columns
     arrays: Arrays = {
         "stages": [prefix_sharing.on_device(stage, device) for stage in micro.stages],
-        "index": flat(micro.index, torch.int64),
-        "targets": flat(batch.tokens[where], torch.int64),
+        "index": flat(micro.index, np.int64),
+        "targets": flat(batch.tokens[where], np.int64),
     }
     for name in OPTIONAL:
         if (values := getattr(batch, name)) is not None:
-            arrays[name] = flat(values[where], torch.float32)
+            arrays[name] = flat(values[where], np.float32)
     return arrays
 
 
 def ppo_loss(
     policy: PolicyModel, a: Arrays, total: float, hyper: Hyper
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One micro-batch's share of the minibatch loss, and sums of its statistics. ``total`` is the
     number of trained tokens in the minibatch."""
     logp, entropy, values = policy.scores(
@@ -105,7 +108,7 @@ def ppo_loss(
         "mismatch_mean": apart.sum(),
         "mismatch_max": apart.max(),
     }
-    return loss, {k: float(v.detach()) for k, v in sums.items()}
+    return loss, sums
 
 
 def _surrogate(ratio: Tensor, advantages: Tensor, hyper: Hyper) -> Tensor:

@@ -8,14 +8,17 @@ method as in ``azr_mlx.backends.mlx.prefix_sharing``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from azr_mlx.backends.kv_places import Past
 from azr_mlx.backends.microbatch import Stage
+from azr_mlx.backends.torch.transfer import upload
 
 Tensor = torch.Tensor
 
@@ -61,21 +64,29 @@ class Span:
 
 class Extended:
     """The layers' keys and values in one stage, after those of the stage before. The model uses it
-    as its cache."""
+    as its cache. ``last`` says that no stage follows, so that nothing has to be kept."""
 
-    def __init__(self, span: Span, before: Reading | None):
-        self.span, self.before = span, before
+    def __init__(self, span: Span, before: Reading | _Only | None, last: bool = False):
+        self.span, self.before, self.last = span, before, last
         self.layers: dict[int, Past] = {}
 
     def update(
         self, keys: Tensor, values: Tensor, layer: int, *unused: Any, **also: Any
     ) -> tuple[Tensor, Tensor]:
-        if self.before is not None:
-            past, spread = self.before.layers[layer], self.span.spread
+        if (past := self.past(layer)) is not None:
+            spread = self.span.spread
             keys = torch.cat([spread(past.keys), keys], dim=2)
             values = torch.cat([spread(past.values), values], dim=2)
-        self.layers[layer] = Past(keys, values)
+        self.keep(layer, Past(keys, values))
         return keys, values
+
+    def keep(self, layer: int, own: Past) -> None:
+        if not self.last:
+            self.layers[layer] = own
+
+    def past(self, layer: int) -> Past | None:
+        """The layer's keys and values of the stage before."""
+        return None if self.before is None else self.before.layers[layer]
 
 
 class Reading(NamedTuple):
@@ -93,16 +104,18 @@ class Reading(NamedTuple):
 def on_device(stage: Stage, device: torch.device) -> dict[str, Tensor]:
     """A stage's arrays on the device, as ``read`` takes them."""
     return {
-        name: torch.from_numpy(getattr(stage, name)).to(device, torch.int64)
+        name: upload(getattr(stage, name).astype(np.int64), device)
         for name in ("tokens", "lengths", "parent")
     }
 
 
-def read(trunk: Any, stage: dict[str, Tensor], before: Reading | None = None) -> Reading:
+def read(
+    trunk: Any, stage: dict[str, Tensor], before: Reading | None = None, last: bool = False
+) -> Reading:
     """Read a stage that continues ``before``. It has ``tokens`` [n, T], ``lengths`` [n] and
-    ``parent`` [n]."""
+    ``parent`` [n]. Of the ``last`` one only the hidden states are returned."""
     span = Span(stage, before and before.span)
-    cache = Extended(span, before)
+    cache = Extended(span, before, last)
     hidden = run(trunk, cache, stage["tokens"], span.mask(), span.positions)
     return Reading(span, [cache.layers[i] for i in range(len(cache.layers))], hidden)
 
@@ -133,7 +146,58 @@ def hidden_states(trunk: Any, stages: Sequence[dict[str, Tensor]]) -> Tensor:
         hidden: Tensor = trunk(input_ids=stages[0]["tokens"], use_cache=False).last_hidden_state
         return hidden
     reading = None
-    for stage in stages:
-        reading = read(trunk, stage, reading)
+    for number, stage in enumerate(stages, 1):
+        reading = read(trunk, stage, reading, last=number == len(stages))
     assert reading is not None and reading.hidden is not None
     return reading.hidden
+
+
+# -- recomputing -----------------------------------------------------------------------------------
+
+
+def recompute_layers(trunk: Any, random: bool) -> None:
+    """Make each layer recompute its activations in the backward pass. Keys and values of a stage
+    are inputs and outputs of the recomputed function, so that their gradients are not lost.
+    ``random`` says that layers draw random numbers (dropout), which must be the same again.
+
+    transformers' own checkpointing drops the cache, and with it the stages.
+    """
+    kind: Any = type(trunk)
+    name = _cache_argument(kind)
+    for number, layer in enumerate(trunk.layers):
+        layer.forward = _recomputed(layer, number, name, random)
+
+
+def _recomputed(layer: Any, number: int, name: str, random: bool) -> Callable[..., Tensor]:
+    plain = layer.forward
+
+    def forward(hidden: Tensor, **given: Any) -> Tensor:
+        if not (layer.training and torch.is_grad_enabled()):
+            out: Tensor = plain(hidden, **given)
+            return out
+        cache: Extended | None = given.pop(name, None)
+
+        def inner(hidden: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+            if cache is None:
+                return (plain(hidden, **given),)
+            replayed = Extended(cache.span, _Only(number, Past(*past)) if past else None)
+            out = plain(hidden, **{name: replayed}, **given)
+            return (out, *replayed.layers[number])
+
+        past = None if cache is None else cache.past(number)
+        found, *kept = checkpoint(
+            inner, hidden, *(past or ()), use_reentrant=False, preserve_rng_state=random
+        )
+        if cache is not None:
+            cache.keep(number, Past(*kept))
+        result: Tensor = found
+        return result
+
+    return forward
+
+
+class _Only:
+    """Keys and values of one layer, in the place of a ``Reading``."""
+
+    def __init__(self, number: int, past: Past):
+        self.layers = {number: past}

@@ -31,6 +31,7 @@ from azr_mlx.training.memory.limit import (
     resolve_checkpointing,
     what_fits,
 )
+from azr_mlx.training.memory.on_torch import TorchPlanner, free_memory, torch_device
 from azr_mlx.training.memory.prompts import planned_prompts
 from azr_mlx.training.memory.shape import Shape, UnknownModel
 
@@ -40,23 +41,21 @@ def describe(config: Config) -> str:
     Raises ModelUsageError if ``model_id`` cannot name a model."""
     lines = ["# what this run will need"]
     lines += [f"# {line}" for line in rollout_lines(config)]
-    backend = _available(config)
-    lines.append(f"# time:            {step_times.line(config, backend)}")
-    on = device()
-    limit = limit_of(config, on)
+    lines.append(f"# time:            {step_times.line(config, _available(config))}")
+    backend = "torch" if "torch" in (_available(config), config.backend) else "mlx"
     try:
-        planner = planner_of(config, on)
+        planner = planner_of(config, backend=backend)
     except ModelUsageError:
         raise
     except (ModelError, UnknownModel) as e:
         lines.append(f"# memory: unknown: {e}")
     else:
         lines += [f"# {line}" for line in size_lines(config, planner)]
-        if "torch" in (backend, config.backend):
-            lines.append("# memory: unknown: it can be estimated for MLX only")
-        else:
-            config = resolve_checkpointing(config, planner, limit)
-            lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
+        limit = _limit(config, planner)
+        config = resolve_checkpointing(config, planner, limit)
+        lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
+        if backend == "torch":
+            lines.append("# torch:           by the formulas of MLX, which were not measured here")
     lines.append(f"# cache of models: {cache.describe()}")
     return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
 
@@ -72,40 +71,46 @@ def _available(config: Config) -> str:
 def fitting(config: Config, backend: str = "mlx") -> Config:
     """The configuration with ``ppo.grad_checkpoint`` decided, if it fits this machine.
 
-    A model of unknown sizes is accepted, and so is every model on torch, for which memory is not
-    planned. A model that does not exist is reported later, when it is resolved.
+    A model of unknown sizes is accepted, and so is every model on torch, for which the figures have
+    not been measured. A model that does not exist is reported later, when it is resolved.
 
     Raises:
         UsageError: it needs more memory than there is; the message names a similar configuration
             that fits.
     """
-    if backend == "torch":
-        return resolve_checkpointing(config, None, 0)
-    on = device()
-    limit = limit_of(config, on)
     try:
-        planner = planner_of(config, on)
+        planner = planner_of(config, backend=backend)
     except (ModelError, UnknownModel):
-        return resolve_checkpointing(config, None, limit)
+        return resolve_checkpointing(config, None, 0)
+    limit = _limit(config, planner)
     config = resolve_checkpointing(config, planner, limit)
-    if limit:
+    if limit and backend != "torch":
         refuse_what_does_not_fit(config, planner, limit, largest_shipped)
     return config
 
 
-def planner_of(config: Config, on: str | None = None) -> Planner:
+def _limit(config: Config, planner: Planner) -> int:
+    """The memory limit in bytes; 0 if unknown."""
+    if isinstance(planner, TorchPlanner) and planner.device == "gpu" and not config.memory_limit_gb:
+        return free_memory()
+    return limit_of(config, planner.device)
+
+
+def planner_of(config: Config, on: str | None = None, backend: str = "mlx") -> Planner:
     """The planner for a configuration. Raises ModelError, UnknownModel."""
     shape = Shape.from_config(model_config(config.model_id))
+    if backend == "torch":
+        return TorchPlanner(shape, on or torch_device(), *planned_prompts(config))
     return Planner(shape, on or device(), *planned_prompts(config))
 
 
-def kv_tokens_of(config: Config) -> int:
+def kv_tokens_of(config: Config, backend: str = "mlx") -> int:
     """``rollout.kv_budget_mb`` as the limit of the engine on places x tokens. 0 means no limit; it
     is also 0 if the model's sizes are unknown."""
     if not config.rollout.kv_budget_mb:
         return 0
     try:
-        planner = planner_of(config)
+        planner = planner_of(config, backend=backend)
     except (ModelError, UnknownModel):
         return 0
     return kv_tokens(config, planner.shape, planner.device)

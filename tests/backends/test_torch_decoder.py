@@ -1,0 +1,245 @@
+"""Decoding on torch: steps that stay on the device draw the tokens of steps that do not."""
+
+import weakref
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core", reason="the tiny model comes from mlx-lm")
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("peft", reason="peft is not installed")
+
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+
+from azr_mlx import rng  # noqa: E402
+from azr_mlx.backends.base import Sampling  # noqa: E402
+from azr_mlx.backends.rollout import RolloutEngine  # noqa: E402
+from azr_mlx.backends.torch import fixed_decoder  # noqa: E402
+from azr_mlx.backends.torch.decoder import TorchDecoder  # noqa: E402
+from azr_mlx.backends.torch.fixed_decoder import FixedDecoder, Graphs, decoder_for  # noqa: E402
+from azr_mlx.errors import UsageError  # noqa: E402
+from azr_mlx.types import Prompt  # noqa: E402
+from tests.backends.test_torch_backend import torch_model  # noqa: E402
+from tests.tiny import CharTokenizer, tiny_model  # noqa: E402
+
+pytestmark = pytest.mark.backend
+TOKENIZER = CharTokenizer()
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return torch_model(tiny_model(scale=2.0)).eval()
+
+
+class Waiting(TorchDecoder):
+    """Draws as on a GPU, launches every step anew, and queues nothing."""
+
+    def __init__(self, lm):
+        super().__init__(lm, CPU, lookahead=True)
+        self.lookahead = False
+
+    def step(self, tokens, places, streams):
+        self.lookahead = True
+        try:
+            return super().step(tokens, places, streams)
+        finally:
+            self.lookahead = False
+
+
+def prompts(count: int, stop: str = "") -> list[Prompt]:
+    texts = [f"def f{'x' * (i % 7)}({i % 11}" for i in range(count)]
+    stops = (stop,) if stop else ()
+    return [Prompt(t, tuple(TOKENIZER.encode(t)), stop=stops, prefix=5) for t in texts]
+
+
+def keys(count: int) -> list[int]:
+    return [rng.key(0, "test", 0, i) for i in range(count)]
+
+
+def run(decoder, many, sampling, rows):
+    with torch.no_grad():
+        engine = RolloutEngine(decoder, TOKENIZER, rows)
+        return engine.run(many, sampling, keys(len(many))), engine
+
+
+def assert_alike(ours, theirs):
+    assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+    assert [(c.text, c.finish) for c in ours] == [(c.text, c.finish) for c in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+
+
+class Replayed:
+    """A captured step on a CPU: the operations that torch recorded, on the same arrays."""
+
+    def __init__(self, step, board):
+        self.board, self.outputs = board, None
+        self.names = [n for n, v in vars(board).items() if isinstance(v, torch.Tensor)]
+        own = weakref.ref(board)
+        arrays = self.arrays()
+        before = [a.clone() for a in arrays]
+
+        def recorded(*given):
+            for name, array in zip(self.names, given, strict=False):
+                setattr(own(), name, array)
+            layers = given[len(self.names) :]
+            kept, own().layers = own().layers, self.layers(layers)
+            try:
+                return step()
+            finally:
+                own().layers = kept
+
+        self.graph = make_fx(recorded)(*arrays)
+        for name, array in zip(self.names, arrays, strict=False):
+            setattr(board, name, array)
+        for array, old in zip(arrays, before, strict=True):  # a capture computes nothing
+            array.copy_(old)
+
+    def arrays(self):
+        layers = [a for past in self.board.layers.values() for a in past]
+        return [getattr(self.board, n) for n in self.names] + layers
+
+    def layers(self, flat):
+        kind = type(next(iter(self.board.layers.values())))
+        return {n: kind(*flat[2 * i : 2 * i + 2]) for i, n in enumerate(self.board.layers)}
+
+    def replay(self):
+        new = self.graph(*self.arrays())
+        if self.outputs is None:
+            self.outputs = tuple(torch.empty_like(a) for a in new)
+        for output, value in zip(self.outputs, new, strict=True):
+            output.copy_(value)
+
+
+class Recorded(Graphs):
+    """``Graphs`` without a GPU."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder, self.captured = decoder, 0
+
+    def run(self, kind, step):
+        if self.made.get(kind, ()) is None:
+            self.captured += 1
+            self.made[kind] = Replayed(step, self.decoder.board)
+        found = self.made.setdefault(kind, None)
+        if found is None:
+            return step()
+        found.replay()
+        return tuple(a.clone() for a in found.outputs)
+
+
+CASES = {  # rows, places, sampling, stop string
+    "all at once": (8, 8, lambda i: Sampling(4 + 2 * i), ""),
+    "places are used again": (24, 3, lambda i: Sampling(4 + i % 9), "e"),
+    "top-p and greedy rows": (7, 4, lambda i: Sampling(9, 0.5 * (i % 3), (1.0, 0.8)[i % 2]), ""),
+    "long rows": (2, 2, lambda i: Sampling(30 + 240 * i), ""),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("graphs", [False, True])
+def test_steps_on_the_device_draw_the_same_tokens(lm, case, graphs):
+    count, rows, make, stop = CASES[case]
+    many, sampling = prompts(count, stop), [make(i) for i in range(count)]
+    plain, _ = run(Waiting(lm), many, sampling, rows)
+    decoder = FixedDecoder(lm, CPU)
+    if graphs:
+        decoder.graphs = Recorded(decoder)
+    fixed, engine = run(decoder, many, sampling, rows)
+    assert_alike(fixed, plain)
+    if graphs:
+        assert 0 < decoder.graphs.captured < engine.model_calls[1] / 2
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_keys_and_values_move_within_their_arrays(lm, monkeypatch, graphs):
+    monkeypatch.setattr(fixed_decoder, "GRAIN", 1)
+    monkeypatch.setattr(fixed_decoder, "SLACK", 4)
+    moves = []
+    plain_move = fixed_decoder.FixedLayer.move
+    monkeypatch.setattr(
+        fixed_decoder.FixedLayer, "move", lambda *a: moves.append(a[1:]) or plain_move(*a)
+    )
+    many, sampling = prompts(12), [Sampling(4 + i % 5) for i in range(12)]
+    decoder = FixedDecoder(lm, CPU)
+    if graphs:
+        decoder.graphs = Recorded(decoder)
+    fixed, _ = run(decoder, many, sampling, 3)
+    assert len(moves) >= 2 * lm.config.num_hidden_layers
+    assert_alike(fixed, run(Waiting(lm), many, sampling, 3)[0])
+
+
+def test_a_queued_step_changes_no_token(lm):
+    many, sampling = prompts(9, "e"), [Sampling(3 + 2 * i) for i in range(9)]
+    plain, _ = run(Waiting(lm), many, sampling, 4)
+    assert_alike(run(TorchDecoder(lm, CPU, lookahead=True), many, sampling, 4)[0], plain)
+
+
+def test_the_arrays_serve_the_next_rollout_too(lm):
+    decoder = FixedDecoder(lm, CPU)
+    first, _ = run(decoder, prompts(8), [Sampling(12)] * 8, 8)
+    board = decoder.board
+    again, _ = run(decoder, prompts(8), [Sampling(12)] * 8, 8)
+    fewer, _ = run(decoder, prompts(3), [Sampling(8)] * 3, 8)
+    assert decoder.board is board, "smaller rollouts fit"
+    assert again == first
+    assert [c.token_ids for c in fewer] == [c.token_ids[:8] for c in first[:3]]
+    run(decoder, prompts(9), [Sampling(2)] * 9, 9)
+    assert decoder.board is not board
+
+
+def test_nothing_is_sent_to_the_device_while_no_place_changes(lm, monkeypatch):
+    """Uploads are counted: they may not depend on the number of steps."""
+    sent = []
+    plain = fixed_decoder.upload
+    monkeypatch.setattr(fixed_decoder, "upload", lambda *a: sent.append(a) or plain(*a))
+    counts = []
+    for steps in (5, 30):
+        sent.clear()
+        run(FixedDecoder(lm, CPU), prompts(4), [Sampling(steps)] * 4, 4)
+        counts.append(len(sent))
+    assert counts[0] == counts[1] > 0
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is(lm):
+    class Refusing(Graphs):
+        def _capture(self, step):
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    decoder = FixedDecoder(lm, CPU)
+    decoder.graphs = Refusing()
+    many, sampling = prompts(4), [Sampling(10)] * 4
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs: operation not permitted"):
+        fixed, _ = run(decoder, many, sampling, 4)
+    assert_alike(fixed, run(Waiting(lm), many, sampling, 4)[0])
+    assert decoder.graphs is None
+
+
+def test_the_environment_turns_graphs_off(lm, monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.delenv(fixed_decoder.SWITCH, raising=False)
+    assert type(decoder_for(lm, CPU)) is TorchDecoder
+    assert type(decoder_for(lm, cuda)) is FixedDecoder
+    monkeypatch.setenv(fixed_decoder.SWITCH, "off")
+    assert type(decoder_for(lm, cuda)) is TorchDecoder
+    monkeypatch.setenv(fixed_decoder.SWITCH, "maybe")
+    with pytest.raises(UsageError, match=f"{fixed_decoder.SWITCH}=maybe: set it to off"):
+        decoder_for(lm, cuda)
+
+
+def test_decoding_reads_keys_and_values_without_copies_for_each_head(lm, monkeypatch):
+    """Several heads share keys and values: attention in a decode step gets these as they are."""
+    seen = []
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def attention(query, key, *rest, **options):
+        seen.append((query.shape[2] * query.shape[0], key.shape[1]))
+        return plain(query, key, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    run(FixedDecoder(lm, CPU), prompts(1), [Sampling(6)], 1)
+    shared = lm.config.num_key_value_heads
+    assert shared < lm.config.num_attention_heads
+    assert {heads for _, heads in seen[-lm.config.num_hidden_layers :]} == {shared}
