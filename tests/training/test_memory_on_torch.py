@@ -20,6 +20,7 @@ def cuda(monkeypatch):
     def gpu(free: int):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 80 * 10**9))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "a GPU")
 
     return gpu
 
