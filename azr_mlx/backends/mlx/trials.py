@@ -60,10 +60,10 @@ def path_of(model: Anatomy) -> Path:
     return "alike" if decodes(model, alone, alike) else "single"
 
 
-def runs(model: nn.Module) -> bool:
+def runs(model: Anatomy) -> bool:
     """Whether the model computes anything at all."""
     try:
-        mx.eval(model(PROBE))
+        mx.eval(model.hidden(PROBE))
     except FAILURES:
         return False
     return True
