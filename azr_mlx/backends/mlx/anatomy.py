@@ -45,7 +45,7 @@ class Anatomy:
         self.width, self.vocabulary = int(hidden.shape[-1]), int(logits.shape[-1])
         if hidden.shape[:-1] != PROBE.shape or not _close(self.logits(hidden[0]), logits[0]):
             raise ValueError("the last linear layer that it calls is not its head")
-        self.plain = self._is_plain(hidden[0])
+        self.plain = self._is_plain(hidden[0, -1:], mx.abs(logits[0, -1, 0]).item())
 
     def __call__(self, tokens: mx.array, cache: Any = None) -> mx.array:
         """The model's logits [n, T, V] for ``tokens`` [n, T]."""
@@ -56,9 +56,13 @@ class Anatomy:
 
     def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
         """The hidden states [n, T, D] that the head reads for ``tokens`` [n, T]."""
+        return self.read_by_head(lambda: self(tokens, cache))
+
+    def read_by_head(self, run: Callable[[], mx.array]) -> mx.array:
+        """The hidden states that the head reads when the model runs in ``run``."""
         self._tap.seen = []
         try:
-            self(tokens, cache)
+            run()
             return self._tap.seen[-1]
         finally:
             self._tap.seen = None
@@ -72,10 +76,10 @@ class Anatomy:
         finally:
             self._tap.given = None
 
-    def _is_plain(self, hidden: mx.array) -> bool:
-        """Tried with large logits, since capping hardly changes small ones."""
-        size = mx.abs(_method(self.kind)(self.head, hidden)).max()
-        loud = (hidden * (LOUD / size)).astype(hidden.dtype)
+    def _is_plain(self, hidden: mx.array, size: float) -> bool:
+        """Tried with large logits, since capping hardly changes small ones. ``size`` is that of a
+        logit for ``hidden`` [1, D]."""
+        loud = (hidden * (LOUD / max(size, 1e-3))).astype(hidden.dtype)
         return _close(self.logits(loud), _method(self.kind)(self.head, loud))
 
 

@@ -80,7 +80,7 @@ class MlxBackend(ModelBackend):
             adapter_config = adapters.add_lora(model, lora, seed)
             if mx.default_device() == mx.cpu:
                 cpu.install(model)
-            _remove_failing(model, adapter_config)
+            _remove_failing(anatomy, adapter_config)
             _require_adapters(model, lora)
             self.path = trials.path_of(anatomy)
             if self.path != "shared":
@@ -309,11 +309,11 @@ def _recompute(model: Anatomy) -> None:
         )
 
 
-def _remove_failing(model: nn.Module, adapter_config: dict[str, Any]) -> None:
+def _remove_failing(model: Anatomy, adapter_config: dict[str, Any]) -> None:
     """Take out the adapters that the model cannot compute with."""
     if not trials.runs(model):
-        failing = adapters.failing(model, lambda: trials.runs(model))
-        adapters.remove(model, failing, adapter_config)
+        failing = adapters.failing(model.model, lambda: trials.runs(model))
+        adapters.remove(model.model, failing, adapter_config)
 
 
 def _require_adapters(model: nn.Module, lora: Lora) -> None:
