@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
 from azr_mlx.types import Status
 from tests.sandbox.conftest import LIMITS, ON_LINUX, Judge, crew, folders_in
 from tests.sandbox.hostile import ATTACKS, CONTROLS, Attack
+from tests.sandbox.hostile.attack import SHORT, USUAL
 from tests.sandbox.hostile.targets import PROJECT, Targets
 from tests.sandbox.mac import on_a_mac
 from tests.sandbox.test_hostile import check_verdict, rows
@@ -59,6 +61,12 @@ def _name(attack: Attack) -> str:
     return attack.label.split()[0]
 
 
+def _patient(attack: Attack, style: str) -> Attack:
+    """With time for a verdict: this Mac takes longer than a real one."""
+    ends = Status.TIMEOUT not in attack.allowed(style)
+    return replace(attack, limits=USUAL) if ends and attack.limits == SHORT else attack
+
+
 def _suitable(attack: Attack) -> bool:
     if attack.linux or attack.strong or _name(attack) in _OF_LINUX:
         return False
@@ -79,12 +87,12 @@ def test_attack(
         pytest.skip("limits-only shields a Mac from no job")
     if _name(attack) == "27b" and sandbox.isolation == "strong":
         pytest.skip("to resolve 400 paths of 400 parts takes an interpreter longer than the limit")
-    check_verdict(judge, targets, attack, style)
+    check_verdict(judge, targets, _patient(attack, style), style)
 
 
 @pytest.mark.parametrize(("attack", "style"), rows(tuple(filter(_suitable, CONTROLS))))
 def test_honest_program(judge: Judge, targets: Targets, attack: Attack, style: str) -> None:
-    check_verdict(judge, targets, attack, style)
+    check_verdict(judge, targets, _patient(attack, style), style)
 
 
 # --- starting ---
