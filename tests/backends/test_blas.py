@@ -67,15 +67,15 @@ def test_enabling_is_ten_times_faster_and_gives_the_same_product() -> None:
 def test_the_renamed_copy_is_made_once(tmp_path: Path) -> None:
     if blas._wheel_library() is None:
         pytest.skip("scipy-openblas32 is not installed")
-    first = run(AZR_MLX_BLAS="", XDG_CACHE_HOME=str(tmp_path))
+    first = run(AZR_MLX_BLAS="", AZR_MLX_CACHE=str(tmp_path))
     needs_fast(first)
     if first["info"][0] != "scipy-openblas32":
         pytest.skip(f"the system's {first['info'][0]} comes first here")
-    made = sorted((tmp_path / "azr-mlx").iterdir())
+    made = sorted(tmp_path.iterdir())
     assert [str(path) for path in made] == [first["info"][1]], "one file, no leftovers"
     stamp = made[0].stat().st_mtime_ns
-    run(AZR_MLX_BLAS="", XDG_CACHE_HOME=str(tmp_path))
-    assert sorted((tmp_path / "azr-mlx").iterdir()) == made
+    run(AZR_MLX_BLAS="", AZR_MLX_CACHE=str(tmp_path))
+    assert sorted(tmp_path.iterdir()) == made
     assert made[0].stat().st_mtime_ns == stamp
 
 
@@ -83,7 +83,7 @@ def test_the_renamed_copy_is_made_once(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_a_reason_and_no_crash(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
-    report = run(AZR_MLX_BLAS="", XDG_CACHE_HOME=str(blocker))
+    report = run(AZR_MLX_BLAS="", AZR_MLX_CACHE=str(blocker))
     if report["info"][0] not in ("bundled", "scipy-openblas32"):
         pytest.skip(f"the system's {report['info'][0]} comes first here")
     assert not report["info"][3]

@@ -110,6 +110,7 @@ def test_many_samples_of_a_problem_run_its_reference_once(tmp_path: Path) -> Non
 
     good, bad = str(PLUS_ROW["canonical_solution"]), "    return xs\n"
     with Counting(workers=2) as box:
+        ran.clear()  # of the self-test at the start
         first = grade(box, [(problem, good), (problem, bad), (problem, good)])
         again = grade(box, [(problem, bad)])
     assert [g.status for g in first + again] == [PASS, FAIL, PASS, FAIL]
