@@ -81,7 +81,8 @@ def row_logprob(
     """
     rows, size = logits.shape
     logits = logits.contiguous()
-    scale = torch.as_tensor(inv_temperature, dtype=torch.float32, device=logits.device).reshape(1)
+    scale = torch.empty(1, dtype=torch.float32, device=logits.device)
+    scale.fill_(inv_temperature)  # a number would be copied to the GPU behind all that is queued
     logp = torch.empty(rows, dtype=torch.float32, device=logits.device)
     entropy = torch.empty_like(logp)
     delta = (logits if in_place else torch.empty_like(logits)) if gradient else None
