@@ -55,10 +55,14 @@ def main(given: list[str] | None = None) -> int:
     if options.one:
         gpu_parts.PARTS[options.one](options)
         return 0
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         options.runs = folder
-        rows = list(measured(options))
-    show(rows)
+        try:
+            for row in measured(options):
+                rows.append(row)
+        finally:  # after Ctrl-C, too
+            show(rows)
     return 0 if all(row["status"] in ("ok", "left out") for row in rows) else 1
 
 

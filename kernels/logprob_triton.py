@@ -81,7 +81,10 @@ def row_logprob(
     """
     rows, size = logits.shape
     logits = logits.contiguous()
-    scale = torch.as_tensor(inv_temperature, dtype=torch.float32, device=logits.device).reshape(1)
+    if isinstance(inv_temperature, torch.Tensor):
+        scale = inv_temperature.to(torch.float32).reshape(1)
+    else:  # filled in there: a copy to a GPU would wait for all that is queued
+        scale = torch.full((1,), inv_temperature, dtype=torch.float32, device=logits.device)
     logp = torch.empty(rows, dtype=torch.float32, device=logits.device)
     entropy = torch.empty_like(logp)
     delta = (logits if in_place else torch.empty_like(logits)) if gradient else None

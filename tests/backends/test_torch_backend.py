@@ -17,8 +17,9 @@ from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx import adapters as mlx_adapters  # noqa: E402
-from azr_mlx.backends.torch import TorchBackend, adapters, precision  # noqa: E402
+from azr_mlx.backends.torch import TorchBackend, adapters, ppo, precision, prefix_sharing  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
+from azr_mlx.backends.torch.fixed_decoder import FixedDecoder  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
 from azr_mlx.errors import AzrError, UsageError  # noqa: E402
 from azr_mlx.models.mlx_model import to_float32  # noqa: E402
@@ -333,6 +334,42 @@ def test_a_rollout_in_bfloat16_rounds_the_adapters_and_gives_them_back():
     batch = collate_supervised([(prompt.token_ids, done.token_ids)])
     logp = half.score(batch, "current", 1.0).logp[batch.mask > 0]
     np.testing.assert_allclose(done.logprobs, logp, atol=0.05)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_recomputing_keeps_little_for_the_backward_pass(share):
+    """With and without shared prompts: a layer keeps its input, and not its activations."""
+    kept = []
+    for again in (False, True):
+        backend = pair(micro_batch_tokens=4096, share_prompts=share, grad_checkpoint=again)[1]
+        batch, sizes = grouped_batch(), {}
+
+        def note(array, sizes=sizes):
+            sizes[array.untyped_storage().data_ptr()] = array.untyped_storage().nbytes()
+            return array
+
+        micro = backend._micro_batches(batch, 4096)[0]
+        arrays = ppo.arrays_of(batch, micro, backend.device)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda array: array):
+            held = prefix_sharing.hidden_states(backend.policy.trunk, arrays["stages"])
+        kept.append(sum(sizes.values()))
+        assert held.requires_grad
+    assert kept[1] < 0.25 * kept[0]
+
+
+def test_what_decoding_keeps_is_freed_for_an_update():
+    prompt = Prompt("ab", tuple(TOKENIZER.encode("ab")))
+    for backend, stays in ((in_bfloat16(), True), (pair()[1], False)):
+        decoder = FixedDecoder(backend.policy.lm, torch.device("cpu"))
+        backend.engine.decoder = decoder
+        addresses = []
+        for _ in range(2):
+            backend.generate([prompt], [Sampling(6)], [3])
+            addresses.append([copy.data_ptr() for copy in backend._rounded.copies])
+            assert (decoder.board is not None) == stays, "merged weights are elsewhere each time"
+        assert addresses[0] == addresses[1], "graphs would read other adapters"
+        backend.score(make_batch(), "current", 1.0)
+        assert decoder.board is None
 
 
 def test_tf32_is_for_cuda_only():

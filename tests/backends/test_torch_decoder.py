@@ -243,3 +243,18 @@ def test_decoding_reads_keys_and_values_without_copies_for_each_head(lm, monkeyp
     shared = lm.config.num_key_value_heads
     assert shared < lm.config.num_attention_heads
     assert {heads for _, heads in seen[-lm.config.num_hidden_layers :]} == {shared}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has no CUDA device here")
+@pytest.mark.parametrize("case", CASES)
+def test_cuda_graphs_draw_the_same_tokens(case):
+    count, rows, make, stop = CASES[case]
+    gpu = torch.device("cuda")
+    there = torch_model(tiny_model(scale=2.0)).eval().to(gpu)
+    many, sampling = prompts(count, stop), [make(i) for i in range(count)]
+    plain, _ = run(TorchDecoder(there, gpu), many, sampling, rows)
+    decoder = FixedDecoder(there, gpu)
+    fixed, _ = run(decoder, many, sampling, rows)
+    assert decoder.graphs is not None and any(decoder.graphs.made.values())
+    assert_alike(fixed, plain)
