@@ -75,7 +75,7 @@ def main() -> int:
             with open("/proc/self/statm") as file:
                 setting.address_space = int(file.read().split()[0]) * resource.getpagesize()
         forks = zygote.Zygote(setting)
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         _hello(pool, {"error": wire.told(error)})
         return 1
     try:

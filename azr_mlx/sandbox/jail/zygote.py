@@ -96,9 +96,7 @@ class Zygote:
             finally:
                 LEAVE(72)
         theirs.close()
-        refusal = self._receive(int.from_bytes(self._receive(_SIZE), "little")).decode()
-        if refusal:
-            raise OSError(f"no process could be prepared for jobs: {refusal}")
+        self._is_ready = False
 
     def __enter__(self) -> Zygote:
         return self
@@ -121,12 +119,20 @@ class Zygote:
         socket and of its stdout. If ``examined``, that process runs the tests, and starts another
         one for the code. Raises OSError.
         """
+        if not self._is_ready:
+            self._await_readiness()
         with _ending_with_it():
             socket.send_fds(self.socket, [b"e" if examined else b"j"], [job, out])
         pid = int(_PID.unpack(self._receive(_PID.size))[0])
         if pid < 0:
             raise OSError(-pid, f"fork: {os.strerror(-pid)}")
         return pid
+
+    def _await_readiness(self) -> None:
+        refusal = self._receive(int.from_bytes(self._receive(_SIZE), "little")).decode()
+        if refusal:
+            raise OSError(f"no process could be prepared for jobs: {refusal}")
+        self._is_ready = True
 
     def end(self) -> End:
         """Wait until the job's process ends."""
