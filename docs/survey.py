@@ -50,6 +50,11 @@ The gated delta rule (Qwen3.5, Qwen3-Next, Kimi Linear, OLMo Hybrid) has no grad
 Metal kernel. Updates use mlx-lm's plain operations, one step for each token, and are slow; rollouts
 use the kernel.
 
+This was tried on a CPU. On a Mac, models whose layers are Metal kernels without a gradient (RWKV-7,
+BitNet) are refused. `olmo` is not in the list: mlx-lm's module for it needs the package ai2-olmo.
+PLaMo 3's cache in mlx-lm is one token shorter than its window, so the sampler and the update differ
+slightly once the window is full.
+
 | architecture | trained | layers without adapters | remarks |
 |---|---|---|---|
 """

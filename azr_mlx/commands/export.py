@@ -130,14 +130,14 @@ def _write(
     """Write the fused model. Returns its config.json and the type of its weights."""
     import mlx.core as mx
     from mlx.utils import tree_map, tree_unflatten
-    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
     from mlx_lm.utils import save_config, save_model
 
     model, tokenizer, config = open_model(base.path, adapters, dense=to == "hf")
     if to == "hf":
-        if any(isinstance(m, SwitchLinear | QuantizedSwitchLinear) for m in model.modules()):
+        if _rearranged(model, config):
             raise UsageError(
-                "--to hf: not possible, MLX stacks this model's experts; use --to mlx or peft"
+                f"--to hf: not possible for model type {config.get('model_type')!r}, whose weights "
+                "MLX keeps in another order than transformers; use --to mlx"
             )
         config = {k: v for k, v in config.items() if not k.startswith("quantization")}
     fused = [(n, m.fuse(dequantize=False)) for n, m in model.named_modules() if hasattr(m, "fuse")]
@@ -154,6 +154,15 @@ def _write(
     for extra in base.path.glob("generation_config.json"):
         shutil.copy(extra, work)
     return read_config(work), written
+
+
+def _rearranged(model: Any, config: dict[str, Any]) -> bool:
+    """Whether MLX has other names or shapes for the weights than transformers: it unpacks wrappers,
+    stacks experts, splits matrices by heads, and turns convolutions round."""
+    from mlx.utils import tree_flatten
+
+    leaves: Any = tree_flatten(model.parameters())
+    return "text_config" in config or any(array.ndim > 2 for _, array in leaves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,12 @@ def to_peft(adapters: Path, out: Path) -> Exported:
             f"--adapter-path {adapters}: no LoRA adapters there ({ADAPTER_CONFIG}, "
             f"{ADAPTER_WEIGHTS}: {why}); give a run, for example runs/NAME"
         ) from e
+    stacked = [k for k, a in arrays.items() if a.ndim > 2]
+    if stacked:
+        raise UsageError(
+            f"--adapter-path {adapters}: {stacked[0]}: PEFT has no adapters for stacked experts; "
+            "use --to mlx"
+        )
     odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
     kind = config.fine_tune_type
     if kind != "lora" or odd:

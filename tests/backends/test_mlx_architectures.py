@@ -1,14 +1,20 @@
 """Every architecture of the installed mlx-lm: what training needs, or a refusal in one line."""
 
+import json
+
+import numpy as np
 import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
+from mlx_lm.tuner.lora import LoRASwitchLinear  # noqa: E402
+
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
+from azr_mlx.backends.mlx.adapters import adapter_layers  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.errors import AzrError  # noqa: E402
 from tests import architectures  # noqa: E402
-from tests.survey import HYPER, batch_of, opened, rollout, survey  # noqa: E402
+from tests.survey import HYPER, LORA, batch_of, opened, rollout, survey  # noqa: E402
 from tests.tiny import CharTokenizer  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -68,3 +74,30 @@ def test_a_compiled_update_is_the_same(name):
     stats = [backend.update(batch, HYPER) for backend in (plain, compiled)]
     assert stats[1].loss == pytest.approx(stats[0].loss, rel=1e-4)
     assert stats[1].grad_norm == pytest.approx(stats[0].grad_norm, rel=1e-3)
+
+
+def test_adapters_of_experts_start_within_the_bound_of_their_width():
+    backend = MlxBackend(architectures.tiny("qwen3_moe"), CharTokenizer(), Lora(rank=2))
+    experts = [m for _, m in adapter_layers(backend.policy.lm) if type(m) is LoRASwitchLinear]
+    assert experts
+    for layer in experts:
+        largest = float(mx.abs(layer.lora_a).max()) * layer.lora_a.shape[-1] ** 0.5
+        assert 0.9 < largest <= 1
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "gemma3n", "deepseek_v32"])
+def test_a_saved_model_continues_bit_for_bit(name, tmp_path):
+    """Also where some layers have no adapters, which the saved configuration has to say."""
+    whole, resumed = opened(name), MlxBackend(architectures.tiny(name), CharTokenizer(), LORA)
+    batch = batch_of(rollout(whole))
+    whole.update(batch, HYPER)
+    whole.save(tmp_path)
+    resumed.load(tmp_path)
+    arrays = []
+    for backend in (whole, resumed):
+        stats = backend.update(batch, HYPER)
+        arrays.append((stats, {k: np.array(v) for k, v in backend._adapter_arrays().items()}))
+    assert arrays[0][0] == arrays[1][0] and arrays[0][1].keys() == arrays[1][1].keys()
+    assert all((array == arrays[1][1][key]).all() for key, array in arrays[0][1].items())
+    keys = json.loads((tmp_path / "adapter_config.json").read_text())["lora_parameters"].get("keys")
+    assert (keys is None) == (name == "qwen3_5")

@@ -14,9 +14,10 @@ from azr_mlx.cli import main  # noqa: E402
 from azr_mlx.commands.export import to_model, to_peft  # noqa: E402
 from azr_mlx.config import Config, Lora, to_yaml  # noqa: E402
 from azr_mlx.errors import ModelError, UsageError  # noqa: E402
+from tests import architectures  # noqa: E402
 from tests.backends.test_mlx_ppo import make_backend, make_batch  # noqa: E402
 from tests.backends.test_torch_backend import torch_model  # noqa: E402
-from tests.tiny import tiny_folder, tiny_model  # noqa: E402
+from tests.tiny import tiny_folder, tiny_model, write_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
 
@@ -121,6 +122,37 @@ def test_the_command_prints_what_was_written(learned, tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert (said["dtype"], said["path"]) == ("float16", str(tmp_path / "out"))
     assert main(given) == 2 and "exists; name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "message"),
+    [
+        ("qwen3_moe", "peft", "PEFT has no adapters for stacked experts"),
+        ("qwen3_moe", "hf", "'qwen3_moe', whose weights MLX keeps in another order"),
+        ("lfm2", "hf", "'lfm2', whose weights MLX keeps in another order"),
+        ("gemma4", "hf", "'gemma4', whose weights MLX keeps in another order"),
+        ("lfm2", "mlx", ""),
+        ("gemma4", "mlx", ""),
+    ],
+)
+def test_a_model_that_transformers_could_not_read_is_refused(
+    name, to, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(architectures, "VOCABULARY", 257)
+    monkeypatch.setitem(architectures.SIZES, "vocab_size", 257)
+    monkeypatch.setitem(architectures.SIZES, "vocab_size_per_layer_input", 257)
+    base, run, out = tmp_path / "base", tmp_path / "run", tmp_path / "out"
+    config = {**architectures.configuration(name), "eos_token_id": 0}
+    write_folder(base, architectures.tiny(name), config)
+    run.mkdir()
+    MlxBackend.from_folder(base, Lora(rank=2), base=str(base)).save(run)
+    export = (lambda: to_peft(run, out)) if to == "peft" else lambda: to_model(run, out, to=to)
+    if message:
+        with pytest.raises(UsageError, match=message):
+            export()
+        assert not out.exists()
+    else:
+        assert export().logp_change_max < 1e-3
 
 
 def test_what_cannot_be_fused_is_one_line_and_writes_nothing(learned, tmp_path):
