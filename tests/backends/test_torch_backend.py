@@ -404,6 +404,17 @@ def test_heads_that_share_keys_and_values_need_no_copies_of_them(again, monkeypa
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("changed", [{"num_key_value_heads": 4}, {"attn_logit_softcapping": 30.0}])
+def test_attention_of_other_kinds_is_left_to_transformers(changed):
+    model = torch_model(tiny_model())
+    for name, value in changed.items():
+        setattr(model.config, name, value)
+    assert model.config.num_attention_heads == 4
+    attention.use_grouped(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert attention.heads_together(model.config) == 1
+
+
 def test_tf32_is_for_cuda_only():
     before = torch.get_float32_matmul_precision()
     try:

@@ -20,10 +20,15 @@ NAME = "azr_mlx_grouped"
 
 
 def use_grouped(model: Any) -> None:
-    """Let a model's layers compute their attention here."""
+    """Let a model's layers compute their attention here, if their heads share keys and values and
+    scores are not capped."""
+    config = model.get_decoder().config
+    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if shared == config.num_attention_heads or getattr(config, "attn_logit_softcapping", None):
+        return
     AttentionInterface.register(NAME, grouped)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.config._attn_implementation = NAME
+    config._attn_implementation = NAME
 
 
 def heads_together(config: Any) -> int:
@@ -31,8 +36,7 @@ def heads_together(config: Any) -> int:
     not compute its attention here."""
     if config._attn_implementation != NAME:
         return 1
-    shared: int = config.num_key_value_heads
-    return int(config.num_attention_heads) // shared
+    return int(config.num_attention_heads) // int(config.num_key_value_heads)
 
 
 def repeated(mask: Tensor, config: Any, dtype: torch.dtype) -> Tensor:
@@ -56,7 +60,7 @@ def grouped(
     """Attention of ``query`` [n, H, T, D] on ``key`` and ``value`` [n, G, S, D], with a mask of
     ``repeated``. Returns ([n, T, H, D], None), as transformers expects."""
     rows, heads, tokens, width = query.shape
-    if attention_mask is None or heads == key.shape[1]:
+    if attention_mask is None:
         whole: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **options
         )
