@@ -17,7 +17,7 @@ from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx import adapters as mlx_adapters  # noqa: E402
-from azr_mlx.backends.torch import TorchBackend, adapters, ppo, precision, prefix_sharing  # noqa: E402
+from azr_mlx.backends.torch import TorchBackend, adapters, attention, ppo, precision, prefix_sharing  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
@@ -307,6 +307,7 @@ def in_bfloat16(**options) -> TorchBackend:
 @pytest.mark.parametrize("again", [False, True])
 def test_a_model_in_bfloat16_computes_its_adapters_in_bfloat16(again):
     full, half = pair()[1], in_bfloat16(grad_checkpoint=again)
+    attention.use_grouped(half.policy.lm)
     seen = []
     layer = half.policy.trunk.layers[0].mlp.up_proj.lora_A["default"]
     layer.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].dtype, out.dtype)))
@@ -322,6 +323,7 @@ def test_a_model_in_bfloat16_computes_its_adapters_in_bfloat16(again):
 
 def test_a_rollout_in_bfloat16_rounds_the_adapters_and_gives_them_back():
     half = in_bfloat16()
+    attention.use_grouped(half.policy.lm)
     before, seen = weights_of(half), []
     layer = half.policy.trunk.layers[0].mlp.up_proj.lora_A["default"]
     layer.register_forward_hook(lambda module, *unused: seen.append(module.weight.dtype))
@@ -370,6 +372,47 @@ def test_what_decoding_keeps_is_freed_for_an_update():
         assert addresses[0] == addresses[1], "graphs would read other adapters"
         backend.score(make_batch(), "current", 1.0)
         assert decoder.board is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_heads_that_share_keys_and_values_need_no_copies_of_them(again, monkeypatch):
+    """Attention as on CUDA: the numbers are the same, and keys come as they are."""
+    plain, other = (pair(micro_batch_tokens=4096, grad_checkpoint=again)[1] for _ in range(2))
+    attention.use_grouped(other.policy.lm)
+    config, seen = other.policy.lm.config, []
+    own = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(query, key, *rest, **options):
+        seen.append((options["attn_mask"] is not None, key.shape[1]))
+        return own(query, key, *rest, **options)
+
+    batch = grouped_batch()
+    for backend in (plain, other):
+        if backend is other:
+            monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+        backend._accumulate(batch, FULL)
+    assert config.num_key_value_heads < config.num_attention_heads
+    assert {heads for masked, heads in seen if masked} == {config.num_key_value_heads}
+    for name, parameter in plain.parameters.items():
+        np.testing.assert_allclose(
+            other.parameters[name].grad, parameter.grad, rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    prompts = [Prompt(t, tuple(TOKENIZER.encode(t)), prefix=5) for t in ("abcabc", "abcabd", "x")]
+    ours, theirs = (b.generate(prompts, [Sampling(9)] * 3, [1, 2, 3]) for b in (plain, other))
+    assert [c.token_ids for c in ours] == [c.token_ids for c in theirs]
+    scores = [b.score(make_batch(), "current", 1.0).logp for b in (plain, other)]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("changed", [{"num_key_value_heads": 4}, {"attn_logit_softcapping": 30.0}])
+def test_attention_of_other_kinds_is_left_to_transformers(changed):
+    model = torch_model(tiny_model())
+    for name, value in changed.items():
+        setattr(model.config, name, value)
+    assert model.config.num_attention_heads == 4
+    attention.use_grouped(model)
+    assert model.config._attn_implementation == "sdpa"
+    assert attention.heads_together(model.config) == 1
 
 
 def test_tf32_is_for_cuda_only():

@@ -17,7 +17,7 @@ from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.model_backend import ModelBackend
 from azr_mlx.backends.rollout import RolloutEngine
-from azr_mlx.backends.torch import adapters, ppo, precision, prefix_sharing
+from azr_mlx.backends.torch import adapters, attention, ppo, precision, prefix_sharing
 from azr_mlx.backends.torch import model as models
 from azr_mlx.backends.torch.fixed_decoder import decoder_for
 from azr_mlx.config import Lora, Quantization
@@ -52,6 +52,8 @@ class TorchBackend(ModelBackend):
         tokenizer's ``eos_token_ids``)."""
         lora, self.device = lora or Lora(), model.device
         precision.allow_tf32(self.device)
+        if self.device.type == "cuda":
+            attention.use_grouped(model)
         self.peft, adapter_config = adapters.add_lora(model, lora, seed)
         policy = ppo.PolicyModel(model)
         if grad_checkpoint:

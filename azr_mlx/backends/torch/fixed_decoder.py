@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -188,33 +188,47 @@ class _Window:
         return found[0], found[1]
 
 
+class Captured(NamedTuple):
+    """A CUDA graph, and the arrays that it writes each time."""
+
+    graph: Any
+    outputs: Outputs
+
+    def replay(self) -> Outputs:
+        self.graph.replay()
+        return self.outputs
+
+
 class Graphs:
     """CUDA graphs of the steps of one board."""
 
     def __init__(self) -> None:
-        self.made: dict[Any, tuple[Any, Outputs] | None] = {}
+        self.made: dict[Any, Captured | None] = {}
         self.pool: Any = None
 
     def clear(self) -> None:
         self.made, self.pool = {}, None
 
-    def run(self, kind: Any, step: Callable[[], Outputs]) -> Outputs:
-        """The outputs of ``step``, which does the same whenever ``kind`` is the same. They are
-        overwritten by the next step."""
+    def of(self, kind: Any, step: Callable[[], Outputs]) -> Captured | None:
+        """The graph of ``step``, which does the same whenever ``kind`` is the same. The first time
+        there is none: ``step`` has to run as it is.
+
+        Raises:
+            RuntimeError: it cannot be captured. Nothing has been computed.
+        """
         if kind not in self.made:
             self.made[kind] = None
-            return step()
+            return None
         found = self.made[kind] or self._capture(step)
         self.made[kind] = found
-        found[0].replay()
-        return found[1]
+        return found
 
-    def _capture(self, step: Callable[[], Outputs]) -> tuple[Any, Outputs]:
+    def _capture(self, step: Callable[[], Outputs]) -> Captured:
         graph: Any = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             outputs = step()
         self.pool = graph.pool()
-        return graph, outputs
+        return Captured(graph, outputs)
 
 
 class FixedDecoder(TorchDecoder):
@@ -254,14 +268,19 @@ class FixedDecoder(TorchDecoder):
         return on_its_way(drawn), on_its_way(logprobs)
 
     def _run(self, kind: Any, step: Callable[[], Outputs]) -> Outputs:
-        if self.graphs is not None:
-            try:
-                return self.graphs.run(kind, step)
-            except RuntimeError as e:  # nothing has been computed: a capture only records
-                self.graphs = None
-                why = str(e).splitlines()[0]
-                warnings.warn(f"decoding without CUDA graphs: {why}", RuntimeWarning, stacklevel=2)
-        return step()
+        graph = self._graph(kind, step)
+        return step() if graph is None else graph.replay()
+
+    def _graph(self, kind: Any, step: Callable[[], Outputs]) -> Captured | None:
+        if self.graphs is None:
+            return None
+        try:
+            return self.graphs.of(kind, step)
+        except RuntimeError as e:
+            self.graphs = None
+            why = str(e).splitlines()[0]
+            warnings.warn(f"decoding without CUDA graphs: {why}", RuntimeWarning, stacklevel=2)
+            return None
 
     def _draw(self, board: Board, count: int, width: int, nucleus: bool) -> Outputs:
         """The next token of the first ``count`` rows, and its log-probability. The board is then

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from azr_mlx.backends.kv_places import Past
 from azr_mlx.backends.microbatch import Stage
+from azr_mlx.backends.torch.attention import repeated
 from azr_mlx.backends.torch.transfer import upload
 
 Tensor = torch.Tensor
@@ -116,7 +117,9 @@ def read(
     ``parent`` [n]. Of the ``last`` one only the hidden states are returned."""
     span = Span(stage, before and before.span)
     cache = Extended(span, before, last)
-    hidden = run(trunk, cache, stage["tokens"], span.mask(), span.positions)
+    dtype = trunk.get_input_embeddings().weight.dtype
+    mask = repeated(span.mask(), trunk.config, dtype)
+    hidden = run(trunk, cache, stage["tokens"], mask, span.positions)
     return Reading(span, [cache.layers[i] for i in range(len(cache.layers))], hidden)
 
 
