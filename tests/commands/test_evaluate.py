@@ -224,7 +224,7 @@ def test_a_bar_on_a_terminal(here, tmp_path):
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(here, cli: Cli, words, message):
     done = cli(*command(here, *words)[3:])
     assert done.returncode == 2 and done.stdout == ""
-    (line,) = [line for line in done.stderr.splitlines() if "warning" not in line]
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
     assert message in line
     assert not (here / "evals").exists()
 
