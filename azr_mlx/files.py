@@ -95,7 +95,8 @@ def lines_of(file: Any, errors: str = "strict") -> Iterator[str]:
         try:
             yield from iter(lines.readline, "")
         finally:
-            lines.detach()  # the file is the caller's to close
+            if not file.closed:
+                lines.detach()  # the file is the caller's to close
     except UnicodeDecodeError as error:
         raise Unreadable(_not_text(error)) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

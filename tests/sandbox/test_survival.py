@@ -321,8 +321,9 @@ def _check_right_or_one_line(done: subprocess.CompletedProcess[str]) -> bool:
 
 
 def _check_one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The error line. Stderr holds nothing else but the line about the level."""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("sandbox: ")]
+    """The error line. Stderr holds nothing else but what is said about the level."""
+    level = ("sandbox: ", "warning: sandbox.isolation: ")
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(level)]
     assert done.returncode in (1, 2), (done.returncode, done.stderr[-600:])
     assert len(lines) == 1 and lines[0].startswith("error: "), f"one clear line: {lines[-6:]}"
     return lines[0]
