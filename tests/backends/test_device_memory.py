@@ -6,7 +6,10 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
+from azr_mlx.backends.mlx import MlxBackend, device_memory  # noqa: E402
 from azr_mlx.backends.mlx.device_memory import bound  # noqa: E402
+from azr_mlx.commands.train import backend_for  # noqa: E402
+from azr_mlx.config import load  # noqa: E402
 
 pytestmark = pytest.mark.backend
 
@@ -39,6 +42,23 @@ def test_nothing_is_wired_but_on_metal(asked, monkeypatch: pytest.MonkeyPatch) -
     assert asked == {}
     bound(40 * GB)
     assert asked == {"memory": 40 * GB, "cache": 5 * GB}
+
+
+def test_a_run_gives_its_limit_to_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reached(Exception):
+        """The model need not be loaded."""
+
+    found: list[int] = []
+    monkeypatch.setattr(device_memory, "bound", found.append)
+
+    def stop(*args: object, **options: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(MlxBackend, "from_folder", stop)
+    for given, meant in (("0", 0), ("7.5", int(7.5 * GB))):
+        with pytest.raises(Reached):
+            backend_for(load("quickstart", [f"memory_limit_gb={given}", "backend=mlx"]))
+        assert found.pop() == meant
 
 
 def test_a_cpu_is_left_alone(asked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,15 @@ def test_an_entropy_floor_is_planned_as_the_bonus_that_it_may_become():
     assert floor == bonus > plain
 
 
+def test_the_share_of_metal_is_what_macs_report():
+    """In GB of 10^9 bytes: 10.9 to 12.7 of 16 GiB, 21.3 GiB of 32, and three quarters of more."""
+    share = {size: limit.metal_share(size * 2**30) / 1e9 for size in (16, 32, 36, 64)}
+    assert 10.9 < share[16] < 12.7
+    assert share[32] == pytest.approx(2 / 3 * 32 * 2**30 / 1e9, abs=0.01)
+    assert share[36] == pytest.approx(27 * 2**30 / 1e9, abs=0.01)
+    assert share[64] == pytest.approx(48 * 2**30 / 1e9, abs=0.01)
+
+
 def test_a_gpu_is_planned_with_packed_weights():
     stored = planner(quantized=(4, 64))
     on_gpu = replace(stored, device="gpu")
