@@ -33,8 +33,6 @@ from azr_mlx.training.batch import (
 from azr_mlx.training.controllers import AdaptiveKL, EntropyFloor
 from azr_mlx.types import Batch, Experience, Scores, UpdateStats
 
-NO_ADVANTAGE = 1e-6  # the size of a rounding error in a group whose rewards are equal
-
 
 def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
     """The factor of the learning rates in ``step`` (1 to ``last``): it rises linearly during the
@@ -54,7 +52,7 @@ def _moved(batch: Batch, hyper: Hyper) -> np.ndarray:
     that a row's share does not depend on which others are left out."""
     if batch.values is not None or hyper.entropy_coef or hyper.kl_coef or batch.advantages is None:
         return np.arange(len(batch))
-    return np.flatnonzero((np.abs(batch.advantages) * batch.mask).max(axis=1) > NO_ADVANTAGE)
+    return np.flatnonzero((batch.advantages * batch.mask).any(axis=1))
 
 
 class Learner:

@@ -99,11 +99,11 @@ def test_no_row_is_left_out_if_the_loss_acts_on_all(changes):
     assert [len(batch) for batch, _, _ in backend.updates] == [8]
 
 
-def test_without_any_advantage_there_is_no_update_but_a_lesson_is_learned():
-    # In groups of three 0.1 minus the mean is a rounding error, which grpo divides by almost 0.
+@pytest.mark.parametrize("how", ["rloo", "grpo", "dr_grpo"])
+def test_without_any_advantage_there_is_no_update_but_a_lesson_is_learned(how):
     flat = [experience(reward=0.1, group=i // 3) for i in range(9)]
     backend = FakeBackend(lambda p, n: "")
-    config = replace(CONFIG, ppo=Ppo(advantage="grpo"))
+    config = replace(CONFIG, ppo=Ppo(advantage=how))
     row = Learner(config, backend).learn(Round(0, 1), flat)
     assert row["ppo/updates"] == 0 and not backend.updates
     solutions = SolutionBuffer()
