@@ -54,9 +54,9 @@ def peak_gb(reset: bool = False) -> float:
         if reset:
             torch.cuda.reset_peak_memory_stats()
         return peak / 1e9
-    import resource
+    from azr_mlx.backends.process_memory import peak_bytes
 
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+    return peak_bytes() / 1e9
 
 
 # -- the model -------------------------------------------------------------------------------------

@@ -6,9 +6,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import resource
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 
 from azr_mlx import run_folder
+from azr_mlx.backends.process_memory import peak_bytes
 from azr_mlx.cli import main
 from azr_mlx.config import Config, Lora, Quantization, Rollout, Solver, load
 from azr_mlx.errors import AzrError
@@ -87,10 +86,9 @@ ADAPTER_CONFIG = {
 @pytest.fixture(autouse=True)
 def in_little_memory() -> Iterator[None]:
     """Fails a test after which the process has grown by more than ``MOST_BYTES``."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     yield
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit < MOST_BYTES
+    assert peak_bytes() - before < MOST_BYTES
 
 
 def in_every_way(

@@ -25,8 +25,9 @@ pytestmark = pytest.mark.backend
 FILES = 200
 # Converts each file, and prints what it costs; a crash of the process shows as its exit code.
 CONVERT_ALL = """
-import resource, shutil, sys, time
+import shutil, sys, time
 from pathlib import Path
+from azr_mlx.backends.process_memory import peak_bytes
 from azr_mlx.config import Quantization
 from azr_mlx.errors import AzrError
 from azr_mlx.models.gguf import import_gguf
@@ -45,7 +46,7 @@ for path in sorted(folder.glob("*.gguf")):
     if left:
         print("left", left)
 print("seconds", seconds)
-print("megabytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print("megabytes", peak_bytes() >> 20)
 """
 
 

@@ -3,8 +3,6 @@ have the same format as those of ``azr_mlx.backends.mlx.MlxBackend``."""
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.model_backend import ModelBackend
+from azr_mlx.backends.process_memory import peak_bytes
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.backends.torch import adapters, attention, ppo, precision, prefix_sharing
 from azr_mlx.backends.torch import model as models
@@ -261,8 +260,7 @@ class TorchBackend(ModelBackend):
         if self.device.type == "mps":
             now = torch.mps.current_allocated_memory()
             return MemoryUse(now, torch.mps.driver_allocated_memory())
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        peak = peak_bytes()
         return MemoryUse(active=peak, peak=peak)
 
     def reset_peak_memory(self) -> None:
