@@ -12,7 +12,7 @@ first token of the completion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,11 @@ class Stage:
     tokens: NDArray[np.int32]
     lengths: NDArray[np.int32]
     parent: NDArray[np.int32]
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no padding in it."""
+        return bool((self.lengths == self.tokens.shape[1]).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +149,15 @@ def _cost(rows: Sequence[TrainedRow], share: bool, multiple: int) -> int:
         return len(rows) * _up(max(len(r.context) + len(r.tail) for r in rows), multiple)
     contexts = {r.context for r in rows}
     prefix = _prefix(contexts)
-    suffix = max(map(len, contexts)) - prefix
+    width = _up(max(map(len, contexts)) - prefix, _prompt_multiple(contexts, multiple))
     tails = len(rows) * _up(max(len(r.tail) for r in rows), multiple)
-    return prefix + len(contexts) * _up(suffix, multiple) + tails
+    return prefix + len(contexts) * width + tails
+
+
+def _prompt_multiple(contexts: Collection[Tokens], multiple: int) -> int:
+    """Prompts of one length are not padded, since attention from the rows to them then needs no
+    array as its mask. On Metal such an array takes gigabytes."""
+    return multiple if len(set(map(len, contexts))) > 1 else 1
 
 
 def _prefix(contexts: set[Tokens]) -> int:
@@ -175,7 +186,8 @@ def _micro(batch: Batch, rows: Sequence[TrainedRow], share: bool, multiple: int)
         before = [0] * len(rows)
         number = {context: i for i, context in enumerate(contexts)}
         stages = [right_padded([contexts[0][:prefix]], [0], 1)] if prefix else []
-        stages.append(right_padded([c[prefix:] for c in contexts], [0] * len(contexts), multiple))
+        own = [c[prefix:] for c in contexts]
+        stages.append(right_padded(own, [0] * len(own), _prompt_multiple(contexts, multiple)))
         stages.append(
             right_padded([r.tail for r in rows], [number[r.context] for r in rows], multiple)
         )

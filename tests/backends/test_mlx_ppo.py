@@ -1,6 +1,7 @@
 """The MLX loss, statistics and gradients against float64 numpy, through LoRA on a tiny 4-bit
 model."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,8 +12,9 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 from mlx.utils import tree_flatten  # noqa: E402
 
 from azr_mlx.backends.base import Hyper  # noqa: E402
-from azr_mlx.backends.microbatch import split  # noqa: E402
+from azr_mlx.backends.microbatch import Stage, split  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
+from azr_mlx.backends.mlx.prefix_sharing import Span  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.errors import AzrError  # noqa: E402
 from azr_mlx.training.batch import collate_supervised, token_weights  # noqa: E402
@@ -300,11 +302,11 @@ def test_gradient_checkpointing_changes_no_gradient():
         assert_close(expected, grads, 1e-6)
 
 
-def grouped_batch() -> Batch:
-    """Nine rows: two prompts that begin alike, four rows each, and a third of its own."""
+def grouped_batch(ends: Sequence[Sequence[int]] = ((3, 4), (5, 6, 7))) -> Batch:
+    """Nine rows: four rows each for prompts that begin alike, and one that does not if two do."""
     draw = np.random.default_rng(4)
     start = draw.integers(1, VOCABULARY, 20).tolist()
-    prompts = [[*start, 3, 4], [*start, 5, 6, 7], draw.integers(1, VOCABULARY, 9).tolist()]
+    prompts = [*([*start, *end] for end in ends), draw.integers(1, VOCABULARY, 9).tolist()]
     rows = [(prompts[i // 4], draw.integers(1, VOCABULARY, 2 + i).tolist()) for i in range(9)]
     batch = collate_supervised(rows, pad_multiple=1)
     fields = ("sampler_logp", "old_logp", "ref_logp", "values", "advantages", "returns")
@@ -331,6 +333,45 @@ def test_prompts_that_are_read_once_give_the_gradients_of_prompts_read_for_each_
     plain = accumulated(backend, batch, replace(FULL, micro_batch_tokens=4096))
     assert whole[0] == pytest.approx(plain[0], abs=1e-6)
     assert_close(plain[2], whole[2], 2e-6)
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        (((3, 4), (5, 6), (7, 8)), ["causal", "causal", "causal"]),  # prompts of one length
+        (((3, 4), (5, 6, 7), (8,)), ["causal", "causal", "array"]),  # rows continue padded prompts
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"grad_checkpoint": True}, {"compile": True}])
+def test_what_continues_no_padding_has_no_array_as_its_mask(monkeypatch, ends, expected, options):
+    """On Metal an array takes gigabytes. Without padding "causal" gives what the array gives."""
+    backend = make_backend(**options)
+    batch = centred(grouped_batch(ends), backend, FULL)
+    hyper = replace(FULL, micro_batch_tokens=4096)
+    masks = []
+    plain = Span.mask
+
+    def noted(self, return_array):
+        mask = plain(self, return_array)
+        masks.append(mask if isinstance(mask, str) else "array")
+        return mask
+
+    monkeypatch.setattr(Span, "mask", noted)
+    shared = accumulated(backend, batch, hyper)
+    assert masks[:3] == expected
+    masks.clear()
+    monkeypatch.setattr(Stage, "full", False)
+    arrays = accumulated(make_backend(**options), batch, hyper)
+    assert masks[:3] == ["causal", "array", "array"]
+    assert shared[0] == pytest.approx(arrays[0], abs=1e-6)
+    assert_close(arrays[2], shared[2], 2e-6)
+
+
+def test_a_group_of_one_prompt_is_not_padded():
+    prompt = list(range(1, 12))
+    batch = collate_supervised([(prompt, [1, 2, 3]), (prompt, [4, 5])], pad_multiple=1)
+    (micro,) = split(batch, 4096)
+    assert micro.stages[0].tokens.shape == (1, len(prompt) - 1) and micro.stages[0].full
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():

@@ -21,11 +21,13 @@ class Span:
     """Where the tokens of one stage, and those before it, are. The same for all layers.
 
     Rows are padded on the right, so there are gaps between stages. ``valid`` [n, S] marks the slots
-    of keys and values that hold a token; ``end`` [n] counts them.
+    of keys and values that hold a token; ``end`` [n] counts them. ``full`` says that there are no
+    gaps up to and including this stage.
     """
 
-    def __init__(self, stage: dict[str, mx.array], before: Span | None):
+    def __init__(self, stage: dict[str, Any], before: Span | None):
         self.before = before
+        self.full = bool(stage["full"]) and (before is None or before.full)
         self.rows, self.width = stage["tokens"].shape
         lengths = stage["lengths"]
         own = mx.arange(self.width)[None] < lengths[:, None]
@@ -45,8 +47,9 @@ class Span:
         return array[self.parent]
 
     def mask(self, return_array: bool) -> Any:
-        """[n, 1, T, S + T]: all tokens before this stage, and its own tokens causally."""
-        if self.before is None and not return_array:
+        """[n, 1, T, S + T]: all tokens before this stage, and its own tokens causally. Without gaps
+        before it, "causal" says the same, since MLX aligns it to the last key."""
+        if not return_array and (self.before is None or self.before.full):
             return "causal"
         own = mx.tril(mx.ones((self.width, self.width), mx.bool_))
         if self.before is None:
@@ -93,24 +96,26 @@ class Reading(NamedTuple):
         return self._replace(output=None)
 
 
-def on_device(stage: Stage) -> dict[str, mx.array]:
-    """A stage's arrays on the device, as ``read`` takes them."""
-    return {name: mx.array(getattr(stage, name)) for name in ("tokens", "lengths", "parent")}
+def on_device(stage: Stage) -> dict[str, Any]:
+    """A stage as ``read`` takes it: its arrays on the device, and whether it is ``full``, which
+    belongs to the shapes that a compiled update is made for."""
+    arrays = {name: mx.array(getattr(stage, name)) for name in ("tokens", "lengths", "parent")}
+    return {**arrays, "full": int(stage.full)}
 
 
 def read(
-    forward: Forward, depth: int, stage: dict[str, mx.array], before: Reading | None = None
+    forward: Forward, depth: int, stage: dict[str, Any], before: Reading | None = None
 ) -> Reading:
     """Read a stage that continues ``before`` with a model of ``depth`` caches. The stage has
-    ``tokens`` [n, T], ``lengths`` [n] and, unless it is the first, ``parent`` [n]. Nothing is
-    computed before it is needed, so for keys and values alone the last layer's output is not
-    computed."""
+    ``tokens`` [n, T], ``lengths`` [n], ``full`` and, unless it is the first, ``parent`` [n].
+    Nothing is computed before it is needed, so for keys and values alone the last layer's output is
+    not computed."""
     span = Span(stage, before and before.span)
     layers = [Extended(span, before and before.layers[i]) for i in range(depth)]
     return Reading(span, layers, forward(stage["tokens"], cache=layers))
 
 
-def hidden_states(model: Anatomy, stages: Sequence[dict[str, mx.array]]) -> mx.array:
+def hidden_states(model: Anatomy, stages: Sequence[dict[str, Any]]) -> mx.array:
     """The final hidden states of the last stage, [b, C, D]."""
     if len(stages) == 1:
         return model.hidden(stages[0]["tokens"])

@@ -20,7 +20,7 @@ from azr_mlx.backends.microbatch import Tokens, right_padded
 from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.own_caches import CacheDecoder
-from azr_mlx.backends.mlx.prefix_sharing import hidden_states
+from azr_mlx.backends.mlx.prefix_sharing import hidden_states, on_device
 
 # What code raises that was written for another use than this one.
 FAILURES = (
@@ -96,17 +96,20 @@ def shares_prompts(model: Anatomy) -> bool:
 
     Models with recurrent layers, sliding windows or special caches do not.
     """
-    tokens = mx.array([[3, 1, 2, 4, 1], [3, 1, 2, 2, 5]])
+    first, second = mx.array([[3, 1, 2, 4, 1, 3]]), mx.array([[3, 1, 2, 2, 5, 5]])
     stages = [
-        {"tokens": tokens[:1, :3], "lengths": mx.array([3]), "parent": mx.array([0])},
-        {"tokens": tokens[:, 3:], "lengths": mx.array([2, 2]), "parent": mx.array([0, 0])},
+        right_padded([(3, 1, 2)], [0]),
+        right_padded([(4,), (2, 5)], [0, 0]),  # what follows these needs a mask, they do not
+        right_padded([(1, 3), (5,)], [0, 1]),
     ]
     try:
         caches = make_prompt_cache(model.model)
         if any(type(cache) is not KVCache for cache in caches):
             return False
-        parts, whole = hidden_states(model, stages), model.hidden(tokens)[:, 3:]
-        return same(parts[0], whole[0]) and same(parts[1], whole[1])
+        parts = hidden_states(model, [on_device(stage) for stage in stages])
+        return same(parts[0], model.hidden(first)[0, 4:]) and same(
+            parts[1, :1], model.hidden(second)[0, 5:]
+        )
     except FAILURES:
         return False
 

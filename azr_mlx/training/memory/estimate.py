@@ -495,7 +495,7 @@ def separate(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedS
 
 def sharing(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedStage, ...]:
     """Rows that share one prompt. If only one row would fit, the same as ``separate``."""
-    first, own = up(prompt - 1, ROW_MULTIPLE), up(answer, ROW_MULTIPLE)
+    first, own = prompt - 1, up(answer, ROW_MULTIPLE)
     count = min(rows, (budget - first) // own)
     if count < 2 or prompt < 2:
         return separate(budget, rows, prompt, answer)
