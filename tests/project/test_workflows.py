@@ -79,11 +79,13 @@ def test_every_job_has_a_limit_of_time_and_a_named_system(name: str) -> None:
 
 
 @each
-def test_pip_is_cached_where_there_is_a_checkout(name: str) -> None:
+def test_tests_cache_pip_and_releases_take_nothing_from_a_cache(name: str) -> None:
     for body in jobs(name).values():
         used = {step.get("uses", "").partition("@")[0]: step for step in body["steps"]}
-        if "actions/checkout" in used:
-            given = used["actions/setup-python"]["with"]
+        given = used.get("actions/setup-python", {}).get("with", {})
+        if name == "release.yml":
+            assert "cache" not in given, "a poisoned entry would be published"
+        elif "actions/checkout" in used:
             assert given["cache"] == "pip" and (ROOT / given["cache-dependency-path"]).is_file()
 
 
