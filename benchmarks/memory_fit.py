@@ -32,46 +32,49 @@ def _layer(**changed: float) -> dict[str, float]:
 
 def _start() -> Table:
     """Coefficients to begin with: every row and feature that is fitted."""
-    start: Table = {}
     kept = {"hidden": 4, "query": 1.5, "key": 1, "mlp": 5, "scores": 1.1, "rank": 4, "joined": 1.8}
-    for kind in ("separate", "sharing"):
-        shared = kind == "sharing"
-        past = {"past_before": 0.5, "past": 0.5} if shared else {}
-        start |= {
-            f"score {kind} a": _layer(**past),
-            f"score {kind} b": _layer(hidden=5, query=6, mlp=0.3, scores=2, joined=3, **past),
-            f"score {kind} c": _layer(hidden=8, query=1, key=1, mlp=5, scores=0.3, **past),
-            f"score {kind} head": {
-                **{"logits": 4, "targets": 1, "states": 3, "query": 0.5, "mlp": 1},
-                **{"scores": 0.3, "joined": 0.5, "rank": 1},
-            },
-        }
-        held = {f"kept_{k}": v for k, v in kept.items() if shared or k != "joined"}
-        end = {"targets": 1.0}
-        start |= {
-            f"update {kind} a": {**held, **_layer(hidden=8, query=2, mlp=4.5, rank=10), **end},
-            f"update {kind} b": {**held, **_layer(hidden=4, query=8, mlp=1, scores=2), **end},
-            f"update {kind} head": {**held, "logits": 4.9, "entropy_logits": 6.7, "targets": 3},
-        }
-        held = {"kept_hidden": 1.0} | ({"kept_key": 4.0} if shared else {})
-        last = {"logits": 4.9, "entropy_logits": 6.7, "targets": 2, "hidden": 2, "mlp": 1}
-        start |= {
-            f"recompute {kind} a": {**held, **_layer(hidden=9, query=8, scores=3, joined=8), **end},
-            f"recompute {kind} b": {**held, **_layer(hidden=12, mlp=16, rank=30), **end},
-            f"recompute {kind} head": {**held, **last, "scores": 0.3, "joined": 0.5},
-        }
-    return start | {
-        "score sharing both": _layer(hidden=5, query=2, mlp=4, scores=0.5, past=0.5),
-        "recompute sharing both": {
+    held = {f"kept_{name}": value for name, value in kept.items()}
+    alone = {name: value for name, value in held.items() if name != "kept_joined"}
+    past, end = {"past_before": 0.5, "past": 0.5}, {"targets": 1.0}
+    answers = {
+        **{"logits": 4, "targets": 1, "states": 3, "query": 0.5, "mlp": 1},
+        **{"scores": 0.3, "joined": 0.5, "rank": 1},
+    }
+    logits = {"logits": 4.9, "entropy_logits": 6.7}
+    again = {"kept_hidden": 1.0}
+    last = {**logits, "targets": 2, "hidden": 2, "mlp": 1, "scores": 0.3, "joined": 0.5}
+    attention = {"hidden": 5, "query": 6, "mlp": 0.3, "scores": 2, "joined": 3}
+    return {
+        "score separate attention": _layer(**attention),
+        "score separate mlp": _layer(hidden=8, query=1, key=1, mlp=5, scores=0.3),
+        "score separate head": answers,
+        "score sharing attention": _layer(**attention, **past),
+        "score sharing head": answers,
+        "update separate attention": {
+            **alone,
+            **_layer(hidden=8, query=2, mlp=4.5, rank=10),
+            **end,
+        },
+        "update separate mlp": {**alone, **_layer(hidden=4, query=8, mlp=1, scores=2), **end},
+        "update separate head": {**alone, **logits, "targets": 3},
+        "update sharing mlp": {**held, **_layer(hidden=4, query=8, mlp=1, scores=2), **end},
+        "update sharing head": {**held, **logits, "targets": 3},
+        "recompute separate attention": {
+            **again,
+            **_layer(hidden=9, query=8, scores=3, joined=8),
+            **end,
+        },
+        "recompute separate head": {**again, **last},
+        "recompute sharing layers": {
             **{"kept_hidden": 1, "kept_key": 4, "targets": 1},
             **_layer(hidden=8, mlp=12, scores=1.5, rank=20),
         },
-        "read a": {"cache": 1, "reading": 1, **_layer()},
-        "read b": {"cache": 1, "reading": 1, **_layer(hidden=8, query=1, mlp=4.5, scores=1.5)},
+        "recompute sharing head": {**again, "kept_key": 4.0, **last},
+        "read": {"cache": 1, "reading": 1, **_layer(hidden=8, query=1, mlp=4.5, scores=1.5)},
         "place": {"cache": 1, "reading": 1, "cache_layer": 2},
         "decode": {
             **{"cache": 1, "reading": 1, "hidden": 4, "query": 4, "mlp": 3, "scores": 2},
-            **{"joined": 2, "joined_heads": 1, "step_logits": 1.2},
+            **{"joined": 2, "step_logits": 1.2},
         },
     }
 

@@ -255,7 +255,6 @@ PARTS = {
     **{name: "layer at work" for name in ("hidden", "query", "key", "mlp", "rank")},
     "scores": "attention at work",
     "joined": "attention at work",
-    "joined_heads": "attention at work",
 }
 
 
@@ -312,6 +311,12 @@ def kind_of(stages: tuple[PlannedStage, ...]) -> str:
     return "separate" if len(stages) == 1 else "sharing"
 
 
+def in_a_layer(name: str, features: Counts) -> list[Situation]:
+    """The situations within a layer that ``COEFFICIENTS`` has for a phase."""
+    points = (f"{name} attention", f"{name} mlp")
+    return [Situation(point, features) for point in points if point in COEFFICIENTS]
+
+
 def score_situations(
     s: Shape, rank: int, stages: tuple[PlannedStage, ...], head: Counts
 ) -> list[Situation]:
@@ -323,10 +328,7 @@ def score_situations(
             "past_before": past(s, stages[:number]),
             "past": past(s, stages[:-1]),
         }
-        found += [Situation(f"score {kind} {which}", layer) for which in ("a", "b", "c")]
-    if len(stages) > 1 and s.layers > 1:
-        both = together(s, rank, stages) | {"past": past(s, stages[:-1])}
-        found.append(Situation(f"score {kind} both", both))
+        found += in_a_layer(f"score {kind}", layer)
     tokens = sum(one.rows * one.tokens for one in stages)
     counts = {
         "logits": head_logits(s, head, HEAD_AHEAD["score"]),
@@ -352,10 +354,9 @@ def update_situations(
     for number, stage in enumerate(stages):
         if not again and s.layers == 1 and number < len(stages) - 1:
             continue
-        layer = kept | stage_features(s, rank, stage)
-        found += [Situation(f"{name} {which}", layer) for which in ("a", "b")]
+        found += in_a_layer(name, kept | stage_features(s, rank, stage))
     if again and len(stages) > 1:
-        found.append(Situation(f"{name} both", kept | together(s, rank, stages)))
+        found.append(Situation(f"{name} layers", kept | together(s, rank, stages)))
     if head["entropy"]:
         logits = {"entropy_logits": head_logits(s, head, HEAD_AHEAD["entropy"])}
     else:
@@ -385,7 +386,7 @@ def reading_situations(
             )
         layer["reading"] = 2 * s.layers * s.key * (count * read + kept)
         taken = {"cache": cache["cache"]} if there else {}
-        found += [Situation(f"read {which}", {**taken, **layer}) for which in ("a", "b")]
+        found.append(Situation("read", {**taken, **layer}))
         found.append(Situation("place", {**cache, "reading": layer["reading"]}))
     return found
 
@@ -394,7 +395,7 @@ def decoding_situation(
     s: Shape, rank: int, places: int, buffer: int, kept: int, cache: Counts
 ) -> Situation:
     step = stage_features(s, rank, PlannedStage(places, 1, buffer))
-    step |= {"step_logits": places * s.vocabulary, "joined_heads": places * buffer * s.query}
+    step["step_logits"] = places * s.vocabulary
     step["reading"] = 2 * s.layers * s.key * kept
     return Situation("decode", {**step, "cache": cache["cache"]})
 
