@@ -14,13 +14,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from azr_mlx.backends.microbatch import Tokens, right_padded
 from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.own_caches import CacheDecoder
-from azr_mlx.backends.mlx.prefix_sharing import hidden_states
+from azr_mlx.backends.mlx.prefix_sharing import hidden_states, on_device
 
 # What code raises that was written for another use than this one.
 FAILURES = (
@@ -49,12 +49,14 @@ def path_of(model: Anatomy) -> Path:
     first = _sequence(model, 0)
     uneven = [first, _sequence(model, 3)[5:], _sequence(model, 7)[2:]]
     alike = [first, *(first[:-STEPS] + row[-STEPS:] for row in uneven[1:])]
-    if shares_prompts(model) and decodes(model, MlxDecoder(model.model), uneven):
+    if shared(model, uneven):
         return "shared"
     alone, together = (CacheDecoder(model.model, merged) for merged in (False, True))
     model.needs_cache = not decodes(model, alone, [first])
     if model.needs_cache and not decodes(model, alone, [first]):
         raise ValueError("it does not give the same logits token by token as for a whole text")
+    if model.needs_cache and shared(model, uneven):
+        return "shared"
     if decodes(model, together, uneven):
         return "batched"
     return "alike" if decodes(model, alone, alike) else "single"
@@ -91,24 +93,36 @@ def same_gradients(model: Anatomy, expected: dict[str, mx.array]) -> bool:
     return bool(gap <= ROUNDED**2 * size)
 
 
-def shares_prompts(model: Anatomy) -> bool:
-    """Whether the model gives the same result in stages as in one pass.
+def shared(model: Anatomy, rows: Sequence[Tokens]) -> bool:
+    """Whether the model gives the same result for these rows in stages, and decoded together in
+    ``kv_places.Places``, as in one pass. Models with recurrent layers or special caches do not."""
+    caches = make_prompt_cache(model.model)
+    if any(type(cache) not in (KVCache, RotatingKVCache) for cache in caches):
+        return False
+    return shares_prompts(model, rows) and decodes(model, MlxDecoder(model.model), rows)
 
-    Models with recurrent layers, sliding windows or special caches do not.
-    """
-    tokens = mx.array([[3, 1, 2, 4, 1], [3, 1, 2, 2, 5]])
+
+def shares_prompts(model: Anatomy, rows: Sequence[Tokens]) -> bool:
+    """Whether the rows get the same hidden states when their beginnings are read in a stage of
+    their own, and the first one's by two rows."""
+    cuts = [len(row) - STEPS - number for number, row in enumerate(rows)]
+    contexts = [row[:cut] for row, cut in zip(rows, cuts, strict=True)]
+    tails = [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
+    each = range(len(rows))
     stages = [
-        {"tokens": tokens[:1, :3], "lengths": mx.array([3]), "parent": mx.array([0])},
-        {"tokens": tokens[:, 3:], "lengths": mx.array([2, 2]), "parent": mx.array([0, 0])},
+        right_padded(contexts, [0 for _ in each]),
+        right_padded([*tails, tails[-1]], [*each, 0]),
     ]
+    joined = [*zip(contexts, tails, strict=True), (contexts[0], tails[-1])]
     try:
-        caches = make_prompt_cache(model.model)
-        if any(type(cache) is not KVCache for cache in caches):
-            return False
-        parts, whole = hidden_states(model, stages), model.hidden(tokens)[:, 3:]
-        return same(parts[0], whole[0]) and same(parts[1], whole[1])
+        parts = hidden_states(model, [on_device(stage) for stage in stages])
+        for part, (context, tail) in zip(parts, joined, strict=True):
+            whole = model.hidden(mx.array([context + tail]))[0, len(context) :]
+            if not same(part[: len(tail)], whole):
+                return False
     except FAILURES:
         return False
+    return True
 
 
 def decodes(model: Anatomy, decoder: MlxDecoder, rows: Sequence[Tokens]) -> bool:
