@@ -47,8 +47,8 @@ lists its own in `run.json`. "No recomputing" means that `ppo.grad_checkpoint=tr
 since the layers depend on each other.
 
 The gated delta rule (Qwen3.5, Qwen3-Next, Kimi Linear, OLMo Hybrid) has no gradient in mlx-lm's
-Metal kernel. Updates use mlx-lm's plain operations, one step for each token, and are slow; rollouts
-use the kernel.
+Metal kernel, and mlx-lm's plain operations take one step for each token. Updates, and prompts on a
+CPU, compute it in chunks of 64 tokens, with the same results; rollouts on a Mac use the kernel.
 
 This was tried on a CPU. On a Mac, models whose layers are Metal kernels without a gradient (RWKV-7,
 BitNet) are refused. `olmo` is not in the list: mlx-lm's module for it needs the package ai2-olmo.

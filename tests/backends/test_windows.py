@@ -78,7 +78,7 @@ def test_a_stage_sees_the_window_of_each_row_across_gaps(window):
     span = None
     for own, parent in zip(lengths, parents, strict=True):
         stage = {"tokens": mx.zeros((len(own), max(own) + 1), mx.int32)}
-        stage |= {"lengths": mx.array(own), "parent": mx.array(parent)}
+        stage |= {"lengths": mx.array(own), "parent": mx.array(parent), "full": 0}
         span = Span(stage, span)
     mask = np.array(Extended(span, None, window).make_mask(6))
     slots = [5, 4, 6]  # the width of each stage
@@ -93,7 +93,7 @@ def test_a_stage_sees_the_window_of_each_row_across_gaps(window):
 
 
 def test_a_layer_without_a_window_is_masked_as_before():
-    stage = {"tokens": mx.zeros((2, 4), mx.int32), "lengths": mx.array([4, 2])}
+    stage = {"tokens": mx.zeros((2, 4), mx.int32), "lengths": mx.array([4, 2]), "full": 0}
     layer = Extended(Span(stage, None), None)
     assert layer.make_mask(4) == "causal"
     assert layer.make_mask(4, window_size=4) == "causal", "nothing is out of sight"

@@ -103,22 +103,22 @@ def shared(model: Anatomy, rows: Sequence[Tokens]) -> bool:
 
 
 def shares_prompts(model: Anatomy, rows: Sequence[Tokens]) -> bool:
-    """Whether the rows get the same hidden states when their beginnings are read in a stage of
-    their own, and the first one's by two rows."""
-    cuts = [len(row) - STEPS - number for number, row in enumerate(rows)]
-    contexts = [row[:cut] for row, cut in zip(rows, cuts, strict=True)]
-    tails = [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
-    each = range(len(rows))
+    """Whether texts made of these rows get the same hidden states in stages as in one pass. They
+    have a beginning in common, and two of them a prompt."""
+    beginning = rows[0][: -2 * STEPS]
+    contexts = [row[:length] for length, row in enumerate(rows, start=1)]
+    tails = [row[-STEPS - number :] for number, row in enumerate([*rows, rows[0]])]
+    parents = [*range(len(rows)), 0]
     stages = [
-        right_padded(contexts, [0 for _ in each]),
-        right_padded([*tails, tails[-1]], [*each, 0]),
+        right_padded([beginning], [0]),
+        right_padded(contexts, [0] * len(rows)),
+        right_padded(tails, parents),
     ]
-    joined = [*zip(contexts, tails, strict=True), (contexts[0], tails[-1])]
     try:
         parts = hidden_states(model, [on_device(stage) for stage in stages])
-        for part, (context, tail) in zip(parts, joined, strict=True):
-            whole = model.hidden(mx.array([context + tail]))[0, len(context) :]
-            if not same(part[: len(tail)], whole):
+        for part, parent, tail in zip(parts, parents, tails, strict=True):
+            whole = model.hidden(mx.array([beginning + contexts[parent] + tail]))[0]
+            if not same(part[: len(tail)], whole[-len(tail) :]):
                 return False
     except FAILURES:
         return False
