@@ -37,7 +37,7 @@ takes the fastest way that gives the results of its own forward pass.
 - **yes**: prompts are read once for all completions, in updates too, and all completions are
   decoded together.
 - **without shared prompts**: all completions are decoded together with the model's own caches
-  (sliding windows, recurrent states). In an update each completion is read with its prompt.
+  (recurrent states). In an update each completion is read with its prompt.
 - **one prompt at a time**: mlx-lm cannot merge this model's caches for texts of different lengths,
   so the completions of one prompt are decoded after those of the other.
 
@@ -47,13 +47,13 @@ lists its own in `run.json`. "No recomputing" means that `ppo.grad_checkpoint=tr
 since the layers depend on each other.
 
 The gated delta rule (Qwen3.5, Qwen3-Next, Kimi Linear, OLMo Hybrid) has no gradient in mlx-lm's
-Metal kernel. Updates use mlx-lm's plain operations, one step for each token, and are slow; rollouts
-use the kernel.
+Metal kernel, and mlx-lm's plain operations take one step for each token. Updates, and prompts on a
+CPU, compute it in chunks of 64 tokens, with the same results; rollouts on a Mac use the kernel.
 
 This was tried on a CPU. On a Mac, models whose layers are Metal kernels without a gradient (RWKV-7,
 BitNet) are refused. `olmo` is not in the list: mlx-lm's module for it needs the package ai2-olmo.
-PLaMo 3's cache in mlx-lm is one token shorter than its window, so the sampler and the update differ
-slightly once the window is full.
+PLaMo 3's cache in mlx-lm is one token shorter than its window, so its own cache is used, and the
+sampler and the update differ slightly once the window is full.
 
 | architecture | trained | layers without adapters | remarks |
 |---|---|---|---|

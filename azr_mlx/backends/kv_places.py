@@ -3,7 +3,8 @@
 All rows write at the same position, ``end``, so a shorter row begins later: the tokens of row b lie
 from ``start[b]`` to ``end``. A new row is put before ``end`` in a free place, and no other row has
 to move. Positions before the start of every unfinished row are not read. When the buffer is full,
-the part that is still read moves to its front.
+the part that is still read moves to its front. Since all rows end at the same position, a layer
+with a sliding window reads the same last positions of every row.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from azr_mlx.backends.limits import SLACK
+
+Window = int | None  # how many tokens a layer sees, the last one included; None: all of them
 
 
 class Past(NamedTuple):
@@ -51,19 +54,27 @@ class ArrayLibrary(Protocol):
 
 class Places:
     """Places for B rows. ``caches`` are given to the model, one per layer; ``start`` [B] is the
-    position at which the row in each place begins.
+    position at which the row in each place begins. Each layer's entry of ``windows`` is how many
+    tokens it sees; None: all.
 
     A free place reads only what it has written itself.
     """
 
-    def __init__(self, arrays: ArrayLibrary, depth: int, places: int, longest: int, refilled: bool):
+    def __init__(
+        self,
+        arrays: ArrayLibrary,
+        windows: Sequence[Window],
+        places: int,
+        longest: int,
+        refilled: bool,
+    ):
         """``longest`` is the most tokens that any row will hold; ``refilled`` says whether there
         are more rows than places, so that places are used again."""
         self.arrays = arrays
         self.size, self.end = longest + SLACK * refilled, 0
         self.start = np.zeros(places, np.int64)
         self.free = np.ones(places, bool)
-        self.caches = [Layer(self) for _ in range(depth)]
+        self.caches = [Layer(self, window) for window in windows]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -95,7 +106,7 @@ class Places:
             cache.keys, cache.values = cache.keys[index], cache.values[index]
 
     def open_step(self) -> None:
-        """Compute positions and mask for the next token. Call this before the model."""
+        """Compute the positions of the next token. Call this before the model."""
         self.start[self.free] = self.end
         if self.end >= self.size:
             self._move(self.end - int(self.start.min()))
@@ -103,15 +114,23 @@ class Places:
         self._describe()
 
     def _describe(self) -> None:
-        """Positions and mask of the next token, on the device."""
+        """Positions of the next token, on the device. Masks are made when they are asked for."""
         self.offset = self.arrays.of((self.end - self.start).astype(np.int32))
-        starts = self.start - self.low
-        width = self.end + 1 - self.low
-        self.mask = (
-            self.arrays.of(np.arange(width) >= starts[:, None])[:, None, None]
-            if starts.any()
-            else None
-        )
+        self.masks: dict[tuple[int, int], Any] = {}
+
+    def first(self, window: Window) -> int:
+        """The first position that the next tokens of a layer with this window may read."""
+        return self.low if window is None else max(self.low, self.end + 1 - window)
+
+    def mask(self, window: Window = None, seen: Window = None) -> Any:
+        """[B, 1, 1, S]: which of the positions from ``first(window)`` each row's next token sees,
+        at most ``seen``. None if it sees all of them."""
+        key = first, low = self.first(window), self.first(seen)
+        if key not in self.masks:
+            starts = np.maximum(self.start, low) - first
+            visible = np.arange(self.end + 1 - first) >= starts[:, None]
+            self.masks[key] = self.arrays.of(visible)[:, None, None] if (starts > 0).any() else None
+        return self.masks[key]
 
     def close_step(self) -> None:
         self.end += 1
@@ -130,10 +149,11 @@ class Places:
 class Layer:
     """mlx-lm's cache protocol over one layer's places."""
 
-    def __init__(self, places: Places):
+    def __init__(self, places: Places, window: Window = None):
         # With a reference cycle Python would free the buffers late: those of the next rollout
         # would be in memory together with these.
         self.places: Any = weakref.proxy(places)
+        self.window = window
         self.keys: Any = None
         self.values: Any = None
 
@@ -142,13 +162,20 @@ class Layer:
         return self.places.offset
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
-        return self.places.mask
+        if self.window is not None and (window_size or 0) > self.window:
+            raise NotImplementedError("the model's cache is shorter than its window")
+        return self.places.mask(self.window, window_size or self.window)
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
-        low, end = self.places.low, self.places.end
+        end = self.places.end
         self.keys[:, :, end : end + 1] = keys
         self.values[:, :, end : end + 1] = values
-        return self.keys[:, :, low : end + 1], self.values[:, :, low : end + 1]
+        return self.keys_and_values()
+
+    def keys_and_values(self) -> tuple[Any, Any]:
+        """Those that the next token may read, its own included."""
+        low, end = self.places.first(self.window), self.places.end + 1
+        return self.keys[:, :, low:end], self.values[:, :, low:end]
 
     def put(self, runs: Sequence[tuple[int, int, int, int]], past: Past) -> None:
         if self.keys is None:

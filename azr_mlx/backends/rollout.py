@@ -18,7 +18,7 @@ import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.detokenize import text_after
-from azr_mlx.backends.kv_places import ArrayLibrary, Places
+from azr_mlx.backends.kv_places import ArrayLibrary, Places, Window
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
 from azr_mlx.backends.sampler import Stream
@@ -58,9 +58,9 @@ class RowPlaces(Protocol):
 class Decoder(ABC):
     """The model, as the engine uses it. With ``lookahead``, the engine queues a step before it has
     read the tokens of the last one. If rows must be ``alike``, only rows with equal prompts are
-    decoded together."""
+    decoded together. ``windows`` has, for each layer, how many tokens it sees."""
 
-    depth: int
+    windows: Sequence[Window]
     lookahead: bool
     alike: bool = False
 
@@ -95,7 +95,7 @@ class Decoder(ABC):
     def places(self, count: int, longest: int, refilled: bool) -> Any:
         """Free ``RowPlaces`` for ``count`` rows of at most ``longest`` tokens. If ``refilled``,
         they are used again."""
-        return Places(self.arrays, self.depth, count, longest, refilled)
+        return Places(self.arrays, self.windows, count, longest, refilled)
 
     def fewer(self, taken: int, count: int) -> int:
         """How many of ``count`` places to go on with when ``taken`` are taken and no row waits."""

@@ -29,10 +29,10 @@ KINDS = {
     "qwen3_vl": "shared",  # inside of a wrapper
     "gemma2": "alike",  # capped logits; a mask that cannot have a row for each prompt
     "llama4": "alike",  # chunks
-    "gemma3_text": "batched",  # sliding windows
-    "gemma3n": "batched",  # layers that need a cache to find each other's keys
-    "gemma4": "batched",  # shared keys, capped logits, in a wrapper
-    "gpt_oss": "batched",  # sinks
+    "gemma3_text": "shared",  # sliding windows
+    "gemma3n": "shared",  # layers that need a cache to find each other's keys
+    "gemma4": "shared",  # shared keys, capped logits, in a wrapper
+    "gpt_oss": "shared",  # sinks
     "qwen3_5": "batched",  # gated delta rule
     "lfm2": "batched",  # convolutions
     "falcon_h1": "batched",  # attention and mamba2 in one layer

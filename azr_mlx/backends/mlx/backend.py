@@ -22,7 +22,7 @@ from mlx_lm.utils import load as load_mlx
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
-from azr_mlx.backends.mlx import adapters, cpu, ppo, recompute, trials
+from azr_mlx.backends.mlx import adapters, cpu, gated_delta, ppo, recompute, trials
 from azr_mlx.backends.mlx.anatomy import Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.logprobs import chunk_rows
@@ -76,6 +76,7 @@ class MlxBackend(ModelBackend):
         """
         lora = lora or Lora()
         with _refusing(model):
+            gated_delta.install(model)
             anatomy = Anatomy(model)
             adapter_config = adapters.add_lora(model, lora, seed)
             if mx.default_device() == mx.cpu:

@@ -8,11 +8,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models.cache import make_prompt_cache
 
 from azr_mlx.backends.microbatch import Stage
 from azr_mlx.backends.mlx import kernels
-from azr_mlx.backends.mlx.prefix_sharing import on_device, read
+from azr_mlx.backends.mlx.prefix_sharing import on_device, read, windows_of
 from azr_mlx.backends.rollout import Decoder
 from azr_mlx.backends.sampler import Floats, Stream, draw_on_host, settings
 
@@ -37,11 +36,11 @@ class MlxDecoder(Decoder):
     arrays = MlxArrays()
 
     def __init__(self, model: nn.Module, lookahead: bool | None = None):
-        self.model, self.depth = model, len(make_prompt_cache(model))
+        self.model, self.windows = model, windows_of(model)
         self.lookahead = mx.default_device() != mx.cpu if lookahead is None else lookahead
 
     def read(self, stage: Stage, before: Any) -> Any:
-        reading = read(self.model, self.depth, on_device(stage), before)
+        reading = read(self.model, self.windows, on_device(stage), before)
         mx.eval([(layer.keys, layer.values) for layer in reading.layers])
         return reading.kept()
 

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from azr_mlx.backends.kv_places import Past
+from azr_mlx.backends.kv_places import Past, Window
 from azr_mlx.backends.microbatch import Stage
 from azr_mlx.backends.mlx.anatomy import Anatomy, Forward
 
@@ -22,7 +23,8 @@ class Span:
 
     Rows are padded on the right, so there are gaps between stages. ``valid`` [n, S] marks the slots
     of keys and values that hold a token; ``end`` [n] counts them. ``full`` says that there are no
-    gaps up to and including this stage.
+    gaps up to and including this stage. ``positions`` [n, S] says which token of its row each slot
+    holds.
     """
 
     def __init__(self, stage: dict[str, Any], before: Span | None):
@@ -31,14 +33,18 @@ class Span:
         self.rows, self.width = stage["tokens"].shape
         lengths = stage["lengths"]
         own = mx.arange(self.width)[None] < lengths[:, None]
+        steps = mx.arange(self.width)[None]
         if before is None:
             self.offset: Any = 0
-            self.valid, self.end = own, lengths
+            self.valid, self.end, self.positions = own, lengths, steps
             return
         self.parent = stage["parent"]
         self.past, self.offset = self.spread(before.valid), self.spread(before.end)
         self.valid = mx.concatenate([self.past, own], axis=1)
         self.end = self.offset + lengths
+        self.positions = mx.concatenate(
+            [self.spread(before.positions), self.offset[:, None] + steps], axis=1
+        )
 
     def spread(self, array: mx.array) -> mx.array:
         """The rows of an array of the stage before, one for each row of this stage."""
@@ -46,9 +52,13 @@ class Span:
             return mx.broadcast_to(array, (self.rows, *array.shape[1:]))
         return array[self.parent]
 
-    def mask(self, return_array: bool) -> Any:
-        """[n, 1, T, S + T]: all tokens before this stage, and its own tokens causally. Without gaps
-        before it, "causal" says the same, since MLX aligns it to the last key."""
+    def mask(self, return_array: bool, window: Window) -> Any:
+        """[n, 1, T, S + T]: all tokens before this stage, and its own tokens causally, of each the
+        last ``window``. Without gaps before it, "causal" says the same, since MLX aligns it to the
+        last key."""
+        if window is not None and int(self.positions.shape[1]) > window:
+            far = self.positions[:, -self.width :, None] - self.positions[:, None] >= window
+            return self.mask(True, None) & ~far[:, None]
         if not return_array and (self.before is None or self.before.full):
             return "causal"
         own = mx.tril(mx.ones((self.width, self.width), mx.bool_))
@@ -61,10 +71,11 @@ class Span:
 
 class Extended:
     """A layer's keys and values in one stage, after those of the stage before. The model uses it as
-    its cache."""
+    its cache. With a ``window`` it sees only so many tokens."""
 
-    def __init__(self, span: Span, before: Extended | Past | None):
+    def __init__(self, span: Span, before: Extended | Past | None, window: Window = None):
         self.span, self.before, self.offset = span, before, span.offset
+        self.window = window
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         if self.before is not None:
@@ -74,10 +85,12 @@ class Extended:
         self.keys, self.values = keys, values
         return keys, values
 
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """For layers that read those of another layer."""
+        return self.keys, self.values
+
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
-        if window_size is not None:
-            raise NotImplementedError("sliding windows do not work across stages")
-        return self.span.mask(return_array)
+        return self.span.mask(return_array, window_size or self.window)
 
 
 class Reading(NamedTuple):
@@ -96,6 +109,11 @@ class Reading(NamedTuple):
         return self._replace(output=None)
 
 
+def windows_of(model: nn.Module) -> list[Window]:
+    """How many tokens each layer sees, according to the caches that the model makes."""
+    return [getattr(cache, "max_size", None) for cache in make_prompt_cache(model)]
+
+
 def on_device(stage: Stage) -> dict[str, Any]:
     """A stage as ``read`` takes it: its arrays on the device, and whether it is ``full``, which
     belongs to the shapes that a compiled update is made for."""
@@ -104,14 +122,20 @@ def on_device(stage: Stage) -> dict[str, Any]:
 
 
 def read(
-    forward: Forward, depth: int, stage: dict[str, Any], before: Reading | None = None
+    forward: Forward,
+    windows: Sequence[Window],
+    stage: dict[str, Any],
+    before: Reading | None = None,
 ) -> Reading:
-    """Read a stage that continues ``before`` with a model of ``depth`` caches. The stage has
-    ``tokens`` [n, T], ``lengths`` [n], ``full`` and, unless it is the first, ``parent`` [n].
+    """Read a stage that continues ``before`` with a model whose layers have these ``windows``. The
+    stage has ``tokens`` [n, T], ``lengths`` [n], ``full`` and, unless it is the first, ``parent``
+    [n].
     Nothing is computed before it is needed, so for keys and values alone the last layer's output is
     not computed."""
     span = Span(stage, before and before.span)
-    layers = [Extended(span, before and before.layers[i]) for i in range(depth)]
+    layers = [
+        Extended(span, before and before.layers[i], window) for i, window in enumerate(windows)
+    ]
     return Reading(span, layers, forward(stage["tokens"], cache=layers))
 
 
@@ -119,7 +143,7 @@ def hidden_states(model: Anatomy, stages: Sequence[dict[str, Any]]) -> mx.array:
     """The final hidden states of the last stage, [b, C, D]."""
     if len(stages) == 1:
         return model.hidden(stages[0]["tokens"])
-    reading, depth = None, len(make_prompt_cache(model.model))
+    reading, windows = None, windows_of(model.model)
     for stage in stages:
-        reading = read(model.hidden, depth, stage, reading)
+        reading = read(model.hidden, windows, stage, reading)
     return reading.output

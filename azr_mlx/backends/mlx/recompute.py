@@ -42,7 +42,7 @@ def _recomputed(kind: type) -> type:
             self.update(parameters)
             given, named, past = unpack(arrays)
             replayed = [
-                Extended(cache.span, None if before is None else Past(*before))
+                Extended(cache.span, None if before is None else Past(*before), cache.window)
                 for cache, before in zip(caches, past, strict=True)
             ]
             given, named = tree_map(_replacing(caches, replayed), (given, named))
@@ -69,14 +69,18 @@ class _Slot:
 def _packed(
     tree: Any, chosen: Callable[[Any], bool]
 ) -> tuple[list[mx.array], Callable[[Sequence[mx.array]], Any]]:
-    """(the chosen leaves of a tree, a function that makes the tree from others in their place)."""
+    """(the chosen leaves of a tree, a function that makes the tree from others in their place). A
+    leaf that occurs twice is one array: of two equal outputs MLX would use one's gradient only."""
     arrays: list[mx.array] = []
+    slots: dict[int, _Slot] = {}
 
     def take(leaf: Any) -> Any:
         if not chosen(leaf):
             return leaf
-        arrays.append(leaf)
-        return _Slot(len(arrays) - 1)
+        if id(leaf) not in slots:
+            slots[id(leaf)] = _Slot(len(arrays))
+            arrays.append(leaf)
+        return slots[id(leaf)]
 
     template = tree_map(take, tree)
 

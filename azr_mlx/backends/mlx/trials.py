@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from azr_mlx.backends.microbatch import Tokens, right_padded
 from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
@@ -49,12 +49,14 @@ def path_of(model: Anatomy) -> Path:
     first = _sequence(model, 0)
     uneven = [first, _sequence(model, 3)[5:], _sequence(model, 7)[2:]]
     alike = [first, *(first[:-STEPS] + row[-STEPS:] for row in uneven[1:])]
-    if shares_prompts(model) and decodes(model, MlxDecoder(model.model), uneven):
+    if shared(model, uneven):
         return "shared"
     alone, together = (CacheDecoder(model.model, merged) for merged in (False, True))
     model.needs_cache = not decodes(model, alone, [first])
     if model.needs_cache and not decodes(model, alone, [first]):
         raise ValueError("it does not give the same logits token by token as for a whole text")
+    if model.needs_cache and shared(model, uneven):
+        return "shared"
     if decodes(model, together, uneven):
         return "batched"
     return "alike" if decodes(model, alone, alike) else "single"
@@ -91,27 +93,36 @@ def same_gradients(model: Anatomy, expected: dict[str, mx.array]) -> bool:
     return bool(gap <= ROUNDED**2 * size)
 
 
-def shares_prompts(model: Anatomy) -> bool:
-    """Whether the model gives the same result in stages as in one pass.
+def shared(model: Anatomy, rows: Sequence[Tokens]) -> bool:
+    """Whether the model gives the same result for these rows in stages, and decoded together in
+    ``kv_places.Places``, as in one pass. Models with recurrent layers or special caches do not."""
+    caches = make_prompt_cache(model.model)
+    if any(type(cache) not in (KVCache, RotatingKVCache) for cache in caches):
+        return False
+    return shares_prompts(model, rows) and decodes(model, MlxDecoder(model.model), rows)
 
-    Models with recurrent layers, sliding windows or special caches do not.
-    """
-    first, second = mx.array([[3, 1, 2, 4, 1, 3]]), mx.array([[3, 1, 2, 2, 5, 5]])
+
+def shares_prompts(model: Anatomy, rows: Sequence[Tokens]) -> bool:
+    """Whether texts made of these rows get the same hidden states in stages as in one pass. They
+    have a beginning in common, and two of them a prompt."""
+    beginning = rows[0][: -2 * STEPS]
+    contexts = [row[:length] for length, row in enumerate(rows, start=1)]
+    tails = [row[-STEPS - number :] for number, row in enumerate([*rows, rows[0]])]
+    parents = [*range(len(rows)), 0]
     stages = [
-        right_padded([(3, 1, 2)], [0]),
-        right_padded([(4,), (2, 5)], [0, 0]),  # what follows these needs a mask, they do not
-        right_padded([(1, 3), (5,)], [0, 1]),
+        right_padded([beginning], [0]),
+        right_padded(contexts, [0] * len(rows)),
+        right_padded(tails, parents),
     ]
     try:
-        caches = make_prompt_cache(model.model)
-        if any(type(cache) is not KVCache for cache in caches):
-            return False
         parts = hidden_states(model, [on_device(stage) for stage in stages])
-        return same(parts[0], model.hidden(first)[0, 4:]) and same(
-            parts[1, :1], model.hidden(second)[0, 5:]
-        )
+        for part, parent, tail in zip(parts, parents, tails, strict=True):
+            whole = model.hidden(mx.array([beginning + contexts[parent] + tail]))[0]
+            if not same(part[: len(tail)], whole[-len(tail) :]):
+                return False
     except FAILURES:
         return False
+    return True
 
 
 def decodes(model: Anatomy, decoder: MlxDecoder, rows: Sequence[Tokens]) -> bool:

@@ -43,7 +43,7 @@ class TorchDecoder(Decoder):
     def __init__(self, lm: Any, device: torch.device, lookahead: bool | None = None):
         self.lm, self.trunk = lm, lm.get_decoder()
         self.device_arrays = TorchArrays(device)
-        self.depth = lm.config.num_hidden_layers
+        self.windows = [None] * lm.config.num_hidden_layers
         self.lookahead = device.type == "cuda" if lookahead is None else lookahead
 
     @property
@@ -54,7 +54,7 @@ class TorchDecoder(Decoder):
         return read(self.trunk, on_device(stage, self.arrays.device), before).kept()
 
     def step(self, tokens: Any, places: Any, streams: Sequence[Stream]) -> tuple[Any, Any]:
-        mask = places.mask
+        mask = places.mask()
         if mask is None:
             width = places.end + 1 - places.low
             mask = tokens.new_ones((len(places), 1, 1, width), dtype=torch.bool)

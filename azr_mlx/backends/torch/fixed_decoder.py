@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from azr_mlx import rng
-from azr_mlx.backends.kv_places import Layer, Past, Places, Reading
+from azr_mlx.backends.kv_places import Layer, Past, Places, Reading, Window
 from azr_mlx.backends.limits import SLACK
 from azr_mlx.backends.rollout import IDLE
 from azr_mlx.backends.sampler import Stream, settings
@@ -109,11 +109,11 @@ class FixedPlaces(Places):
     """``Places`` in the arrays of a board, where they are also moved. ``moved`` says that rows
     begin or end elsewhere than the board says."""
 
-    def __init__(self, arrays: Any, depth: int, count: int, board: Board):
-        super().__init__(arrays, depth, count, board.size, refilled=False)
+    def __init__(self, arrays: Any, windows: Sequence[Window], count: int, board: Board):
+        super().__init__(arrays, windows, count, board.size, refilled=False)
         self.board, self.moved = board, True
         self.streams = [IDLE] * count  # those that the board knows
-        self.caches = [FixedLayer(self, number) for number in range(depth)]
+        self.caches = [FixedLayer(self, number) for number in range(len(windows))]
 
     def put(
         self, places: Sequence[int], sources: Sequence[tuple[int, int]], reading: Reading
@@ -246,7 +246,7 @@ class FixedDecoder(TorchDecoder):
         if board is None or count > board.rows or size > board.size:
             self.forget()
             board = self.board = Board(count, size, self.arrays.device)
-        return FixedPlaces(self.arrays, self.depth, count, board)
+        return FixedPlaces(self.arrays, self.windows, count, board)
 
     def fewer(self, taken: int, count: int) -> int:
         """A power of two, so that few kinds of steps occur."""
