@@ -1,7 +1,9 @@
-"""Writes docs/models.md: what works with each architecture of the installed mlx-lm.
+"""Writes docs/models.md: what works with each architecture of the installed mlx-lm, and with some of
+transformers.
 
-python docs/survey.py             # takes a quarter of an hour; tests/survey.py says what is tried
-python docs/survey.py phi3 olmo2  # prints these architectures only
+python docs/survey.py                   # takes a quarter of an hour; tests/survey.py and
+                                        # tests/torch_survey.py say what is tried
+python docs/survey.py phi3 torch:llama  # prints these architectures only
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 METAL_ONLY = "No Metal back-end"
+TORCH = "torch:"
 ROWS = {
     "shared": "yes",
     "batched": "yes, without shared prompts",
@@ -58,22 +61,44 @@ sampler and the update differ slightly once the window is full.
 | architecture | trained | layers without adapters | remarks |
 |---|---|---|---|
 """
+TORCH_INTRODUCTION = """
+## On torch
+
+With transformers {version} the same was tried on a CPU, but for loading and fusing by other
+programs: {works} of {all} architectures can be trained. Models with windows, chunks or recurrent
+layers use their own caches, so the completions of one prompt are decoded after those of the other.
+On CUDA this has not been run. Other architectures are tried when they are loaded, too.
+
+| architecture | trained | layers without adapters | remarks |
+|---|---|---|---|
+"""
 
 
 def main(chosen: list[str]) -> None:
-    from tests.architectures import names
-
-    found = {name: tried(name) for name in chosen or names()}
-    rows = [f"| {name} | {' | '.join(cells(one))} |" for name, one in found.items()]
     if chosen:
-        sys.stdout.write("\n".join(rows) + "\n")
+        sys.stdout.write(rows({name: tried(name) for name in chosen}))
         return
-    works = sum("error" not in one for one in found.values())
+    from tests.architectures import names
+    from tests.torch_survey import SPECIAL
+
     date = subprocess.run(["date", "+%Y-%m-%d"], capture_output=True, text=True, check=True).stdout
-    head = INTRODUCTION.format(
-        version=version("mlx-lm"), date=date.strip(), works=works, all=len(found)
-    )
-    (DOCS / "models.md").write_text(head + "\n".join(rows) + "\n", "utf-8")
+    mlx = {name: tried(name) for name in names()}
+    torch = {name: tried(TORCH + name) for name in SPECIAL}
+    page = [
+        INTRODUCTION.format(version=version("mlx-lm"), date=date.strip(), **counts(mlx)),
+        rows(mlx),
+        TORCH_INTRODUCTION.format(version=version("transformers"), **counts(torch)),
+        rows(torch),
+    ]
+    (DOCS / "models.md").write_text("".join(page), "utf-8")
+
+
+def counts(found: dict[str, dict[str, object]]) -> dict[str, int]:
+    return {"works": sum("error" not in one for one in found.values()), "all": len(found)}
+
+
+def rows(found: dict[str, dict[str, object]]) -> str:
+    return "".join(f"| {name} | {' | '.join(cells(one))} |\n" for name, one in found.items())
 
 
 def tried(name: str) -> dict[str, object]:
@@ -97,11 +122,16 @@ def one(name: str) -> None:
 
     blas.enable()
     from azr_mlx.errors import AzrError
-    from tests.survey import survey
+    from tests import survey
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            result = asdict(survey(name, Path(folder)))
+            if name.startswith(TORCH):
+                from tests import torch_survey
+
+                result = asdict(torch_survey.survey(name.removeprefix(TORCH)))
+            else:
+                result = asdict(survey.survey(name, Path(folder)))
         except (AzrError, AssertionError, RuntimeError) as error:
             result = {"error": " ".join(str(error).split())}
     sys.stdout.write(json.dumps(result) + "\n")

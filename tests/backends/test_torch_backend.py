@@ -17,7 +17,15 @@ from azr_mlx import rng  # noqa: E402
 from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
 from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
 from azr_mlx.backends.mlx import adapters as mlx_adapters  # noqa: E402
-from azr_mlx.backends.torch import TorchBackend, adapters, attention, ppo, precision, prefix_sharing  # noqa: E402
+from azr_mlx.backends.torch import (  # noqa: E402
+    TorchBackend,
+    adapters,
+    attention,
+    ppo,
+    precision,
+    prefix_sharing,
+    trials,
+)
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
@@ -459,24 +467,21 @@ def test_dropout_is_keyed():
     assert not all(np.allclose(made[0][k], made[2][k], atol=1e-4) for k in made[0])
 
 
-def test_a_model_s_own_dropout_is_off_and_a_head_with_a_bias_refused():
+def test_a_model_s_own_dropout_is_off():
     model = torch_model(tiny_model())
     model.model.layers[0].self_attn.attention_dropout = 0.5
     models.without_dropout(model)
     assert model.model.layers[0].self_attn.attention_dropout == 0
-    models.check(model)
-    model.lm_head.bias = torch.nn.Parameter(torch.ones(VOCABULARY))
-    with pytest.raises(AzrError, match="has a head that is more than a matrix"):
-        models.check(model)
 
 
-def test_a_sliding_window_is_refused():
+def test_a_window_of_the_configuration_means_the_model_s_own_cache():
+    """A mask that is given replaces the model's own, and a trial does not see a long window."""
     model = torch_model(tiny_model())
-    model.config.sliding_window = 64
-    with pytest.raises(AzrError, match="has a sliding window of 64 tokens"):
-        models.check(model)
+    assert trials.path_of(model) == "shared"
+    model.config.sliding_window = 4096
+    assert trials.path_of(model) == "alike"
     model.config.use_sliding_window = False
-    models.check(model)
+    assert trials.path_of(model) == "shared"
 
 
 def test_a_damaged_adapter_file_is_told(tmp_path):

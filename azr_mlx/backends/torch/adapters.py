@@ -23,10 +23,14 @@ from safetensors.torch import load_file
 from azr_mlx import rng
 from azr_mlx.backends.adapter_files import describe, require_fit
 from azr_mlx.backends.torch import kernels
+from azr_mlx.backends.torch.model import trunk_of
 from azr_mlx.config import Lora
 from azr_mlx.errors import UsageError
 
 ADAPTER = "default"  # peft's name for the only adapter
+# peft refuses adapters on these layers of these models, whose kernels read their weights.
+FUSED = "out_proj"
+FUSED_IN = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 
 
 def add_lora(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -69,13 +73,13 @@ def uniform(key: int, shape: tuple[int, int], bound: float) -> torch.Tensor:
 def _linear_names(model: Any, first: int, keys: tuple[str, ...]) -> list[str]:
     """The linear layers in the blocks from ``first`` on: all, or only those that ``keys`` names by
     their path within a block."""
-    blocks = model.get_decoder().layers
+    blocks = trunk_of(model).layers
     path = next(name for name, module in model.named_modules() if module is blocks)
     found = [
         (i, name)
         for i, block in enumerate(blocks)
         for name, module in block.named_modules()
-        if isinstance(module, torch.nn.Linear)
+        if isinstance(module, torch.nn.Linear) and _adaptable(model, name, module)
     ]
     unknown = [key for key in keys if key not in {name for _, name in found}]
     if unknown:
@@ -84,6 +88,20 @@ def _linear_names(model: Any, first: int, keys: tuple[str, ...]) -> list[str]:
             + ", ".join(sorted({name for _, name in found}))
         )
     return [f"{path}.{i}.{name}" for i, name in found if i >= first and (not keys or name in keys)]
+
+
+def _adaptable(model: Any, name: str, layer: Any) -> bool:
+    """Whether a linear layer is used as one. A class of the model's own, for example a router, may
+    return something else."""
+    fused = model.config.model_type in FUSED_IN and name.rpartition(".")[2] == FUSED
+    return not fused and not type(layer).__module__.startswith("transformers.models")
+
+
+def left_out(model: Any) -> list[str]:
+    """The names, within a block, of linear layers that cannot have adapters."""
+    named = [pair for block in trunk_of(model).layers for pair in block.named_modules()]
+    linear = [(name, layer) for name, layer in named if isinstance(layer, torch.nn.Linear)]
+    return sorted({name for name, layer in linear if not _adaptable(model, name, layer)})
 
 
 def adapter_layers(model: Any) -> list[tuple[str, Any]]:

@@ -15,6 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from azr_mlx.backends.torch.model import trunk_of
+
 Tensor = torch.Tensor
 NAME = "azr_mlx_grouped"
 
@@ -22,7 +24,7 @@ NAME = "azr_mlx_grouped"
 def use_grouped(model: Any) -> None:
     """Let a model's layers compute their attention here, if their heads share keys and values and
     scores are not capped."""
-    config = model.get_decoder().config
+    config = trunk_of(model).config
     shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if shared == config.num_attention_heads or getattr(config, "attn_logit_softcapping", None):
         return

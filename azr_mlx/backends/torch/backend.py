@@ -13,13 +13,15 @@ import torch
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
 from azr_mlx.backends.microbatch import MicroBatch
-from azr_mlx.backends.model_backend import ModelBackend
+from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.process_memory import peak_bytes
 from azr_mlx.backends.rollout import RolloutEngine
-from azr_mlx.backends.torch import adapters, attention, ppo, precision, prefix_sharing
+from azr_mlx.backends.torch import adapters, attention, ppo, precision, prefix_sharing, trials
 from azr_mlx.backends.torch import model as models
 from azr_mlx.backends.torch.fixed_decoder import decoder_for
+from azr_mlx.backends.torch.own_caches import OwnCacheDecoder
 from azr_mlx.config import Lora, Quantization
+from azr_mlx.errors import first_line
 from azr_mlx.models.folder import loading
 from azr_mlx.types import Batch
 
@@ -48,17 +50,25 @@ class TorchBackend(ModelBackend):
         eos: Collection[int] | None = None,
     ):
         """Wrap a loaded model. ``eos`` are the tokens that end a completion (None: the
-        tokenizer's ``eos_token_ids``)."""
+        tokenizer's ``eos_token_ids``).
+
+        Raises:
+            AzrError: the model cannot be run here, or only with other results.
+        """
         lora, self.device = lora or Lora(), model.device
         precision.allow_tf32(self.device)
-        if self.device.type == "cuda":
+        with _refusing(model):
+            self.path = trials.path_of(model)
+            policy = ppo.PolicyModel(model)
+        shared = self.path == "shared"
+        if self.device.type == "cuda" and shared:
             attention.use_grouped(model)
+        self.left_out = adapters.left_out(model)
         self.peft, adapter_config = adapters.add_lora(model, lora, seed)
-        policy = ppo.PolicyModel(model)
         if grad_checkpoint:
             prefix_sharing.recompute_layers(policy.trunk, random=lora.dropout > 0)
         policy.train()  # LoRA dropout, if any, is on in updates only
-        decoder = decoder_for(model, self.device)
+        decoder = (decoder_for if shared else OwnCacheDecoder)(model, self.device)
         super().__init__(
             policy,
             RolloutEngine(decoder, tokenizer, max_rows, kv_tokens, eos),
@@ -67,7 +77,7 @@ class TorchBackend(ModelBackend):
             base=base,
             seed=seed,
             micro_batch_tokens=micro_batch_tokens,
-            share_prompts=share_prompts,
+            share_prompts=share_prompts and shared,
         )
         self.parameters = adapters.named_parameters(model)
         head = policy.value_head
@@ -266,6 +276,16 @@ class TorchBackend(ModelBackend):
     def reset_peak_memory(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+
+
+@contextmanager
+def _refusing(model: Any) -> Iterator[None]:
+    """Turn what the model's own code raises within the block into an AzrError."""
+    try:
+        yield
+    except trials.FAILURES as e:
+        why = f"cannot be used: {first_line(e)}"
+        raise unsupported(model.config.model_type, why) from e
 
 
 def _apply(optimizer: Any, parameters: dict[str, Any], lr: float, weight_decay: float) -> None:

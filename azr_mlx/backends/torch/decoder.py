@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from azr_mlx.backends.microbatch import Stage
 from azr_mlx.backends.rollout import Decoder
 from azr_mlx.backends.sampler import Stream, draw_on_host, settings
 from azr_mlx.backends.torch import kernels
-from azr_mlx.backends.torch.prefix_sharing import Reading, on_device, read, run
+from azr_mlx.backends.torch.logprobs import reading_off
+from azr_mlx.backends.torch.model import trunk_of
+from azr_mlx.backends.torch.prefix_sharing import on_device, read, run
 from azr_mlx.backends.torch.transfer import Arriving, on_its_way, upload
 
 Tensor = torch.Tensor
@@ -41,7 +44,7 @@ class TorchDecoder(Decoder):
     before they are read. Tests can set ``lookahead`` to change that."""
 
     def __init__(self, lm: Any, device: torch.device, lookahead: bool | None = None):
-        self.lm, self.trunk = lm, lm.get_decoder()
+        self.lm, self.trunk = lm, trunk_of(lm)
         self.device_arrays = TorchArrays(device)
         self.windows = [None] * lm.config.num_hidden_layers
         self.lookahead = device.type == "cuda" if lookahead is None else lookahead
@@ -50,7 +53,12 @@ class TorchDecoder(Decoder):
     def arrays(self) -> TorchArrays:
         return self.device_arrays
 
-    def read(self, stage: Stage, before: Reading | None) -> Reading:
+    @cached_property
+    def read_off(self) -> Callable[[Tensor], Tensor]:
+        """Logits [B, V] from hidden states [B, D]."""
+        return reading_off(self.lm)
+
+    def read(self, stage: Stage, before: Any) -> Any:
         return read(self.trunk, on_device(stage, self.arrays.device), before).kept()
 
     def step(self, tokens: Any, places: Any, streams: Sequence[Stream]) -> tuple[Any, Any]:
@@ -59,6 +67,10 @@ class TorchDecoder(Decoder):
             width = places.end + 1 - places.low
             mask = tokens.new_ones((len(places), 1, 1, width), dtype=torch.bool)
         logits = self.logits(_PlacesCache(places), tokens, mask, places.offset[:, None])
+        return self.draw(logits, streams)
+
+    def draw(self, logits: Tensor, streams: Sequence[Stream]) -> tuple[Any, Any]:
+        """(tokens [B], log-probabilities [B]) from ``logits`` [B, V]."""
         if not self.lookahead:
             return draw_on_host(logits.float().cpu().numpy(), streams)
         drawn, logprobs = draw_on_device(logits, streams)
@@ -67,8 +79,7 @@ class TorchDecoder(Decoder):
     def logits(self, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """[B, V], after ``tokens`` [B, 1] at ``positions`` [B, 1]."""
         hidden = run(self.trunk, cache, tokens, mask, positions)
-        logits: Tensor = self.lm.get_output_embeddings()(hidden[:, -1])
-        return logits
+        return self.read_off(hidden[:, -1])
 
     def chosen(self, pending: Sequence[bool], queued: Any, known: Tensor) -> Tensor:
         drawn = queued.array if isinstance(queued, Arriving) else queued

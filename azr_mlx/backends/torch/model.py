@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
-from azr_mlx.backends.model_backend import unsupported
 from azr_mlx.config import Quantization
-from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.errors import UsageError
 from azr_mlx.models.folder import read_config
-
-PROBE = [[1, 2, 3]]
 
 
 def choose_device() -> torch.device:
@@ -41,7 +39,6 @@ def load(
 
     Raises:
         UsageError: the folder is quantised for MLX, or bitsandbytes is not installed.
-        AzrError: the model cannot be trained here.
     """
     if "quantization" in read_config(folder):
         raise UsageError(
@@ -60,12 +57,25 @@ def load(
     quiet: Any = logging.disable_progress_bar  # transformers does not type it
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+    made: Any = AutoModelForCausalLM  # transformers does not type it
+    model = with_attention(
+        lambda kind: made.from_pretrained(folder, attn_implementation=kind, **options)
+    )
     if "quantization_config" not in options:
         model = model.to(device)
-    check(model)
     without_dropout(model)
     return model, tokenizer, _eos_ids(model, tokenizer)
+
+
+def with_attention(make: Callable[[str], Any]) -> Any:
+    """What ``make`` returns for the name of PyTorch's attention. If the model cannot use that (it
+    has sinks, or scores are capped), for its own."""
+    try:
+        return make("sdpa")
+    except ValueError as e:
+        if "scaled_dot_product_attention" not in str(e):
+            raise
+        return make("eager")
 
 
 def quantized(bits: int) -> dict[str, Any]:
@@ -94,6 +104,12 @@ def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
     return set(found) if isinstance(found, list) else {found}
 
 
+def trunk_of(model: Any) -> Any:
+    """The part of a model whose output are the hidden states that its head reads."""
+    found = model.get_decoder()
+    return model.model if found is model else found  # Llama 4 says that it is its own decoder
+
+
 def without_dropout(model: Any) -> None:
     """Switch off the dropout that the model had in pre-training. With it, old and new
     log-probabilities in an update would come from different models."""
@@ -102,25 +118,3 @@ def without_dropout(model: Any) -> None:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-
-
-def check(model: Any) -> None:
-    """Raise AzrError if the head is more than a matrix, or if a layer does not keep plain keys and
-    values of all tokens."""
-    window = getattr(model.config, "sliding_window", None)
-    if window and getattr(model.config, "use_sliding_window", True):
-        raise _unsupported(model, f"has a sliding window of {window} tokens")
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise _unsupported(model, f"has layers of type {', '.join(sorted(kinds))}")
-    probe = torch.tensor(PROBE, device=model.device)
-    with torch.no_grad():
-        whole = model(input_ids=probe).logits
-        hidden = model.get_decoder()(input_ids=probe).last_hidden_state
-        parts = hidden @ model.get_output_embeddings().weight.T
-    if not torch.allclose(whole, parts, rtol=1e-3, atol=1e-3):
-        raise _unsupported(model, "has a head that is more than a matrix")
-
-
-def _unsupported(model: Any, why: str) -> AzrError:
-    return unsupported(model.config.model_type, why)

@@ -11,7 +11,8 @@ import torch
 from azr_mlx.backends.base import Hyper
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.torch import prefix_sharing
-from azr_mlx.backends.torch.logprobs import chunk_rows, selected_logprob
+from azr_mlx.backends.torch.logprobs import chunk_rows, head_of, selected_logprob
+from azr_mlx.backends.torch.model import trunk_of
 from azr_mlx.backends.torch.precision import autocast
 from azr_mlx.backends.torch.transfer import upload
 from azr_mlx.types import Batch
@@ -27,8 +28,8 @@ class PolicyModel(torch.nn.Module):
 
     def __init__(self, lm: Any):
         super().__init__()
-        self.lm, self.trunk = lm, lm.get_decoder()
-        self.head = lm.get_output_embeddings().weight
+        self.lm, self.trunk = lm, trunk_of(lm)
+        self.head, self.head_map = lm.get_output_embeddings().weight, head_of(lm)
         device = self.head.device
         self.rows = chunk_rows(self.head.shape[0], device)
         self.value_head = torch.nn.Linear(self.head.shape[1], 1).to(device, torch.float32)
@@ -44,7 +45,7 @@ class PolicyModel(torch.nn.Module):
             hidden = prefix_sharing.hidden_states(self.trunk, a["stages"])
         hidden = hidden.reshape(-1, hidden.shape[-1])[a["index"]]
         logp, entropy = selected_logprob(
-            self.head,
+            self.head_map,
             hidden,
             a["targets"],
             temperature,

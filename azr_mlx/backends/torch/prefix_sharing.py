@@ -131,13 +131,13 @@ def run(trunk: Any, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor)
         attention_mask=mask,
         position_ids=positions,
         use_cache=True,
-        **{_cache_argument(kind): cache},
+        **{cache_argument(kind): cache},
     ).last_hidden_state
     return hidden
 
 
 @lru_cache
-def _cache_argument(kind: type[Any]) -> str:
+def cache_argument(kind: type[Any]) -> str:
     """The name of the cache argument, which transformers 5.24 changed."""
     names = inspect.signature(kind.forward).parameters
     return "cache" if "cache" in names else "past_key_values"
@@ -166,7 +166,7 @@ def recompute_layers(trunk: Any, random: bool) -> None:
     transformers' own checkpointing drops the cache, and with it the stages.
     """
     kind: Any = type(trunk)
-    name = _cache_argument(kind)
+    name = cache_argument(kind)
     for number, layer in enumerate(trunk.layers):
         layer.forward = _recomputed(layer, number, name, random)
 
@@ -174,17 +174,17 @@ def recompute_layers(trunk: Any, random: bool) -> None:
 def _recomputed(layer: Any, number: int, name: str, random: bool) -> Callable[..., Tensor]:
     plain = layer.forward
 
-    def forward(hidden: Tensor, **given: Any) -> Tensor:
+    def forward(hidden: Tensor, *more: Any, **given: Any) -> Tensor:
         if not (layer.training and torch.is_grad_enabled()):
-            out: Tensor = plain(hidden, **given)
+            out: Tensor = plain(hidden, *more, **given)
             return out
         cache: Extended | None = given.pop(name, None)
 
         def inner(hidden: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
             if cache is None:
-                return (plain(hidden, **given),)
+                return (plain(hidden, *more, **given),)
             replayed = Extended(cache.span, _Only(number, Past(*past)) if past else None)
-            out = plain(hidden, **{name: replayed}, **given)
+            out = plain(hidden, *more, **{name: replayed}, **given)
             return (out, *replayed.layers[number])
 
         past = None if cache is None else cache.past(number)
