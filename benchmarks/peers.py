@@ -5,6 +5,8 @@
                   batch_from_rollouts, optimizer_step
     mlx-lm-lora   generate_grpo, train_grpo
     mlx-lm        batch_generate (rollouts only)
+    areno         rollout_batch, train with its GRPO loss: ``peer_areno``
+    unsloth-zoo   MLXGRPOTrainer: ``peer_unsloth``
 
 Name:variant is another setting of the same library; the comparison takes the faster one of each.
 
@@ -29,15 +31,22 @@ from typing import Any
 
 from side_by_side import RANK, SCALE, Clock, Work, build_model, fill_adapters, prompts, reward
 
-NEEDED = {"mlxrl": "mlxrl", "mlx-lm-lora": "mlx_lm_lora"}
+NEEDED = {
+    "mlxrl": "mlxrl",
+    "mlx-lm-lora": "mlx_lm_lora",
+    "areno": "areno",
+    "unsloth-zoo": "unsloth_zoo",
+}
 ROLLOUTS = (
     *("azr-mlx", "mlxrl", "mlxrl:compiled", "mlx-lm-lora", "mlx-lm-lora:prompts"),
-    "mlx-lm",
+    *("areno", "unsloth-zoo", "mlx-lm"),
 )
 STEPS = (
     *("azr-mlx", "azr-mlx:compiled", "mlxrl", "mlxrl:compiled"),
-    *("mlx-lm-lora", "mlx-lm-lora:prompts"),
+    *("mlx-lm-lora", "mlx-lm-lora:prompts", "areno", "areno:compiled", "areno:checkpoint"),
+    *("unsloth-zoo", "unsloth-zoo:logits", "unsloth-zoo:checkpoint"),
 )
+WITHOUT_REFERENCE = ("areno",)  # whose GRPO has no penalty towards a reference
 CLIP = 0.2
 NO_CLIP = 1e9  # of the gradient's norm: the peers do not clip it
 Completions = list[list[int]]
@@ -75,6 +84,20 @@ class Adapter:
 
     def version(self) -> str:
         raise NotImplementedError
+
+    def work_facts(self) -> dict[str, Any]:
+        """What has to be the same in every library before anything is timed."""
+        from mlx.utils import tree_flatten
+
+        leaves = tree_flatten(self.model.parameters())
+        adapters = sum(value.size for name, value in leaves if "lora_" in name)
+        return {
+            "weights": sum(value.size for _, value in leaves) - adapters,
+            "adapters": adapters,
+            "dtypes": sorted({str(value.dtype) for _, value in leaves}),
+            "prompts": [list(ids) for ids in self.ids],
+            "rows": self.work.rows,
+        }
 
     def lora(self) -> None:
         """LoRA as mlx-lm's own ``mlx_lm.lora`` adds it."""
@@ -341,7 +364,7 @@ class MlxLmLora(Adapter):
             empty = [""] * len(prompts)
             while True:
                 if produced:
-                    self._end(clock, produced[-1])
+                    end_of_loop(clock, produced[-1])
                 clock.begin()
                 yield prompts, [[]] * len(prompts), self.texts, empty, None
 
@@ -372,14 +395,7 @@ class MlxLmLora(Adapter):
                 iterate_batches=batches,
                 end_answer_token="",
             )
-        self._end(clock, produced[-1])
-
-    @staticmethod
-    def _end(clock: Clock, done: Completions) -> None:
-        clock.end(done)
-        if clock.kept:
-            row = clock.kept[-1]
-            row.setdefault("update", row["wall"] - row["rollout"] - row["reward"])
+        end_of_loop(clock, produced[-1])
 
     def _arguments(self, clock: Clock, folder: str) -> Any:
         from mlx_lm_lora.trainer.grpo_trainer import GRPOTrainingArgs
@@ -469,13 +485,25 @@ class MlxLm(Adapter):
         return [list(ids) if len(ids) == longest else [*ids, -1] for ids in done.token_ids]
 
 
-ADAPTERS: dict[str, type[Adapter]] = {
-    "azr-mlx": Azr,
-    "mlxrl": Mlxrl,
-    "mlx-lm-lora": MlxLmLora,
-    "mlx-lm": MlxLm,
-}
+def end_of_loop(clock: Clock, done: Completions) -> None:
+    """End a step of a library whose loop is one function: what is neither rollout nor reward is
+    its update."""
+    clock.end(done)
+    if clock.kept:
+        row = clock.kept[-1]
+        row.setdefault("update", row["wall"] - row["rollout"] - row["reward"])
 
 
 def adapter(work: Work) -> Adapter:
-    return ADAPTERS[work.library.partition(":")[0]](work)
+    from peer_areno import Areno
+    from peer_unsloth import Unsloth
+
+    adapters: dict[str, type[Adapter]] = {
+        "azr-mlx": Azr,
+        "mlxrl": Mlxrl,
+        "mlx-lm-lora": MlxLmLora,
+        "mlx-lm": MlxLm,
+        "areno": Areno,
+        "unsloth-zoo": Unsloth,
+    }
+    return adapters[work.library.partition(":")[0]](work)

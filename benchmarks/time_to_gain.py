@@ -12,8 +12,7 @@ start from the same policy. The clock starts with the first rollout, and covers 
 compiles. Each library is run in every setting and at every learning rate, and has its best in the
 comparison. A process for each run, libraries interleaved. Prints one JSON object.
 
-The peers are installed by:
-    pip install --target FOLDER --no-deps inductive-mlxrl==0.2.4 mlx-lm-lora==5.10.2
+``benchmarks/step.py`` without --peers says how the peers are installed.
 """
 
 from __future__ import annotations
