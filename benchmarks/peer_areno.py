@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-import peers
+import side_by_side as sbs
+from peer import Adapter, Completions, Losses
 from side_by_side import RANK, SCALE, Clock
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class Areno(peers.Adapter):
+class Areno(Adapter):
     def prepare(self) -> None:
         from areno.api.backend.mlx import backend, losses
         from areno.api.backend.mlx.provider import MlxLmProvider
@@ -76,14 +77,14 @@ class Areno(peers.Adapter):
             self.backend.end_rollout_session(self.context)
         return [one for result in found for one in result.sequences]
 
-    def _produced(self, sequences: Sequence[Any]) -> peers.Completions:
+    def _produced(self, sequences: Sequence[Any]) -> Completions:
         """Tokens with the one that ended them, which is not known: -1."""
         return [[*one.resp_tokens, -1][: self.work.max_tokens] for one in sequences]
 
-    def rollout(self, seed: int, temperature: float = 1.0) -> peers.Completions:
+    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
         return self._produced(self._generate(seed, temperature))
 
-    def _rows(self, completions: peers.Completions, advantages: Sequence[float]) -> list[Any]:
+    def _rows(self, completions: Completions, advantages: Sequence[float]) -> list[Any]:
         from areno.api.models import TrainSequence
 
         prompts = [list(self.ids[i // self.work.group]) for i in range(len(completions))]
@@ -92,7 +93,7 @@ class Areno(peers.Adapter):
             for ids, one, advantage in zip(prompts, completions, advantages, strict=True)
         ]
 
-    def _update(self, completions: peers.Completions, advantages: Sequence[float]) -> float:
+    def _update(self, completions: Completions, advantages: Sequence[float]) -> float:
         from areno.api.algorithms import grpo_loss_fn
 
         self.context.step()
@@ -111,12 +112,12 @@ class Areno(peers.Adapter):
             tokens = [list(one.resp_tokens) for one in done]
             with clock.phase("reward"):
                 texts = [self.tokenizer.decode(one) for one in tokens]
-                advantages = grpo([peers.reward(text) for text in texts], groups)
+                advantages = grpo([sbs.reward(text) for text in texts], groups)
             with clock.phase("update"):
                 self._update(tokens, advantages)
             clock.end(self._produced(done))
 
-    def losses(self, frozen: peers.Completions, advantages: Sequence[float]) -> peers.Losses:
+    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
         def loss(how: str, beta: float) -> float:
             if (how, beta) != ("token_mean", 0.0):
                 raise KeyError(how)

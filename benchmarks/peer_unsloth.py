@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import peers
+import side_by_side as sbs
+from peer import CLIP, Adapter, Completions, Losses, end_of_loop
 from side_by_side import BenchmarkError, Clock
 
 LOSSES = {"token_mean": "dapo", "sequence_mean": "grpo", "constant": "dr_grpo"}
@@ -48,7 +49,7 @@ class Stopping:
         """The trainer saves when it ends, after what is timed."""
 
 
-class Unsloth(peers.Adapter):
+class Unsloth(Adapter):
     def prepare(self) -> None:
         os.environ["UNSLOTH_ZOO_DISABLE_GPU_INIT"] = "1"
         self.lora()
@@ -71,11 +72,11 @@ class Unsloth(peers.Adapter):
         return plain(*arguments, defaults=every)
 
     @staticmethod
-    def _tokens(results: Sequence[Any]) -> peers.Completions:
+    def _tokens(results: Sequence[Any]) -> Completions:
         """With the token that ended each, which is not told: -1."""
         return [list(one.token_ids) + [-1] * (one.finish_reason == "stop") for one in results]
 
-    def rollout(self, seed: int, temperature: float = 1.0) -> peers.Completions:
+    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
         from unsloth_zoo.mlx.generate import (
             GenerationDefaults,
             GenerationRequest,
@@ -117,8 +118,8 @@ class Unsloth(peers.Adapter):
             max_grad_leaf_norm=0.0,
             loss_type=LOSSES[how],
             beta=beta,
-            epsilon=peers.CLIP,
-            epsilon_high=peers.CLIP,
+            epsilon=CLIP,
+            epsilon_high=CLIP,
             mask_truncated_completions=False,
             scale_rewards="group",
             shuffle_dataset=False,
@@ -160,11 +161,11 @@ class Unsloth(peers.Adapter):
     def train(self, clock: Clock) -> None:
         """A step begins where the loop asks for completions; what is neither rollout nor reward
         counts as update (its scoring of the reference is inside)."""
-        produced: list[peers.Completions] = []
+        produced: list[Completions] = []
 
         def generate(plain: Generate, *given: Any, defaults: Any) -> list[Any]:
             if produced:
-                peers.end_of_loop(clock, produced[-1])
+                end_of_loop(clock, produced[-1])
             clock.begin()
             self._check_prompts(given[-1])
             with clock.phase("rollout"):
@@ -174,18 +175,18 @@ class Unsloth(peers.Adapter):
 
         def share(completions: Sequence[str], **options: Any) -> list[float]:
             with clock.phase("reward"):
-                return [peers.reward(text) for text in completions]
+                return [sbs.reward(text) for text in completions]
 
         with self._rollouts_by(generate):
             self._run(share, steps=clock.total, how="token_mean", beta=self.work.beta, compile=True)
-        peers.end_of_loop(clock, produced[-1])
+        end_of_loop(clock, produced[-1])
 
     def _check_prompts(self, requests: Sequence[Any]) -> None:
         given = [tuple(one.prompt_token_ids) for one in requests]
         if given != [ids for ids in self.ids for _ in range(self.work.group)]:
             raise BenchmarkError("unsloth-zoo does not read the prompts that the others read")
 
-    def losses(self, frozen: peers.Completions, advantages: Sequence[float]) -> peers.Losses:
+    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
         """One step of its trainer, whose completions and advantages are these. Not compiled, so
         that the optimizer is given arrays with values."""
         import numpy as np

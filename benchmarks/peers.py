@@ -17,8 +17,8 @@ Name:variant is another setting of the same library; the comparison takes the fa
                           batch_size is the number of rows, and the loss is taken in one pass.
 
 The same for all: temperature 1, top-p 1, no top-k; LoRA on all linear layers; AdamW with bias
-correction and no weight decay; clip 0.2; token-mean loss; one update per rollout. Neither peer can
-be imported without its own package, so each import is inside its adapter.
+correction and no weight decay; clip 0.2; token-mean loss; one update per rollout. No peer can be
+imported without its own package, so each import is inside its adapter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from side_by_side import RANK, SCALE, Clock, Work, build_model, fill_adapters, prompts, reward
+import side_by_side as sbs
+from peer import CLIP, Adapter, Completions, Losses, end_of_loop
+from peer_areno import Areno
+from peer_unsloth import Unsloth
+from side_by_side import RANK, SCALE, Clock, Work
 
 NEEDED = {
     "mlxrl": "mlxrl",
@@ -47,70 +51,7 @@ STEPS = (
     *("unsloth-zoo", "unsloth-zoo:logits", "unsloth-zoo:checkpoint"),
 )
 WITHOUT_REFERENCE = ("areno",)  # whose GRPO has no penalty towards a reference
-CLIP = 0.2
 NO_CLIP = 1e9  # of the gradient's norm: the peers do not clip it
-Completions = list[list[int]]
-Losses = Callable[[str, float], float]
-
-
-class Adapter:
-    """One library on one model. Completions come back prompt by prompt, as token ids that include
-    the one that ended them."""
-
-    def __init__(self, work: Work):
-        self.work = work
-        self.variant = work.library.partition(":")[2]
-        self.model, self.tokenizer = build_model(work)
-        self.texts = prompts(work, self.tokenizer)
-        self.ids = [tuple(self.tokenizer.encode(text)) for text in self.texts]
-        self.prepare()
-        fill_adapters(self.model)
-
-    def prepare(self) -> None:
-        """Add the adapters to the model, in the library's way."""
-        raise NotImplementedError
-
-    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
-        raise NotImplementedError
-
-    def train(self, clock: Clock) -> None:
-        """``clock.total`` steps: rollouts, reward, update."""
-        raise NotImplementedError
-
-    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
-        """A function of (normalisation, beta): the loss on these completions; its gradients go
-        through ``mlx.optimizers.Optimizer.update``. KeyError on a normalisation it has not."""
-        raise NotImplementedError
-
-    def version(self) -> str:
-        raise NotImplementedError
-
-    def work_facts(self) -> dict[str, Any]:
-        """What has to be the same in every library before anything is timed."""
-        from mlx.utils import tree_flatten
-
-        leaves = tree_flatten(self.model.parameters())
-        adapters = sum(value.size for name, value in leaves if "lora_" in name)
-        return {
-            "weights": sum(value.size for _, value in leaves) - adapters,
-            "adapters": adapters,
-            "dtypes": sorted({str(value.dtype) for _, value in leaves}),
-            "prompts": [list(ids) for ids in self.ids],
-            "rows": self.work.rows,
-        }
-
-    def lora(self) -> None:
-        """LoRA as mlx-lm's own ``mlx_lm.lora`` adds it."""
-        from mlx_lm.tuner.utils import linear_to_lora_layers
-
-        self.model.freeze()
-        settings = {"rank": RANK, "scale": SCALE, "dropout": 0.0}
-        linear_to_lora_layers(self.model, len(self.model.layers), settings)
-
-    def adamw(self) -> Any:
-        import mlx.optimizers as optim
-
-        return optim.AdamW(learning_rate=self.work.lr, weight_decay=0.0, bias_correction=True)
 
 
 class Azr(Adapter):
@@ -163,7 +104,7 @@ class Azr(Adapter):
             with clock.phase("rollout"):
                 done = self._generate(seed)
             with clock.phase("reward"):
-                advantages = grpo([reward(one.text) for one in done], groups)
+                advantages = grpo([sbs.reward(one.text) for one in done], groups)
             tokens = [list(one.token_ids) for one in done]
             with clock.phase("score"):
                 batch = self._batch(tokens, advantages, "token_mean", self.work.beta)
@@ -283,7 +224,7 @@ class Mlxrl(Adapter):
             with clock.phase("rollout"):
                 done = self._generate(seed)
             with clock.phase("reward"):
-                rewards = [reward(one.text) for one in done]
+                rewards = [sbs.reward(one.text) for one in done]
             with clock.phase("score"):
                 batch = self._batch(done, rewards, "token_mean", self.work.beta)
             with clock.phase("update"):
@@ -319,7 +260,7 @@ class MlxLmLora(Adapter):
         self.reference = None
         if self.work.beta:
             # Its reference is a second model in memory; without adapters, as its loader gives it.
-            self.reference, _ = build_model(self.work)
+            self.reference, _ = sbs.build_model(self.work)
             self.reference.freeze()
 
     @property
@@ -370,7 +311,7 @@ class MlxLmLora(Adapter):
 
         def share(completions: Sequence[str], **options: Any) -> list[float]:
             with clock.phase("reward"):
-                return [reward(text) for text in completions]
+                return [sbs.reward(text) for text in completions]
 
         mx.random.seed(self.work.seed)  # its loop seeds nothing
         plain = grpo_trainer.generate_grpo
@@ -485,25 +426,15 @@ class MlxLm(Adapter):
         return [list(ids) if len(ids) == longest else [*ids, -1] for ids in done.token_ids]
 
 
-def end_of_loop(clock: Clock, done: Completions) -> None:
-    """End a step of a library whose loop is one function: what is neither rollout nor reward is
-    its update."""
-    clock.end(done)
-    if clock.kept:
-        row = clock.kept[-1]
-        row.setdefault("update", row["wall"] - row["rollout"] - row["reward"])
+ADAPTERS: dict[str, type[Adapter]] = {
+    "azr-mlx": Azr,
+    "mlxrl": Mlxrl,
+    "mlx-lm-lora": MlxLmLora,
+    "mlx-lm": MlxLm,
+    "areno": Areno,
+    "unsloth-zoo": Unsloth,
+}
 
 
 def adapter(work: Work) -> Adapter:
-    from peer_areno import Areno
-    from peer_unsloth import Unsloth
-
-    adapters: dict[str, type[Adapter]] = {
-        "azr-mlx": Azr,
-        "mlxrl": Mlxrl,
-        "mlx-lm-lora": MlxLmLora,
-        "mlx-lm": MlxLm,
-        "areno": Areno,
-        "unsloth-zoo": Unsloth,
-    }
-    return adapters[work.library.partition(":")[0]](work)
+    return ADAPTERS[work.library.partition(":")[0]](work)

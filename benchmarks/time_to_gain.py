@@ -145,10 +145,10 @@ JUDGED: list[float] = []
 
 def child() -> int:
     with sbs.child_work() as (work, answer):
-        peers.build_model = lambda work: nano()
-        peers.prompts = lambda work, tokenizer: [text for text, _ in problems(work.prompts)]
-        peers.fill_adapters = lambda model: None  # as each library starts: no change to the model
-        peers.reward = lambda text: judged(text, work)
+        sbs.build_model = lambda work: nano()
+        sbs.prompts = lambda work, tokenizer: [text for text, _ in problems(work.prompts)]
+        sbs.fill_adapters = lambda model: None  # as each library starts: no change to the model
+        sbs.reward = lambda text: judged(text, work)
         race = Race(0, work.steps)
         adapter = peers.adapter(replace(work))
         with suppress(Reached):
