@@ -97,12 +97,20 @@ def test_unequal_work_is_seen(module: ModuleType, tmp_path: Path) -> None:
 
 
 def facts(**changes: object) -> dict:
-    same = {"weights": 10, "adapters": 4, "dtypes": ["float32"], "prompts": [[1, 2]], "rows": 2}
+    same = {"weights": 10, "adapters": 4, "dtypes": ["float32"], "prompts": [[1, 2]]}
+    same["greedy completions"] = [[4]]
     return {"facts": {**same, **changes}}
 
 
 @pytest.mark.parametrize(
-    "changes", [{"weights": 11}, {"adapters": 8}, {"dtypes": ["bfloat16"]}, {"prompts": [[1]]}]
+    "changes",
+    [
+        {"weights": 11},
+        {"adapters": 8},
+        {"dtypes": ["bfloat16"]},
+        {"prompts": [[1]]},
+        {"greedy completions": [[3]]},
+    ],
 )
 def test_other_work_is_seen(module: ModuleType, changes: dict) -> None:
     module._require_same_facts(facts(), facts(), "other")
