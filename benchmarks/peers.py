@@ -248,6 +248,8 @@ class Mlxrl(Adapter):
         ]
 
         def loss(how: str, beta: float) -> float:
+            if how != "token_mean" and self.work.micro_batch:
+                raise KeyError(how)  # it has micro-batches for the token mean only
             batch = self._batch(done, [0.0] * len(done), how, beta)
             return self._update(replace(batch, advantages=mx.array(advantages)), how, beta)
 

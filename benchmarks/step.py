@@ -123,6 +123,7 @@ def compare_work(options: Namespace, model: str) -> tuple[dict[str, Any], dict[s
                 max_tokens=24,
                 prompt_tokens=24,
                 beta=BETAS[-1] if model == "tiny" else max(options.beta),
+                micro_batch=3 if options.micro_batch else 0,
                 out=file,
             )
             found[library] = sbs.in_child(__file__, "equal", work, options.threads)
@@ -218,7 +219,8 @@ def main() -> int:
         "--micro-batch",
         type=int,
         default=0,
-        help="rows per backward pass; 0: all (mlx-lm-lora has no such setting)",
+        help="rows per backward pass; 0: all (mlx-lm-lora has no such setting, and AReno's is the "
+        "same loss only for completions of the same length, so that it is refused)",
     )
     parser.add_argument("--rehearse", action="store_true", help="do it all, small: no timing")
     options = parser.parse_args()
