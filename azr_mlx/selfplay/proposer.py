@@ -161,7 +161,8 @@ class TaskProposer:
         assert self.backend is not None
         count = self.config.proposer.induction_inputs
         output = self.form.propose(kind, references, level, program=program, n_inputs=count)
-        return render(output, self.backend.tokenizer)
+        thinking = self.config.rollout.thinks
+        return render(output, self.backend.tokenizer, thinking=thinking)
 
     def _fresh_program(self, level: float, draw: np.random.Generator) -> str:
         which = self.config.proposer.template_set

@@ -77,7 +77,8 @@ class TaskSolver:
         ]
 
     def _asked(self, task: Task, strategy: str, sampling: Sampling, key: int) -> Asked:
-        prompt = render(self.form.solve(task, strategy), self.backend.tokenizer)
+        output, thinking = self.form.solve(task, strategy), self.config.rollout.thinks
+        prompt = render(output, self.backend.tokenizer, thinking=thinking)
         read = lambda text: parse_answer(text, task.kind, self.form, task.program)  # noqa: E731
         return Asked(prompt, sampling, key, read, (TaskCheck(task),))
 
