@@ -145,6 +145,11 @@ class Completion:
     text: str = ""
     thought: str = ""
 
+    @property
+    def cut_before_answer(self) -> bool:
+        """Whether the limit came within the thought."""
+        return self.finish == "length" and bool(self.thought) and not self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -75,7 +75,7 @@ class Generator:
         self.model, self.tokenizer = load(model_id, adapter_path)
         self.thinking, self.on_thought = thinking, on_thought
         if thinking:
-            chat.check_thinking(self.tokenizer, "--thinking", "no --thinking")
+            chat.check_thinking(self.tokenizer, "--thinking", "leave --thinking out")
 
     @property
     def has_template(self) -> bool:

@@ -127,7 +127,7 @@ def form_for(settings: Settings, backend: Backend, model: str = "") -> str:
         )
     if form == "chat":
         if settings.thinking:
-            chat.check_thinking(backend.tokenizer, "--thinking", "no --thinking")
+            chat.check_thinking(backend.tokenizer, "--thinking", "leave --thinking out")
         chat.try_template(backend.tokenizer)
     return form
 

@@ -97,17 +97,17 @@ def try_template(tokenizer: ChatTokenizer) -> None:
     written(tokenizer, conversation("What is 1 + 2?", "Answer with a number."))
 
 
-def check_thinking(tokenizer: Any, key: str, off: str) -> None:
-    """Raise UsageError if the model is not known to think. ``key`` has asked for thoughts; ``off``
-    does not."""
+def check_thinking(tokenizer: Any, key: str, fix: str) -> None:
+    """Raise UsageError if the model is not known to think. ``key`` has asked for thoughts; ``fix``
+    says how not to."""
     template = _source(tokenizer)
     by_code = has_template(tokenizer) and not template
     vocabulary: Mapping[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
     marked = any(mark.start in template or mark.start in vocabulary for mark in MARKS)
     if not (marked or by_code or _switches(template, True)):
         raise UsageError(
-            f"{key}: nothing in this model's chat template or vocabulary marks a thought; give "
-            f"{off}, or take a model that thinks"
+            f"{key}: nothing in this model's chat template or vocabulary marks a thought; {fix}, "
+            "or take a model that thinks"
         )
 
 

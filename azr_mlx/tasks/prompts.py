@@ -266,7 +266,7 @@ def form_for_training(config: Config, tokenizer: PromptTokenizer) -> PromptForm:
             "rollout.form=few_shot solver.strategies=[direct]"
         )
     if config.rollout.thinks:
-        chat.check_thinking(tokenizer, "rollout.thinking: on", "rollout.thinking=off")
+        chat.check_thinking(tokenizer, "rollout.thinking: on", "give rollout.thinking=off")
     if form.style == "chat":
         chat.try_template(tokenizer)
     for kind in map(TaskKind, config.task_types):

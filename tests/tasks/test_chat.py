@@ -68,7 +68,7 @@ def test_a_prompt_has_at_most_one_start_token(family: str) -> None:
 @pytest.mark.parametrize("family", THINKING_ENDS)
 def test_thinking_leaves_the_thought_to_the_model(family: str) -> None:
     tokenizer = chats.tokenizer_of(family)
-    check_thinking(tokenizer, "rollout.thinking: on", "rollout.thinking=off")
+    check_thinking(tokenizer, "rollout.thinking: on", "give rollout.thinking=off")
     text = written(tokenizer, conversation(USER, SYSTEM), thinking=True)
     assert text.endswith(THINKING_ENDS[family])
     assert bool(Thoughts(text).opened) == (family == "deepseek_r1_distill")
@@ -76,8 +76,8 @@ def test_thinking_leaves_the_thought_to_the_model(family: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(set(chats.FAMILIES) - set(THINKING_ENDS)))
 def test_a_model_that_does_not_think_is_not_asked_to(family: str) -> None:
-    with pytest.raises(UsageError, match=r"rollout\.thinking: on: .*; give rollout\.thinking=off"):
-        check_thinking(chats.tokenizer_of(family), "rollout.thinking: on", "rollout.thinking=off")
+    with pytest.raises(UsageError, match=r"rollout\.thinking: on: .*; give off, or take"):
+        check_thinking(chats.tokenizer_of(family), "rollout.thinking: on", "give off")
 
 
 def test_a_prompt_does_not_depend_on_the_day() -> None:
