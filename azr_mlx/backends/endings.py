@@ -18,7 +18,8 @@ class Ending:
         self._tokenizer, self._stop = tokenizer, prompt.stop
         self._thoughts = Thoughts(prompt.text) if prompt.chat else None
         self._mark: Mark | None = None if self._thoughts is None else self._thoughts.opened
-        self._from = 0  # the token with which the current thought, or the answer, begins
+        # The current thought, or the answer, begins with this text and goes on with this token.
+        self._begins, self._from = "", 0
 
     def reached(self, tokens: Sequence[int]) -> bool:
         """Whether a stop string is complete, with the last one of ``tokens``. It is asked for each
@@ -37,9 +38,14 @@ class Ending:
             if self._mark is None and not thoughts.may_begin(begun):
                 self._thoughts = None
                 return True
-        if self._mark is not None and self._has(tokens, (self._mark.end,)):
-            self._mark, self._from = None, len(tokens)
-        return False
+        if self._mark is None:
+            return False
+        mark = self._mark.end
+        _, end, rest = self._tail(tokens, len(mark.encode())).partition(mark)
+        if not end:
+            return False
+        self._mark, self._begins, self._from = None, rest, len(tokens)
+        return self._answers(tokens, thoughts)
 
     def _has(self, tokens: Sequence[int], texts: Sequence[str]) -> bool:
         # Each token is at least one byte, so these last tokens contain any of the texts that has
@@ -48,5 +54,7 @@ class Ending:
         return any(text in tail for text in texts)
 
     def _tail(self, tokens: Sequence[int], count: int) -> str:
-        start = max(self._from, len(tokens) - count - _SLACK)
-        return self._tokenizer.decode(tokens[start:])
+        start = len(tokens) - count - _SLACK
+        if start > self._from:
+            return self._tokenizer.decode(tokens[start:])
+        return self._begins + self._tokenizer.decode(tokens[self._from :])

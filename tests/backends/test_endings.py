@@ -123,6 +123,24 @@ def test_a_thought_without_its_end_has_no_answer(opens, ends) -> None:
     assert (done.thought, done.text) == (text, "")
 
 
+@pytest.mark.parametrize(
+    ("piece", "rest"),
+    [
+        ("></", "answer>"),
+        ("></answer>", ""),
+        ("><", "answer>2</answer>"),
+        (">\n<think", ">3</think>1</answer>"),
+    ],
+)
+def test_a_token_may_end_a_thought_and_begin_what_follows(piece, rest) -> None:
+    thought = f"<think>{DRAFT}</think>"
+    text = thought.removesuffix(">") + piece + rest
+    done = written(text + "and on", "<user>", piece)
+    assert done.finish == "stop" and done.thought + done.text + "</answer>" == text
+    assert done.thought.startswith(thought) and "</think>" not in done.text
+    assert len(done.token_ids) == len(Pieces(piece).encode(text))
+
+
 @pytest.mark.parametrize("lookahead", [False, True])
 def test_an_answer_without_a_thought_ends_as_ever(lookahead) -> None:
     done = written("  <answer>3</answer> <answer>4</answer>", "<user>", lookahead=lookahead)
