@@ -83,7 +83,7 @@ def written(tokenizer: ChatTokenizer, messages: Messages, *, thinking: bool = Fa
         except Exception as error:  # a template is a program, and may raise anything
             why = first_line(error)
             continue
-        if all(_squeezed(turn["content"]) in _squeezed(text) for turn in turns):
+        if all(_squeezed(message["content"]) in _squeezed(text) for message in messages):
             return str(text) if thinking else closed(text, template)
     raise TemplateError(
         f"the model's chat template fails: {why}",

@@ -120,6 +120,9 @@ def test_words_in_the_system_message_are_a_switch_too() -> None:
     assert written(tokenizer, asked) == f"<system>/no_think\n{SYSTEM}<user>{USER}"
     assert written(tokenizer, asked, thinking=True) == f"<system>/think\n{SYSTEM}<user>{USER}"
     assert written(tokenizer, conversation(USER)) == f"<system>/no_think<user>{USER}"
+    # Nemotron Nano's template takes the words out again.
+    removes = said.replace("m.content", "m.content|replace('/no_think', '')") + reads
+    assert SYSTEM in written(chats.tokenizer_with(removes), asked)
     with_variable = chats.tokenizer_with(said + "{{ enable_thinking }}{# /no_think #}")
     assert "/no_think" not in written(with_variable, asked)
 
@@ -178,3 +181,13 @@ def test_code_may_stand_for_a_template() -> None:
     check_thinking(ByCode(), "key", "off")
     assert written(ByCode(), conversation(USER, SYSTEM)).endswith("</think>")
     assert written(ByCode(), conversation(USER), thinking=True).endswith("<think>")
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("family", chats.FAMILIES)
+def test_mlx_lm_s_tokenizer_writes_the_same(family: str, thinking: bool) -> None:
+    utils = pytest.importorskip("mlx_lm.tokenizer_utils", reason="mlx-lm is not installed")
+    plain = chats.tokenizer_of(family)
+    asked = conversation(USER, SYSTEM)
+    wrapped = written(utils.TokenizerWrapper(plain), asked, thinking=thinking)
+    assert wrapped == written(plain, asked, thinking=thinking)
