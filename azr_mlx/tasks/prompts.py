@@ -242,24 +242,24 @@ def load_form(name_or_path: str | Path) -> PromptForm:
 
 def chosen_form(form: PromptForm | str | None, config: Config) -> PromptForm:
     """A form that is given, or named, or else the configuration's. Raises UsageError if there is
-    no such form."""
-    if isinstance(form, PromptForm):
-        return form
-    try:
-        return load_form(config.rollout.form if form is None else form)
-    except ValueError as e:
-        raise UsageError(str(e)) from e
+    no such form, or if it has no place for a thought and the configuration wants one."""
+    if not isinstance(form, PromptForm):
+        try:
+            form = load_form(config.rollout.form if form is None else form)
+        except ValueError as e:
+            raise UsageError(str(e)) from e
+    if config.rollout.thinks and form.style != "chat":
+        raise UsageError(
+            f"rollout.thinking: on: form {form.name} continues a text, without a thought before "
+            "it; give rollout.thinking=off, or a chat form"
+        )
+    return form
 
 
 def form_for_training(config: Config, tokenizer: PromptTokenizer) -> PromptForm:
     """The form that a run asks by. Raises UsageError if this model, or one of the run's strategies,
     cannot be asked by it, TemplateError if the model's chat template fails."""
     form = chosen_form(None, config)
-    if config.rollout.thinks and form.style != "chat":
-        raise UsageError(
-            f"rollout.thinking: on: form {form.name} continues a text, without a thought before "
-            "it; give rollout.thinking=off, or a chat form"
-        )
     if form.style == "chat" and not chat.has_template(tokenizer):
         raise UsageError(
             f"rollout.form: {form.name}: this model has no chat template; give "
