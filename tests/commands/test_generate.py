@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
+from azr_mlx import cli  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.commands import generate  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
 from azr_mlx.errors import ModelError, UsageError  # noqa: E402
 from azr_mlx.models import hub  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
+from tests import chats  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -183,6 +186,67 @@ def test_thought_and_answer_are_told_apart_while_they_come(
         parts.add(text[at : at + size])
     assert parts.end() == (thought, answer)
     assert ("".join(thoughts), "".join(answers)) == (thought, answer)
+
+
+DRAFT = "```python\ndef add(a, b):\n    return 0\n```\n"
+PROGRAM = "```python\ndef add(a, b):\n    return a + b\n```"
+
+
+@pytest.fixture
+def thinker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model that thinks where its prompt lets it; the list gets its prompts."""
+    import mlx_lm
+
+    tokenizer, asked = chats.tokenizer_of("deepseek_r1_distill"), list[str]()
+
+    def stream(model: Any, tokenizer: Any, tokens: list[int], max_tokens: int, **_: Any) -> Any:
+        asked.append(tokenizer.decode(tokens))
+        thought = f"{DRAFT}</think>\n\n" if asked[-1].endswith("<think>\n") else ""
+        for token in tokenizer.encode(thought + PROGRAM, add_special_tokens=False):
+            yield SimpleNamespace(token=token, finish_reason=None)
+        ended = {"prompt_tokens": 1, "generation_tokens": 1, "prompt_tps": 1.0}
+        ended |= {"generation_tps": 1.0, "peak_memory": 0.1}
+        yield SimpleNamespace(token=tokenizer.eos_token_id, finish_reason="stop", **ended)
+
+    monkeypatch.setattr(generate, "check_template", lambda model_id: None)
+    monkeypatch.setattr(generate, "load", lambda *_: (None, tokenizer))
+    monkeypatch.setattr(mlx_lm, "stream_generate", stream)
+    return asked
+
+
+GIVEN = ["generate", "--model", "m", "-p", "Add."]
+ON = ["--thinking", "--max-tokens", "2048"]
+
+
+def test_a_thought_goes_to_stderr_and_the_answer_to_stdout(
+    thinker: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*GIVEN, *ON]) == 0
+    out, err = capsys.readouterr()
+    assert out == PROGRAM + "\n" and err.startswith(DRAFT + "</think>\n")
+    assert cli.main([*GIVEN, *ON, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["text"], found["thought"].strip()) == (PROGRAM, f"{DRAFT}</think>")
+    assert cli.main(GIVEN) == 0
+    out, err = capsys.readouterr()
+    assert out == PROGRAM + "\n" and "return 0" not in err
+    assert [one.endswith("<think>\n") for one in thinker] == [True, True, False]
+
+
+def test_a_program_in_a_thought_is_not_put_to_the_tests(
+    thinker: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tests = tmp_path / "tests.py"
+    tests.write_text("assert add(1, 2) == 3")
+    assert cli.main([*GIVEN, *ON, "--tests", str(tests)]) == 0
+    assert "return a + b" in capsys.readouterr().out
+    tests.write_text("assert add(1, 2) == 0")
+    assert cli.main([*GIVEN, *ON, "--tests", str(tests)]) == 3
+
+
+def test_a_thought_needs_room(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*GIVEN, "--thinking"]) == 2
+    assert "--thinking: a thought takes thousands of tokens" in capsys.readouterr().err
 
 
 def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(
