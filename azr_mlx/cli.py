@@ -265,13 +265,7 @@ def convert(
     """Convert a Hugging Face model or a .gguf file to MLX's format."""
     _start("mlx")
     from azr_mlx.commands.convert import convert as run
-    from azr_mlx.models.template import check_template
-    from azr_mlx.tasks.chat import TemplateError
 
-    try:
-        check_template(hf_path, revision)
-    except TemplateError as error:
-        _say(f"azr-mlx: warning: {one_line(str(error))}")
     report = run(
         hf_path,
         mlx_path,
@@ -282,6 +276,7 @@ def convert(
         dtype=dtype,
         revision=revision,
         keep_quantized=keep_quantized,
+        warn=lambda text: _say(f"azr-mlx: warning: {one_line(text)}"),
     )
     _result(report.to_json(), as_json)
     if (report.logp_change_mean or 0.0) > LARGE_CHANGE:
