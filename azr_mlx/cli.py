@@ -76,6 +76,14 @@ TopP = Annotated[
 BackendName = Annotated[str | None, typer.Option("--backend", help="Backend: auto, mlx or torch.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 
+Thinking = Annotated[
+    bool,
+    typer.Option(
+        "--thinking",
+        help="Let a chat model think before it answers; --max-tokens must be 2048 or more.",
+    ),
+]
+
 # Options of eval alone: with them its signature would hide its body.
 Ks = Annotated[
     str,
@@ -268,6 +276,7 @@ def convert(
         dtype=dtype,
         revision=revision,
         keep_quantized=keep_quantized,
+        warn=lambda text: _say(f"azr-mlx: warning: {one_line(text)}"),
     )
     _result(report.to_json(), as_json)
     if (report.logp_change_mean or 0.0) > LARGE_CHANGE:
@@ -330,6 +339,7 @@ def generate(
     top_p: TopP = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="Random seed.")] = None,
     system: Annotated[str, typer.Option("--system", help="System message of the chat.")] = "",
+    thinking: Thinking = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the text without a chat template.")
     ] = False,
@@ -338,7 +348,8 @@ def generate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Generate text from a prompt, on this machine. Text goes to stdout, the rest to stderr."""
+    """Generate text from a prompt, on this machine. Text goes to stdout, the rest to stderr, also
+    what the model thinks before it answers."""
     text, system = _text("--prompt", prompt, stdin=True), _text("--system", system)
     if not text:
         raise UsageError("--prompt: empty; give some text")
@@ -347,11 +358,18 @@ def generate(
     checked = None if tests is None else generate_tested.read_tests(tests)
     if checked is None and strategy == "auto":
         raise UsageError("--strategy auto: needs --tests to choose by; or name a strategy")
+    if thinking:
+        from azr_mlx.evaluation.protocol import check_thought_fits
+
+        check_thought_fits(max_tokens)
     _start("mlx")
     from azr_mlx.backends.base import Sampling
     from azr_mlx.commands.generate import Generator, seed_sampler
 
-    generator = Generator(model, adapter_path)
+    shown, thought = _Answer(sys.stdout), _Answer(sys.stderr)
+    streams = checked is None and not as_json
+    on_thought = thought.add if streams else _ignore
+    generator = Generator(model, adapter_path, raw=raw, thinking=thinking, on_thought=on_thought)
     wanted = strategy or ("direct" if checked is None else "auto")
     strategies = generate_tested.strategies_for(generator, wanted, raw=raw)
     seed_sampler(seed)
@@ -361,13 +379,17 @@ def generate(
             generator, question, checked, strategies, on_sandbox=_say_isolation, on_try=_say_try
         )
         return _solved(tries, as_json)
-    shown = _Answer()
-    done = generate_tested.answer(
-        generator, question, wanted, on_text=_ignore if as_json else shown.add
-    )
+
+    def show(text: str) -> None:
+        if text:
+            thought.end_line()
+        shown.add(text)
+
+    done = generate_tested.answer(generator, question, wanted, on_text=show if streams else _ignore)
     if as_json:
         _result(done.to_json(), True)
         return 0
+    thought.end_line()
     shown.end()
     speed = f"{done.tokens} tokens ({done.finish}), {done.tokens_per_s:.1f} tokens/s"
     _say(f"{speed}, peak {done.peak_gb:.2f} GB")
@@ -392,7 +414,7 @@ def _solved(tries: Sequence[Try], as_json: bool) -> int:
         taken = last.strategy if last.passed else None
         _result({**last.to_json(), "taken": taken, "tries": [t.to_json() for t in tries]}, True)
     else:
-        shown = _Answer()
+        shown = _Answer(sys.stdout)
         shown.add(last.code)
         shown.end()
     if last.passed:
@@ -422,6 +444,7 @@ def evaluate(
     top_p: TopP = 1.0,
     max_tokens: MaxTokens = 512,
     strategy: EvalStrategy = "direct",
+    thinking: Thinking = False,
     protocol: EvalProtocol = "auto",
     compare: Compare = None,
     limit: Annotated[
@@ -457,6 +480,7 @@ def evaluate(
         protocol=protocol,
         strategy=strategy,
         seed=seed,
+        thinking=thinking,
     )
     request = EvalRequest(
         [name.strip() for name in benchmark.split(",") if name.strip()],
@@ -724,23 +748,31 @@ def _text(option: str, given: str, stdin: bool = False) -> str:
 
 
 class _Answer:
-    """Writes a model's text to stdout while it comes: as it is into a file or a pipe, and on a
-    terminal with control characters made visible."""
+    """Writes a model's text while it comes: as it is into a file or a pipe, and on a terminal with
+    control characters made visible."""
 
-    def __init__(self) -> None:
-        self._raw = not sys.stdout.isatty()
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._raw = stream, not stream.isatty()
         self._held = ""  # a CR at the end of a piece, which may be half of a line's end
+        self._begun = False
 
     def add(self, text: str) -> None:
         if not self._raw:
             text = self._held + text
             self._held = "\r" if text.endswith("\r") else ""
             text = plain(text.removesuffix("\r"))
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        self._begun = self._begun or bool(text)
+        self._stream.write(text)
+        self._stream.flush()
 
     def end(self) -> None:
-        sys.stdout.write(plain(self._held) + "\n")
+        self._stream.write(plain(self._held) + "\n")
+        self._begun, self._held = False, ""
+
+    def end_line(self) -> None:
+        """End the text, if there is any that has not been ended."""
+        if self._begun:
+            self.end()
 
 
 def _ignore(text: str) -> None:

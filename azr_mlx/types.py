@@ -114,7 +114,8 @@ class Prompt:
 
     ``form`` names the prompt form, ``strategy`` the solving strategy ("" for proposers), ``stop``
     the strings that end a completion, and ``prefix`` how many leading characters of ``text`` every
-    prompt of this form, kind and role shares in this step (0 if none).
+    prompt of this form, kind and role shares in this step (0 if none). ``chat`` says that a chat
+    template wrote it, so that its completion may begin with a thought.
     """
 
     text: str
@@ -123,6 +124,7 @@ class Prompt:
     strategy: str = ""
     stop: tuple[str, ...] = ()
     prefix: int = 0
+    chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ class Completion:
     ``token_ids`` include the token that ended it. ``logprobs`` are the sampler's log-probabilities,
     one per token. They are kept to measure (and correct) the mismatch between sampler and trainer,
     and are not pi_old. ``finish`` is "stop" or "length"; ``key`` is the random key that the
-    completion was drawn with; ``text`` is cut before the stop string.
+    completion was drawn with. ``thought`` is what the model thought, with its marks, and ``text``
+    what follows, cut before the stop string: empty if the thought has not ended.
     """
 
     token_ids: tuple[int, ...]
@@ -140,6 +143,12 @@ class Completion:
     finish: str
     key: int
     text: str = ""
+    thought: str = ""
+
+    @property
+    def cut_before_answer(self) -> bool:
+        """Whether the limit came within the thought."""
+        return self.finish == "length" and bool(self.thought) and not self.text
 
 
 @dataclass(frozen=True, slots=True)

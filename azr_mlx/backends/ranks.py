@@ -123,7 +123,7 @@ def run_shared(
     rows = [row for part in gather(world, [asdict(one) for one in made]) for row in part]
     done = [
         Completion(
-            tuple(row["token_ids"]), tuple(row["logprobs"]), row["finish"], row["key"], row["text"]
+            **{**row, "token_ids": tuple(row["token_ids"]), "logprobs": tuple(row["logprobs"])}
         )
         for row in rows
     ]

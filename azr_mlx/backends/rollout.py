@@ -18,10 +18,12 @@ import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.detokenize import text_after
+from azr_mlx.backends.endings import Ending
 from azr_mlx.backends.kv_places import ArrayLibrary, Places, Window
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
 from azr_mlx.backends.sampler import Stream
+from azr_mlx.tasks.thinking import Thoughts
 from azr_mlx.types import Completion, Prompt
 
 SHRINK = 0.75  # if a smaller share of places is taken and no row waits, free places are dropped
@@ -113,6 +115,7 @@ class _Row:
     index: int
     prompt: Prompt
     stream: Stream
+    ending: Ending
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: str = ""
@@ -181,9 +184,10 @@ class RolloutEngine:
         on_step: OnStep | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in order; ``on_step`` as in ``Backend.generate``."""
+        streams = list(map(Stream, keys, sampling))
         rows = [
-            _Row(i, *row)
-            for i, row in enumerate(zip(prompts, map(Stream, keys, sampling), strict=True))
+            _Row(i, prompt, stream, Ending(self.tokenizer, prompt))
+            for i, (prompt, stream) in enumerate(zip(prompts, streams, strict=True))
         ]
         waiting = _longest_first(rows)
         self._read_prefixes(prompts)
@@ -288,23 +292,20 @@ class RolloutEngine:
     def _finish(self, row: _Row) -> str:
         if row.tokens[-1] in self.eos:
             return "stop"
-        stop = row.prompt.stop
-        if stop:
-            # Each token is at least one byte, so these last tokens contain any stop string that
-            # has just been completed. The blank that the first may lose is before it.
-            width = max(len(s.encode()) for s in stop) + 4
-            tail = self.tokenizer.decode(row.tokens[-width:])
-            if any(s in tail for s in stop):
-                return "stop"
+        if row.ending.reached(row.tokens):
+            return "stop"
         return "length" if len(row.tokens) >= row.limit else ""
 
     def _completion(self, row: _Row) -> Completion:
         ended = row.tokens[-1] in self.eos
         tokens = row.tokens[:-1] if ended else row.tokens
-        text = text_after(self.tokenizer, row.prompt.token_ids, tokens)
+        thought, text = "", text_after(self.tokenizer, row.prompt.token_ids, tokens)
+        if row.prompt.chat:
+            thought, text = Thoughts(row.prompt.text).split(text)
         cuts = [at for s in row.prompt.stop if (at := text.find(s)) >= 0]
         text = text[: min(cuts)] if cuts else text
-        return Completion(tuple(row.tokens), tuple(row.logprobs), row.finish, row.stream.key, text)
+        drawn = tuple(row.tokens), tuple(row.logprobs)
+        return Completion(*drawn, row.finish, row.stream.key, text, thought)
 
     # -- prefill -----------------------------------------------------------------------------------
 

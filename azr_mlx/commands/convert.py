@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from azr_mlx.files import whole_folder
 from azr_mlx.models.folder import check_quantization, convert_folder, link_folder, read_config
 from azr_mlx.models.locate import Source, locate
 from azr_mlx.models.measure import bits_per_weight, float_dtype, logprobs
+from azr_mlx.models.template import check_template
+from azr_mlx.tasks.chat import TemplateError
 
 
 class ConvertError(ModelUsageError):
@@ -67,11 +70,13 @@ def convert(
     dtype: str | None = None,
     revision: str | None = None,
     keep_quantized: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> ConvertReport:
     """Convert a folder, hub repository, ``.gguf`` file or ``package:NAME/FILE`` into ``mlx_path``.
 
     What is written is dense, unless ``quantize`` is set, or ``keep_quantized``, which keeps the
-    blocks of a GGUF file that MLX has, too.
+    blocks of a GGUF file that MLX has, too. ``warn`` is called with one line, before weights are
+    fetched, if the chat template fails.
 
     Raises ConvertError if ``mlx_path`` exists or the arguments conflict, ModelError if the
     model cannot be found or converted. The folder is complete or absent, even after Ctrl-C.
@@ -83,6 +88,10 @@ def convert(
         raise ConvertError(
             f"--mlx-path {str(mlx_path)!r} exists", "name another folder or remove it"
         )
+    try:
+        check_template(hf_path, revision)
+    except TemplateError as error:
+        warn(str(error))
     source = locate(hf_path, revision)
     with whole_folder(target) as work:
         kept, dequantized, quantized = _write(source, work, quantization, dtype, keep_quantized)

@@ -27,6 +27,7 @@ from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.models.adapters import base_of, quantization_of, read_lora
+from azr_mlx.models.template import check_template
 from azr_mlx.run_folder import adapter_folder
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Task
@@ -145,6 +146,8 @@ def evaluate(
         if model is None:
             raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
         request.settings.check()
+        if request.settings.protocol != "base":
+            check_template(model)
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that is not available is reported before a model is loaded.
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:

@@ -16,12 +16,17 @@ from azr_mlx.errors import UsageError
 from azr_mlx.models.adapters import base_of, quantization_of
 from azr_mlx.models.locate import resolve
 from azr_mlx.models.mlx_model import open_model
+from azr_mlx.models.template import check_template
 from azr_mlx.run_folder import ADAPTER_CONFIG, adapter_folder
+from azr_mlx.tasks import chat
+from azr_mlx.tasks.thinking import Thoughts
+from azr_mlx.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A completion and its cost. ``finish`` is "stop" or "length"; rates are tokens per second."""
+    """A completion and its cost. ``finish`` is "stop" or "length"; rates are tokens per second.
+    ``thought`` is what a chat model thought before ``text``, its answer."""
 
     text: str
     finish: str
@@ -30,6 +35,7 @@ class Generation:
     prompt_tokens_per_s: float
     tokens_per_s: float
     peak_gb: float
+    thought: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -38,10 +44,21 @@ class Generation:
 class Generator:
     """A model, with its adapters, that completes prompts one at a time."""
 
-    def __init__(self, model_id: str | None, adapter_path: Path | None = None) -> None:
-        """``model_id`` may be None if the adapters' folder names its model.
+    def __init__(
+        self,
+        model_id: str | None,
+        adapter_path: Path | None = None,
+        *,
+        raw: bool = False,
+        thinking: bool = False,
+        on_thought: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """``model_id`` may be None if the adapters' folder names its model. With ``thinking`` a
+        chat model thinks before it answers. ``on_thought`` is called with each piece of a thought
+        as soon as it is there. A model for ``raw`` text may have a chat template that fails.
 
-        Raises ``UsageError`` if the adapters are not available, ``ModelError`` if the model is not.
+        Raises ``UsageError`` if the adapters are not available, or the model does not think as it
+        should; ``ModelError`` if the model is not available.
         """
         if adapter_path is not None:
             adapter_path = adapter_folder(adapter_path)
@@ -53,11 +70,16 @@ class Generator:
             )
         if model_id is None:
             raise UsageError("--model: missing; name a model, or adapters that name their model")
+        if not raw:
+            check_template(model_id)
         self.model, self.tokenizer = load(model_id, adapter_path)
+        self.thinking, self.on_thought = thinking, on_thought
+        if thinking:
+            chat.check_thinking(self.tokenizer, "--thinking", "leave --thinking out")
 
     @property
     def has_template(self) -> bool:
-        return self.tokenizer.chat_template is not None
+        return chat.has_template(self.tokenizer)
 
     def complete(
         self,
@@ -70,32 +92,73 @@ class Generator:
     ) -> Generation:
         """Complete ``prompt``. The model's chat template is used, if it has one and not ``raw``.
 
-        ``on_text`` is called with each piece of text as soon as it is there.
+        ``on_text`` is called with each piece of the answer as soon as it is there. Raises
+        ``TemplateError`` if the template fails.
         """
         from mlx_lm import stream_generate
         from mlx_lm.sample_utils import make_sampler
 
-        tokens = encode(self.tokenizer, prompt, raw=raw, system=system)
+        asked = asked_for(self.tokenizer, prompt, raw=raw, system=system, thinking=self.thinking)
         # A chat's answer is a text of its own; otherwise the text goes on.
-        text = TextStream(self.tokenizer, [] if self.has_template and not raw else tokens)
+        text = TextStream(self.tokenizer, [] if asked.chat else asked.token_ids)
+        parts = _Parts(asked, self.on_thought, on_text)
         sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
-        pieces = []
         for response in stream_generate(
-            self.model, self.tokenizer, tokens, max_tokens=sampling.max_tokens, sampler=sampler
+            self.model,
+            self.tokenizer,
+            list(asked.token_ids),
+            max_tokens=sampling.max_tokens,
+            sampler=sampler,
         ):
             piece = "" if response.finish_reason == "stop" else text.add(response.token)
             piece += text.rest() if response.finish_reason else ""
-            pieces.append(piece)
-            on_text(piece)
+            parts.add(piece)
+        thought, answer = parts.end()
         return Generation(
-            "".join(pieces),
+            answer,
             str(response.finish_reason),
             response.prompt_tokens,
             response.generation_tokens,
             response.prompt_tps,
             response.generation_tps,
             response.peak_memory,
+            thought,
         )
+
+
+class _Parts:
+    """A completion's thought and answer, told as soon as it is clear which of both they are."""
+
+    def __init__(
+        self, asked: Prompt, on_thought: Callable[[str], None], on_text: Callable[[str], None]
+    ) -> None:
+        self._thoughts = Thoughts(asked.text) if asked.chat else None
+        self._on_thought, self._on_text = on_thought, on_text
+        self._text, self._told = "", ("", "")
+
+    def add(self, piece: str) -> None:
+        self._text += piece
+        thought, answer = self._split()
+        if self._thoughts is None or not self._thoughts.may_begin(answer):
+            self._tell(thought, answer)
+        else:
+            self._tell(thought, self._told[1])
+
+    def end(self) -> tuple[str, str]:
+        """The whole thought, and the whole answer."""
+        self._tell(*self._split())
+        return self._told
+
+    def _split(self) -> tuple[str, str]:
+        if self._thoughts is None:
+            return "", self._text
+        thought, answer = self._thoughts.split(self._text)
+        return thought, answer.lstrip() if thought else answer
+
+    def _tell(self, thought: str, answer: str) -> None:
+        before, self._told = self._told, (thought, answer)
+        self._on_thought(thought[len(before[0]) :])
+        self._on_text(answer[len(before[1]) :])
 
 
 def seed_sampler(seed: int | None) -> None:
@@ -113,23 +176,26 @@ def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
     return opened.model, opened.tokenizer
 
 
-def encode(tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "") -> list[int]:
-    """``prompt`` as token ids: as a user's message in a chat, or as it is if ``raw``.
+def asked_for(
+    tokenizer: Any, prompt: str, *, raw: bool = False, system: str = "", thinking: bool = False
+) -> Prompt:
+    """``prompt`` in tokens: as a user's message in a chat, or as it is if ``raw``.
 
-    Raises ``UsageError`` if there is nothing to complete, or no chat template for ``system``.
+    Raises ``UsageError`` if there is nothing to complete, or no chat template for ``system`` or
+    ``thinking``; ``TemplateError`` if the template fails.
     """
-    chat = tokenizer.chat_template is not None and not raw
-    if system and not chat:
-        raise UsageError("--system: needs a chat template; remove --raw, or use a chat model")
-    if chat:
-        turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": prompt})
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True)
-    else:
-        ids = tokenizer.encode(prompt)
+    in_chat = chat.has_template(tokenizer) and not raw
+    for option, given in (("--system", system), ("--thinking", thinking)):
+        if given and not in_chat:
+            raise UsageError(f"{option}: needs a chat template; remove --raw, or use a chat model")
+    text = prompt
+    if in_chat:
+        turns = chat.conversation(prompt, system)
+        text = chat.written(tokenizer, turns, thinking=thinking)
+    ids = tokenizer.encode(text, add_special_tokens=not in_chat)
     if not ids:
         raise UsageError("--prompt: is empty; give some text")
-    return list(ids)
+    return Prompt(text, tuple(ids), chat=in_chat)
 
 
 def _folder(model_id: str, of_run: Quantization | None) -> Path:

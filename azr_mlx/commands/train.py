@@ -24,11 +24,13 @@ from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import WAYS, BeforeAndAfter, HeldOut, Record, recorded
 from azr_mlx.models.locate import ResolvedModel
+from azr_mlx.models.template import check_template
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.terminal import Display, held_out_table
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tasks.gate import Runner
+from azr_mlx.tasks.prompts import chosen_form
 from azr_mlx.text import plain
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
@@ -63,6 +65,8 @@ def train(
         run_dir, start = _place(world, config, resume, stack)
         record = _record(config, run_dir, start)
         config = fitting(config, backend_name)
+        if chosen_form(None, config).style == "chat":
+            check_template(config.model_id)
         model = resolve_model(backend_name, config.model_id, config.quantization)
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0

@@ -2,6 +2,7 @@
 
 from azr_mlx.config.settings import (
     MODES,
+    THOUGHT_TOKENS,
     Config,
     ConfigError,
     Distill,
@@ -26,6 +27,7 @@ from azr_mlx.config.settings import (
 
 __all__ = [
     "MODES",
+    "THOUGHT_TOKENS",
     "Config",
     "ConfigError",
     "Distill",

@@ -92,6 +92,7 @@ class Lora:
 @dataclass(frozen=True, slots=True)
 class Rollout:
     form: str = "chat"  # a prompt form: a file in config/prompts/
+    thinking: Annotated[str, OneOf("off", "on")] = "off"  # before the answer, in a chat
     temperature: Positive = 1.0
     top_p: Annotated[float, Between(above=0, high=1)] = 1.0
     # n: solver rollouts per task; they measure learnability and train (the paper's is 8; below 4
@@ -110,6 +111,11 @@ class Rollout:
     overlong_penalty: NonNegative = 0.5
     # extra rounds of tasks when groups have no reward variance (dynamic sampling)
     resample: Count = 0
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model is to think before it answers."""
+        return self.thinking == "on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +343,7 @@ def check(config: Config) -> list[str]:
 
 _Check = tuple[tuple[str, ...], Callable[[Config], bool], str]
 _GROUPED = ("rloo", "grpo", "dr_grpo")
+THOUGHT_TOKENS = 2048  # the least limit of a completion that has a thought in it
 _CROSS: tuple[_Check, ...] = (
     (
         ("rollout.reuse_rollouts", "ppo.advantage"),
@@ -399,6 +406,15 @@ _CROSS: tuple[_Check, ...] = (
             <= min(c.rollout.max_solve_tokens, c.rollout.max_propose_tokens)
         ),
         "longer than a whole completion; give less than the smaller of the two limits",
+    ),
+    (
+        ("rollout.thinking", "rollout.max_solve_tokens", "rollout.max_propose_tokens"),
+        lambda c: (
+            not c.rollout.thinks
+            or min(c.rollout.max_solve_tokens, c.rollout.max_propose_tokens) >= THOUGHT_TOKENS
+        ),
+        f"a thought takes thousands of tokens; give both limits at least {THOUGHT_TOKENS}, "
+        "or rollout.thinking=off",
     ),
 )
 

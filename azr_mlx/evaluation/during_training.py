@@ -56,5 +56,6 @@ def _halves(config: Config) -> tuple[Settings, Settings]:
         limit=most // 2,
         split="selection",
         seed=config.seed,
+        thinking=config.rollout.thinks,
     )
     return selection, replace(selection, split="report", limit=most - most // 2)

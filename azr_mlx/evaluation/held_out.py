@@ -187,6 +187,7 @@ def settings(config: Config) -> dict[str, Any]:
         "task_types": list(config.task_types),
         "solver.strategies": config.solver.strategies[0],
         "rollout.form": r.form,
+        "rollout.thinking": r.thinking,
         "rollout.temperature": r.temperature,
         "rollout.top_p": r.top_p,
         "rollout.max_solve_tokens": r.max_solve_tokens,
@@ -257,11 +258,12 @@ def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
                 "start, so nothing can be compared; give held_out.tasks=0"
             )
         return None
+    known = {"rollout.thinking": "off", **record.settings}  # older records do not say
     for key, value in settings(config).items():
-        if record.settings.get(key) != value:
+        if known.get(key) != value:
             raise UsageError(
                 f"{key}: {value!r}: the run in {run_dir} solved its held-out tasks with "
-                f"{record.settings.get(key)!r}; keep that, or give held_out.tasks=0"
+                f"{known.get(key)!r}; keep that, or give held_out.tasks=0"
             )
     return record
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from azr_mlx import __version__
 from azr_mlx.backends.base import Backend, Sampling
+from azr_mlx.config import THOUGHT_TOKENS
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks, strategies
 from azr_mlx.evaluation.benchmarks import Benchmark, Problem
 from azr_mlx.evaluation.statistics import check_k
+from azr_mlx.tasks import chat
 
 SPLITS = ("all", "selection", "report")
 
@@ -24,7 +26,8 @@ class Settings:
     ``split`` is all, or the half of the tasks that a run's best adapters are selected on, or the
     half that reports on them; ``limit`` takes the first tasks of it only. ``protocol`` auto is chat
     for a model that has a chat template, and base for one that has none. ``strategy`` is one of
-    ``strategies.STRATEGIES``, or auto: each in turn, until the visible tests pass.
+    ``strategies.STRATEGIES``, or auto: each in turn, until the visible tests pass. With
+    ``thinking`` a chat model thinks before it answers.
     """
 
     num_samples: int = 1
@@ -37,6 +40,7 @@ class Settings:
     protocol: str = "auto"
     strategy: str = "direct"
     seed: int = 0
+    thinking: bool = False
 
     @property
     def sampling(self) -> Sampling:
@@ -57,6 +61,8 @@ class Settings:
             )
         if self.max_tokens < 1:
             raise UsageError(f"--max-tokens {self.max_tokens}: must be at least 1")
+        if self.thinking:
+            check_thought_fits(self.max_tokens)
         if self.split not in SPLITS:
             raise UsageError(f"--split {self.split}: take {', '.join(SPLITS)}")
         strategies.sequence(self.strategy)
@@ -79,6 +85,15 @@ def half(task_id: str) -> str:
     return SPLITS[1 + hashlib.blake2b(task_id.encode(), digest_size=1).digest()[0] % 2]
 
 
+def check_thought_fits(max_tokens: int) -> None:
+    """Raise UsageError if a completion of so many tokens is too short for a thought."""
+    if max_tokens < THOUGHT_TOKENS:
+        raise UsageError(
+            f"--thinking: a thought takes thousands of tokens, and --max-tokens is {max_tokens}; "
+            f"give --max-tokens {THOUGHT_TOKENS} or more"
+        )
+
+
 def check_limit(limit: int | None) -> None:
     """Raise UsageError if the first ``limit`` tasks would be none."""
     if limit is not None and limit < 1:
@@ -89,9 +104,11 @@ def form_for(settings: Settings, backend: Backend, model: str = "") -> str:
     """``base`` or ``chat``.
 
     Raises:
-        UsageError: chat is asked for, by its name or by a strategy, and the model has no template.
+        UsageError: chat is asked for, by its name, by a strategy or by thinking, and the model has
+            no template, or does not think.
+        TemplateError: the model's template fails.
     """
-    has_template = getattr(backend.tokenizer, "chat_template", None) is not None
+    has_template = chat.has_template(backend.tokenizer)
     asked = settings.protocol
     if asked == "chat" and not has_template:
         raise UsageError(
@@ -103,6 +120,15 @@ def form_for(settings: Settings, backend: Backend, model: str = "") -> str:
             f"--strategy {settings.strategy}: a strategy is an instruction, and the base protocol "
             "gives none; --protocol chat with a chat model, or --strategy direct"
         )
+    if form == "base" and settings.thinking:
+        raise UsageError(
+            "--thinking: the base protocol continues a text, without a thought before it; "
+            "--protocol chat with a chat model, or leave --thinking out"
+        )
+    if form == "chat":
+        if settings.thinking:
+            chat.check_thinking(backend.tokenizer, "--thinking", "leave --thinking out")
+        chat.try_template(backend.tokenizer)
     return form
 
 
@@ -192,16 +218,17 @@ def of_model(
     benchmark: Benchmark, settings: Settings, form: str, subject: Subject, extent: Extent
 ) -> Protocol:
     """The protocol of samples that a model is asked for here."""
-    spec, chat = benchmark.spec, form == "chat"
+    spec, chat_form = benchmark.spec, form == "chat"
+    thinking = "on" if settings.thinking else "off"
     return Protocol(
         benchmark=spec.name,
-        prompt="chat: the question as a user message, thinking off"
-        if chat
+        prompt=f"chat: the question as a user message, thinking {thinking}"
+        if chat_form
         else f"base: {spec.form}",
         shots=spec.shots,
         strategy=settings.strategy,
-        extraction=spec.reads if chat else "up to the first stop string",
-        stop=() if chat else spec.stop,
+        extraction=spec.reads if chat_form else "up to the first stop string",
+        stop=() if chat_form else spec.stop,
         limits=asdict(spec.limits),
         data_sha256=benchmark.sha256,
         **asdict(subject),

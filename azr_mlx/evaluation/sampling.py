@@ -107,7 +107,8 @@ class Evaluation:
 
     def prompt(self, problem: Problem, strategy: str) -> Prompt:
         spec, tokenizer = self.benchmark.spec, self.backend.tokenizer
-        return benchmarks.prompt(problem, spec, self.form, tokenizer, strategy)
+        thinking = self.settings.thinking
+        return benchmarks.prompt(problem, spec, self.form, tokenizer, strategy, thinking=thinking)
 
     def sampling_key(self, wanted: Wanted, strategy: str) -> int:
         """Depends on the task's place, the sample's number and the strategy: not on ``limit``, the

@@ -17,12 +17,14 @@ from typing import Any
 from azr_mlx import run_folder
 from azr_mlx.errors import WRONG_VALUES
 from azr_mlx.files import from_json
+from azr_mlx.text import clip
 from azr_mlx.types import Experience, Status
 
 FILES = 8  # how many files of rollouts are opened
 BYTES = 16 << 20  # how much of each file is read
 MOST = 96  # rollouts: 2 roles x 3 kinds x (passed, not passed) x FILES
 LONGEST_PROMPT, LONGEST_COMPLETION, LONGEST_DETAIL = 1200, 2000, 200
+LONGEST_THOUGHT = 1000
 
 # A proposal that became a task has the status ok.
 GOOD = frozenset({Status.PASS.value, Status.OK.value})
@@ -76,8 +78,13 @@ def _shown(one: Experience) -> ShownRollout:
         one.verdict.detail,
         one.reward.total,
         one.prompt.text[-LONGEST_CELL:],  # The task is at the end of the prompt.
-        one.completion.text[:LONGEST_CELL],
+        _shown_text(one.completion.thought, one.completion.text)[:LONGEST_CELL],
     )
+
+
+def _shown_text(thought: str, answer: str) -> str:
+    """A completion with the end of its thought."""
+    return clip(thought, LONGEST_THOUGHT, keep_end=True) + answer
 
 
 def of_run(run_dir: Path) -> list[ShownRollout]:
@@ -136,7 +143,7 @@ def _parsed(line: str) -> ShownRollout | None:
             str(row["verdict"].get("detail", "")),
             float(row["reward"]["total"]),
             str(row["prompt"]["text"]),
-            str(row["completion"]["text"]),
+            _shown_text(str(row["completion"].get("thought", "")), str(row["completion"]["text"])),
         )
     except WRONG_VALUES:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
 from azr_mlx.errors import AzrError
-from azr_mlx.selfplay.round import Proposed, Round, Validated
+from azr_mlx.selfplay.round import CUT, Proposed, Round, Validated
 from azr_mlx.tasks import templates
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import Draft, Gate, GateRules, Runner
@@ -161,7 +161,8 @@ class TaskProposer:
         assert self.backend is not None
         count = self.config.proposer.induction_inputs
         output = self.form.propose(kind, references, level, program=program, n_inputs=count)
-        return render(output, self.backend.tokenizer)
+        thinking = self.config.rollout.thinks
+        return render(output, self.backend.tokenizer, thinking=thinking)
 
     def _fresh_program(self, level: float, draw: np.random.Generator) -> str:
         which = self.config.proposer.template_set
@@ -169,7 +170,8 @@ class TaskProposer:
 
     def _draft(self, r: Round, asked: _Request, completion: Completion) -> Draft:
         proposal = parse_proposal(completion.text, asked.kind, self.form, asked.program)
-        return Draft(proposal, asked.kind, asked.level, r.step, asked.parents)
+        lacking = CUT if completion.cut_before_answer else ""
+        return Draft(proposal, asked.kind, asked.level, r.step, asked.parents, lacking=lacking)
 
     # -- from templates ----------------------------------------------------------------------------
 

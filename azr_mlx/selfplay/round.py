@@ -18,6 +18,8 @@ from azr_mlx.types import Completion, Experience, Prompt, Task, Verdict
 
 PHASES = ("propose", "solve", "verify", "score", "update", "evaluate", "save")
 
+CUT = "cut: the limit came within the thought"  # why there is no answer in a completion
+
 
 class Clock:
     """The wall time of a step, by phase. Phases do not nest."""

@@ -8,16 +8,21 @@ from typing import NamedTuple
 
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
-from azr_mlx.selfplay.answering import Answering, Asked
+from azr_mlx.selfplay.answering import Answering, Asked, Judged
 from azr_mlx.selfplay.memory import Memory
 from azr_mlx.selfplay.rewards import has_contrast
-from azr_mlx.selfplay.round import Round, Solution
+from azr_mlx.selfplay.round import CUT, Round, Solution
 from azr_mlx.selfplay.strategy_bandit import StrategyBandit
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.parse import parse_answer
 from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
 from azr_mlx.tasks.verdicts import TaskCheck
-from azr_mlx.types import Task
+from azr_mlx.types import Task, Verdict
+
+
+def _verdict(done: Judged) -> Verdict:
+    verdict: Verdict = done.grades[-1]
+    return replace(verdict, detail=CUT) if done.completion.cut_before_answer else verdict
 
 
 class _Place(NamedTuple):
@@ -72,12 +77,13 @@ class TaskSolver:
             with r.phase("verify"):  # what was not judged while others were written
                 judged = answering.judged()
         return [
-            Solution(task, one.prompt, done.completion, done.answer, done.grades[-1])
+            Solution(task, one.prompt, done.completion, done.answer, _verdict(done))
             for (task, _), one, done in zip(posed, asked, judged, strict=True)
         ]
 
     def _asked(self, task: Task, strategy: str, sampling: Sampling, key: int) -> Asked:
-        prompt = render(self.form.solve(task, strategy), self.backend.tokenizer)
+        output, thinking = self.form.solve(task, strategy), self.config.rollout.thinks
+        prompt = render(output, self.backend.tokenizer, thinking=thinking)
         read = lambda text: parse_answer(text, task.kind, self.form, task.program)  # noqa: E731
         return Asked(prompt, sampling, key, read, (TaskCheck(task),))
 

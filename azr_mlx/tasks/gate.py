@@ -59,7 +59,8 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A proposal on its way to the gate; ``proposal`` None if the text held none."""
+    """A proposal on its way to the gate; ``proposal`` None if the text held none, and then
+    ``lacking`` says why, if that is known."""
 
     proposal: Proposal | None
     kind: TaskKind
@@ -67,6 +68,7 @@ class Draft:
     step: int = 0
     parents: tuple[str, ...] = ()
     source: str = "model"
+    lacking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,8 @@ def _check(draft: Draft, rules: GateRules, buffer: TaskBuffer | None) -> _Candid
     """The checks that need no run."""
     proposal = draft.proposal
     if proposal is None:
-        return _rejected("format", "no program with an input in the text", Status.FORMAT)
+        why = draft.lacking or "no program with an input in the text"
+        return _rejected("format", why, Status.FORMAT)
     reason = check_program(proposal.program, rules.allowed_imports, rules.max_program_chars)
     if reason is not None:
         return _rejected(reason)

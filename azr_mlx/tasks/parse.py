@@ -1,7 +1,7 @@
 """Reads proposals and answers out of what a model wrote.
 
 Two conventions. ``completion``: the text goes on from a Python file that ends on ``def f``,
-``assert f``, ``==`` or a comment such as ``# steps:``. ``chat``: an optional ``<think>`` part, an
+``assert f``, ``==`` or a comment such as ``# steps:``. ``chat``: an optional thought, an
 ``<answer>`` part, and fenced blocks.
 
 Everything here is total: on any text the answer is a value or None, never an exception. Nothing is
@@ -30,6 +30,7 @@ from azr_mlx.tasks.program import (
     skeleton,
     unparse,
 )
+from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.types import TaskKind
 
 __all__ = [
@@ -92,7 +93,8 @@ def parse_answer(text: str, kind: TaskKind, form: Form, program: str = "") -> st
     text = text[:MAX_TEXT]
     try:
         if _is_chat(form):
-            return _chat_answer(_after_thinking(text), kind, program)
+            text = _after_thinking(text)
+            return _chat_answer(text, kind, program) if text.strip() else None
         return _completion_answer(text, kind, program)
     except RecursionError:
         return None
@@ -194,8 +196,8 @@ def _asserted_args(statement: str, program: str) -> str | None:
 
 
 def _after_thinking(text: str) -> str:
-    """What follows the reasoning: the (perhaps unterminated) answer tag's content, or all."""
-    text = text.rpartition("</think>")[2]
+    """What follows the thought: the (perhaps unterminated) answer tag's content, or all."""
+    text = answer_of(text)
     if "<answer>" in text:
         text = text.rpartition("<answer>")[2]
     return text.partition("</answer>")[0]

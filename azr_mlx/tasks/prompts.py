@@ -28,6 +28,7 @@ from azr_mlx.config import Config, schema
 from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.files import read_text
+from azr_mlx.tasks import chat
 from azr_mlx.text import NOT_PYTHON
 from azr_mlx.types import Prompt, Role, Task, TaskKind
 
@@ -188,14 +189,14 @@ def arguments(inputs: str) -> str:
     return ", ".join(map(ast.unparse, node.elts)) if isinstance(node, ast.Tuple) else inputs
 
 
-def render(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
-    """The prompt in tokens.
+def render(output: FormOutput, tokenizer: PromptTokenizer, *, thinking: bool = False) -> Prompt:
+    """The prompt in tokens. In a chat, the model is to think before it answers, if ``thinking``.
 
-    Raises ValueError if a chat form meets a tokenizer without a chat template, or a completion
-    prompt ends on white space.
+    Raises ValueError if a chat form meets a tokenizer without a chat template, or with one that
+    fails, or a completion prompt ends on white space.
     """
     if output.style == "chat":
-        return _render_chat(output, tokenizer)
+        return _render_chat(output, tokenizer, thinking)
     if output.text != output.text.rstrip():
         raise ValueError(
             f"prompt form {output.form!r}: a completion prompt ends on white space, "
@@ -205,20 +206,18 @@ def render(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
     return Prompt(output.text, ids, output.form, output.strategy, output.stop, output.prefix)
 
 
-def _render_chat(output: FormOutput, tokenizer: PromptTokenizer) -> Prompt:
-    if not getattr(tokenizer, "chat_template", None):
+def _render_chat(output: FormOutput, tokenizer: PromptTokenizer, thinking: bool) -> Prompt:
+    if not chat.has_template(tokenizer):
         raise ValueError(
             f"prompt form {output.form!r}: the model's tokenizer has no chat template; take the "
             "form few_shot"
         )
-    text = tokenizer.apply_chat_template(
-        output.messages, tokenize=False, add_generation_prompt=True
-    )
+    text = chat.written(tokenizer, output.messages, thinking=thinking)
     fixed = output.text[: output.prefix]
     start = text.find(fixed) if fixed else -1
     prefix = start + len(fixed) if start >= 0 else 0
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))  # the template has written them
-    return Prompt(text, ids, output.form, output.strategy, output.stop, prefix)
+    return Prompt(text, ids, output.form, output.strategy, output.stop, prefix, chat=True)
 
 
 def load_form(name_or_path: str | Path) -> PromptForm:
@@ -243,24 +242,33 @@ def load_form(name_or_path: str | Path) -> PromptForm:
 
 def chosen_form(form: PromptForm | str | None, config: Config) -> PromptForm:
     """A form that is given, or named, or else the configuration's. Raises UsageError if there is
-    no such form."""
-    if isinstance(form, PromptForm):
-        return form
-    try:
-        return load_form(config.rollout.form if form is None else form)
-    except ValueError as e:
-        raise UsageError(str(e)) from e
+    no such form, or if it has no place for a thought and the configuration wants one."""
+    if not isinstance(form, PromptForm):
+        try:
+            form = load_form(config.rollout.form if form is None else form)
+        except ValueError as e:
+            raise UsageError(str(e)) from e
+    if config.rollout.thinks and form.style != "chat":
+        raise UsageError(
+            f"rollout.thinking: on: form {form.name} continues a text, without a thought before "
+            "it; give rollout.thinking=off, or a chat form"
+        )
+    return form
 
 
 def form_for_training(config: Config, tokenizer: PromptTokenizer) -> PromptForm:
     """The form that a run asks by. Raises UsageError if this model, or one of the run's strategies,
-    cannot be asked by it."""
+    cannot be asked by it, TemplateError if the model's chat template fails."""
     form = chosen_form(None, config)
-    if form.style == "chat" and not getattr(tokenizer, "chat_template", None):
+    if form.style == "chat" and not chat.has_template(tokenizer):
         raise UsageError(
             f"rollout.form: {form.name}: this model has no chat template; give "
             "rollout.form=few_shot solver.strategies=[direct]"
         )
+    if config.rollout.thinks:
+        chat.check_thinking(tokenizer, "rollout.thinking: on", "give rollout.thinking=off")
+    if form.style == "chat":
+        chat.try_template(tokenizer)
     for kind in map(TaskKind, config.task_types):
         lacking = [s for s in config.solver.strategies if s not in form.strategies(kind)]
         if lacking:

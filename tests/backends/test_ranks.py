@@ -72,7 +72,7 @@ class Replayed:
 
 
 def completion(i: int) -> Completion:
-    return Completion((i, 0), (-0.1 * i, -1 / 3), "stop", 2**63 + i, f"t{i}\ud800")
+    return Completion((i, 0), (-0.1 * i, -1 / 3), "stop", 2**63 + i, f"t{i}\ud800", "<think>")
 
 
 def test_completions_come_back_in_order_bit_for_bit_and_are_told_once():

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
+from azr_mlx import cli  # noqa: E402
 from azr_mlx.backends.base import Sampling  # noqa: E402
 from azr_mlx.commands import generate  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
 from azr_mlx.errors import ModelError, UsageError  # noqa: E402
 from azr_mlx.models import hub  # noqa: E402
+from azr_mlx.types import Prompt  # noqa: E402
+from tests import chats  # noqa: E402
 from tests.tiny import tiny_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -131,23 +135,118 @@ class Chat:
 
     chat_template = "x"
 
-    def encode(self, text: str) -> list[int]:
-        return [ord(c) for c in text]
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [1] * add_special_tokens + [ord(c) for c in text]
 
-    def apply_chat_template(self, turns: list[dict[str, str]], **options: Any) -> list[int]:
-        assert options == {"add_generation_prompt": True}
-        return self.encode("".join(f"<{turn['role']}>{turn['content']}" for turn in turns))
+    def apply_chat_template(self, turns: list[dict[str, str]], **options: Any) -> str:
+        assert options["add_generation_prompt"] and not options["tokenize"]
+        end = "" if options["enable_thinking"] else "</think>"
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns) + end
 
 
 def test_a_prompt_is_a_users_turn_unless_it_is_raw() -> None:
-    chat = Chat()
-    assert generate.encode(chat, "hi") == chat.encode("<user>hi")
-    assert generate.encode(chat, "hi", system="be") == chat.encode("<system>be<user>hi")
-    assert generate.encode(chat, "hi", raw=True) == chat.encode("hi")
+    def asked(prompt: str, **options: Any) -> Prompt:
+        found = generate.asked_for(Chat(), prompt, **options)
+        starts = not found.chat  # a template has written the start token, if there is one
+        assert found.token_ids == tuple(Chat().encode(found.text, add_special_tokens=starts))
+        return found
+
+    assert (asked("hi").text, asked("hi").chat) == ("<user>hi</think>", True)
+    assert asked("hi", system="be").text == "<system>be<user>hi</think>"
+    assert asked("hi", thinking=True).text == "<user>hi"
+    assert (asked("hi", raw=True).text, asked("hi", raw=True).chat) == ("hi", False)
+    with pytest.raises(UsageError, match="--system: needs a chat template"):
+        asked("hi", raw=True, system="be")
+    with pytest.raises(UsageError, match="--thinking: needs a chat template"):
+        asked("hi", raw=True, thinking=True)
+    no_tokens = Chat()
+    no_tokens.encode = lambda text, add_special_tokens=True: []  # type: ignore[method-assign]
     with pytest.raises(UsageError, match="--prompt"):
-        generate.encode(chat, "", raw=True)
-    with pytest.raises(UsageError, match="--system"):
-        generate.encode(chat, "hi", raw=True, system="be")
+        generate.asked_for(no_tokens, "", raw=True)
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("prompt", "text", "thought", "answer"),
+    [
+        ("<user>", "<think>a <answer></think>\n\nb <c", "<think>a <answer></think>", "b <c"),
+        ("<think>\n", "a</think>b", "a</think>", "b"),
+        ("<think>\n", "a, and no end", "a, and no end", ""),
+        ("<user>", " <b> no thought", "", " <b> no thought"),
+        ("<user>", "<thi", "", "<thi"),
+    ],
+)
+def test_thought_and_answer_are_told_apart_while_they_come(
+    size: int, prompt: str, text: str, thought: str, answer: str
+) -> None:
+    thoughts: list[str] = []
+    answers: list[str] = []
+    parts = generate._Parts(Prompt(prompt, (1,), chat=True), thoughts.append, answers.append)
+    for at in range(0, len(text), size):
+        parts.add(text[at : at + size])
+    assert parts.end() == (thought, answer)
+    assert ("".join(thoughts), "".join(answers)) == (thought, answer)
+
+
+DRAFT = "```python\ndef add(a, b):\n    return 0\n```\n"
+PROGRAM = "```python\ndef add(a, b):\n    return a + b\n```"
+
+
+@pytest.fixture
+def thinker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model that thinks where its prompt lets it; the list gets its prompts."""
+    import mlx_lm
+
+    tokenizer, asked = chats.tokenizer_of("deepseek_r1_distill"), list[str]()
+
+    def stream(model: Any, tokenizer: Any, tokens: list[int], max_tokens: int, **_: Any) -> Any:
+        asked.append(tokenizer.decode(tokens))
+        thought = f"{DRAFT}</think>\n\n" if asked[-1].endswith("<think>\n") else ""
+        for token in tokenizer.encode(thought + PROGRAM, add_special_tokens=False):
+            yield SimpleNamespace(token=token, finish_reason=None)
+        ended = {"prompt_tokens": 1, "generation_tokens": 1, "prompt_tps": 1.0}
+        ended |= {"generation_tps": 1.0, "peak_memory": 0.1}
+        yield SimpleNamespace(token=tokenizer.eos_token_id, finish_reason="stop", **ended)
+
+    monkeypatch.setattr(generate, "check_template", lambda model_id: None)
+    monkeypatch.setattr(generate, "load", lambda *_: (None, tokenizer))
+    monkeypatch.setattr(mlx_lm, "stream_generate", stream)
+    return asked
+
+
+GIVEN = ["generate", "--model", "m", "-p", "Add."]
+ON = ["--thinking", "--max-tokens", "2048"]
+
+
+def test_a_thought_goes_to_stderr_and_the_answer_to_stdout(
+    thinker: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*GIVEN, *ON]) == 0
+    out, err = capsys.readouterr()
+    assert out == PROGRAM + "\n" and err.startswith(DRAFT + "</think>\n")
+    assert cli.main([*GIVEN, *ON, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["text"], found["thought"].strip()) == (PROGRAM, f"{DRAFT}</think>")
+    assert cli.main(GIVEN) == 0
+    out, err = capsys.readouterr()
+    assert out == PROGRAM + "\n" and "return 0" not in err
+    assert [one.endswith("<think>\n") for one in thinker] == [True, True, False]
+
+
+def test_a_program_in_a_thought_is_not_put_to_the_tests(
+    thinker: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tests = tmp_path / "tests.py"
+    tests.write_text("assert add(1, 2) == 3")
+    assert cli.main([*GIVEN, *ON, "--tests", str(tests)]) == 0
+    assert "return a + b" in capsys.readouterr().out
+    tests.write_text("assert add(1, 2) == 0")
+    assert cli.main([*GIVEN, *ON, "--tests", str(tests)]) == 3
+
+
+def test_a_thought_needs_room(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*GIVEN, "--thinking"]) == 2
+    assert "--thinking: a thought takes thousands of tokens" in capsys.readouterr().err
 
 
 def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(

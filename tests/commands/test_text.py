@@ -83,7 +83,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parrot]:
 
     def replace(*pieces: str) -> Parrot:
         parrot = Parrot(pieces)
-        monkeypatch.setattr(generate, "Generator", lambda *given: parrot)
+        monkeypatch.setattr(generate, "Generator", lambda *given, **options: parrot)
         return parrot
 
     return replace

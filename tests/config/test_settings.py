@@ -181,6 +181,16 @@ def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(
         (["ppo.advantage=gae", "ppo.value_coef=0"], "ppo.value_coef"),
         (["solver.strategy_floor=0.26"], "solver.strategy_floor"),
         (["rollout.overlong_buffer=513"], "rollout.overlong_buffer"),
+        (["rollout.thinking=on"], "rollout.thinking"),
+        (["rollout.thinking=on", "rollout.max_solve_tokens=4096"], "rollout.thinking"),
+        (
+            [
+                "rollout.thinking=on",
+                "rollout.max_solve_tokens=2047",
+                "rollout.max_propose_tokens=4096",
+            ],
+            "rollout.thinking",
+        ),
     ],
 )
 def test_values_at_odds_with_each_other_are_refused(overrides: list[str], key: str) -> None:
@@ -192,6 +202,16 @@ def test_values_that_go_together_are_not() -> None:
     nvfp4 = ["quantization.mode=nvfp4", "quantization.group_size=16", "quantization.bits=4"]
     config = load(None, [*nvfp4, "ppo.minibatches=64", "ppo.value_coef=0", "ppo.advantage=grpo"])
     assert config.quantization.group_size == 16
+    limits = ["rollout.max_solve_tokens=2048", "rollout.max_propose_tokens=2048"]
+    assert load(None, ["rollout.thinking=on", *limits]).rollout.thinks
+    assert not load(None, ["rollout.thinking=off"]).rollout.thinks
+
+
+def test_a_thought_that_could_not_end_is_one_line_with_the_limits() -> None:
+    (line,) = errors(None, "rollout.thinking=on")
+    assert "2048" in line and "rollout.max_solve_tokens: 512" in line and "\n" not in line
+    (line,) = errors(None, "rollout.thinking=true")
+    assert "choose from (off, on)" in line
 
 
 def test_a_wrong_value_does_not_raise_a_second_error_about_its_partner() -> None:

@@ -157,12 +157,23 @@ def test_the_gain_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path, he
         ({"held_out": HeldOutConfig(tasks=6, in_range=0.2, harder=0.3)}, "held_out.tasks: 6"),
         ({"rollout": replace(CONFIG.rollout, temperature=0.5)}, "rollout.temperature: 0.5"),
         ({"solver": Solver(strategies=("step_by_step",))}, "solver.strategies: 'step_by_step'"),
+        ({"rollout": replace(CONFIG.rollout, thinking="on")}, "rollout.thinking: 'on'"),
     ],
 )
 def test_what_could_not_be_compared_is_refused_before_training(tmp_path, held, changed, key):
     Record(held_out.settings(CONFIG), held.tasks, {"greedy": {}}, {}).write(tmp_path)
     with pytest.raises(UsageError, match=key):
         held_out.recorded(tmp_path, replace(CONFIG, **changed), resumed=True)
+
+
+def test_a_record_from_before_thoughts_could_be_chosen_goes_on(tmp_path, held):
+    older = held_out.settings(CONFIG)
+    del older["rollout.thinking"]
+    Record(older, held.tasks, {"greedy": {}}, {}).write(tmp_path)
+    assert held_out.recorded(tmp_path, CONFIG, resumed=True) is not None
+    on = replace(CONFIG, rollout=replace(CONFIG.rollout, thinking="on"))
+    with pytest.raises(UsageError, match=r"rollout\.thinking: 'on'"):
+        held_out.recorded(tmp_path, on, resumed=True)
 
 
 def test_a_run_that_began_without_held_out_tasks_has_nothing_to_compare(tmp_path):

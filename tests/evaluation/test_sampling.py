@@ -17,6 +17,7 @@ from azr_mlx.evaluation.result import CASES, BenchmarkResult, Sample, by_task, f
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.models.adapters import read_lora
+from azr_mlx.tasks.chat import TemplateError
 from azr_mlx.types import Status
 from tests.conftest import SHARED
 from tests.scripted import HARD_CODED, RIGHT, WRONG, Scripted
@@ -128,6 +129,49 @@ def test_chat_answers_are_taken_from_their_fence(small, sandbox):
     assert forced.protocol.prompt.startswith("base") and forced.protocol.subset == "first 1"
 
 
+class Thinks(Scripted):
+    """Thinks in tags if its template lets it, and answers wrongly in its thoughts."""
+
+    template = "<think>"
+
+    def __init__(self, **more):
+        super().__init__(chat=True, **more)
+        self.chat_template = self.template
+
+    def apply_chat_template(self, conversation, *, enable_thinking, **_):
+        end = "<think>" if enable_thinking else "<think></think>"
+        return super().apply_chat_template(conversation) + end
+
+    def _complete(self, prompts, index, key, policy):
+        made, done = super()._complete(prompts, index, key, policy)
+        assert prompts[index].chat
+        return made, replace(done, thought="```python\nraise SystemExit\n```</think>")
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_only_what_follows_a_thought_is_graded(small, sandbox, thinking):
+    backend = Thinks()
+    settings = Settings(thinking=thinking, max_tokens=4096)
+    result = run(backend, small, sandbox, settings)
+    assert result.pass_at[1].value == pytest.approx(4 / 6)
+    assert all(p.text.endswith("<think>") == thinking for p in backend.calls[0][0])
+    assert result.protocol.prompt.endswith(f"thinking {'on' if thinking else 'off'}")
+
+
+def test_a_model_that_does_not_think_is_not_asked_to(small, sandbox):
+    with pytest.raises(UsageError, match="--thinking: nothing in this model's chat template"):
+        run(Scripted(chat=True), small, sandbox, Settings(thinking=True, max_tokens=4096))
+
+
+def test_a_template_that_fails_is_reported_before_generation(small, sandbox):
+    class Fails(Scripted):
+        def apply_chat_template(self, conversation, **_):
+            raise ValueError("no")
+
+    with pytest.raises(TemplateError, match=r"chat template fails: no; .*--protocol base"):
+        run(Fails(chat=True), small, sandbox)
+
+
 def test_chat_without_a_template_is_refused(small, sandbox):
     with pytest.raises(UsageError, match="no chat template; --protocol base"):
         run(Scripted(), small, sandbox, Settings(protocol="chat"))
@@ -154,6 +198,8 @@ def test_a_limit_changes_no_sample_s_key(small, sandbox):
         (Settings(strategy="quick"), "--strategy quick: take direct"),
         (Settings(strategy="auto"), "--strategy auto: .* --protocol chat with a chat model"),
         (Settings(split="half"), "--split half: take all, selection, report"),
+        (Settings(thinking=True), "--thinking: .* --max-tokens is 512; give --max-tokens 2048"),
+        (Settings(thinking=True, max_tokens=4096), "--thinking: .* --protocol chat with a chat"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_generation(

@@ -27,6 +27,7 @@ from azr_mlx.evaluation.benchmarks.problem import (
     Spec,
 )
 from azr_mlx.evaluation.benchmarks.source import read_jsonl
+from azr_mlx.tasks.chat import conversation, written
 from azr_mlx.types import Prompt
 
 __all__ = [
@@ -89,20 +90,23 @@ def content_sha256(problems: Sequence[Problem]) -> str:
 
 
 def prompt(
-    problem: Problem, spec: Spec, protocol: str, tokenizer: Tokenizer, strategy: str = "direct"
+    problem: Problem,
+    spec: Spec,
+    protocol: str,
+    tokenizer: Tokenizer,
+    strategy: str = "direct",
+    *,
+    thinking: bool = False,
 ) -> Prompt:
-    """The tokens that ask for one completion, by the ``base`` or the ``chat`` protocol."""
+    """The tokens that ask for one completion, by the ``base`` or the ``chat`` protocol. Raises
+    TemplateError if the chat template fails."""
     if protocol == "base":
         ids = tokenizer.encode(problem.prompt)
         return Prompt(problem.prompt, tuple(ids), form="base", stop=spec.stop)
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": strategies.ask(problem.question, strategy)}],
-        add_generation_prompt=True,
-        tokenize=False,
-        enable_thinking=False,  # some templates read this; thinking would need thousands of tokens
-    )
+    asked = conversation(strategies.ask(problem.question, strategy))
+    text = written(tokenizer, asked, thinking=thinking)
     ids = tokenizer.encode(text, add_special_tokens=False)
-    return Prompt(text, tuple(ids), form="chat", strategy=strategy)
+    return Prompt(text, tuple(ids), form="chat", strategy=strategy, chat=True)
 
 
 def completion(problem: Problem, spec: Spec, protocol: str, text: str) -> str:

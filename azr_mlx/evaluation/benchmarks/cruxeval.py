@@ -16,6 +16,7 @@ from typing import Any
 
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
 from azr_mlx.sandbox import Job, Limits, Result, equal, literal, parse_literal
+from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.text import NOT_PYTHON, parsed_expression
 from azr_mlx.types import Status
 
@@ -194,7 +195,7 @@ def answer(text: str, entry: str = "") -> str:
     that it ends with. Both may take several lines. ``entry`` is not needed: the function is always
     ``f``.
     """
-    text = text.replace("\r\n", "\n").rpartition("</think>")[2]
+    text = answer_of(text.replace("\r\n", "\n"))
     text = text.rpartition("[ANSWER]")[2].partition("[/ANSWER]")[0]
     text = re.sub(r"^[ \t]*```.*$", "", text, flags=re.M).strip()
     lines = [line for line in text.split("\n") if line.strip()][-_MAX_LINES:]

@@ -6,6 +6,7 @@ import ast
 import re
 
 from azr_mlx.tasks.fences import fences, program_for
+from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.text import NOT_PYTHON, parsed
 
 _BEGINS = re.compile(r"^(?:import |from \w|def |async def |class |@)", re.M)
@@ -21,15 +22,14 @@ _SHOWS = frozenset(
 def extract_code(text: str, entry_point: str) -> str:
     """The program in a chat model's answer.
 
-    Reasoning up to ``</think>`` is left out, and all the rest if it never ends. Of the fenced
+    A thought is left out, and all the rest if it never ends. Of the fenced
     blocks in Python or without a label, the last that gives ``entry_point`` a body counts, else the
     first, unless the code stands outside of fences; a fence may lack its end or its beginning. An
     answer without a fence is code from its first line that begins as code does to the last with
     which it is a program. Where ``entry_point`` is given, statements that only use it (example
     calls, tests) or talk to a user are left out.
     """
-    text = text.replace("\r\n", "\n").rpartition("</think>")[2]
-    text = text.partition("<think>")[0]
+    text = answer_of(text.replace("\r\n", "\n"))
     blocks = fences(text)
     whole = program_for(blocks, entry_point) if entry_point else None
     if whole is not None:

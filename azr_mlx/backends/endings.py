@@ -1,0 +1,60 @@
+"""Where a completion ends, besides its limit and the tokens that end a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from azr_mlx.backends.detokenize import Decodes
+from azr_mlx.tasks.thinking import LONGEST, Mark, Thoughts
+from azr_mlx.types import Prompt
+
+_SLACK = 4  # the blank that the first token of a text may lose is before the last tokens
+
+
+class Ending:
+    """Finds the token by which a completion has its stop string. A thought has none."""
+
+    def __init__(self, tokenizer: Decodes, prompt: Prompt) -> None:
+        self._tokenizer, self._stop = tokenizer, prompt.stop
+        self._thoughts = Thoughts(prompt.text) if prompt.chat else None
+        self._mark: Mark | None = None if self._thoughts is None else self._thoughts.opened
+        # The current thought, or the answer, begins with this text and goes on with this token.
+        self._begins, self._from = "", 0
+
+    def reached(self, tokens: Sequence[int]) -> bool:
+        """Whether a stop string is complete, with the last one of ``tokens``. It is asked for each
+        token in turn."""
+        if not self._stop:
+            return False
+        if self._thoughts is not None and not self._answers(tokens, self._thoughts):
+            return False
+        return self._has(tokens, self._stop)
+
+    def _answers(self, tokens: Sequence[int], thoughts: Thoughts) -> bool:
+        """Whether the last token is one of the answer."""
+        if self._mark is None:
+            begun = self._tail(tokens, LONGEST)
+            self._mark = thoughts.begun(begun)
+            if self._mark is None and not thoughts.may_begin(begun):
+                self._thoughts = None
+                return True
+        if self._mark is None:
+            return False
+        mark = self._mark.end
+        _, end, rest = self._tail(tokens, len(mark.encode())).partition(mark)
+        if not end:
+            return False
+        self._mark, self._begins, self._from = None, rest, len(tokens)
+        return self._answers(tokens, thoughts)
+
+    def _has(self, tokens: Sequence[int], texts: Sequence[str]) -> bool:
+        # Each token is at least one byte, so these last tokens contain any of the texts that has
+        # just been completed.
+        tail = self._tail(tokens, max(len(text.encode()) for text in texts))
+        return any(text in tail for text in texts)
+
+    def _tail(self, tokens: Sequence[int], count: int) -> str:
+        start = len(tokens) - count - _SLACK
+        if start > self._from:
+            return self._tokenizer.decode(tokens[start:])
+        return self._begins + self._tokenizer.decode(tokens[self._from :])

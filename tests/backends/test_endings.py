@@ -1,0 +1,179 @@
+"""Where completions end: stop strings count in an answer, and not in the thought before it. A
+decoder that writes what a script says stands for the model."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from azr_mlx.backends.base import Sampling
+from azr_mlx.backends.endings import Ending
+from azr_mlx.backends.rollout import Decoder, RolloutEngine
+from azr_mlx.tasks.thinking import MARKS
+from azr_mlx.training.batch import collate
+from azr_mlx.types import Completion, Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
+
+pytestmark = pytest.mark.pure
+
+STOP = ("</answer>",)
+DRAFT = "\nMaybe <answer>1</answer>? No, that <answer> was wrong.\n"
+ANSWER = "\n\n<answer>2</answer>"
+TOKENS = [mark for mark in MARKS if not mark.prose]
+
+
+class Pieces:
+    """A tokenizer of whole marks, or of characters; token 0 ends a text."""
+
+    eos_token_ids = frozenset({0})
+
+    def __init__(self, *marks: str) -> None:
+        self.names = ["<eos>", *marks]
+        self.split = re.compile("|".join([*map(re.escape, marks), "(?s:.)"]))
+
+    def encode(self, text: str) -> list[int]:
+        found = self.split.findall(text)
+        self.names += sorted(set(found) - set(self.names))
+        return [self.names.index(piece) for piece in found]
+
+    def decode(self, ids) -> str:
+        return "".join(self.names[i] for i in ids if i)
+
+
+class Lines:
+    """Places that count how many tokens their rows have drawn."""
+
+    def __init__(self, count: int) -> None:
+        self.drawn = np.zeros(count, int)
+
+    def put(self, places, sources, reading) -> None:
+        self.drawn[list(places)] = 0
+
+    def keep(self, places) -> None:
+        self.drawn = self.drawn[list(places)]
+
+    def reserve(self, tokens) -> None: ...
+    def release(self, places) -> None: ...
+    def open_step(self) -> None: ...
+    def close_step(self) -> None: ...
+
+
+class Arrays:
+    def of(self, values):
+        return np.asarray(values)
+
+
+class Script(Decoder):
+    """Every row gets the same tokens."""
+
+    depth, arrays = 0, Arrays()
+
+    def __init__(self, tokens, lookahead: bool) -> None:
+        self.tokens, self.lookahead = [*tokens, 0], lookahead
+
+    def read(self, stage, before):
+        return ()
+
+    def places(self, count, longest, refilled):
+        return Lines(count)
+
+    def chosen(self, pending, queued, known):
+        return np.where(pending, queued, known)
+
+    def step(self, tokens, places, streams):
+        at = np.minimum(places.drawn, len(self.tokens) - 1)
+        places.drawn += 1
+        return np.array([self.tokens[i] for i in at]), np.full(len(at), -0.5)
+
+
+def written(
+    text: str, prompt: str, *marks: str, limit: int = 500, lookahead: bool = False, chat=True
+) -> Completion:
+    """What becomes of a text that the model would write."""
+    tokenizer = Pieces(*marks)
+    asked = Prompt(prompt, tuple(tokenizer.encode(prompt)), stop=STOP, chat=chat)
+    engine = RolloutEngine(Script(tokenizer.encode(text), lookahead), tokenizer, max_rows=2)
+    first, *others = engine.run([asked] * 3, [Sampling(limit)] * 3, [1, 2, 3])
+    assert all(one.token_ids == first.token_ids for one in others)
+    return first
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["tokens", "characters"])
+@pytest.mark.parametrize("opens", [True, False], ids=["prompt", "model"])
+@pytest.mark.parametrize("mark", TOKENS, ids=lambda mark: mark.start)
+def test_a_thought_that_mentions_an_answer_goes_on(mark, opens, whole) -> None:
+    prompt = f"<user>2?<assistant>{mark.start}" if opens else "<user>2?<assistant>"
+    thought = ("" if opens else mark.start) + DRAFT + mark.end
+    names = (mark.start, mark.end) if whole else ()
+    done = written(thought + ANSWER + "and on", prompt, *names)
+    assert (done.finish, done.thought, done.text) == ("stop", thought, "\n\n<answer>2")
+    tokenizer = Pieces(*names)
+    tokenizer.encode(prompt)
+    assert len(done.token_ids) == len(tokenizer.encode(thought + ANSWER))
+
+
+@pytest.mark.parametrize("opens", [True, False], ids=["prompt", "model"])
+@pytest.mark.parametrize("ends", [True, False], ids=["end token", "limit"])
+def test_a_thought_without_its_end_has_no_answer(opens, ends) -> None:
+    prompt = "<assistant><think>\n" if opens else "<assistant>"
+    text = ("" if opens else "<think>") + DRAFT
+    done = written(text, prompt, limit=500 if ends else len(text))
+    assert done.finish == ("stop" if ends else "length")
+    assert (done.thought, done.text) == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("piece", "rest"),
+    [
+        ("></", "answer>"),
+        ("></answer>", ""),
+        ("><", "answer>2</answer>"),
+        (">\n<think", ">3</think>1</answer>"),
+    ],
+)
+def test_a_token_may_end_a_thought_and_begin_what_follows(piece, rest) -> None:
+    thought = f"<think>{DRAFT}</think>"
+    text = thought.removesuffix(">") + piece + rest
+    done = written(text + "and on", "<user>", piece)
+    assert done.finish == "stop" and done.thought + done.text + "</answer>" == text
+    assert done.thought.startswith(thought) and "</think>" not in done.text
+    assert len(done.token_ids) == len(Pieces(piece).encode(text))
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+def test_an_answer_without_a_thought_ends_as_ever(lookahead) -> None:
+    done = written("  <answer>3</answer> <answer>4</answer>", "<user>", lookahead=lookahead)
+    assert (done.finish, done.thought, done.text) == ("stop", "", "  <answer>3")
+    assert done.token_ids[-1] == written("<answer>3</answer>", "<user>").token_ids[-1]
+
+
+def test_a_text_that_is_continued_has_no_thoughts() -> None:
+    done = written("<think><answer>3</answer>", "<think>", chat=False)
+    assert (done.finish, done.thought, done.text) == ("stop", "", "<think><answer>3")
+
+
+def test_the_tokens_of_a_thought_are_trained() -> None:
+    done = written(f"<think>{DRAFT}</think>{ANSWER}", "<user>")
+    one = Experience(
+        Prompt("p", (5,)), done, Verdict(Status.PASS), Reward(1.0), Role.SOLVE,
+        TaskKind.DEDUCTION, 0, 0,
+    )  # fmt: skip
+    assert Experience.from_json(one.to_json()) == one
+    assert collate([one]).mask.sum() == len(done.token_ids)
+
+
+@pytest.mark.parametrize("blanks", [0, 1, 2000])
+def test_only_the_last_tokens_are_read_again(blanks) -> None:
+    tokenizer, longest = Pieces(), []
+
+    class Counts:
+        def decode(self, ids):
+            longest.append(len(ids))
+            return tokenizer.decode(ids)
+
+    text = " " * blanks + f"<think>{DRAFT * 20}</think>{ANSWER}"
+    ids = tokenizer.encode(text)
+    ending = Ending(Counts(), Prompt("<user>", (1,), stop=STOP, chat=True))
+    reached = [ending.reached(ids[: n + 1]) for n in range(len(ids))]
+    assert reached.index(True) == len(ids) - 1 and max(longest) < 40
