@@ -1,6 +1,7 @@
 """The configuration of a run, and what ships with the package."""
 
 from azr_mlx.config.settings import (
+    AUTO,
     MODES,
     Config,
     ConfigError,
@@ -25,6 +26,7 @@ from azr_mlx.config.settings import (
 )
 
 __all__ = [
+    "AUTO",
     "MODES",
     "Config",
     "ConfigError",
