@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from azr_mlx.config import Lora, Quantization
+from azr_mlx.config.shipped import original_of
 from azr_mlx.errors import UsageError
 from azr_mlx.models.locate import ResolvedModel, resolve
 
@@ -152,7 +153,7 @@ def resolve_model(name: str, model_id: str, quantization: Quantization) -> Resol
     if name == "mlx":
         return resolve(model_id, quantization=quantization)
     try:
-        return resolve(model_id, quantization=Quantization(bits=0))
+        return resolve(original_of(model_id), quantization=Quantization(bits=0))
     except ImportError as e:
         raise UsageError(
             f"model_id: {model_id}: only MLX can read a GGUF file, and it does not import ({e}); "

@@ -32,6 +32,7 @@ from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.prompts import chosen_form
 from azr_mlx.text import plain
+from azr_mlx.training.asking import asked_by_size
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
 from azr_mlx.training.memory.limit import GB
@@ -56,8 +57,9 @@ def train(
     Raises:
         AzrError: the reason in one line; nothing has been overwritten.
     """
+    config, asking = asked_by_size(config)
     if dry_run:
-        sys.stdout.write(plain(describe(config)))
+        sys.stdout.write(plain(describe(config, asking)))
         return 0
     backend_name, why = choose(config.backend)
     world = open_world(backend_name)
@@ -85,6 +87,8 @@ def train(
         display.note(own.summary)
         if own.warning:
             display.warn(own.warning)
+        if asking:
+            display.note(asking)
         sandbox = own if world.size == 1 else SharedSandbox(own, world)
         _make_run_dir(run_dir, config)
         logged = trackers(config, run_dir, display.warn, display.note) if leads else []

@@ -1,6 +1,7 @@
 """The configuration of a run, and what ships with the package."""
 
 from azr_mlx.config.settings import (
+    AUTO,
     MODES,
     THOUGHT_TOKENS,
     Config,
@@ -26,6 +27,7 @@ from azr_mlx.config.settings import (
 )
 
 __all__ = [
+    "AUTO",
     "MODES",
     "THOUGHT_TOKENS",
     "Config",

@@ -32,6 +32,7 @@ from azr_mlx.config.schema import (
 from azr_mlx.errors import UsageError
 from azr_mlx.run_folder import OUTPUT_DIR
 
+AUTO = "auto"  # the prompt form that the model's size decides
 Difficulty = Annotated[float, Between(0.1, 0.9)]
 
 
@@ -91,7 +92,7 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    form: str = "chat"  # a prompt form: a file in config/prompts/
+    form: str = AUTO  # or a prompt form: a file in config/prompts/
     thinking: Annotated[str, OneOf("off", "on")] = "off"  # before the answer, in a chat
     temperature: Positive = 1.0
     top_p: Annotated[float, Between(above=0, high=1)] = 1.0
@@ -100,9 +101,9 @@ class Rollout:
     group_size: Annotated[int, Between(2)] = 8
     # the longest prompt of a proposal: tasks that it refers to are dropped to fit
     max_prompt_tokens: Natural = 1536
-    max_propose_tokens: Natural = 512
-    max_solve_tokens: Natural = 512
-    max_batch: Natural = 28  # rows decoded together
+    max_propose_tokens: Natural = 1024
+    max_solve_tokens: Natural = 1024
+    max_batch: Natural = 20  # rows decoded together
     kv_budget_mb: Count = 0  # memory of their keys and values, in MB of 10^6 bytes; 0: no bound
     reuse_rollouts: bool = True  # rollouts that measure learnability are training data, too
     overlong_mask: bool = False  # truncated completions carry no gradient
@@ -177,7 +178,7 @@ class Proposer:
 class Solver:
     strategies: Annotated[
         Names, OneOf("direct", "step_by_step", "test_driven", "chain_of_thought")
-    ] = ("direct", "step_by_step", "test_driven", "chain_of_thought")
+    ] = ("direct", "step_by_step")
     strategy_floor: Fraction = 0.05  # every strategy keeps at least this probability
     binary_reward: bool = False  # 0/1 instead of 1 / wrong / malformed
     wrong_reward: float = -0.5
@@ -233,7 +234,7 @@ class Power:
 class Config:
     """A whole training configuration. Steps and tokens are counts; rates are fractions."""
 
-    model_id: str = "Qwen/Qwen3-4B"
+    model_id: str = "mlx-community/Qwen3-4B-Instruct-2507-4bit"
     backend: Annotated[str, OneOf("auto", "mlx", "torch")] = "auto"
     quantization: Quantization = field(default_factory=Quantization)
     output_dir: str = OUTPUT_DIR
@@ -420,7 +421,7 @@ _CROSS: tuple[_Check, ...] = (
 
 
 def _form_complaint(form: str) -> str:
-    known = shipped.prompt_forms()
+    known = (AUTO, *shipped.prompt_forms())
     if form in known or (Path(form).suffix in (".yaml", ".yml") and os.path.isfile(form)):
         return ""
     near = get_close_matches(form, known, 1)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import yaml
 
 # What stands before this line in a .metal or .cu file goes before the function, the rest in it.
 KERNEL_BODY = "// --- kernel body ---\n"
@@ -59,6 +62,17 @@ def shipped_configs() -> dict[str, Path]:
 def prompt_forms() -> tuple[str, ...]:
     """The names of the shipped prompt forms, sorted."""
     return tuple(sorted(path.stem for path in (config_dir() / "prompts").glob("*.yaml")))
+
+
+def model_shapes() -> dict[str, dict[str, Any]]:
+    """The contents of config.json of the models in the shipped configurations, by model."""
+    return dict(yaml.safe_load((config_dir() / "shapes.yaml").read_text(encoding="utf-8")))
+
+
+def original_of(model_id: str) -> str:
+    """The repository with the original weights of a model that ships configured in MLX's format;
+    of any other model its own name."""
+    return str(model_shapes().get(model_id, {}).get("original", model_id))
 
 
 def _find(name: str) -> Path:

@@ -4,13 +4,24 @@ line after another. Python's own parser says what they mean; nothing is evaluate
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple, TypeGuard
 
 from azr_mlx.tasks.program import entry, parse_source, unparse
 
 MAX_INPUTS = 64  # inputs that are read from one text
 _MAX_ENDS = 200  # closing brackets that are tried as the end of one call
+_MARKED_CALL = re.compile(r"^[ \t]*[-*+][ \t]+(?=f\()", re.M)  # to Python, `- f(1)` is a number
+# What stands before an input in a list or a sentence, and after a call that says what it returns.
+_MARK = re.compile(
+    r"([-*+>]+|\d+[.)])[ \t]+|[*_]*(inputs?|calls?|arguments?|answer)[*_]*:[*_]*", re.I
+)
+_CALL = re.compile(
+    r"^(>>>[ \t]*|[-*+][ \t]+|\d+[.)][ \t]+)?(assert[ \t]+|print\(|`)?f[ \t]*\(", re.M
+)
+_RESULT = re.compile(r"[ \t]*(->|=>|→|=|:|#|,?[ \t]*(which )?(returns?|gives|is)\b).*")
 
 
 class Signature(NamedTuple):
@@ -78,7 +89,7 @@ def arguments_in(text: str, program: str = "") -> list[str]:
     """The arguments that a text holds, each as the source of a tuple: of calls and assertions, of
     assignments to the parameters, or of bare values. What is not Python is passed over."""
     known = signature(program)
-    text = text.strip()
+    text = _MARKED_CALL.sub("", text).strip()
     if not text:
         return []
     tree, call = parse_source(text), _call_of(f"f({text}\n)")
@@ -89,8 +100,28 @@ def arguments_in(text: str, program: str = "") -> list[str]:
         return [args for args in [_placed(call, known, {})] if args is not None]
     lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) < 2:
-        return []
+        plain = _plain(text)
+        return arguments_in(plain, program) if len(plain) < len(text) else []
     return [one for line in lines[:MAX_INPUTS] for one in arguments_in(line, program)][:MAX_INPUTS]
+
+
+def calls_in(text: str, program: str = "") -> list[str]:
+    """The arguments of the calls of ``f`` that begin a line, each as the source of a tuple."""
+    found = islice(_CALL.finditer(text), MAX_INPUTS)
+    calls = [call_at(text, match.end() - 1) for match in found]
+    known = [arguments_of_call(call, program) for call in calls if call is not None]
+    return [one for one in known if one is not None]
+
+
+def _plain(line: str) -> str:
+    """A line without what models put around an input: marks of a list, a label such as `Input:`,
+    backticks, and after a call what it returns."""
+    mark = _MARK.match(line)
+    line = line[mark.end() :].strip() if mark else line
+    if len(line) > 1 and line[0] == line[-1] == "`":
+        return line.strip("`").strip()
+    call = call_at(line, 1) if line.startswith("f(") else None
+    return call if call is not None and _RESULT.fullmatch(line[len(call) :]) else line
 
 
 def _read(statements: Sequence[ast.stmt], known: Signature) -> list[str]:
@@ -100,14 +131,15 @@ def _read(statements: Sequence[ast.stmt], known: Signature) -> list[str]:
     named: dict[str, ast.expr] = {}
     used = False
     for statement in statements:
-        if (name := _assigned(statement)) is not None:
+        value = _value(statement)
+        name = None if value is not None and is_call(value) else _assigned(statement)
+        if name is not None:
             if name in named and not used:
                 calls.append(_from_names(named, known))
             if name in named:
                 named, used = {}, False
             named[name] = statement.value  # type: ignore[attr-defined]
             continue
-        value = _value(statement)
         if value is None:
             return []
         if is_call(value):
@@ -133,13 +165,17 @@ def _assigned(statement: ast.stmt) -> str | None:
 
 
 def _value(statement: ast.stmt) -> ast.expr | None:
-    """The expression of a statement; of ``assert f(x) == y`` the call."""
+    """The expression of a statement; of ``assert f(x) == y``, ``print(f(x))`` and ``y = f(x)`` the
+    call."""
     if isinstance(statement, ast.Assert):
         value = statement.test
-    elif isinstance(statement, ast.Expr):
+    elif isinstance(statement, (ast.Expr, ast.Assign)):
         value = statement.value
     else:
         return None
+    match value:
+        case ast.Call(func=ast.Name(id="print"), args=[ast.expr() as printed], keywords=[]):
+            value = printed
     return value.left if isinstance(value, ast.Compare) and is_call(value.left) else value
 
 

@@ -12,11 +12,19 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from azr_mlx.tasks.fences import fences, program_for
-from azr_mlx.tasks.inputs import MAX_INPUTS, arguments_in, arguments_of_call, call_at, is_call
+from azr_mlx.tasks.fences import Fence, fences, program_for
+from azr_mlx.tasks.inputs import (
+    MAX_INPUTS,
+    arguments_in,
+    arguments_of_call,
+    call_at,
+    calls_in,
+    is_call,
+)
 from azr_mlx.tasks.program import (
     BANNED_NAMES,
     MAX_SOURCE,
@@ -47,6 +55,15 @@ __all__ = [
 ]
 
 MAX_TEXT = 100_000  # how many characters of a model's output are read
+_INPUT, _OUTPUT = ("input", "inputs"), ("output", "outputs")  # labels of blocks
+_LABELS = (*_INPUT, *_OUTPUT, "message")
+_DEFINITION = re.compile(r"^def[ \t]+f\b", re.M)
+_LABEL = re.compile(
+    r"[*_]*(the )?(final )?(inputs?|outputs?|answer|result|call|value)( is)?[*_]*:[*_]*", re.I
+)
+_QUOTED = re.compile(  # a sentence that ends on the only code in it
+    r"(?![^`]*(\bnot\b|n't))[^`]*\b(is|returns?|gives?|be)\b[^`]*`(?P<code>[^`]+)`[.*_]*", re.I
+)
 
 
 class Styled(Protocol):
@@ -124,13 +141,10 @@ def _completion_proposal(text: str) -> Proposal | None:
 def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
     if chat:
         text = _after_thinking(text)
-        blocks = fences(text)
-        message = next((body.strip() for label, body in blocks if label == "message"), "")
-        bodies = [body for label, body in blocks if label == "input"]
+        message, inputs = _message(text), _proposed_inputs(text, program)
     else:
         message, _, rest = text.strip().partition("\n")
-        bodies = [rest]
-    inputs = [one for body in bodies for one in arguments_in(body, program)]
+        inputs = arguments_in(rest, program)
     distinct = tuple(dict.fromkeys(inputs))[:MAX_INPUTS]
     message = " ".join(message.lstrip("# ").split())[:500]
     return Proposal(program, distinct, message) if distinct else None
@@ -205,19 +219,63 @@ def _after_thinking(text: str) -> str:
 
 def _chat_proposal(text: str) -> Proposal | None:
     text = _after_thinking(text)
-    blocks = fences(text)
-    code = next((body for label, body in blocks if label not in ("input", "output")), None)
-    program = _program(text if code is None else code)
+    codes = [body for label, body in fences(text) if label not in _LABELS]
+    code = next((body for body in codes if _DEFINITION.search(body)), text)
+    program = _program(code)
     if program is None:
         return None
-    bodies = [body for label, body in blocks if label == "input"]
-    inputs = [one for body in bodies for one in arguments_in(body, program)]
-    found = re.search(r"^assert[ \t]+f[ \t]*\(", text, re.M)
-    if not inputs and found is not None:
-        call = call_at(text, found.end() - 1)
-        args = None if call is None else arguments_of_call(call, program)
-        inputs = [] if args is None else [args]
+    # What follows the next definition is another example.
+    own = text.partition(program.rstrip())[2]
+    own = own[: found.start()] if (found := _DEFINITION.search(own)) else own
+    inputs = _in_blocks(own, program) or _used_inputs(code, program) or calls_in(own, program)
+    inputs = inputs or _proposed_inputs(text, program)
     return Proposal(program, (inputs[0],)) if inputs else None
+
+
+def _used_inputs(code: str, program: str) -> list[str]:
+    """The inputs that a program calls ``f`` with after its definition, perhaps by variables."""
+    tree = parse_source(code)
+    function = None if tree is None else entry(tree)
+    if tree is None or function is None:
+        return []
+    rest = tree.body[tree.body.index(function) + 1 :]
+    if rest and isinstance(rest[-1], ast.If) and "__name__" in ast.dump(rest[-1].test):
+        rest = [*rest[:-1], *rest[-1].body]
+    kept, called = list[str](), False
+    for statement in rest:
+        if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+            continue
+        call = _call_in(statement)
+        called = called or call is not None
+        if call is not None or isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            kept.append(unparse(statement if call is None else call) or "")
+    return arguments_in("\n".join(kept), program) if called else []
+
+
+def _call_in(statement: ast.stmt) -> ast.expr | None:
+    """The outermost call of ``f`` in a statement."""
+    return next((n for n in ast.walk(statement) if isinstance(n, ast.expr) and is_call(n)), None)
+
+
+def _in_blocks(text: str, program: str) -> list[str]:
+    """The inputs in the blocks for them."""
+    bodies = [body for label, body in fences(text) if label in _INPUT]
+    return [one for body in bodies for one in arguments_in(body, program)]
+
+
+def _proposed_inputs(text: str, program: str) -> list[str]:
+    """The inputs in the blocks for them; if there are none, the calls that begin a line."""
+    return _in_blocks(text, program) or calls_in(text, program)
+
+
+def _message(text: str) -> str:
+    """The message in its block; if there is none, the first line of prose."""
+    blocks = fences(text)
+    named = next((body for label, body in blocks if label == "message"), None)
+    if named is not None:
+        return named.strip()
+    prose = text.partition("```")[0].strip().split("\n")[0]
+    return "" if calls_in(prose) else prose
 
 
 def _chat_answer(text: str, kind: TaskKind, program: str) -> str | None:
@@ -225,18 +283,34 @@ def _chat_answer(text: str, kind: TaskKind, program: str) -> str | None:
     if kind is TaskKind.INDUCTION:
         code = program_for(blocks, "f")
         return _program(text if code is None else code)
-    label = "output" if kind is TaskKind.DEDUCTION else "input"
-    labelled = [body for name, body in blocks if name == label]
-    body = (labelled or [body for _, body in blocks] or [text])[-1].strip()
+    body = _answer_body(text, blocks, _OUTPUT if kind is TaskKind.DEDUCTION else _INPUT)
     if kind is TaskKind.ABDUCTION:
-        found = arguments_in(body, program)
-        return found[-1] if found else None
+        found = set(arguments_in(body, program))
+        return found.pop() if len(found) == 1 else None
     asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", body, re.M)]
     if asserts:
         return _asserted_value(body[asserts[-1] :])
     if re.match(r"f[ \t]*\(", body) and "==" in body:
         return _asserted_value("assert " + body)
     return _expression(body)
+
+
+def _answer_body(text: str, blocks: Sequence[Fence], labels: Collection[str]) -> str:
+    """The text of the answer: of the last block that is labelled so, or of the last block at all,
+    or of the last line."""
+    labelled = [body for label, body in blocks if label in labels]
+    if labelled or blocks:
+        return _unlabelled((labelled or [body for _, body in blocks])[-1].strip())
+    return _unlabelled(text.strip().rpartition("\n\n")[2])
+
+
+def _unlabelled(body: str) -> str:
+    """An answer without a label such as ``Output:`` before it, without a sentence that ends on it,
+    and without backticks around it."""
+    label = _LABEL.match(body)
+    body = body[label.end() :].strip() if label else body
+    quoted = _QUOTED.fullmatch(body) or re.fullmatch(r"`(?P<code>[^`]+)`", body)
+    return quoted["code"] if quoted else body
 
 
 # ---------------------------------------------------------------- pieces
@@ -268,10 +342,16 @@ def _program(text: str) -> str | None:
 
 
 def _tail(tree: ast.Module) -> int:
-    """Lines before the first top-level check, call or main guard that follows ``f``."""
+    """Lines before the first top-level statement after ``f`` that only uses it: a check, a call, a
+    main guard, or a variable that no function reads."""
+    functions = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    names = [n for one in functions for n in ast.walk(one) if isinstance(n, ast.Name)]
+    read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
     seen = False
     for node in tree.body:
         seen = seen or (isinstance(node, ast.FunctionDef) and node.name == "f")
-        if seen and isinstance(node, (ast.Assert, ast.Expr, ast.If)):
-            return node.lineno - 1
+        if seen and isinstance(node, (ast.Assert, ast.Expr, ast.If, ast.Assign)):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            if not any(isinstance(one, ast.Name) and one.id in read for one in targets):
+                return node.lineno - 1
     return MAX_SOURCE

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from azr_mlx.config import Config, schema
+from azr_mlx.config import AUTO, Config, schema
 from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.files import read_text
@@ -241,11 +241,13 @@ def load_form(name_or_path: str | Path) -> PromptForm:
 
 
 def chosen_form(form: PromptForm | str | None, config: Config) -> PromptForm:
-    """A form that is given, or named, or else the configuration's. Raises UsageError if there is
-    no such form, or if it has no place for a thought and the configuration wants one."""
+    """A form that is given, or named, or else the configuration's; ``auto``, which a run settles
+    before it starts, is the form chat. Raises UsageError if there is no such form, or if it has no
+    place for a thought and the configuration wants one."""
     if not isinstance(form, PromptForm):
+        name = config.rollout.form if form is None else form
         try:
-            form = load_form(config.rollout.form if form is None else form)
+            form = load_form("chat" if name == AUTO else name)
         except ValueError as e:
             raise UsageError(str(e)) from e
     if config.rollout.thinks and form.style != "chat":

@@ -12,6 +12,7 @@ import torch
 
 from azr_mlx.backends import select
 from azr_mlx.backends.select import choose, nvidia
+from azr_mlx.config import Quantization, load
 from azr_mlx.errors import UsageError
 
 pytestmark = pytest.mark.backend
@@ -107,3 +108,13 @@ def test_the_doctor_says_that_a_gpu_stays_unused(machine):
     machine()
     found = checks.gpu()
     assert found.status == "ok" and found.what.startswith("torch (auto: torch computes on an NV")
+
+
+def test_torch_takes_the_original_of_a_shipped_model_in_mlx_format(monkeypatch):
+    asked = []
+    monkeypatch.setattr(select, "resolve", lambda name, quantization: asked.append(name))
+    shipped = load("azr_config").model_id
+    for backend in ("mlx", "torch"):
+        select.resolve_model(backend, shipped, Quantization())
+    select.resolve_model("torch", "mlx-community/another-4bit", Quantization())
+    assert asked == [shipped, "Qwen/Qwen3-4B-Instruct-2507", "mlx-community/another-4bit"]

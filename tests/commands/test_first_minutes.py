@@ -238,6 +238,7 @@ def test_what_was_mistyped(tmp_path, given, code, what):
 
 def test_a_form_that_the_model_does_not_know_leaves_nothing_to_resume(tmp_path):
     given = ["train", "--model", "package:azr_mlx/nano/model", "output_dir=runs"]
+    given.append("rollout.form=chat")
     got, lines = azr(*given, cwd=tmp_path)
     said = the_error(lines)
     assert got == 2 and "rollout.form: chat: this model has no chat template" in said

@@ -179,8 +179,8 @@ def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(
         (["initial_difficulty=0.8", "final_difficulty=0.3"], "final_difficulty"),
         (["ppo.minibatches=65"], "ppo.minibatches"),
         (["ppo.advantage=gae", "ppo.value_coef=0"], "ppo.value_coef"),
-        (["solver.strategy_floor=0.26"], "solver.strategy_floor"),
-        (["rollout.overlong_buffer=513"], "rollout.overlong_buffer"),
+        (["solver.strategy_floor=0.51"], "solver.strategy_floor"),
+        (["rollout.overlong_buffer=1025"], "rollout.overlong_buffer"),
         (["rollout.thinking=on"], "rollout.thinking"),
         (["rollout.thinking=on", "rollout.max_solve_tokens=4096"], "rollout.thinking"),
         (

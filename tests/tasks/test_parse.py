@@ -107,6 +107,72 @@ def test_chat_proposal_without_an_input_block_takes_the_assert() -> None:
     assert proposal.program == "def f(a):\n    return a\n"
 
 
+F = "def f(a, b):\n    return a + b\n"
+PROGRAM = F.rstrip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```python\n{F}\nprint(f(1, 2))\n```",
+        f"```python\n{F}\nprint(f(1, 2))",
+        f"```python\n{F}\nf(1, 2)  # 3\n```\nThis adds two numbers, as f(3, 4) does.",
+        f"```python\n{F}\nresult = f(1, 2)\nprint('It is', result)\n```",
+        f"```python\n{F}\nx = 1\noutput = f(x, 2)\nprint(output)\n```",
+        f"```python\n{F}\nassert f(1, 2) == 3\n```",
+        f"```python\n{F}\nif __name__ == '__main__':\n    print(f(1, 2))\n```",
+        f"Here it is:\n```python\n{F}```\nAnd a call:\n```python\nf(1, 2)\n```\nIt returns `3`.",
+        f"```python\n{F}```\n```input\nf(1, 2)\n```",
+        f"```python\n{F}```\n```inputs\nf(1, 2) -> 3\n```",
+        f"```python\n{F}```\n**Input:** `f(1, 2)`\n```input\n- f(1, 2)\n```",
+        f"```python\n{F}```\nprint(f(1, 2))",
+        f"```python\n{F}\nprint(f(1, 2))\n```\n```python\ndef f(c):\n    return c\nf(7)\n```",
+    ],
+)
+def test_an_input_that_a_chat_proposal_calls_f_with(text: str) -> None:
+    proposal = parse_proposal(text, DEDUCTION, "chat")
+    assert proposal is not None and proposal.inputs == ("(1, 2)",)
+    assert proposal.program.rstrip() == PROGRAM, "what only uses f is not of the program"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```python\n{F}```",
+        f"```python\n{F}```\n```output\nf(1, 2)\n```"[: len(F) + 20],
+        f"```python\n{F}\ninput('f(1, 2)')\n```",
+        "```python\ndef f(a):\n    return f(a - 1)\n```",
+        f"```python\n{F}```\nIt adds 1 and 2.",
+        f"```python\n{F}\ndef g(a):\n    return f(a, 2)\n```",
+    ],
+)
+def test_a_chat_proposal_without_a_call_is_none(text: str) -> None:
+    assert parse_proposal(text, DEDUCTION, "chat") is None
+
+
+def test_a_variable_that_a_function_reads_is_of_the_program() -> None:
+    text = "```python\ndef f(a):\n    return a * K\n\nK = 7\nx = 2\nprint(f(x))\n```"
+    proposal = parse_proposal(text, DEDUCTION, "chat")
+    assert proposal is not None and proposal.inputs == ("(2,)",)
+    assert proposal.program == "def f(a):\n    return a * K\n\nK = 7\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```message\nadds\n```\n```input\nf(1, 2)\nf(3, 4)\n```", "adds"),
+        ("It adds.\n\n```python\nf(1, 2)\nprint(f(3, 4))\n```", "It adds."),
+        ("It adds.\n```\n1. f(1, 2)\n2. f(3, 4)\n```", "It adds."),
+        ("```message\nadds\n```\n- f(1, 2)\n- f(3, 4)\n", "adds"),
+        ("f(1, 2) == 3\nf(3, 4) == 7", ""),
+    ],
+)
+def test_inputs_and_a_message_as_chat_models_write_them(text: str, message: str) -> None:
+    proposal = parse_proposal(text, INDUCTION, "chat", program=F)
+    assert proposal is not None
+    assert (proposal.inputs, proposal.message) == (("(1, 2)", "(3, 4)"), message)
+
+
 def test_chat_induction_proposal() -> None:
     text = "<answer>\n```input\n1, 2\n```\n```input\n3, 4\n```\n```message\nadds\n```</answer>"
     proposal = parse_proposal(text, INDUCTION, "chat", program="P")
@@ -189,6 +255,22 @@ def test_induction_answers_of_completions(text: str, program: str | None) -> Non
         ("<answer>\n```input\n0) or (True\n```", ABDUCTION, None),
         ("```python\ndef f(x):\n    return x\n```", INDUCTION, "def f(x):\n    return x\n"),
         ("I do not know.", DEDUCTION, None),
+        ("`[1]`", DEDUCTION, "[1]"),
+        ("Output: [1]", DEDUCTION, "[1]"),
+        ("**Output:** `'a'`", DEDUCTION, "'a'"),
+        ("```output\nOutput: 3\n```", DEDUCTION, "3"),
+        ("First this.\n\nThe answer is: 5", DEDUCTION, "5"),
+        ("The call returns `[1, 2]`.", DEDUCTION, "[1, 2]"),
+        ("The value is not `3`.", DEDUCTION, None),
+        ("x is `3`, and the value is `4`", DEDUCTION, None),
+        ("Output: 3 or 4 I think", DEDUCTION, None),
+        ("f([1], 2) returns [1]", ABDUCTION, "([1], 2)"),
+        ("```python\nprint(f([1], 2))\n```", ABDUCTION, "([1], 2)"),
+        ("The call is `f([1], 2)`.", ABDUCTION, "([1], 2)"),
+        ("Input: f([1], 2)", ABDUCTION, "([1], 2)"),
+        ("```input\n1. f([1], 2)\n```", ABDUCTION, "([1], 2)"),
+        ("```input\nf([1], 2)\nf([1], 2)\n```", ABDUCTION, "([1], 2)"),
+        ("```input\nf([1], 2)\nf([2], 3)\n```", ABDUCTION, None),
     ],
 )
 def test_chat_answers(text: str, kind: TaskKind, answer: str | None) -> None:

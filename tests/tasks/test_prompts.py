@@ -122,7 +122,7 @@ def test_the_prefix_is_what_all_prompts_of_a_kind_share() -> None:
 
 def test_chat_goes_through_the_chat_template() -> None:
     prompt = render(load_form("chat").solve(_task(TaskKind.DEDUCTION)), Characters())
-    assert prompt.text.startswith("<system>You reason") and prompt.text.endswith("<assistant>")
+    assert prompt.text.startswith("<system>You are") and prompt.text.endswith("<assistant>")
     assert (prompt.form, prompt.strategy, prompt.stop) == ("chat", "direct", ("</answer>",))
     bare = Characters()
     bare.chat_template = None
@@ -179,6 +179,46 @@ def test_proposal_examples_are_right_and_are_read_back(kind: TaskKind) -> None:
         proposal = parse_proposal(text[len(opener) :], kind, form, program=shot["program"])
         assert proposal is not None and proposal.program == shot["program"]
         assert len(proposal.inputs) == (6 if kind is TaskKind.INDUCTION else 1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_worked_answers_of_chat_are_right_and_are_read_back(kind: TaskKind, strategy: str) -> None:
+    form = load_form("chat")
+    recipe = form.recipes[Role.SOLVE, kind, strategy]
+    worked = form.solve(_task(kind), strategy).text.partition("Answer:\n")[2]
+    for shot in recipe.shots:
+        scope: dict[str, Any] = {}
+        exec(shot["program"], scope)
+        for args, output in shot.get("pairs") or [(shot["args"], shot["output"])]:
+            assert repr(eval(f"f({args})", scope)) == output
+        answer = parse_answer(worked.partition("\n\nNow this one")[0], kind, form)
+        expected = {
+            TaskKind.DEDUCTION: shot.get("output"),
+            TaskKind.ABDUCTION: f"({shot.get('args')})",
+            TaskKind.INDUCTION: shot["program"],
+        }[kind]
+        assert answer == expected
+    assert len(recipe.shots) == 1
+
+
+@pytest.mark.parametrize("kind", list(TaskKind))
+def test_worked_proposals_of_chat_are_right_and_are_read_back(kind: TaskKind) -> None:
+    form = load_form("chat")
+    recipe = form.recipes[Role.PROPOSE, kind, ""]
+    [shot] = recipe.shots
+    scope: dict[str, Any] = {}
+    exec(shot["program"], scope)
+    for args, output in shot.get("pairs") or [(shot["args"], shot["output"])]:
+        assert repr(eval(f"f({args})", scope)) == output
+    text = _propose(form, kind).text
+    many = kind is TaskKind.INDUCTION
+    worked = text.partition("calls:\n")[2] if many else text[text.index("```python") :]
+    worked = worked.partition("\n```\n\n")[0]
+    proposal = parse_proposal(worked, kind, form, program=shot["program"])
+    assert proposal is not None and proposal.program.endswith(shot["program"])
+    assert len(proposal.inputs) == (6 if many else 1)
+    assert proposal.message == shot.get("message", "")
 
 
 def test_arguments() -> None:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import yaml
-
 from azr_mlx.backends.select import choose
 from azr_mlx.config import Config, load, to_yaml
-from azr_mlx.config.shipped import config_dir, shipped_configs
+from azr_mlx.config.shipped import model_shapes, shipped_configs
 from azr_mlx.errors import ModelError, ModelUsageError, UsageError
 from azr_mlx.models import cache
 from azr_mlx.models.folder import read_config
@@ -36,10 +34,12 @@ from azr_mlx.training.memory.prompts import planned_prompts
 from azr_mlx.training.memory.shape import Shape, UnknownModel
 
 
-def describe(config: Config) -> str:
-    """What the configuration will cost, as comments, followed by the resolved configuration.
-    Raises ModelUsageError if ``model_id`` cannot name a model."""
+def describe(config: Config, asking: str = "") -> str:
+    """What the configuration will cost, as comments, followed by the resolved configuration;
+    ``asking`` is a line about the prompt form. Raises ModelUsageError if ``model_id`` cannot name a
+    model."""
     lines = ["# what this run will need"]
+    lines += [f"# {asking}"] if asking else []
     lines += [f"# {line}" for line in rollout_lines(config)]
     lines.append(f"# time:            {step_times.line(config, _available(config))}")
     backend = "torch" if "torch" in (_available(config), config.backend) else "mlx"
@@ -136,16 +136,10 @@ def largest_shipped(on: str, limit: int) -> str:
     return max(fitting, key=lambda name: fitting[name], default="")
 
 
-def shipped_shapes() -> dict[str, dict[str, Any]]:
-    """The contents of config.json of the models in the shipped configurations, by model."""
-    text = (config_dir() / "shapes.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))
-
-
 def model_config(model_id: str) -> dict[str, Any]:
     """The model's config.json, or one made from the header of a GGUF file; no weights are read.
     Raises ModelError."""
-    if known := shipped_shapes().get(model_id):
+    if known := model_shapes().get(model_id):
         return known
     local = model_id.startswith("package:") or os.path.exists(os.path.expanduser(model_id))
     if not local:

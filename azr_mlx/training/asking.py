@@ -1,0 +1,69 @@
+"""``rollout.form: auto``: the form, the limits and the strategies for the model of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from azr_mlx.config import AUTO, Config, ConfigError, check, diff
+from azr_mlx.config.model_class import class_of, settled
+from azr_mlx.config.shipped import model_shapes
+from azr_mlx.errors import WRONG_VALUES, ModelError
+from azr_mlx.models.chat_template import has_chat_template
+from azr_mlx.training.memory import model_config
+from azr_mlx.training.memory.shape import Shape, UnknownModel
+
+
+def asked_by_size(config: Config) -> tuple[Config, str]:
+    """The configuration with ``rollout.form: auto`` replaced by what serves its model, and one line
+    that says so; the same configuration and no line if the form is another. Raises ConfigError if
+    other settings do not fit it."""
+    if config.rollout.form != AUTO:
+        return config, ""
+    parameters, chats = _parameters(config.model_id), _chats(config.model_id)
+    found = settled(config, class_of(parameters, chats))
+    if wrong := check(found):
+        raise ConfigError(wrong)
+    size = f"{parameters / 1e9:.2g} billion parameters" if parameters else "unknown size"
+    kind = f"a model of {size}" + ("" if chats else " without a chat template")
+    others = (f"{key}={_text(new)}" for key, (_, new) in diff(config, found).items())
+    return found, f"rollout.form: auto: for {kind}: {' '.join(others)}"
+
+
+def _text(value: Any) -> str:
+    return f"[{','.join(value)}]" if isinstance(value, (list, tuple)) else str(value)
+
+
+def _parameters(model_id: str) -> float | None:
+    """About how many parameters a model has; None if that is unknown."""
+    try:
+        config = model_config(model_id)
+    except ModelError:  # it is reported when the model is resolved
+        return None
+    try:
+        shape = Shape.from_config(config)
+    except UnknownModel:
+        return _roughly({**config, **(config.get("text_config") or {})})
+    return float(shape.matrices() + shape.vectors())
+
+
+def _roughly(config: dict[str, Any]) -> float | None:
+    """The parameters of a decoder of any architecture: twelve squares of its width a layer, and an
+    embedding."""
+    try:
+        layers, width, words = (
+            int(config[key]) for key in ("num_hidden_layers", "hidden_size", "vocab_size")
+        )
+    except WRONG_VALUES:
+        return None
+    return float(12 * layers * width**2 + words * width)
+
+
+def _chats(model_id: str) -> bool:
+    """Whether the model has a chat template; those of the shipped configurations have one, and one
+    that cannot be looked at yet is taken to have one."""
+    if model_id in model_shapes():
+        return True
+    try:
+        return has_chat_template(model_id)
+    except ModelError:
+        return True

@@ -1,0 +1,90 @@
+"""``rollout.form: auto``: what a run asks its model by, and that it says and keeps it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azr_mlx.cli import main
+from azr_mlx.config import ConfigError, load
+from azr_mlx.models.chat_template import has_chat_template
+from azr_mlx.training.asking import asked_by_size
+
+pytestmark = pytest.mark.pure
+
+SIZES = {
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "num_hidden_layers": 28,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+
+
+def _model(folder: Path, template: str | None = "{{ messages }}", **sizes: Any) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**SIZES, **sizes}))
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    return str(folder)
+
+
+def _asked(model: str, *given: str) -> tuple[str, int, int, tuple[str, ...], str]:
+    config, said = asked_by_size(load(None, [f"model_id={model}", *given]))
+    r = config.rollout
+    return r.form, r.max_propose_tokens, r.max_solve_tokens, config.solver.strategies, said
+
+
+def test_the_form_is_that_of_the_models_size(tmp_path: Path) -> None:
+    form, _, solve, _, said = _asked(_model(tmp_path / "a"))
+    assert form == "chat" and solve < 1024 and "\n" not in said
+    assert said.startswith("rollout.form: auto: for a model of 1.5 billion parameters: ")
+    assert (
+        f"rollout.form=chat rollout.max_propose_tokens=256 rollout.max_solve_tokens={solve}" in said
+    )
+    form, *_, said = _asked(_model(tmp_path / "b", num_hidden_layers=4))
+    assert form == "few_shot" and "solver.strategies=[direct]" in said
+    form, propose, solve, *_ = _asked(_model(tmp_path / "c", num_hidden_layers=90))
+    assert (form, propose, solve) == ("chat", 1024, 1024)
+
+
+def test_a_model_without_a_chat_template_continues_a_text(tmp_path: Path) -> None:
+    model = _model(tmp_path / "a", None)
+    assert not has_chat_template(model)
+    form, *_, said = _asked(model)
+    assert form == "few_shot" and "without a chat template" in said
+    (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages }}")
+    assert has_chat_template(model) and _asked(model)[0] == "chat"
+
+
+def test_models_of_any_architecture_have_a_size(tmp_path: Path) -> None:
+    assert "of 1 billion" in _asked(_model(tmp_path / "a", model_type="gemma3_text"))[-1]
+    within = _model(tmp_path / "b", model_type="any", text_config={"num_hidden_layers": 2})
+    assert "of 0.29 billion" in _asked(within)[-1]
+    assert "of unknown size" in _asked(_model(tmp_path / "c", model_type="x", vocab_size=None))[-1]
+    assert "of unknown size" in _asked(str(tmp_path / "none"))[-1]
+
+
+def test_a_form_that_is_named_is_left_alone(tmp_path: Path) -> None:
+    config = load(None, ["rollout.form=few_shot"])
+    assert asked_by_size(config) == (config, "")
+
+
+def test_settings_that_do_not_fit_the_form_are_refused(tmp_path: Path) -> None:
+    model = _model(tmp_path / "a", num_hidden_layers=4)
+    with pytest.raises(ConfigError, match=r"rollout.overlong_buffer: 100: longer than a whole"):
+        _asked(model, "rollout.overlong_buffer=100")
+
+
+def test_a_dry_run_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--model", _model(tmp_path / "a"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "# rollout.form: auto: for a model of 1.5 billion parameters" in out
+    assert "  form: chat\n" in out and "form: auto\n" not in out
