@@ -147,7 +147,8 @@ class Ppo:
 @dataclass(frozen=True, slots=True)
 class Proposer:
     references: Count = 6  # K
-    induction_inputs: Annotated[int, Between(2)] = 10  # N; half are shown to the solver
+    # N; half are shown to the solver, and the hidden half needs two outputs that differ
+    induction_inputs: Annotated[int, Between(4)] = 10
     # template tasks that join the model's proposals, to bootstrap and to top up
     templates_per_step: Count = 4
     train: bool = True

@@ -154,7 +154,7 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         ("rollout.form=few-shot", "did you mean few_shot?"),
         ("rollout.form=/nowhere.yaml", "no such prompt form"),
         ("difficulty_schedule=random", "is not a choice"),
-        ("proposer.induction_inputs=1", "give a number >= 2"),
+        ("proposer.induction_inputs=3", "give a number >= 4"),
         ("power.min_battery=101", "give a number >= 0 and <= 100"),
     ],
 )
