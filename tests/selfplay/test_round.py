@@ -85,7 +85,8 @@ def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
         return key if key.endswith("1") else "sum(range(x))]"
 
     game, _ = play(sandbox, script)
-    experiences = one_round(game).experiences
+    log = one_round(game)
+    experiences = log.experiences
     by_task = {t.id: t.program for t in game.memory.tasks.tasks(TaskKind.DEDUCTION)}
     paid = {
         by_task[e.task_id].splitlines()[-1].strip(): e.reward.total
@@ -94,6 +95,7 @@ def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
     }
     assert paid["return x * 2 + 1"] == pytest.approx(1 - 3 / 4)
     assert paid["return [x, x, x, sum(range(x))]"] == pytest.approx(1 - 1 / 4)
+    assert log.metrics()["propose/variance/deduction"] == pytest.approx(3 / 16)
 
 
 def test_extremes_earn_nothing_and_rejections_cost(sandbox):
