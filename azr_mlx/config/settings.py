@@ -152,6 +152,10 @@ class Proposer:
     # template tasks that join the model's proposals, to bootstrap and to top up
     templates_per_step: Count = 4
     train: bool = True
+    # how a proposal's advantage is found: as ppo.advantage says, or by running baselines
+    advantage: Annotated[str, OneOf("same", "ema")] = "same"
+    # of the loss's weight, whatever the number of their tokens; 0: by that number
+    loss_share: Annotated[float, Between(0, below=1)] = 0.0
     # one_minus is the paper's; frontier is 4p(1-p)
     reward: Annotated[str, OneOf("one_minus", "frontier")] = "one_minus"
     # the reward at p = 0 and p = 1: zero (the paper's Eq. 4) or minus_half (its code)
@@ -345,13 +349,14 @@ _CROSS: tuple[_Check, ...] = (
         "solvers would train in groups of one, which have no baseline; use gae, trr++ or ema",
     ),
     (
-        ("batch_size", "task_types", "ppo.advantage", "proposer.train"),
+        ("batch_size", "task_types", "ppo.advantage", "proposer.train", "proposer.advantage"),
         lambda c: (
             not c.proposer.train
+            or c.proposer.advantage == "ema"
             or c.ppo.advantage not in _GROUPED
             or c.batch_size >= 2 * len(c.task_types)
         ),
-        "a kind's only proposal has no baseline; give at least two per kind",
+        "a kind's only proposal has no baseline; give two per kind, or proposer.advantage=ema",
     ),
     (
         ("rollout.resample", "rollout.reuse_rollouts"),
