@@ -160,6 +160,8 @@ class Proposer:
     reward: Annotated[str, OneOf("one_minus", "frontier")] = "one_minus"
     # the reward at p = 0 and p = 1: zero (the paper's Eq. 4) or minus_half (its code)
     extremes: Annotated[str, OneOf("zero", "minus_half")] = "zero"
+    # corrected: what a guess among a program's few outputs solves does not count as solved
+    guessing: Annotated[str, OneOf("corrected", "counted")] = "corrected"
     invalid_reward: float = -1.0
     malformed_reward: float = -1.0
     # programs, or chains of simple operations, which a tiny model can do
