@@ -43,7 +43,7 @@ def chance(task: Task) -> float:
 def above_chance(solve_rate: float, by_chance: float) -> float:
     """The share of tasks that the solver knows, if it guesses the others: (p - c) / (1 - c), at
     least 0. ``solve_rate`` is p, ``by_chance`` is c. With c = 1 there is nothing to know: 0. (The
-    correction of multiple-choice tests: Diamond and Evans, Review of Educational Research 43, 1973.)
+    correction of multiple-choice tests: Diamond and Evans, Review of Educational Research, 1973.)
     """
     return max(0.0, (solve_rate - by_chance) / (1.0 - by_chance)) if by_chance < 1.0 else 0.0
 
