@@ -60,13 +60,22 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     # groups of one have no baseline of their own: to be held against "ema"
     "no_reuse": ("rollout.reuse_rollouts=false", "ppo.advantage=ema"),
     "frontier": ("proposer.reward=frontier",),
+    # how the proposer is paid and trained, as in the paper: one thing at a time, and all of them
+    "one_minus": ("proposer.reward=one_minus",),
+    "invalid_1": ("proposer.invalid_reward=-1",),
+    "same": ("proposer.advantage=same",),
+    "no_share": ("proposer.loss_share=0",),
+    "paper_proposer": (
+        "proposer.reward=one_minus", "proposer.invalid_reward=-1", "proposer.advantage=same",
+        "proposer.loss_share=0", "proposer.guessing=counted",
+    ),
     "minus_half": ("proposer.extremes=minus_half",),
     "binary": ("solver.binary_reward=true",),
     "entropy_floor": ("ppo.entropy_floor=0.3",),
     "two_epochs": ("ppo.epochs=2", "ppo.minibatches=2"),
     "no_templates": ("proposer.templates_per_step=0",),
     "kl": ("kl_penalty=kl", "ppo.kl_coef=0.01"),
-}
+}  # fmt: skip
 CURVES = (
     "solve_rate/", "propose/valid_rate/", "propose/variance/", "reward/propose/", "difficulty/",
     "program/", "entropy", "health/",

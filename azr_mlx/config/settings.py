@@ -153,16 +153,16 @@ class Proposer:
     templates_per_step: Count = 4
     train: bool = True
     # how a proposal's advantage is found: as ppo.advantage says, or by running baselines
-    advantage: Annotated[str, OneOf("same", "ema")] = "same"
+    advantage: Annotated[str, OneOf("same", "ema")] = "ema"
     # of the loss's weight, whatever the number of their tokens; 0: by that number
     loss_share: Annotated[float, Between(0, below=1)] = 0.0
     # one_minus is the paper's; frontier is 4p(1-p)
-    reward: Annotated[str, OneOf("one_minus", "frontier")] = "one_minus"
+    reward: Annotated[str, OneOf("one_minus", "frontier")] = "frontier"
     # the reward at p = 0 and p = 1: zero (the paper's Eq. 4) or minus_half (its code)
     extremes: Annotated[str, OneOf("zero", "minus_half")] = "zero"
     # corrected: what a guess among a program's few outputs solves does not count as solved
     guessing: Annotated[str, OneOf("corrected", "counted")] = "corrected"
-    invalid_reward: float = -1.0
+    invalid_reward: float = -0.5
     malformed_reward: float = -1.0
     # programs, or chains of simple operations, which a tiny model can do
     template_set: Annotated[str, OneOf("programs", "chains")] = "programs"

@@ -181,6 +181,7 @@ def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(
         (["ppo.advantage=gae", "ppo.value_coef=0"], "ppo.value_coef"),
         (["solver.strategy_floor=0.26"], "solver.strategy_floor"),
         (["rollout.overlong_buffer=513"], "rollout.overlong_buffer"),
+        (["batch_size=5", "proposer.advantage=same"], "batch_size"),
     ],
 )
 def test_values_at_odds_with_each_other_are_refused(overrides: list[str], key: str) -> None:
@@ -192,6 +193,7 @@ def test_values_that_go_together_are_not() -> None:
     nvfp4 = ["quantization.mode=nvfp4", "quantization.group_size=16", "quantization.bits=4"]
     config = load(None, [*nvfp4, "ppo.minibatches=64", "ppo.value_coef=0", "ppo.advantage=grpo"])
     assert config.quantization.group_size == 16
+    assert load(None, ["batch_size=3"]).proposer.advantage == "ema", "earlier steps are a baseline"
 
 
 def test_a_wrong_value_does_not_raise_a_second_error_about_its_partner() -> None:

@@ -27,7 +27,13 @@ CONFIG = Config(
     max_steps=10,
     initial_difficulty=0.1,
     rollout=Rollout(form="few_shot", group_size=4, max_propose_tokens=200, max_solve_tokens=400),
-    proposer=Proposer(references=1, templates_per_step=0, induction_inputs=4),
+    proposer=Proposer(
+        references=1,
+        templates_per_step=0,
+        induction_inputs=4,
+        reward="one_minus",
+        invalid_reward=-1.0,
+    ),
     solver=Solver(strategies=("direct",)),
 )
 

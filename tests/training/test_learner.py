@@ -138,7 +138,7 @@ def updated(proposer: Proposer, *steps: list[Experience], advantage: str = "dr_g
 def test_proposals_can_have_a_share_of_the_loss_whatever_their_length():
     rows = played(0.5, -1.0, role=Role.PROPOSE, first=10, tokens=5, group=9)
     rows += played(1.0, 0.0, 1.0, 0.0, 1.0, 0.0, role=Role.SOLVE, first=20)
-    [batch], _ = updated(Proposer(), rows)
+    [batch], _ = updated(Proposer(loss_share=0.0), rows)
     assert batch.weights[:2].sum() == pytest.approx(10 / 16)
     [batch], _ = updated(Proposer(loss_share=0.25), rows)
     assert batch.weights[:2].sum() == pytest.approx(0.25)
@@ -150,7 +150,7 @@ def test_a_lone_proposal_is_compared_with_those_of_its_kind_in_earlier_steps():
     answers = played(1.0, 0.0, role=Role.SOLVE, first=20)
     paid = (0.25, 0.5, 0.75)
     steps = [played(r, role=Role.PROPOSE, first=10, group=9) + answers for r in paid]
-    alone, _ = updated(Proposer(), *steps)
+    alone, _ = updated(Proposer(advantage="same"), *steps)
     assert [len(batch) for batch in alone] == [2, 2, 2], "the proposals were left out"
     found, learner = updated(Proposer(advantage="ema"), *steps)
     baselines = EmaBaselines(0.9)
@@ -164,7 +164,7 @@ def test_a_lone_proposal_is_compared_with_those_of_its_kind_in_earlier_steps():
 def test_running_baselines_of_proposals_leave_answers_as_they_are(how):
     rows = played(0.0, 0.3, 1.2, 2.7, role=Role.PROPOSE, first=10, group=9)
     rows += played(4.8, 7.5, 10.8, 14.7, role=Role.SOLVE, first=20)
-    [plain], _ = updated(Proposer(), rows, advantage=how)
+    [plain], _ = updated(Proposer(advantage="same"), rows, advantage=how)
     [apart], learner = updated(Proposer(advantage="ema"), rows, advantage=how)
     np.testing.assert_array_equal(apart.advantages[4:], plain.advantages[4:])
     cells = {"propose/deduction", "solve/deduction"} if how == "ema" else {"propose/deduction"}
