@@ -155,7 +155,7 @@ class Proposer:
     # how a proposal's advantage is found: as ppo.advantage says, or by running baselines
     advantage: Annotated[str, OneOf("same", "ema")] = "ema"
     # of the loss's weight, whatever the number of their tokens; 0: by that number
-    loss_share: Annotated[float, Between(0, below=1)] = 0.0
+    loss_share: Annotated[float, Between(0, below=1)] = 0.3
     # one_minus is the paper's; frontier is 4p(1-p)
     reward: Annotated[str, OneOf("one_minus", "frontier")] = "frontier"
     # the reward at p = 0 and p = 1: zero (the paper's Eq. 4) or minus_half (its code)
