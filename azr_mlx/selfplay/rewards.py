@@ -26,8 +26,8 @@ def pay(
     """The rollouts of a round with their rewards: first the model's proposals, then the solutions.
 
     A proposal is paid by the solve rate of its own task, as this round measured it, less what
-    guessing explains (``proposer.guessing``). One whose shape
-    is reserved for held-out tasks is neither good nor bad, and is left out.
+    guessing explains (``proposer.guessing``). One whose shape is reserved for held-out tasks is
+    neither good nor bad, and is left out.
     """
     with r.phase("verify"):
         rates = _solve_rates(solutions, config)
