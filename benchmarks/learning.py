@@ -7,7 +7,9 @@
 Each run is a process of its own, one thread for arithmetic and one sandbox worker, on one core; as
 many run at once as ``--parallel`` says. A run solves held-out tasks before and after training:
 greedy, and sampled as in training. Variants are paired by seed with "base". Intervals are 95 % over
-seeds (Student's t). Prints one JSON object; progress and a table go to stderr.
+seeds (Student's t). The proposer is measured by p(1 - p) of its tasks, p their solve rate: the mean
+over its run, to be compared with that of "frozen". Prints one JSON object; progress and a table go
+to stderr.
 
 Controls: "shuffled" permutes the rewards of a step's solvers, and of its proposers; "frozen" does
 not train the proposer; "fixed" trains on a set of template tasks that nobody adds to.
@@ -58,14 +60,26 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     # groups of one have no baseline of their own: to be held against "ema"
     "no_reuse": ("rollout.reuse_rollouts=false", "ppo.advantage=ema"),
     "frontier": ("proposer.reward=frontier",),
+    # how the proposer is paid and trained, as in the paper: one thing at a time, and all of them
+    "one_minus": ("proposer.reward=one_minus",),
+    "invalid_1": ("proposer.invalid_reward=-1",),
+    "same": ("proposer.advantage=same",),
+    "no_share": ("proposer.loss_share=0",),
+    "paper_proposer": (
+        "proposer.reward=one_minus", "proposer.invalid_reward=-1", "proposer.advantage=same",
+        "proposer.loss_share=0", "proposer.guessing=counted",
+    ),
     "minus_half": ("proposer.extremes=minus_half",),
     "binary": ("solver.binary_reward=true",),
     "entropy_floor": ("ppo.entropy_floor=0.3",),
     "two_epochs": ("ppo.epochs=2", "ppo.minibatches=2"),
     "no_templates": ("proposer.templates_per_step=0",),
     "kl": ("kl_penalty=kl", "ppo.kl_coef=0.01"),
-}
-CURVES = ("solve_rate/", "propose/valid_rate/", "difficulty/", "program/", "entropy", "health/")
+}  # fmt: skip
+CURVES = (
+    "solve_rate/", "propose/valid_rate/", "propose/variance/", "reward/propose/", "difficulty/",
+    "program/", "entropy", "health/",
+)  # fmt: skip
 STRETCHES = 5  # of a run, in which curves are averaged
 PACE = 5  # steps after which it is known how many there will be in the seconds given
 
@@ -199,6 +213,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         "steps": trainer.step,
         "seconds": round(seconds, 1),
         **{way: gains(compare(held.tasks, before, after, way)) for way in ("greedy", "sampled")},
+        "proposer": proposer(rows),
         "curves": curves(rows),
     }
 
@@ -280,6 +295,18 @@ def gains(compared: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def proposer(rows: list[dict[str, float]]) -> dict[str, float]:
+    """How much the proposer's tasks tell of the solver: p(1 - p), a mean over steps and kinds, of
+    the valid ones and of all proposals (one that is not valid counts as 0)."""
+    valid, every = list[float](), list[float]()
+    for row in rows:
+        for name in (n for n in row if n.startswith("propose/valid_rate/")):
+            variance = row.get(name.replace("valid_rate", "variance"))
+            valid += [] if variance is None else [variance]
+            every.append(row[name] * (variance or 0.0))
+    return {"valid": round(statistics.fmean(valid), 4), "all": round(statistics.fmean(every), 4)}
+
+
 def curves(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
     """Means of the watched metrics over equal stretches of a run."""
     count = min(STRETCHES, len(rows))
@@ -314,6 +341,12 @@ def summary(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if name != "base" and base:
                 apart = [gain[s] - base[s][way][where]["mean"]["gain"] for s in gain if s in base]
                 row[f"{way}/{where}/against_base"] = interval(apart)
+    for which in ("valid", "all"):
+        found = {seed: run["proposer"][which] for seed, run in own.items()}
+        row[f"p(1-p) of {which} proposals"] = interval(list(found.values()))
+        if name != "base" and base:
+            apart = [found[s] - base[s]["proposer"][which] for s in found if s in base]
+            row[f"p(1-p) of {which} proposals/against_base"] = interval(apart)
     return row
 
 

@@ -233,7 +233,7 @@ def selfplay_jobs(count: int, workers: int, seed: int) -> list[dict[str, str]]:
         turn = 0
         while len(made) < count:
             rng = keys.generator(seed, "benchmark", turn)
-            kind = TaskKind.INDUCTION if turn % 11 == 0 else TaskKind.ABDUCTION
+            kind = TaskKind.INDUCTION if turn % 21 == 0 else TaskKind.ABDUCTION
             turn += 1
             drafts = [Draft(draw(kind, i / 31, rng), kind) for i in range(32)]
             tasks = [result.task for result in gate(drafts, sandbox) if result.task is not None]

@@ -154,15 +154,22 @@ class Ppo:
 @dataclass(frozen=True, slots=True)
 class Proposer:
     references: Count = 6  # K
-    induction_inputs: Annotated[int, Between(2)] = 10  # N; half are shown to the solver
+    # N; half are shown to the solver, and the hidden half needs two outputs that differ
+    induction_inputs: Annotated[int, Between(4)] = 10
     # template tasks that join the model's proposals, to bootstrap and to top up
     templates_per_step: Count = 4
     train: bool = True
+    # how a proposal's advantage is found: as ppo.advantage says, or by running baselines
+    advantage: Annotated[str, OneOf("same", "ema")] = "ema"
+    # of the loss's weight, whatever the number of their tokens; 0: by that number
+    loss_share: Annotated[float, Between(0, below=1)] = 0.3
     # one_minus is the paper's; frontier is 4p(1-p)
-    reward: Annotated[str, OneOf("one_minus", "frontier")] = "one_minus"
+    reward: Annotated[str, OneOf("one_minus", "frontier")] = "frontier"
     # the reward at p = 0 and p = 1: zero (the paper's Eq. 4) or minus_half (its code)
     extremes: Annotated[str, OneOf("zero", "minus_half")] = "zero"
-    invalid_reward: float = -1.0
+    # corrected: what a guess among a program's few outputs solves does not count as solved
+    guessing: Annotated[str, OneOf("corrected", "counted")] = "corrected"
+    invalid_reward: float = -0.5
     malformed_reward: float = -1.0
     # programs, or chains of simple operations, which a tiny model can do
     template_set: Annotated[str, OneOf("programs", "chains")] = "programs"
@@ -352,13 +359,14 @@ _CROSS: tuple[_Check, ...] = (
         "solvers would train in groups of one, which have no baseline; use gae, trr++ or ema",
     ),
     (
-        ("batch_size", "task_types", "ppo.advantage", "proposer.train"),
+        ("batch_size", "task_types", "ppo.advantage", "proposer.train", "proposer.advantage"),
         lambda c: (
             not c.proposer.train
+            or c.proposer.advantage == "ema"
             or c.ppo.advantage not in _GROUPED
             or c.batch_size >= 2 * len(c.task_types)
         ),
-        "a kind's only proposal has no baseline; give at least two per kind",
+        "a kind's only proposal has no baseline; give two per kind, or proposer.advantage=ema",
     ),
     (
         ("rollout.resample", "rollout.reuse_rollouts"),

@@ -110,6 +110,12 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "reward",
         ),
         Metric(
+            f"propose/variance/{{{KINDS}}}",
+            "mean p(1 - p) of valid proposals, p the solve rate; at most 0.25",
+            "does not fall while the solver learns: the proposer follows it",
+            "p(1-p)",
+        ),
+        Metric(
             "propose/{count|valid|templates}",
             "proposals made, valid proposals, and tasks added from templates",
             "the count is steady, and the number of valid proposals rises",

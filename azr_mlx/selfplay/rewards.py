@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from azr_mlx.config import Config, Proposer, Rollout, Solver
 from azr_mlx.selfplay.round import Paid, Round, Solution, Validated
+from azr_mlx.tasks.guessing import above_chance, chance
 from azr_mlx.types import Experience, Reward, Role, Status, Verdict
 
 VALID = frozenset({Status.OK, Status.PASS})
@@ -24,8 +25,9 @@ def pay(
 ) -> list[Paid]:
     """The rollouts of a round with their rewards: first the model's proposals, then the solutions.
 
-    A proposal is paid by the solve rate of its own task, as this round measured it. One whose shape
-    is reserved for held-out tasks is neither good nor bad, and is left out.
+    A proposal is paid by the solve rate of its own task, as this round measured it, less what
+    guessing explains (``proposer.guessing``). One whose shape is reserved for held-out tasks is
+    neither good nor bad, and is left out.
     """
     with r.phase("verify"):
         rates = _solve_rates(solutions, config)
@@ -50,7 +52,10 @@ def _paid_proposal(step: int, one: Validated, rates: dict[str, float], config: C
     assert proposed.prompt is not None and proposed.completion is not None
     done, r = proposed.completion, config.rollout
     rate = rates[task.id] if task is not None else None
-    reward = proposer_reward(result.verdict, rate, config.proposer)
+    known = rate
+    if task is not None and config.proposer.guessing == "corrected":
+        known = above_chance(rates[task.id], chance(task))
+    reward = proposer_reward(result.verdict, known, config.proposer)
     reward = with_overlong(reward, len(done.token_ids), done.finish, r.max_propose_tokens, r)
     experience = Experience(
         proposed.prompt,

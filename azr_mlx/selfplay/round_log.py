@@ -79,7 +79,7 @@ class RoundLog:
             "propose/templates": sum(one.task is not None for one in templates),
         }
         for kind in TaskKind:
-            row |= _proposals_of(kind, counted, self.experiences)
+            row |= _proposals_of(kind, counted, self.paid)
         reasons = Counter(one.result.reason for one in by_model if one.result.reason)
         for reason, count in sorted(reasons.items()):
             row[f"propose/reject/{reason}"] = count / max(len(counted), 1)
@@ -132,18 +132,21 @@ def _shown(one: Paid) -> ShownProposal:
     )
 
 
-def _proposals_of(
-    kind: TaskKind, counted: Sequence[Validated], experiences: Sequence[Experience]
-) -> Metrics:
-    """The valid rate of a kind's proposals, and their mean learnability."""
+def _proposals_of(kind: TaskKind, counted: Sequence[Validated], paid: Sequence[Paid]) -> Metrics:
+    """The valid rate of a kind's proposals, and of the valid ones the mean learnability and the
+    mean variance of an answer's success."""
     row: Metrics = {}
     own = [one.task is not None for one in counted if one.proposed.draft.kind is kind]
     if own:
         row[f"propose/valid_rate/{kind.value}"] = mean(own)
-    proposals = [e for e in experiences if e.role is Role.PROPOSE and e.kind is kind]
-    paid = [e.reward.parts.get("learnability") for e in proposals]
-    if any(value is not None for value in paid):
-        row[f"propose/learnability/{kind.value}"] = mean(v for v in paid if v is not None)
+    valid = [
+        (one.experience.reward.parts["learnability"], one.solve_rate)
+        for one in paid
+        if one.solve_rate is not None and one.experience.kind is kind
+    ]
+    if valid:
+        row[f"propose/learnability/{kind.value}"] = mean(value for value, _ in valid)
+        row[f"propose/variance/{kind.value}"] = mean(p * (1 - p) for _, p in valid)
     return row
 
 

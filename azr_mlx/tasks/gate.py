@@ -1,7 +1,8 @@
 """The gate: the one way by which a proposal becomes a task.
 
 A task is a program p with inputs i and outputs o = p(i): deduction asks for o, abduction for any i'
-with p(i') = o, induction for a p' that is right on hidden pairs (arXiv 2505.03335, section 3.2).
+with p(i') = o, induction for a p' that is right on all pairs, half of them hidden (arXiv
+2505.03335, section 3.2).
 """
 
 from __future__ import annotations
@@ -125,10 +126,10 @@ def gate(
     of bounded size; and every input, in two fresh processes that differ in hash seed, random seed
     and clock, gives the same value, a plain literal of bounded size. The program that is run and
     kept has no comments and no docstrings. Induction takes the first ``n_inputs`` distinct inputs,
-    refuses fewer, and refuses a program that is constant on them (any constant would solve it); its
-    second half is hidden. A program of the same shape as one in ``buffer``, or as an earlier one of
-    the same call, of the same kind is a duplicate; ``buffer`` is not changed. ``trace`` counts the
-    lines that the first input executes.
+    refuses fewer, and hides the second half; a program that is constant on the hidden ones is
+    refused, as any program that gives this constant would pass them. A program of the same shape as
+    one in ``buffer``, or as an earlier one of the same call, of the same kind is a duplicate;
+    ``buffer`` is not changed. ``trace`` counts the lines that the first input executes.
     """
     rules = rules or GateRules()
     checked = [_check(draft, rules, buffer) for draft in drafts]
@@ -241,8 +242,9 @@ def _judge(
                 "invalid_value", "the value is no literal of bounded size", seconds=seconds
             )
         outputs.append(output)
-    if len(outputs) > 1 and len(set(outputs)) == 1:
-        return _rejected("constant", f"every input gives {outputs[0][:80]}", seconds=seconds)
+    hidden = {outputs[i] for i in _hidden(draft, candidate)}
+    if len(hidden) == 1:
+        return _rejected("constant", f"hidden inputs all give {hidden.pop()[:80]}", seconds=seconds)
     shape = (draft.kind, skeleton(candidate.program))
     if shape in seen:
         return _rejected(
@@ -252,6 +254,12 @@ def _judge(
     task = _task(draft, candidate, tuple(outputs))
     verdict = Verdict(Status.OK, "", outputs[0], seconds)
     return GateResult(task, verdict, "", results[0].steps)
+
+
+def _hidden(draft: Draft, candidate: _Candidate) -> tuple[int, ...]:
+    """The inputs of an induction task that the solver is not shown: the second half."""
+    count = len(candidate.inputs)
+    return tuple(range((count + 1) // 2, count)) if draft.kind is TaskKind.INDUCTION else ()
 
 
 def _output(value: str | None, max_chars: int) -> str | None:
@@ -267,7 +275,6 @@ def _output(value: str | None, max_chars: int) -> str | None:
 
 
 def _task(draft: Draft, candidate: _Candidate, outputs: tuple[str, ...]) -> Task:
-    count = len(candidate.inputs)
     induction = draft.kind is TaskKind.INDUCTION
     return Task.create(
         draft.kind,
@@ -275,7 +282,7 @@ def _task(draft: Draft, candidate: _Candidate, outputs: tuple[str, ...]) -> Task
         candidate.inputs,
         outputs,
         message=draft.proposal.message if induction and draft.proposal else "",
-        hidden=tuple(range((count + 1) // 2, count)) if induction else (),
+        hidden=_hidden(draft, candidate),
         difficulty=draft.difficulty,
         origin_step=draft.step,
         parents=draft.parents,

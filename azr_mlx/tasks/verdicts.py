@@ -101,8 +101,8 @@ class TaskCheck:
 
     Answers are decoded as literals, never evaluated. Deduction compares by value and exact type,
     here. Abduction runs the task's program on the answer and takes any pre-image. Induction runs
-    the answer on every hidden pair. FORMAT: no answer, not a literal, or no program that defines
-    ``f``.
+    the answer on every pair, the shown ones as well as the hidden ones. FORMAT: no answer, not a
+    literal, or no program that defines ``f``.
     """
 
     task: Task
@@ -115,8 +115,8 @@ class TaskCheck:
         if task.kind is TaskKind.ABDUCTION:
             args = arguments_of(answer, self.max_chars)
             return [_graded("0", task.program, args, task.outputs[0])]
-        pairs = task.hidden or tuple(range(len(task.inputs)))
-        return [_graded(str(j), answer, task.inputs[j], task.outputs[j]) for j in pairs]
+        pairs = zip(task.inputs, task.outputs, strict=True)
+        return [_graded(str(j), answer, *pair) for j, pair in enumerate(pairs)]
 
     def grade(self, answer: str | None, results: Sequence[Result]) -> Verdict:
         if results:

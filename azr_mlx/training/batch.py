@@ -112,6 +112,20 @@ def token_weights(mask: ArrayLike, how: str, constant: float | None = None) -> F
     return weights.astype(np.float32)
 
 
+def with_share(weights: ArrayLike, chosen: ArrayLike, share: float) -> FloatArray:
+    """float32 [B, T]: the weights, scaled so that the rows ``chosen`` (bool, [B]) have ``share`` of
+    their sum, and the other rows the rest. Within either set the proportions stay.
+
+    If one of the sets has no weight, nothing is scaled: the other one has all of it.
+    """
+    w, own = np.asarray(weights, np.float64), np.asarray(chosen, bool)
+    total, part = float(w.sum()), float(w[own].sum())
+    if part <= 0.0 or part >= total:
+        return w.astype(np.float32)
+    scale = np.where(own, share * total / part, (1.0 - share) * total / (total - part))
+    return (w * scale[:, None]).astype(np.float32)
+
+
 def minibatches(batch: Batch, count: int, rng: np.random.Generator) -> list[Index]:
     """Row indices of ``count`` random minibatches; every row is in exactly one.
 

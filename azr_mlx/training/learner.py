@@ -29,9 +29,10 @@ from azr_mlx.training.batch import (
     minibatches,
     token_rewards,
     token_weights,
+    with_share,
 )
 from azr_mlx.training.controllers import AdaptiveKL, EntropyFloor
-from azr_mlx.types import Batch, Experience, Scores, UpdateStats
+from azr_mlx.types import Batch, Experience, FloatArray, Role, Scores, UpdateStats
 
 
 def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
@@ -85,8 +86,9 @@ class Learner:
         with r.clock.phase("score"):
             current, reference = self._scores(batch)
         batch, metrics = self._advantages(batch, experiences, current, reference)
+        proposals = np.array([e.role is Role.PROPOSE for e in experiences])
         with r.clock.phase("update"):
-            stats, stopped = self._updates(r, batch, solutions)
+            stats, stopped = self._updates(r, batch, proposals, solutions)
         metrics |= self._summary(stats, stopped)
         if reference is None:  # The KL was not measured, which is not the same as 0.
             metrics.pop("kl_ref", None)
@@ -141,6 +143,9 @@ class Learner:
         advantages = result.advantages
         if p.advantage == "gae" and p.whiten:
             advantages = whiten(advantages, batch.mask, cells)
+        own = np.flatnonzero([e.role is Role.PROPOSE for e in experiences])
+        if self.config.proposer.advantage == "ema" != p.advantage and len(own):
+            advantages[own] = self._running(rewards, scores, cells, batch.mask, own)
         metrics = {"frac_reward_zero_std": zero_variance_fraction(scores, groups)}
         if values is not None and result.returns is not None:
             metrics["ppo/explained_variance"] = explained_variance(
@@ -155,22 +160,40 @@ class Learner:
             returns=result.returns,
         ), metrics
 
+    def _running(
+        self,
+        rewards: FloatArray,
+        scores: np.ndarray,
+        cells: Sequence[str],
+        mask: FloatArray,
+        rows: np.ndarray,
+    ) -> FloatArray:
+        """The advantages of ``rows`` against the running baselines of their cells."""
+        return estimate(
+            "ema",
+            rewards=rewards[rows],
+            scores=scores[rows],
+            groups=rows,
+            cells=[cells[i] for i in rows],
+            mask=mask[rows],
+            ema=self.baselines,
+        ).advantages
+
     # -- updates -----------------------------------------------------------------------------------
 
     def _updates(
-        self, r: Round, batch: Batch, solutions: SolutionBuffer | None
+        self, r: Round, batch: Batch, proposals: np.ndarray, solutions: SolutionBuffer | None
     ) -> tuple[list[UpdateStats], bool]:
         """Epochs x minibatches. Returns their statistics, and whether the epochs were ended early
         because KL(pi_old || pi) was too large."""
         c, p, hyper = self.config, self.config.ppo, self._hyper(r.step)
-        constant = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
         stats: list[UpdateStats] = []
         for epoch in range(p.epochs):
             for index in minibatches(batch, p.minibatches, r.draw_of_step("minibatches", epoch)):
                 part = batch.rows(index)
                 if not part.mask.any():
                     continue
-                part = part.with_(weights=token_weights(part.mask, p.loss_aggregation, constant))
+                part = part.with_(weights=self._weights(part.mask, proposals[index]))
                 lesson = self._lesson(r, len(stats), solutions)
                 moved = _moved(part, hyper)
                 if not len(moved) and lesson is None:
@@ -180,6 +203,13 @@ class Learner:
                 if c.early_stopping and stats[-1].approx_kl > 1.5 * p.kl_stop:
                     return stats, True
         return stats, False
+
+    def _weights(self, mask: FloatArray, proposals: np.ndarray) -> FloatArray:
+        """The weights of a minibatch's tokens; ``proposals`` [B] says which rows are proposals."""
+        c, share = self.config, self.config.proposer.loss_share
+        constant = max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
+        weights = token_weights(mask, c.ppo.loss_aggregation, constant)
+        return with_share(weights, proposals, share) if share else weights
 
     def _lesson(self, r: Round, update: int, solutions: SolutionBuffer | None) -> Batch | None:
         """A supervised batch of the model's own verified solutions, for one optimizer step; None if

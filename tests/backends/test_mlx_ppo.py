@@ -17,7 +17,7 @@ from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.backends.mlx.prefix_sharing import Span  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.errors import AzrError  # noqa: E402
-from azr_mlx.training.batch import collate_supervised, token_weights  # noqa: E402
+from azr_mlx.training.batch import collate_supervised, token_weights, with_share  # noqa: E402
 from azr_mlx.types import Batch  # noqa: E402
 from tests import reference  # noqa: E402
 from tests.numpy_llama import NumpyLlama  # noqa: E402
@@ -103,6 +103,14 @@ VARIANTS = {
         {},
     ),
     "no reference, no sampler": (FULL, {"ref_logp": None, "sampler_logp": None}),
+    "two rows with a share of their own": (
+        FULL,
+        {
+            "weights": with_share(
+                token_weights(make_batch().mask, "token_mean"), [1, 0, 1, 0, 0], 0.6
+            )
+        },
+    ),
 }
 
 

@@ -43,16 +43,26 @@ def test_curves_are_means_over_stretches(bench):
     assert bench.curves(rows) == {"entropy": [0.5, 2.5, 4.5, 6.5, 8.5]}
 
 
+def test_a_proposal_that_is_not_valid_tells_nothing(bench):
+    first = {"propose/variance/deduction": 0.2, "propose/valid_rate/deduction": 0.5, "entropy": 1.0}
+    second = {"propose/variance/induction": 0.1, "propose/valid_rate/induction": 1.0}
+    none = {"propose/valid_rate/abduction": 0.0}
+    assert bench.proposer([first, second, none]) == {"valid": 0.15, "all": 0.0667}
+
+
 def test_variants_are_paired_with_base_by_seed(bench):
     def run(variant, seed, gain):
         table = {"in_range": {"mean": {"gain": gain}}}
-        return {"variant": variant, "seed": seed, "steps": 3, "seconds": 1.0, "greedy": table,
-                "sampled": table, "curves": {}}  # fmt: skip
+        figures = {"steps": 3, "seconds": 1.0, "proposer": {"valid": 0.1 + gain, "all": 0.05}}
+        return {"variant": variant, "seed": seed, "greedy": table, "sampled": table, "curves": {},
+                **figures}  # fmt: skip
 
     noise = [0.3, -0.2, 0.1, 0.0, 0.25]
     runs = [run("base", s, n) for s, n in enumerate(noise)]
     runs += [run("rloo", s, n + 0.05) for s, n in enumerate(noise)]
     row = bench.summary("rloo", runs)["greedy/in_range/against_base"]
     assert row["mean"] == pytest.approx(0.05) and row["low"] == pytest.approx(0.05)
+    apart = bench.summary("rloo", runs)["p(1-p) of valid proposals/against_base"]
+    assert apart["low"] == pytest.approx(0.05)
     alone = bench.summary("rloo", runs)["greedy/in_range"]
     assert alone["high"] - alone["low"] > 0.3

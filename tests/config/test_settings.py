@@ -154,7 +154,7 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
         ("rollout.form=few-shot", "did you mean few_shot?"),
         ("rollout.form=/nowhere.yaml", "no such prompt form"),
         ("difficulty_schedule=random", "is not a choice"),
-        ("proposer.induction_inputs=1", "give a number >= 2"),
+        ("proposer.induction_inputs=3", "give a number >= 4"),
         ("power.min_battery=101", "give a number >= 0 and <= 100"),
     ],
 )
@@ -181,6 +181,7 @@ def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(
         (["ppo.advantage=gae", "ppo.value_coef=0"], "ppo.value_coef"),
         (["solver.strategy_floor=0.51"], "solver.strategy_floor"),
         (["rollout.overlong_buffer=1025"], "rollout.overlong_buffer"),
+        (["batch_size=5", "proposer.advantage=same"], "batch_size"),
         (["rollout.thinking=on"], "rollout.thinking"),
         (["rollout.thinking=on", "rollout.max_solve_tokens=4096"], "rollout.thinking"),
         (
@@ -202,6 +203,7 @@ def test_values_that_go_together_are_not() -> None:
     nvfp4 = ["quantization.mode=nvfp4", "quantization.group_size=16", "quantization.bits=4"]
     config = load(None, [*nvfp4, "ppo.minibatches=64", "ppo.value_coef=0", "ppo.advantage=grpo"])
     assert config.quantization.group_size == 16
+    assert load(None, ["batch_size=3"]).proposer.advantage == "ema", "earlier steps are a baseline"
     limits = ["rollout.max_solve_tokens=2048", "rollout.max_propose_tokens=2048"]
     assert load(None, ["rollout.thinking=on", *limits]).rollout.thinks
     assert not load(None, ["rollout.thinking=off"]).rollout.thinks
@@ -209,7 +211,7 @@ def test_values_that_go_together_are_not() -> None:
 
 def test_a_thought_that_could_not_end_is_one_line_with_the_limits() -> None:
     (line,) = errors(None, "rollout.thinking=on")
-    assert "2048" in line and "rollout.max_solve_tokens: 512" in line and "\n" not in line
+    assert "2048" in line and "rollout.max_solve_tokens: 1024" in line and "\n" not in line
     (line,) = errors(None, "rollout.thinking=true")
     assert "choose from (off, on)" in line
 

@@ -851,9 +851,7 @@ def test_what_is_close_is_not_right(sandbox: Sandbox, right: str, near: str) -> 
     """As an output, where it is compared here, and as what a program gives."""
     deduction = Task.create(DEDUCTION, "def f(x): return x\n", ("(0,)",), (right,))
     abduction = replace(deduction, kind=ABDUCTION)
-    induction = Task.create(
-        INDUCTION, deduction.program, ("(0,)", "(1,)"), ("0", right), hidden=(1,)
-    )
+    induction = Task.create(INDUCTION, deduction.program, ("(0,)", "(1,)"), (right, right))
     for answer, status in ((near, Status.FAIL), (right, Status.PASS)):
         pairs = [
             (deduction, answer),
@@ -976,6 +974,8 @@ HIDDEN = Task.create(
     tuple(repr(f"{SECRET}-{sum(ord(c) ** 3 for c in key) % 9973}") for key in KEYS),
     hidden=(3, 4, 5),
 )
+# Of the hidden pairs alone, so that no hack fails for a pair that it was shown.
+UNSHOWN = Task.create(INDUCTION, HIDDEN.program, HIDDEN.inputs[3:], HIDDEN.outputs[3:])
 _TABLE = {key: value[1:-1] for key, value in zip(KEYS[:3], HIDDEN.outputs, strict=False)}
 
 # Looks for such an output in whatever can be reached; writes the word in pieces itself.
@@ -1092,7 +1092,7 @@ INDUCTION_HACKS: dict[str, str] = {
 @pytest.fixture(scope="module")
 def induced(sandbox: Sandbox) -> Mapping[str, Verdict]:
     """The verdicts on every program, all judged together."""
-    pairs = [(HIDDEN, program) for program in INDUCTION_HACKS.values()]
+    pairs = [(UNSHOWN, program) for program in INDUCTION_HACKS.values()]
     return dict(zip(INDUCTION_HACKS, check_answers(pairs, sandbox), strict=True))
 
 
@@ -1138,7 +1138,7 @@ def test_a_job_sees_nothing_of_the_one_before(alone: Sandbox, kind: str) -> None
 
 def test_an_answer_cannot_be_copied_from_another(alone: Sandbox) -> None:
     """Rollouts of one task are judged one after the other: one honest, one that looks for it."""
-    task = replace(HIDDEN, hidden=(5,))
+    task = replace(UNSHOWN, inputs=UNSHOWN.inputs[2:], outputs=UNSHOWN.outputs[2:])
     cheat = _SEARCH + "def f(x): return search()\n"
     honest, copied = check_answers([(task, HIDDEN.program), (task, cheat)], alone)
     assert honest.status is Status.PASS and copied.status is not Status.PASS, copied

@@ -63,8 +63,9 @@ def test_proposals_that_are_not_valid_ignore_the_solve_rate():
 
 @pytest.mark.parametrize("status", [Status.OK, Status.PASS])
 def test_a_valid_proposal_earns_its_learnability(status):
-    got = proposer_reward(Verdict(status), 0.25, Proposer())
-    assert got == Reward(0.75, {"learnability": 0.75})
+    for shape, value in (("one_minus", 0.875), ("frontier", 0.4375)):
+        got = proposer_reward(Verdict(status), 0.125, Proposer(reward=shape))
+        assert got == Reward(value, {"learnability": value})
 
 
 def test_a_valid_proposal_needs_a_measured_rate():
@@ -84,7 +85,7 @@ def test_learnability_shapes(solved):
     """one_minus prefers the rarely solved; frontier is symmetric and highest at one half."""
     rate = solved / 16
     frontier = Proposer(reward="frontier")
-    assert learnability(rate, Proposer()) == 1 - rate
+    assert learnability(rate, Proposer(reward="one_minus")) == 1 - rate
     assert learnability(rate, frontier) == learnability(1 - rate, frontier)
     assert learnability(rate, frontier) <= learnability(0.5, frontier) == 1.0
 

@@ -1,6 +1,7 @@
 """A round of self-play with scripted words and the real sandbox: who is paid for what, and what is
 trained on."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,13 @@ CONFIG = Config(
     max_steps=10,
     initial_difficulty=0.1,
     rollout=Rollout(form="few_shot", group_size=4, max_propose_tokens=200, max_solve_tokens=400),
-    proposer=Proposer(references=1, templates_per_step=0, induction_inputs=4),
+    proposer=Proposer(
+        references=1,
+        templates_per_step=0,
+        induction_inputs=4,
+        reward="one_minus",
+        invalid_reward=-1.0,
+    ),
     solver=Solver(strategies=("direct",)),
 )
 
@@ -85,7 +92,8 @@ def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
         return key if key.endswith("1") else "sum(range(x))]"
 
     game, _ = play(sandbox, script)
-    experiences = one_round(game).experiences
+    log = one_round(game)
+    experiences = log.experiences
     by_task = {t.id: t.program for t in game.memory.tasks.tasks(TaskKind.DEDUCTION)}
     paid = {
         by_task[e.task_id].splitlines()[-1].strip(): e.reward.total
@@ -94,6 +102,19 @@ def test_the_proposer_is_paid_for_its_own_task_and_no_other(sandbox):
     }
     assert paid["return x * 2 + 1"] == pytest.approx(1 - 3 / 4)
     assert paid["return [x, x, x, sum(range(x))]"] == pytest.approx(1 - 1 / 4)
+    assert log.metrics()["propose/variance/deduction"] == pytest.approx(3 / 16)
+
+
+@pytest.mark.parametrize(("guessing", "pays"), [("corrected", 0.0), ("counted", 0.5)])
+def test_a_coin_toss_earns_nothing(sandbox, guessing, pays):
+    """The solver guesses, and is right half of the time for ever."""
+    tosses = itertools.cycle([" True", " False"])
+    config = replace(CONFIG, batch_size=1, proposer=replace(CONFIG.proposer, guessing=guessing))
+    script = lambda p, n: proposes("return x > 71") if is_proposal(p) else next(tosses)  # noqa: E731
+    log = one_round(play(sandbox, script, config)[0])
+    [proposal] = [e for e in log.experiences if e.role is Role.PROPOSE]
+    assert proposal.reward.total == pays
+    assert log.metrics()["propose/variance/deduction"] == 0.25, "the rate itself is as measured"
 
 
 def test_extremes_earn_nothing_and_rejections_cost(sandbox):

@@ -11,6 +11,7 @@ from azr_mlx.training.batch import (
     minibatches,
     token_rewards,
     token_weights,
+    with_share,
 )
 from azr_mlx.types import Batch, Experience, Prompt
 from tests.experiences import experience
@@ -212,3 +213,19 @@ def test_token_rewards_sum_to_the_score_less_the_drift(mask, seed, beta):
         expected = scores[b] - beta * (logp[b, on].sum() - ref[b, on].sum()) if on.any() else 0.0
         assert got[b].sum() == pytest.approx(expected, abs=1e-4)
         assert not got[b, ~on].any()
+
+
+@given(masks(), st.lists(st.booleans(), min_size=4, max_size=4), st.floats(0.01, 0.99))
+def test_a_share_moves_weight_between_two_sets_of_rows_and_within_neither(mask, chosen, share):
+    own = np.array(chosen[: len(mask)])
+    plain = token_weights(mask, "token_mean").astype(np.float64)
+    found = with_share(plain, own, share)
+    assert found.dtype == np.float32 and found.sum() == pytest.approx(plain.sum(), abs=1e-6)
+    if mask[own].any() and mask[~own].any():
+        assert found[own].sum() == pytest.approx(share * plain.sum(), rel=1e-5)
+        for rows in (own, ~own):
+            np.testing.assert_allclose(
+                found[rows] * plain[rows].sum(), plain[rows] * found[rows].sum(), rtol=1e-5
+            )
+    else:
+        np.testing.assert_array_equal(found, plain.astype(np.float32))

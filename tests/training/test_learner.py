@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from azr_mlx.config import Config, Distill, Ppo, Rollout
+from azr_mlx.config import Config, Distill, Ppo, Proposer, Rollout
 from azr_mlx.selfplay.round import Round
 from azr_mlx.tasks.buffer import SolutionBuffer, VerifiedSolution
+from azr_mlx.training.advantage import EmaBaselines, ema_advantage
 from azr_mlx.training.learner import Learner, rate_factor
-from azr_mlx.types import Experience
+from azr_mlx.types import Experience, Prompt, Role
 from tests.experiences import experience
 from tests.fake import FakeBackend
 from tests.runs import unregistered
@@ -112,6 +113,64 @@ def test_without_any_advantage_there_is_no_update_but_a_lesson_is_learned(how):
     learner.learn(Round(0, 1), flat, solutions)
     [(batch, _, lesson)] = backend.updates
     assert len(batch) == 9 and len(lesson) == 1
+
+
+def played(*rewards: float, role: Role, first: int, tokens: int = 1, **rest) -> list[Experience]:
+    """Rollouts of one role whose prompts are the numbers from ``first`` on."""
+    prompts = [Prompt("p", (first + i,)) for i in range(len(rewards))]
+    return [
+        experience(prompt=p, tokens=(3,) * tokens, reward=r, role=role, **rest)
+        for p, r in zip(prompts, rewards, strict=True)
+    ]
+
+
+def updated(proposer: Proposer, *steps: list[Experience], advantage: str = "dr_grpo"):
+    """Each step's batch (rows in the order of their prompts), and the learner."""
+    backend = FakeBackend(lambda p, n: "")
+    config = replace(CONFIG, ppo=Ppo(advantage=advantage), proposer=proposer, batch_size=6)
+    learner = Learner(config, backend)
+    for step, rows in enumerate(steps, 1):
+        learner.learn(Round(0, step), rows)
+    batches = [batch for batch, _, _ in backend.updates]
+    return [batch.rows(np.argsort(batch.tokens[:, 0])) for batch in batches], learner
+
+
+def test_proposals_can_have_a_share_of_the_loss_whatever_their_length():
+    rows = played(0.5, -1.0, role=Role.PROPOSE, first=10, tokens=5, group=9)
+    rows += played(1.0, 0.0, 1.0, 0.0, 1.0, 0.0, role=Role.SOLVE, first=20)
+    [batch], _ = updated(Proposer(loss_share=0.0), rows)
+    assert batch.weights[:2].sum() == pytest.approx(10 / 16)
+    [batch], _ = updated(Proposer(loss_share=0.25), rows)
+    assert batch.weights[:2].sum() == pytest.approx(0.25)
+    assert batch.weights[2:].sum() == pytest.approx(0.75)
+
+
+def test_a_lone_proposal_is_compared_with_those_of_its_kind_in_earlier_steps():
+    """In a group of one nothing has an advantage."""
+    answers = played(1.0, 0.0, role=Role.SOLVE, first=20)
+    paid = (0.25, 0.5, 0.75)
+    steps = [played(r, role=Role.PROPOSE, first=10, group=9) + answers for r in paid]
+    alone, _ = updated(Proposer(advantage="same"), *steps)
+    assert [len(batch) for batch in alone] == [2, 2, 2], "the proposals were left out"
+    found, learner = updated(Proposer(advantage="ema"), *steps)
+    baselines = EmaBaselines(0.9)
+    wanted = [float(ema_advantage([r], ["propose/deduction"], baselines)[0]) for r in paid]
+    assert wanted[0] == 0.0 and wanted[2] > 0.5
+    assert [batch.advantages[0].sum() for batch in found[1:]] == pytest.approx(wanted[1:])
+    assert learner.baselines.to_json() == baselines.to_json()
+
+
+@pytest.mark.parametrize("how", ["rloo", "grpo", "dr_grpo", "trr++", "gae", "ema"])
+def test_running_baselines_of_proposals_leave_answers_as_they_are(how):
+    rows = played(0.0, 0.3, 1.2, 2.7, role=Role.PROPOSE, first=10, group=9)
+    rows += played(4.8, 7.5, 10.8, 14.7, role=Role.SOLVE, first=20)
+    [plain], _ = updated(Proposer(advantage="same"), rows, advantage=how)
+    [apart], learner = updated(Proposer(advantage="ema"), rows, advantage=how)
+    np.testing.assert_array_equal(apart.advantages[4:], plain.advantages[4:])
+    cells = {"propose/deduction", "solve/deduction"} if how == "ema" else {"propose/deduction"}
+    assert set(learner.baselines.state) == cells
+    if how == "ema":
+        np.testing.assert_array_equal(apart.advantages, plain.advantages)
 
 
 def test_epochs_stop_early_on_kl():
