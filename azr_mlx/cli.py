@@ -93,7 +93,16 @@ EvalProtocol = Annotated[
     str,
     typer.Option(
         "--protocol",
-        help="Prompt protocol: base, chat, or auto (chat if the model has a template).",
+        help="Prompt protocol: base, chat, auto (chat if the model has a template), or training, "
+        "which asks as self-play does (CRUXEval only).",
+    ),
+]
+EvalForm = Annotated[
+    str,
+    typer.Option(
+        "--form",
+        help="Prompt form of --protocol training: few_shot, chat or a .yaml file; default that of "
+        "the adapters' run.",
     ),
 ]
 Compare = Annotated[
@@ -423,6 +432,7 @@ def evaluate(
     max_tokens: MaxTokens = 512,
     strategy: EvalStrategy = "direct",
     protocol: EvalProtocol = "auto",
+    form: EvalForm = "",
     compare: Compare = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Use only the first N tasks.")
@@ -456,6 +466,7 @@ def evaluate(
         split=split,
         protocol=protocol,
         strategy=strategy,
+        form=form,
         seed=seed,
     )
     request = EvalRequest(

@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy
-from azr_mlx.config import Quantization, SandboxConfig
+from azr_mlx.config import Quantization, SandboxConfig, load
 from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluation import benchmarks, contamination
 from azr_mlx.evaluation.benchmarks import Benchmark
@@ -27,7 +27,7 @@ from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.models.adapters import base_of, quantization_of, read_lora
-from azr_mlx.run_folder import adapter_folder
+from azr_mlx.run_folder import CONFIG_FILE, adapter_folder, run_of
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Task
 
@@ -135,6 +135,7 @@ def evaluate(
         adapters = adapter_folder(request.adapter_path)
         read_lora(adapters)  # a mistyped folder is reported before any data is looked for
         model = model or base_of(adapters)
+        request = replace(request, settings=with_form(request.settings, adapters))
     loaded = [benchmarks.load(name, request.data) for name in request.names]
     try:
         if request.samples is not None:
@@ -155,6 +156,14 @@ def evaluate(
             return session.run(loaded, practised)
     finally:
         progress.close()
+
+
+def with_form(settings: Settings, adapters: Path) -> Settings:
+    """The settings, with the prompt form of the adapters' run if they need one and have none."""
+    run = run_of(adapters)
+    if run is None or settings.form or settings.protocol != "training":
+        return settings
+    return replace(settings, form=load(run / CONFIG_FILE).rollout.form)
 
 
 def _quantization(adapters: Path | None) -> Quantization:

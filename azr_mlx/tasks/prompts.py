@@ -90,6 +90,10 @@ class PromptForm:
         """The solving strategies that the form has for a kind."""
         return tuple(s for role, k, s in self.recipes if role is Role.SOLVE and k is kind)
 
+    def suits(self, tokenizer: PromptTokenizer) -> bool:
+        """Whether the tokenizer has what the form needs: a chat template for the chat style."""
+        return self.style != "chat" or bool(getattr(tokenizer, "chat_template", None))
+
     def hint(self, difficulty: float) -> str:
         """The words for a difficulty: those of the first band that reaches up to it."""
         return next((text for upto, text in self.bands if difficulty <= upto), self.bands[-1][1])
@@ -256,7 +260,7 @@ def form_for_training(config: Config, tokenizer: PromptTokenizer) -> PromptForm:
     """The form that a run asks by. Raises UsageError if this model, or one of the run's strategies,
     cannot be asked by it."""
     form = chosen_form(None, config)
-    if form.style == "chat" and not getattr(tokenizer, "chat_template", None):
+    if not form.suits(tokenizer):
         raise UsageError(
             f"rollout.form: {form.name}: this model has no chat template; give "
             "rollout.form=few_shot solver.strategies=[direct]"
