@@ -123,6 +123,23 @@ class PromptForm:
         recipe = self._recipe(Role.SOLVE, task.kind, strategy)
         return self._fill(recipe, [], _task_fields(task, recipe, len(task.inputs)), strategy, 99)
 
+    def right(self, task: Task, strategy: str = "direct") -> str:
+        """What follows the request for a solution if the model writes the task's own answer as the
+        form's examples do, up to where the next example would begin.
+
+        Raises ValueError if the examples do not go on from the request, as in the chat style, whose
+        answers have no fixed words.
+        """
+        recipe = self._recipe(Role.SOLVE, task.kind, strategy)
+        fields = _task_fields(task, recipe, len(task.inputs))
+        asked, whole = (self._text(text, fields) for text in (recipe.ask, recipe.shot))
+        if self.style == "chat" or not recipe.shot or not whole.startswith(asked):
+            raise ValueError(
+                f"prompt form {self.name!r}: what a right answer to strategy {strategy!r} looks "
+                "like is not fixed"
+            )
+        return whole.removeprefix(asked) + "\n\n"
+
     def _recipe(self, role: Role, kind: TaskKind, strategy: str) -> Recipe:
         found = self.recipes.get((role, kind, strategy))
         if found is None:
