@@ -63,7 +63,7 @@ def test_a_right_answer_is_written_as_the_examples_are(kind: TaskKind, expected:
 
 
 def test_a_right_answer_of_the_chat_form_has_no_fixed_words() -> None:
-    with pytest.raises(ValueError, match="'chat': what a right answer .* is not fixed"):
+    with pytest.raises(ValueError, match=r"'chat': what a right answer .* is not fixed"):
         load_form("chat").right(_task(TaskKind.DEDUCTION))
 
 
