@@ -101,7 +101,16 @@ EvalProtocol = Annotated[
     str,
     typer.Option(
         "--protocol",
-        help="Prompt protocol: base, chat, or auto (chat if the model has a template).",
+        help="Prompt protocol: base, chat, auto (chat if the model has a template), or training, "
+        "which asks as self-play does (CRUXEval only).",
+    ),
+]
+EvalForm = Annotated[
+    str,
+    typer.Option(
+        "--form",
+        help="Prompt form of --protocol training: few_shot, chat or a .yaml file; default that of "
+        "the adapters' run.",
     ),
 ]
 Compare = Annotated[
@@ -446,6 +455,7 @@ def evaluate(
     strategy: EvalStrategy = "direct",
     thinking: Thinking = False,
     protocol: EvalProtocol = "auto",
+    form: EvalForm = "",
     compare: Compare = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Use only the first N tasks.")
@@ -479,6 +489,7 @@ def evaluate(
         split=split,
         protocol=protocol,
         strategy=strategy,
+        form=form,
         seed=seed,
         thinking=thinking,
     )

@@ -1,5 +1,5 @@
-"""Writes docs/models.md: what works with each architecture of the installed mlx-lm, and with some of
-transformers.
+"""Writes docs/models.md: what works with each architecture of the installed mlx-lm, and with some
+of transformers.
 
 python docs/survey.py                   # takes a quarter of an hour; tests/survey.py and
                                         # tests/torch_survey.py say what is tried

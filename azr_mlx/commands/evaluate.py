@@ -7,12 +7,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy
-from azr_mlx.config import Quantization, SandboxConfig
+from azr_mlx.config import Quantization, SandboxConfig, load
 from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluation import benchmarks, contamination
 from azr_mlx.evaluation.benchmarks import Benchmark
@@ -28,7 +28,7 @@ from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.models.adapters import base_of, quantization_of, read_lora
 from azr_mlx.models.template import check_template
-from azr_mlx.run_folder import adapter_folder
+from azr_mlx.run_folder import CONFIG_FILE, adapter_folder, run_of
 from azr_mlx.sandbox import Sandbox
 from azr_mlx.types import Task
 
@@ -136,6 +136,7 @@ def evaluate(
         adapters = adapter_folder(request.adapter_path)
         read_lora(adapters)  # a mistyped folder is reported before any data is looked for
         model = model or base_of(adapters)
+        request = replace(request, settings=with_form(request.settings, adapters))
     loaded = [benchmarks.load(name, request.data) for name in request.names]
     try:
         if request.samples is not None:
@@ -146,7 +147,7 @@ def evaluate(
         if model is None:
             raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
         request.settings.check()
-        if request.settings.protocol != "base":
+        if request.settings.protocol in ("auto", "chat"):
             check_template(model)
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that is not available is reported before a model is loaded.
@@ -158,6 +159,14 @@ def evaluate(
             return session.run(loaded, practised)
     finally:
         progress.close()
+
+
+def with_form(settings: Settings, adapters: Path) -> Settings:
+    """The settings, with the prompt form of the adapters' run if they need one and have none."""
+    run = run_of(adapters)
+    if run is None or settings.form or settings.protocol != "training":
+        return settings
+    return replace(settings, form=load(run / CONFIG_FILE).rollout.form)
 
 
 def _quantization(adapters: Path | None) -> Quantization:

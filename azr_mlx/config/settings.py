@@ -248,7 +248,7 @@ class Config:
     run_name: str = ""
     learning_rate: Positive = 1e-5
     max_steps: Natural = 1000
-    batch_size: Natural = 8  # proposals per step, over all kinds
+    batch_size: Count = 8  # proposals per step, over all kinds; 0: tasks are from templates alone
     gradient_accumulation_steps: Natural = 1  # self-play rounds that one update is made of
     checkpoint_interval: Natural = 50
     keep_checkpoints: Count = 3  # 0: all
@@ -365,8 +365,14 @@ _CROSS: tuple[_Check, ...] = (
             or c.proposer.advantage == "ema"
             or c.ppo.advantage not in _GROUPED
             or c.batch_size >= 2 * len(c.task_types)
+            or c.batch_size == 0
         ),
         "a kind's only proposal has no baseline; give two per kind, or proposer.advantage=ema",
+    ),
+    (
+        ("batch_size", "proposer.templates_per_step"),
+        lambda c: c.batch_size + c.proposer.templates_per_step > 0,
+        "a step would have no task; give a number above 0",
     ),
     (
         ("rollout.resample", "rollout.reuse_rollouts"),
@@ -394,8 +400,11 @@ _CROSS: tuple[_Check, ...] = (
         "tasks would get easier; give at least initial_difficulty",
     ),
     (
-        ("ppo.minibatches", "batch_size", "rollout.group_size"),
-        lambda c: c.ppo.minibatches <= c.batch_size * c.rollout.group_size,
+        ("ppo.minibatches", "batch_size", "proposer.templates_per_step", "rollout.group_size"),
+        lambda c: (
+            c.ppo.minibatches
+            <= max(1, c.batch_size or c.proposer.templates_per_step) * c.rollout.group_size
+        ),
         "more minibatches than rollouts; give at most batch_size x rollout.group_size",
     ),
     (

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from azr_mlx import __version__
-from azr_mlx.backends.base import Backend, Sampling
+from azr_mlx.backends.base import Sampling
 from azr_mlx.config import THOUGHT_TOKENS
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks, strategies
 from azr_mlx.evaluation.benchmarks import Benchmark, Problem
 from azr_mlx.evaluation.statistics import check_k
-from azr_mlx.tasks import chat
 
 SPLITS = ("all", "selection", "report")
 
@@ -25,9 +24,10 @@ class Settings:
 
     ``split`` is all, or the half of the tasks that a run's best adapters are selected on, or the
     half that reports on them; ``limit`` takes the first tasks of it only. ``protocol`` auto is chat
-    for a model that has a chat template, and base for one that has none. ``strategy`` is one of
-    ``strategies.STRATEGIES``, or auto: each in turn, until the visible tests pass. With
-    ``thinking`` a chat model thinks before it answers.
+    for a model that has a chat template, and base for one that has none; training asks as self-play
+    does, by the prompt form ``form``. ``strategy`` is one of ``strategies.STRATEGIES``, or auto:
+    each in turn, until the visible tests pass. With ``thinking`` a chat model thinks before it
+    answers.
     """
 
     num_samples: int = 1
@@ -39,6 +39,7 @@ class Settings:
     split: str = "all"
     protocol: str = "auto"
     strategy: str = "direct"
+    form: str = ""
     seed: int = 0
     thinking: bool = False
 
@@ -55,9 +56,10 @@ class Settings:
                 f"--num-samples {self.num_samples} at --temp 0: greedy samples are all the same; "
                 "--temp 0.8, or --num-samples 1"
             )
-        if self.protocol not in ("auto", *benchmarks.PROTOCOLS):
+        if self.protocol not in ("auto", *benchmarks.PROTOCOLS, "training"):
             raise UsageError(
-                f"--protocol {self.protocol}: take auto, {' or '.join(benchmarks.PROTOCOLS)}"
+                f"--protocol {self.protocol}: take auto, {', '.join(benchmarks.PROTOCOLS)} or "
+                "training"
             )
         if self.max_tokens < 1:
             raise UsageError(f"--max-tokens {self.max_tokens}: must be at least 1")
@@ -98,38 +100,6 @@ def check_limit(limit: int | None) -> None:
     """Raise UsageError if the first ``limit`` tasks would be none."""
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: must be at least 1")
-
-
-def form_for(settings: Settings, backend: Backend, model: str = "") -> str:
-    """``base`` or ``chat``.
-
-    Raises:
-        UsageError: chat is asked for, by its name, by a strategy or by thinking, and the model has
-            no template, or does not think.
-        TemplateError: the model's template fails.
-    """
-    has_template = chat.has_template(backend.tokenizer)
-    asked = settings.protocol
-    if asked == "chat" and not has_template:
-        raise UsageError(
-            f"--protocol chat: {model or 'the model'} has no chat template; --protocol base"
-        )
-    form = asked if asked != "auto" else "chat" if has_template else "base"
-    if form == "base" and settings.strategy != "direct":
-        raise UsageError(
-            f"--strategy {settings.strategy}: a strategy is an instruction, and the base protocol "
-            "gives none; --protocol chat with a chat model, or --strategy direct"
-        )
-    if form == "base" and settings.thinking:
-        raise UsageError(
-            "--thinking: the base protocol continues a text, without a thought before it; "
-            "--protocol chat with a chat model, or leave --thinking out"
-        )
-    if form == "chat":
-        if settings.thinking:
-            chat.check_thinking(backend.tokenizer, "--thinking", "leave --thinking out")
-        chat.try_template(backend.tokenizer)
-    return form
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,22 +185,19 @@ class Extent:
 
 
 def of_model(
-    benchmark: Benchmark, settings: Settings, form: str, subject: Subject, extent: Extent
+    benchmark: Benchmark,
+    settings: Settings,
+    asked: Mapping[str, Any],
+    subject: Subject,
+    extent: Extent,
 ) -> Protocol:
-    """The protocol of samples that a model is asked for here."""
-    spec, chat_form = benchmark.spec, form == "chat"
-    thinking = "on" if settings.thinking else "off"
+    """The protocol of samples that a model is asked for here; ``asked`` are the fields that the way
+    of asking decides."""
     return Protocol(
-        benchmark=spec.name,
-        prompt=f"chat: the question as a user message, thinking {thinking}"
-        if chat_form
-        else f"base: {spec.form}",
-        shots=spec.shots,
+        benchmark=benchmark.spec.name,
         strategy=settings.strategy,
-        extraction=spec.reads if chat_form else "up to the first stop string",
-        stop=() if chat_form else spec.stop,
-        limits=asdict(spec.limits),
         data_sha256=benchmark.sha256,
+        **asked,
         **asdict(subject),
         temperature=settings.temperature,
         top_p=settings.top_p,

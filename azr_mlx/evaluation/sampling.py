@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from azr_mlx import rng
 from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation import benchmarks, protocol
+from azr_mlx.evaluation import protocol
+from azr_mlx.evaluation.asking import asking_for
 from azr_mlx.evaluation.benchmarks import Benchmark, Problem, ProblemCheck
 from azr_mlx.evaluation.progress import Reporter, Silent
 from azr_mlx.evaluation.protocol import Extent, Settings, Subject
@@ -62,12 +64,16 @@ class Evaluation:
         self.settings, self.policy = settings, policy
         self.progress = progress or Silent()
         subject = subject or Subject()
-        self.form = protocol.form_for(settings, backend, subject.model)
-        self.problems, subset = settings.choose(benchmark.problems)
+        self.asking = asking_for(settings, benchmark, backend, subject.model)
+        self.problems, subset = settings.choose(self.asking.problems(benchmark))
         if not self.problems:
             raise UsageError(f"--split {settings.split}: no task of {benchmark.spec.name} is in it")
         self.protocol = protocol.of_model(
-            benchmark, settings, self.form, subject, Extent(subset, len(self.problems))
+            benchmark,
+            settings,
+            self.asking.described(),
+            subject,
+            Extent(subset, len(self.problems)),
         )
 
     def run(self, store: Store, interrupts: Interrupts | None = None) -> BenchmarkResult:
@@ -105,11 +111,6 @@ class Evaluation:
         numbers = range(self.settings.num_samples)
         return [Wanted(p, place[p.id], j) for p in self.problems for j in numbers]
 
-    def prompt(self, problem: Problem, strategy: str) -> Prompt:
-        spec, tokenizer = self.benchmark.spec, self.backend.tokenizer
-        thinking = self.settings.thinking
-        return benchmarks.prompt(problem, spec, self.form, tokenizer, strategy, thinking=thinking)
-
     def sampling_key(self, wanted: Wanted, strategy: str) -> int:
         """Depends on the task's place, the sample's number and the strategy: not on ``limit``, the
         chunk, or what else is made.
@@ -140,7 +141,7 @@ class _Chunk:
         complete are still graded.
         """
         of = self.of
-        prompts = {w.problem.id: of.prompt(w.problem, strategy) for w in due}
+        prompts = {w.problem.id: of.asking.prompt(w.problem, strategy) for w in due}
         asked = [self._asked(w, strategy, prompts[w.problem.id]) for w in due]
 
         def keep(index: int, judged: Judged) -> None:
@@ -158,19 +159,15 @@ class _Chunk:
 
     def _asked(self, wanted: Wanted, strategy: str, prompt: Prompt) -> Asked:
         of, problem = self.of, wanted.problem
-
-        def program(text: str) -> str:
-            spec = of.benchmark.spec
-            return problem.prefix + benchmarks.completion(problem, spec, of.form, text)
-
         key, checks = of.sampling_key(wanted, strategy), self._checks(problem, strategy)
-        return Asked(prompt, of.settings.sampling, key, program, checks)
+        read = partial(of.asking.read, problem)
+        return Asked(prompt, of.settings.sampling, key, read, checks)
 
     def _checks(self, problem: Problem, strategy: str) -> tuple[ProblemCheck, ...]:
         """The visible tests come first if another strategy could follow."""
-        another = strategy != self.strategies[-1]
+        another, check = strategy != self.strategies[-1], self.of.asking.check(problem)
         shown = problem.visible if another else None
-        return (problem.check,) if shown is None else (shown, problem.check)
+        return (check,) if shown is None else (shown, check)
 
     def _check_interrupts(self, ended: int) -> None:
         if self.interrupts is not None:
@@ -180,7 +177,7 @@ class _Chunk:
         """Keep what the graded tests say. What failed the visible ones alone lets another strategy
         try.
         """
-        text = judged.answer[len(wanted.problem.prefix) :]
+        text = self.of.asking.kept(wanted.problem, judged)
         shown = len(self._checks(wanted.problem, strategy)) > 1
         if shown and len(judged.grades) == 1:
             self.store.reject(*wanted.key, strategy, text)

@@ -91,6 +91,10 @@ class PromptForm:
         """The solving strategies that the form has for a kind."""
         return tuple(s for role, k, s in self.recipes if role is Role.SOLVE and k is kind)
 
+    def suits(self, tokenizer: PromptTokenizer) -> bool:
+        """Whether the tokenizer has what the form needs: a chat template for the chat style."""
+        return self.style != "chat" or chat.has_template(tokenizer)
+
     def hint(self, difficulty: float) -> str:
         """The words for a difficulty: those of the first band that reaches up to it."""
         return next((text for upto, text in self.bands if difficulty <= upto), self.bands[-1][1])
@@ -119,6 +123,23 @@ class PromptForm:
         """A request for the missing part of a task. Hidden pairs do not enter the prompt."""
         recipe = self._recipe(Role.SOLVE, task.kind, strategy)
         return self._fill(recipe, [], _task_fields(task, recipe, len(task.inputs)), strategy, 99)
+
+    def right(self, task: Task, strategy: str = "direct") -> str:
+        """What follows the request for a solution if the model writes the task's own answer as the
+        form's examples do, up to where the next example would begin.
+
+        Raises ValueError if the examples do not go on from the request, as in the chat style, whose
+        answers have no fixed words.
+        """
+        recipe = self._recipe(Role.SOLVE, task.kind, strategy)
+        fields = _task_fields(task, recipe, len(task.inputs))
+        asked, whole = (self._text(text, fields) for text in (recipe.ask, recipe.shot))
+        if self.style == "chat" or not recipe.shot or not whole.startswith(asked):
+            raise ValueError(
+                f"prompt form {self.name!r}: what a right answer to strategy {strategy!r} looks "
+                "like is not fixed"
+            )
+        return whole.removeprefix(asked) + "\n\n"
 
     def _recipe(self, role: Role, kind: TaskKind, strategy: str) -> Recipe:
         found = self.recipes.get((role, kind, strategy))
@@ -262,7 +283,7 @@ def form_for_training(config: Config, tokenizer: PromptTokenizer) -> PromptForm:
     """The form that a run asks by. Raises UsageError if this model, or one of the run's strategies,
     cannot be asked by it, TemplateError if the model's chat template fails."""
     form = chosen_form(None, config)
-    if form.style == "chat" and not chat.has_template(tokenizer):
+    if not form.suits(tokenizer):
         raise UsageError(
             f"rollout.form: {form.name}: this model has no chat template; give "
             "rollout.form=few_shot solver.strategies=[direct]"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from azr_mlx.backends.base import Backend, Hyper
+from azr_mlx.backends.collate import collate_supervised
 from azr_mlx.config import Config
 from azr_mlx.selfplay.rewards import zero_variance_fraction
 from azr_mlx.selfplay.round import Round
@@ -25,7 +26,6 @@ from azr_mlx.tasks.buffer import SolutionBuffer
 from azr_mlx.training.advantage import EmaBaselines, estimate, explained_variance, whiten
 from azr_mlx.training.batch import (
     collate,
-    collate_supervised,
     minibatches,
     token_rewards,
     token_weights,

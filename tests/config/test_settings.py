@@ -192,6 +192,7 @@ def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(
             ],
             "rollout.thinking",
         ),
+        (["batch_size=0", "proposer.templates_per_step=0"], "batch_size"),
     ],
 )
 def test_values_at_odds_with_each_other_are_refused(overrides: list[str], key: str) -> None:

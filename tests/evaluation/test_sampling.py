@@ -193,7 +193,7 @@ def test_a_limit_changes_no_sample_s_key(small, sandbox):
     [
         (Settings(num_samples=4, ks=(1, 10), temperature=0.8), "--k 10: needs 10 samples"),
         (Settings(num_samples=4), "greedy samples are all the same"),
-        (Settings(protocol="few"), "--protocol few: take auto, base or chat"),
+        (Settings(protocol="few"), "--protocol few: take auto, base, chat or training"),
         (Settings(limit=0), "--limit 0: must be at least 1"),
         (Settings(strategy="quick"), "--strategy quick: take direct"),
         (Settings(strategy="auto"), "--strategy auto: .* --protocol chat with a chat model"),

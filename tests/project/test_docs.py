@@ -40,6 +40,11 @@ def test_every_command_has_a_page_and_every_page_is_in_the_index():
             assert f"]({page.relative_to(ROOT / 'docs')})" in index, page.name
 
 
+def test_no_page_holds_an_unfinished_merge():
+    marks = ("<<<<<<< ", ">>>>>>> ")
+    assert not [p.name for p in PAGES if any(m in p.read_text("utf-8") for m in marks)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text("utf-8")):

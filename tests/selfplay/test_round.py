@@ -172,6 +172,15 @@ def test_templates_top_up_what_the_model_fails_to_propose(sandbox):
     assert len([e for e in experiences if e.role is Role.SOLVE]) == 3 * 4
 
 
+def test_without_proposals_all_tasks_are_from_templates(sandbox):
+    config = replace(CONFIG, batch_size=0, proposer=replace(CONFIG.proposer, templates_per_step=3))
+    game, backend = play(sandbox, lambda prompt, n: " 0", config)
+    log = one_round(game)
+    assert not any(is_proposal(prompt) for prompt in backend.prompts)
+    assert {e.role for e in log.experiences} == {Role.SOLVE} and len(log.experiences) == 12
+    assert absorbed(game, log)["propose/count"] == 0
+
+
 def test_all_kinds_are_proposed_solved_and_judged(sandbox):
     """Perfect answers to every kind are judged right: the judge is not merely strict."""
     config = replace(

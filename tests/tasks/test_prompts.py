@@ -48,6 +48,25 @@ def _propose(form: PromptForm, kind: TaskKind, difficulty: float = 0.3) -> FormO
     return form.propose(kind, references, difficulty, program=program, n_inputs=6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (TaskKind.DEDUCTION, " 'o100'\n\n"),
+        (TaskKind.ABDUCTION, "(100, 'w100') == 'o100'\n\n"),
+        (TaskKind.INDUCTION, "(n, s):\n    return 'o' + str(n * 3)\n\n"),
+    ],
+)
+def test_a_right_answer_is_written_as_the_examples_are(kind: TaskKind, expected: str) -> None:
+    form, task = load_form("few_shot"), _task(kind)
+    assert form.right(task) == expected
+    assert parse_answer(expected, kind, form, task.program) is not None
+
+
+def test_a_right_answer_of_the_chat_form_has_no_fixed_words() -> None:
+    with pytest.raises(ValueError, match=r"'chat': what a right answer .* is not fixed"):
+        load_form("chat").right(_task(TaskKind.DEDUCTION))
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_every_kind_and_strategy_is_there(name: str) -> None:
     form = load_form(name)

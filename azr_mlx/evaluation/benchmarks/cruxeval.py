@@ -18,7 +18,7 @@ from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
 from azr_mlx.sandbox import Job, Limits, Result, equal, literal, parse_literal
 from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.text import NOT_PYTHON, parsed_expression
-from azr_mlx.types import Status
+from azr_mlx.types import Status, Task, TaskKind
 
 LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=512, output_kb=16)
 _MAX_ANSWER = 20_000  # characters
@@ -218,7 +218,7 @@ def _first_statement(lines: Sequence[str]) -> str:
     return lines[0].strip()
 
 
-def _problem(row: DataRow, form: str, reference: str, check: OutputCheck | InputCheck) -> Problem:
+def _problem(row: DataRow, form: str, kind: TaskKind, check: OutputCheck | InputCheck) -> Problem:
     fields = {name: row[name] for name in ("code", "input", "output")}
     asked = form
     for name, value in fields.items():
@@ -229,10 +229,21 @@ def _problem(row: DataRow, form: str, reference: str, check: OutputCheck | Input
         question=asked.removesuffix("[ANSWER]\n").rstrip(),
         prefix="",
         entry_point="f",
-        reference=reference,
+        reference=_reference(row),
         check=check,
         program=row["code"],
+        task=_task(row, kind),
     )
+
+
+def _reference(row: DataRow) -> str:
+    return f"assert f({row['input']}) == {row['output']}"
+
+
+def _task(row: DataRow, kind: TaskKind) -> Task | None:
+    """The question as self-play asks it; None if the arguments are not literals."""
+    args = arguments(row["code"], _reference(row))
+    return None if args is None else Task.create(kind, row["code"], (args,), (row["output"],))
 
 
 def _knows(row: DataRow) -> bool:
@@ -247,16 +258,14 @@ def _knows(row: DataRow) -> bool:
 def parse_output(row: DataRow) -> Problem | None:
     if not _knows(row):
         return None
-    reference = f"assert f({row['input']}) == {row['output']}"
-    return _problem(row, _OUTPUT, reference, OutputCheck(row["output"]))
+    return _problem(row, _OUTPUT, TaskKind.DEDUCTION, OutputCheck(row["output"]))
 
 
 def parse_input(row: DataRow) -> Problem | None:
     """None also if the benchmark's own input is not a literal (a lambda, for example)."""
-    reference = f"assert f({row['input']}) == {row['output']}"
-    if not _knows(row) or arguments(row["code"], reference) is None:
+    if not _knows(row) or arguments(row["code"], _reference(row)) is None:
         return None
-    return _problem(row, _INPUT, reference, InputCheck(row["code"], row["output"]))
+    return _problem(row, _INPUT, TaskKind.ABDUCTION, InputCheck(row["code"], row["output"]))
 
 
 def _id(row: DataRow) -> str:

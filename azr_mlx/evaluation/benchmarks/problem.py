@@ -11,7 +11,7 @@ from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.sandbox import Job, Limits, Result
 from azr_mlx.tasks.verdicts import Check
 from azr_mlx.text import is_text
-from azr_mlx.types import Status
+from azr_mlx.types import Status, Task
 
 DataRow = Mapping[str, Any]
 
@@ -59,7 +59,8 @@ class Problem:
     ``entry_point`` the function that is tested ("" for a whole program), ``reference`` a right
     completion ("" if none is known). ``visible`` judges by the examples that the model is shown;
     None if there are none. ``level`` is the benchmark's own word for how hard it is, ``program``
-    what a question about a program shows. Raises ValueError if one of the strings is not text.
+    what a question about a program shows, ``task`` the same question as self-play would ask it,
+    None if it would not. Raises ValueError if one of the strings is not text.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Problem:
     visible: ProblemCheck | None = None
     level: str = ""
     program: str = ""
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -1,0 +1,268 @@
+"""A real model before and after self-play, on items that it was not trained on.
+
+    python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER
+    python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --arm shuffled max_steps=30
+    python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --code
+
+Trains, solves CRUXEval as self-play asks it with the adapters and without (deduction from -O,
+abduction from -I: eight drawn answers, a greedy one, and the probability of the right one), and
+prints the paired differences as JSON; a table goes to stderr. All of it takes hours on a CPU: the
+same command again goes on where the last one stopped, exactly. ``FOLDER`` holds cruxeval.jsonl.
+
+Arms: "main"; the controls "shuffled" (the rewards of a step go to other rollouts of the same role)
+and "templates" (tasks from templates alone, as many as "main" has of both). Arms share the base's
+answers. With ``--code`` HumanEval and MBPP (sanitized), greedy, whole, are compared as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ("cruxeval-o", "cruxeval-i")
+SETTINGS = (
+    "learning_rate=1e-4",
+    "warmup_steps=4",
+    "lr_scheduler_type=linear",
+    "max_steps=70",
+    "kl_penalty=none",
+    "ppo.loss_aggregation=sequence_mean",
+    "batch_size=12",
+    "proposer.templates_per_step=12",
+    "initial_difficulty=0.2",
+    "final_difficulty=0.5",
+    "rollout.max_prompt_tokens=768",
+    "rollout.max_propose_tokens=96",
+    "rollout.max_solve_tokens=48",
+    "rollout.max_batch=128",
+    "lora.rank=4",
+    "checkpoint_interval=5",
+)
+ARMS = {
+    "main": (),
+    "shuffled": (),
+    "templates": ("batch_size=0", "proposer.templates_per_step=24"),
+}
+ASKED = ("--protocol", "training", "-m", "48")
+WAYS = {
+    "sampled": ("--num-samples", "8", "--temp", "1.0", "--k", "1,8"),
+    "greedy": (),
+}
+NEW_ABILITY = 1 / 64, 1 / 2  # from a probability below the first to one above the second
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, type=Path, help="the folder with cruxeval.jsonl")
+    parser.add_argument("--arm", default="main", choices=ARMS)
+    parser.add_argument("--name", default="", help="of the run; default: the arm's")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--limit", default="400", help="the first items of each benchmark")
+    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--code", action="store_true", help="also HumanEval and MBPP")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_intermixed_args()
+    options.out = options.out.resolve()
+    options.name = options.name or options.arm
+    if code := train(options):
+        return code
+    if options.train_only:
+        return 0
+    found = {way: measured(options, way, WAYS[way]) for way in WAYS}
+    row = {
+        "arm": options.arm,
+        "run": options.name,
+        **{way: gains(report) for way, report in found.items()},
+        "right answer": probabilities(options),
+    }
+    if options.code:
+        row["code"] = gains(code_benchmarks(options))
+    print(json.dumps(row, indent=1))
+    for line in table(row):
+        print(line, file=sys.stderr)
+    return 0
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def train(options: Namespace) -> int:
+    """Start the run, or go on with it; the exit code of the command."""
+    given = [*SETTINGS, *ARMS[options.arm], *options.settings]
+    if run_of(options).is_dir():
+        steps = [f"max_steps={n}" for n in [value(given, "max_steps")]]
+        words = ["--resume", str(run_of(options)), *steps]
+    else:
+        words = ["-c", "qwen2.5-coder-0.5b", f"model_id={options.model}", *given]
+        words += [f"backend={options.backend}", f"run_name={options.name}"]
+        words += [f"output_dir={options.out / 'runs'}"]
+    program = [__file__, "--shuffled"] if options.arm == "shuffled" else ["-m", "azr_mlx"]
+    return run(options, [*program, "train", *words]).returncode
+
+
+def run_of(options: Namespace) -> Path:
+    return options.out / "runs" / options.name
+
+
+def value(given: list[str], key: str) -> str:
+    """The value of the last override of a key."""
+    return next(one.partition("=")[2] for one in reversed(given) if one.startswith(f"{key}="))
+
+
+def shuffled(words: list[str]) -> int:
+    """The program itself, with a learner that gets each step's rewards in another order."""
+    from learning import shuffled as mixed
+
+    from azr_mlx.cli import main as program
+    from azr_mlx.training.learner import Learner
+
+    learn = Learner.learn
+
+    def learn_mixed(self: Learner, r: Any, experiences: Any, *rest: Any) -> Any:
+        return learn(self, r, mixed(experiences, r.step, self.config.seed), *rest)
+
+    Learner.learn = learn_mixed  # type: ignore[method-assign]
+    return program(words)
+
+
+# -- measuring -------------------------------------------------------------------------------------
+
+
+def measured(options: Namespace, way: str, how: tuple[str, ...]) -> dict[str, Any]:
+    """The report of ``azr-mlx eval --compare base`` on CRUXEval."""
+    asked = ["--benchmark", ",".join(BENCHMARKS), "--data", str(options.data.resolve())]
+    return evaluated(options, [*asked, *ASKED, "--limit", options.limit, *how], way)
+
+
+def code_benchmarks(options: Namespace) -> dict[str, Any]:
+    """The same on HumanEval and MBPP, by the chat protocol, greedy."""
+    return evaluated(options, ["--benchmark", "humaneval,mbpp-sanitized", "-m", "512"], "code")
+
+
+def evaluated(options: Namespace, words: list[str], name: str) -> dict[str, Any]:
+    kept = options.out / f"{options.name}-{name}.json"
+    adapters = ["--adapter-path", str(run_of(options)), "--compare", "base", "--json"]
+    backend = ["--backend", options.backend]
+    done = run(options, ["-m", "azr_mlx", "eval", *words, *adapters, *backend], capture=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    kept.write_text(done.stdout)
+    return json.loads(done.stdout)
+
+
+def run(
+    options: Namespace, words: list[str], capture: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """A program of its own in the output folder, where the samples of all arms are kept."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=options.out,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+    )
+
+
+def gains(report: dict[str, Any]) -> dict[str, Any]:
+    """Of each figure: before, after, and the paired difference with its interval; "mean" is that of
+    the benchmarks, whose intervals are independent."""
+    found: dict[str, Any] = {}
+    for one, after in zip(report["comparisons"], report["results"], strict=True):
+        before, name = one["base"], one["benchmark"]
+        for figure, gap in one["differences"].items():
+            k = figure.removeprefix("pass@")
+            found[f"{name} {figure}"] = {
+                "before": before["pass_at"][k]["value"],
+                "after": after["pass_at"][k]["value"],
+                **gap,
+            }
+        if one["p_value"] is not None:
+            counts = {"gained": len(one["gained"]), "lost": len(one["lost"])}
+            found[f"{name} McNemar"] = {**counts, "p_value": one["p_value"]}
+    for figure in report["comparisons"][0]["differences"]:
+        found[f"mean {figure}"] = mean([v for k, v in found.items() if k.endswith(f" {figure}")])
+    return found
+
+
+def mean(parts: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of independent estimates: half-widths add in quadrature."""
+    n = len(parts)
+    out = {name: sum(p[name] for p in parts) / n for name in ("before", "after", "value")}
+    low = sum((p["value"] - p["low"]) ** 2 for p in parts) ** 0.5 / n
+    high = sum((p["high"] - p["value"]) ** 2 for p in parts) ** 0.5 / n
+    return {**out, "low": out["value"] - low, "high": out["value"] + high}
+
+
+def probabilities(options: Namespace) -> dict[str, Any]:
+    """The probability of the right answer to CRUXEval-O, before and after."""
+    from azr_mlx import rng
+    from azr_mlx.backends import blas
+    from azr_mlx.commands.evaluate import _quantization
+    from azr_mlx.evaluation import benchmarks, statistics
+    from azr_mlx.evaluation.likelihood import right_answers
+    from azr_mlx.evaluation.model import open_model
+    from azr_mlx.models.adapters import base_of
+    from azr_mlx.run_folder import adapter_folder
+    from azr_mlx.tasks.prompts import load_form
+
+    kept = options.out / f"{options.name}-right.json"
+    if not kept.exists():
+        blas.enable()
+        adapters = adapter_folder(run_of(options))
+        model = base_of(adapters) or options.model
+        backend, _ = open_model(model, adapters, _quantization(adapters), options.backend)
+        problems = benchmarks.load("cruxeval-o", options.data).problems[: int(options.limit)]
+        tasks = [problem.task for problem in problems if problem.task is not None]
+        found = {
+            policy: right_answers(backend, load_form("few_shot"), tasks, policy=policy)
+            for policy in ("reference", "current")
+        }
+        kept.write_text(json.dumps(found))
+    found = json.loads(kept.read_text())
+    before, after = found["reference"], found["current"]
+    gap = statistics.difference(before, after, rng.generator(0, "bootstrap", 0))
+    low, high = NEW_ABILITY
+    pairs = list(zip(before, after, strict=True))
+    return {
+        "before": sum(before) / len(before),
+        "after": sum(after) / len(after),
+        "value": gap.value,
+        "low": gap.low,
+        "high": gap.high,
+        "tasks": len(before),
+        "from under 1/64 to over 1/2": sum(a < low and b > high for a, b in pairs),
+        "from over 1/2 to under 1/64": sum(b < low and a > high for a, b in pairs),
+    }
+
+
+def table(row: dict[str, Any]) -> list[str]:
+    lines = []
+    for way, found in row.items():
+        if not isinstance(found, dict):
+            continue
+        for name, v in {"": found}.items() if "value" in found else found.items():
+            if "value" in v:
+                lines.append(
+                    f"{way:<12} {name:<18} {100 * v['before']:5.1f} -> {100 * v['after']:5.1f}  "
+                    f"{100 * v['value']:+.1f} ({100 * v['low']:+.1f} to {100 * v['high']:+.1f})"
+                )
+            else:
+                counts = f"{v['gained']} gained, {v['lost']} lost, p = {v['p_value']:.2g}"
+                lines.append(f"{way:<12} {name:<18} {counts}")
+    return lines
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--shuffled"]:
+        sys.exit(shuffled(sys.argv[2:]))
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The probability of the right answer is the product over its tokens, of one task and of many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
+
+from azr_mlx.backends.mlx import MlxBackend  # noqa: E402
+from azr_mlx.config import Lora  # noqa: E402
+from azr_mlx.evaluation import likelihood  # noqa: E402
+from azr_mlx.tasks.prompts import load_form  # noqa: E402
+from azr_mlx.types import Task, TaskKind  # noqa: E402
+from tests.tiny import CharTokenizer, tiny_model  # noqa: E402
+
+pytestmark = pytest.mark.backend
+
+TASKS = [
+    Task.create(TaskKind.DEDUCTION, f"def f(x):\n    return x + {i}", (f"({i},)",), (str(2 * i),))
+    for i in range(5)
+]
+
+
+@pytest.fixture(scope="module")
+def backend() -> MlxBackend:
+    return MlxBackend(tiny_model(scale=2.0), CharTokenizer(), Lora(rank=4))
+
+
+def plainly(backend: MlxBackend, task: Task) -> float:
+    """Token by token, from the model's own forward pass."""
+    form, tokenizer = load_form("few_shot"), CharTokenizer()
+    asked, answer = form.solve(task).text, form.right(task)
+    ids = tokenizer.encode(asked + answer)
+    logits = np.array(backend.policy.lm(mx.array([ids]))[0].astype(mx.float32), np.float64)
+    p = 1.0
+    for place in range(len(asked), len(ids)):
+        row = np.exp(logits[place - 1] - logits[place - 1].max())
+        p *= row[ids[place]] / row.sum()
+    return p
+
+
+def test_it_is_the_product_over_the_answers_tokens(backend, monkeypatch):
+    monkeypatch.setattr(likelihood, "ROWS", 2)  # in three calls
+    found = likelihood.right_answers(backend, load_form("few_shot"), TASKS)
+    expected = [plainly(backend, task) for task in TASKS]
+    assert len(set(found)) == len(TASKS) and min(found) > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_the_reference_is_the_model_without_its_adapters(backend):
+    form = load_form("few_shot")
+    before = likelihood.right_answers(backend, form, TASKS)
+    layer = backend.policy.lm.layers[0].self_attn.q_proj
+    kept = layer.lora_b
+    layer.lora_b = mx.ones_like(kept)
+    try:
+        moved = likelihood.right_answers(backend, form, TASKS)
+        reference = likelihood.right_answers(backend, form, TASKS, policy="reference")
+    finally:
+        layer.lora_b = kept
+    np.testing.assert_allclose(reference, before, rtol=1e-5)
+    assert np.abs(np.array(moved) / before - 1).max() > 0.01
