@@ -7,7 +7,8 @@ One round of self-play a time, as training makes it (the model proposes; its val
 from templates, are solved ``rollout.group_size`` times), with no update. For each form: the share
 of well-formed and of valid proposals, of well-formed and of right answers, by kind; the share of
 groups that have any contrast, without which there is nothing to learn; lengths; tokens per second.
-Prints one JSON object, and one line per form on stderr.
+Prints one JSON object, and one line per form on stderr. ``--texts FILE`` keeps what was written, a
+line for each completion.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,6 +31,7 @@ def main() -> int:
     parser.add_argument("--model", help="instead of the configuration's")
     parser.add_argument("--forms", nargs="+", default=["few_shot", "chat"])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--texts", type=Path, help="write all completions to this .jsonl file")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     from azr_mlx.backends import blas
@@ -50,12 +53,17 @@ def measured(options: Namespace) -> list[dict[str, Any]]:
         if backend is None:
             backend = train.backend_for(config)
         with train.open_sandbox(config) as sandbox:
-            rows.append({"form": form, **rates(config, backend, sandbox, options.rounds)})
+            log, seconds = played(config, backend, sandbox, options.rounds)
+        rows.append({"form": form, **rates(config, log, seconds)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        if options.texts:
+            with options.texts.open("a") as file:
+                file.writelines(f"{json.dumps(text_of(form, e))}\n" for e in log.experiences)
     return rows
 
 
-def rates(config: Any, backend: Any, sandbox: Any, rounds: int) -> dict[str, Any]:
+def played(config: Any, backend: Any, sandbox: Any, rounds: int) -> tuple[Any, float]:
+    """The log of some rounds, and the seconds that they took."""
     from azr_mlx.selfplay.round import Round
     from azr_mlx.selfplay.round_log import RoundLog
     from azr_mlx.training.algorithm import SelfPlay
@@ -65,7 +73,22 @@ def rates(config: Any, backend: Any, sandbox: Any, rounds: int) -> dict[str, Any
     began = time.perf_counter()
     for step in range(1, rounds + 1):
         selfplay.play(Round(config.seed, step), log)
-    seconds, experiences = time.perf_counter() - began, log.experiences
+    return log, time.perf_counter() - began
+
+
+def text_of(form: str, e: Any) -> dict[str, str]:
+    verdict = {"status": e.verdict.status.value, "detail": e.verdict.detail}
+    return {
+        "form": form,
+        "role": e.role.value,
+        "kind": e.kind.value,
+        **verdict,
+        "text": e.completion.text,
+    }
+
+
+def rates(config: Any, log: Any, seconds: float) -> dict[str, Any]:
+    experiences = log.experiences
     tokens = sum(len(e.completion.token_ids) for e in experiences)
     return {
         "propose": {k: proposals(log.validated, k) for k in config.task_types},
