@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--model", help="instead of the configuration's")
     parser.add_argument("--forms", nargs="+", default=["few_shot", "chat"])
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--texts", type=Path, help="write all completions to this .jsonl file")
+    parser.add_argument("--texts", help="write all completions to this .jsonl file")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     from azr_mlx.backends import blas
@@ -57,7 +57,7 @@ def measured(options: Namespace) -> list[dict[str, Any]]:
         rows.append({"form": form, **rates(config, log, seconds)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         if options.texts:
-            with options.texts.open("a") as file:
+            with Path(options.texts).open("a") as file:
                 file.writelines(f"{json.dumps(text_of(form, e))}\n" for e in log.experiences)
     return rows
 
