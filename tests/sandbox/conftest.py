@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -200,7 +201,8 @@ def _waiting_s() -> float:
 
 
 Judge = Callable[..., Result]
-_next_values: dict[int, str] = {}  # by sandbox
+# An id would be used again after its sandbox.
+_next_values: WeakKeyDictionary[Sandbox, str] = WeakKeyDictionary()
 
 
 @pytest.fixture
@@ -254,10 +256,10 @@ def _timed(sandbox: Sandbox, job: Job) -> Result:
 
 
 def _first_next(sandbox: Sandbox) -> None:
-    if id(sandbox) not in _next_values:
+    if sandbox not in _next_values:
         found = sandbox.run([NEXT])[0]
         assert found.status is Status.OK and found.value is not None, f"an honest job: {found}"
-        _next_values[id(sandbox)] = found.value
+        _next_values[sandbox] = found.value
 
 
 def _check_next(sandbox: Sandbox, job: Job) -> None:
@@ -265,6 +267,6 @@ def _check_next(sandbox: Sandbox, job: Job) -> None:
     if job.deterministic:
         again = sandbox.run([replace(HONEST, deterministic=True)])[0]
         assert again.status is Status.PASS, f"the next honest job was spoiled: {again}"
-    before = _next_values[id(sandbox)]
+    before = _next_values[sandbox]
     found = sandbox.run([replace(NEXT, expect=before)])[0]
     assert found.status is Status.PASS, f"the next job found things changed: {found}, was {before}"
