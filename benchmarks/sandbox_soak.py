@@ -40,6 +40,7 @@ from azr_mlx.types import Status
 
 _OLD_S = 1.0
 _FORKED_WITHOUT_EXEC = 0x40  # the kernel's PF_FORKNOEXEC
+_ENDING = 0x4  # the kernel's PF_EXITING
 PILE = 16  # descriptors or processes a worker may have more than at the first sample
 Maker = Callable[[random.Random], "Case"]
 
@@ -197,15 +198,15 @@ def draw(seed: int, index: int) -> Case:
 
 
 def descendants() -> set[int]:
-    """Process ids below this process, zombies aside."""
+    """Process ids below this process, but for those that are ending or have ended."""
     parents = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", "rb", 0) as file:
-                fields = file.read().rpartition(b")")[2].split(None, 2)
+                fields = file.read().rpartition(b")")[2].split(None, 7)
         except OSError:
             continue  # it ended meanwhile
-        if fields[0] != b"Z":
+        if fields[0] != b"Z" and not int(fields[6]) & _ENDING:
             parents[int(name)] = int(fields[1])
     found = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:

@@ -78,13 +78,16 @@ def test_neither_strong_nor_weak_gates_lose_digits(channels, strength):
 
 
 @GATES
-@pytest.mark.parametrize("beta", [1.0, 2.0])
-def test_a_key_that_never_changes_is_the_worst_case(channels, beta):
-    """All entries below the diagonal are ``beta``, so a power series of them would be useless."""
+@pytest.mark.parametrize(("beta", "limit"), [(1.0, 1e-5), (2.0, 5e-4)])
+def test_a_key_that_never_changes_is_the_worst_case(channels, beta, limit):
+    """All entries below the diagonal are ``beta``, so a power series of them would be useless. With
+    2, the most that any model has, each token turns the state round, and nothing fades: rounding
+    errors grow with the length of a chunk, more with some machines' matrix products."""
     q, k, v, fade, strengths, state = given(100, channels, 1e-3)
     k, strengths = mx.broadcast_to(k[:, :1], k.shape), mx.full(strengths.shape, beta)
     arrays = [q, k, v, fade, strengths, state]
-    assert_same(*(value_and_gradients(f, arrays) for f in (gated_delta.gated_delta, STEPS)), 1e-4)
+    found, expected = (value_and_gradients(f, arrays) for f in (gated_delta.gated_delta, STEPS))
+    assert_same(found, expected, limit)
 
 
 @GATES

@@ -359,8 +359,8 @@ def test_what_continues_no_padding_has_no_array_as_its_mask(monkeypatch, ends, e
     masks = []
     plain = Span.mask
 
-    def noted(self, return_array):
-        mask = plain(self, return_array)
+    def noted(self, return_array, window):
+        mask = plain(self, return_array, window)
         masks.append(mask if isinstance(mask, str) else "array")
         return mask
 

@@ -7,6 +7,8 @@ import pytest
 from azr_mlx.config import Solver
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.strategies import AUTO, STRATEGIES, ask, sequence
+from azr_mlx.tasks.prompts import load_form
+from azr_mlx.types import TaskKind
 
 pytestmark = pytest.mark.pure
 
@@ -22,7 +24,9 @@ def test_the_others_add_an_instruction_after_the_whole_question():
 
 
 def test_they_are_the_ones_that_self_play_knows():
-    assert Solver().strategies == STRATEGIES
+    form = load_form("chat")
+    assert all(set(form.strategies(kind)) == set(STRATEGIES) for kind in TaskKind)
+    assert set(Solver().strategies) <= set(STRATEGIES)
 
 
 def test_auto_is_all_of_them_in_turn():

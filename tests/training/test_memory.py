@@ -87,7 +87,8 @@ def test_a_layout_is_what_micro_batches_come_to(bench):
 
 
 def test_less_is_planned_where_less_is_asked():
-    p, c = planner(), load(None, ["rollout.max_prompt_tokens=320"])
+    limits = [f"rollout.max_{name}_tokens=512" for name in ("propose", "solve")]
+    p, c = planner(), load(None, ["rollout.max_prompt_tokens=320", *limits])
     before = p.peaks(c)
     fewer = replace(c, rollout=replace(c.rollout, max_batch=4))
     smaller = replace(c, ppo=replace(c.ppo, micro_batch_tokens=900))
@@ -332,7 +333,7 @@ def test_prompts_are_planned_as_long_as_they_may_be():
     c = load("azr_config")
     solved, alone = prompts.planned_prompts(c)
     p = estimate.Planner(SHAPE, "gpu", solved, alone)
-    assert p.prompts(c) == (c.rollout.max_prompt_tokens, solved) and alone < 500 < solved
+    assert p.prompts(c) == (c.rollout.max_prompt_tokens, solved) and alone < 550 < solved
     none = replace(c, proposer=replace(c.proposer, references=0))
     assert p.prompts(none) == (alone, solved)
     easy = replace(c, initial_difficulty=0.1, final_difficulty=0.1)
