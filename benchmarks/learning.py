@@ -59,7 +59,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "distill": ("distill.coef=0.05", "distill.batch_size=32"),
     # groups of one have no baseline of their own: to be held against "ema"
     "no_reuse": ("rollout.reuse_rollouts=false", "ppo.advantage=ema"),
-    "frontier": ("proposer.reward=frontier",),
     # how the proposer is paid and trained, as in the paper: one thing at a time, and all of them
     "one_minus": ("proposer.reward=one_minus",),
     "invalid_1": ("proposer.invalid_reward=-1",),

@@ -153,12 +153,18 @@ def resolve_model(name: str, model_id: str, quantization: Quantization) -> Resol
     if name == "mlx":
         return resolve(model_id, quantization=quantization)
     try:
-        return resolve(original_of(model_id), quantization=Quantization(bits=0))
+        return resolve(weights_of(name, model_id), quantization=Quantization(bits=0))
     except ImportError as e:
         raise UsageError(
             f"model_id: {model_id}: only MLX can read a GGUF file, and it does not import ({e}); "
             "name the model that the file was made from"
         ) from e
+
+
+def weights_of(name: str, model_id: str) -> str:
+    """The model whose weights this backend trains on, which its adapters name as their base: torch
+    takes the original of a model that ships configured in MLX's format."""
+    return model_id if name == "mlx" else original_of(model_id)
 
 
 def load_adapters(backend: Any, path: Path, option: str, advice: str = "") -> None:

@@ -17,7 +17,13 @@ from typing import Any
 from azr_mlx import run_folder
 from azr_mlx.backends import blas
 from azr_mlx.backends.ranks import World, gather
-from azr_mlx.backends.select import choose, load_adapters, open_backend, resolve_model
+from azr_mlx.backends.select import (
+    choose,
+    load_adapters,
+    open_backend,
+    resolve_model,
+    weights_of,
+)
 from azr_mlx.config import Config, ConfigError, diff, load, to_yaml
 from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
@@ -235,7 +241,7 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         micro_batch_tokens=config.ppo.micro_batch_tokens,
         grad_checkpoint=config.ppo.grad_checkpoint == "true",
         compile=config.ppo.compile,
-        base=config.model_id,
+        base=weights_of(name, config.model_id),
     )
     if init_adapters is not None:
         load_adapters(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
@@ -12,8 +14,10 @@ import torch
 
 from azr_mlx.backends import select
 from azr_mlx.backends.select import choose, nvidia
+from azr_mlx.commands import train
 from azr_mlx.config import Quantization, load
 from azr_mlx.errors import UsageError
+from azr_mlx.models.locate import ResolvedModel
 
 pytestmark = pytest.mark.backend
 
@@ -118,3 +122,13 @@ def test_torch_takes_the_original_of_a_shipped_model_in_mlx_format(monkeypatch):
         select.resolve_model(backend, shipped, Quantization())
     select.resolve_model("torch", "mlx-community/another-4bit", Quantization())
     assert asked == [shipped, "Qwen/Qwen3-4B-Instruct-2507", "mlx-community/another-4bit"]
+
+
+def test_adapters_name_the_weights_that_they_were_trained_on(monkeypatch):
+    """Otherwise what torch has trained would be used with a base that is rounded to 4 bits."""
+    opened = []
+    monkeypatch.setattr(train, "open_backend", lambda *_, base, **__: opened.append(base))
+    model = ResolvedModel(Path("model"), "folder:model", None, converted=False)
+    for name in ("mlx", "torch"):
+        train._load(name, load("azr_config"), model, None)
+    assert opened == [load("azr_config").model_id, "Qwen/Qwen3-4B-Instruct-2507"]
