@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
@@ -96,10 +97,13 @@ def main() -> int:
 
 def train(options: Namespace) -> int:
     """Start the run, or go on with it; the exit code of the command."""
+    from azr_mlx.run_folder import checkpoints
+
     given = [*SETTINGS, *ARMS[options.arm], *options.settings]
+    if run_of(options).is_dir() and not checkpoints(run_of(options)):
+        shutil.rmtree(run_of(options))  # it was cut off before it began
     if run_of(options).is_dir():
-        steps = [f"max_steps={n}" for n in [value(given, "max_steps")]]
-        words = ["--resume", str(run_of(options)), *steps]
+        words = ["--resume", str(run_of(options)), f"max_steps={value(given, 'max_steps')}"]
     else:
         words = ["-c", "qwen2.5-coder-0.5b", f"model_id={options.model}", *given]
         words += [f"backend={options.backend}", f"run_name={options.name}"]
@@ -212,17 +216,18 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     from azr_mlx.evaluation.likelihood import right_answers
     from azr_mlx.evaluation.model import open_model
     from azr_mlx.models.adapters import base_of
-    from azr_mlx.run_folder import adapter_folder
+    from azr_mlx.run_folder import ADAPTER_WEIGHTS, adapter_folder, sha256
     from azr_mlx.tasks.prompts import load_form
 
-    kept = options.out / f"{options.name}-right.json"
+    adapters = adapter_folder(run_of(options))
+    kept = options.out / f"{options.name}-right-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}.json"
     if not kept.exists():
         blas.enable()
-        adapters = adapter_folder(run_of(options))
         model = base_of(adapters) or options.model
         backend, _ = open_model(model, adapters, _quantization(adapters), options.backend)
-        problems = benchmarks.load("cruxeval-o", options.data).problems[: int(options.limit)]
+        problems = benchmarks.load("cruxeval-o", options.data).problems
         tasks = [problem.task for problem in problems if problem.task is not None]
+        tasks = tasks[: int(options.limit)]
         found = {
             policy: right_answers(backend, load_form("few_shot"), tasks, policy=policy)
             for policy in ("reference", "current")
