@@ -9,7 +9,7 @@ many run at once as ``--parallel`` says. A run solves held-out tasks before and 
 greedy, and sampled as in training. Variants are paired by seed with "base". Intervals are 95 % over
 seeds (Student's t). The proposer is measured by p(1 - p) of its tasks, p their solve rate: the mean
 over its run, to be compared with that of "frozen". Prints one JSON object; progress and a table go
-to stderr.
+to stderr. With ``--keep FILE`` a run that has ended is not made again by the same command.
 
 Controls: "shuffled" permutes the rewards of a step's solvers, and of its proposers; "frozen" does
 not train the proposer; "fixed" trains on a set of template tasks that nobody adds to.
@@ -93,6 +93,7 @@ def main() -> int:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants"
     )
+    parser.add_argument("--keep", default="", help="a .jsonl file for what has been computed")
     parser.add_argument("--one", action="store_true", help=SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -115,7 +116,7 @@ def every(options: Namespace) -> list[dict[str, Any]]:
     """All runs, seed by seed, so that a slow minute hits all variants alike."""
     shared = {"config": options.config, "set": options.set, "seconds": options.seconds}
     # The tasks and the untrained model's answers are the same for all.
-    known = child({**shared, "variant": "base", "seed": 0, "known": None}, 0)
+    known = kept(options.keep, {**shared, "variant": "base", "seed": 0, "known": None}, 0)
     asked = [
         {**shared, "variant": name, "seed": seed, "known": known}
         for seed in range(options.seeds)
@@ -128,7 +129,7 @@ def every(options: Namespace) -> list[dict[str, Any]]:
     def run(row: dict[str, Any]) -> dict[str, Any]:
         core = cores.get()
         try:
-            found = child(row, core)
+            found = kept(options.keep, row, core)
         except sbs.BenchmarkError as error:  # told, and the others go on
             print(f"seed {row['seed']} {error}", file=sys.stderr, flush=True)
             return {"variant": row["variant"], "seed": row["seed"], "failed": str(error)}
@@ -138,7 +139,8 @@ def every(options: Namespace) -> list[dict[str, Any]]:
         sampled = " ".join(f"{k} {v['mean']['gain']:+.3f}" for k, v in found["sampled"].items())
         print(
             f"seed {row['seed']} {row['variant']}: greedy {gains}; sampled {sampled}; "
-            f"{found['steps']} steps, {found['seconds']:.0f} s",
+            f"p(1 - p) {found['proposer']['valid']:.3f}; {found['steps']} steps, "
+            f"{found['seconds']:.0f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -146,6 +148,24 @@ def every(options: Namespace) -> list[dict[str, Any]]:
 
     with ThreadPoolExecutor(options.parallel) as pool:
         return list(pool.map(run, asked))
+
+
+def kept(name: str, row: dict[str, Any], core: int) -> dict[str, Any]:
+    """What ``child`` says of a row, from the file if it is there."""
+    if not name:
+        return child(row, core)
+    file = Path(name)
+    # The untrained model's answers, which are long, are the same for all rows with them.
+    asked = json.dumps({**row, "known": row["known"] is not None}, sort_keys=True)
+    if file.exists():
+        for line in file.read_text().splitlines():
+            made = json.loads(line)
+            if made["row"] == asked:
+                return made["found"]
+    found = child(row, core)
+    with file.open("a") as out:
+        out.write(json.dumps({"row": asked, "found": found}) + "\n")
+    return found
 
 
 def child(row: dict[str, Any], core: int) -> dict[str, Any]:

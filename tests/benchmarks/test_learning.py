@@ -25,6 +25,19 @@ def test_every_variant_is_a_configuration(bench):
         load("quickstart", list(overrides))
 
 
+def test_what_was_computed_is_not_computed_again(bench, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        bench, "child", lambda row, core: {"seed": asked.append(row) or row["seed"]}
+    )
+    file, row = str(tmp_path / "kept.jsonl"), {"variant": "base", "seed": 0, "known": None}
+    rows = [row, {**row, "known": {"tasks": 1}}, {**row, "seed": 1, "known": {"tasks": 1}}]
+    first = [bench.kept(file, one, 0) for one in rows]
+    assert first == [bench.kept(file, one, 0) for one in rows] and asked == rows
+    bench.kept("", row, 0)
+    assert len(asked) == 4
+
+
 def test_shuffled_rewards_are_the_same_ones_within_a_role(bench):
     rows = [experience(reward=float(i), group=i % 3) for i in range(40)]
     rows += [experience(role=Role.PROPOSE, reward=-float(i), group=7) for i in range(20)]
