@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from azr_mlx.types import Float64Array, FloatArray
 
 ESTIMATORS = ("gae", "rloo", "grpo", "dr_grpo", "trr++", "ema")
+UNSCALED = frozenset({"rloo", "dr_grpo"})  # their advantages are on the scale of the rewards
 EPS = 1e-6
 GRPO_EPS = 1e-4  # as in TRL
 
@@ -145,9 +146,15 @@ def trr(
 
 
 def ema_advantage(
-    scores: ArrayLike, cells: Sequence[str], baselines: EmaBaselines, eps: float = EPS
+    scores: ArrayLike,
+    cells: Sequence[str],
+    baselines: EmaBaselines,
+    *,
+    scaled: bool = True,
+    eps: float = EPS,
 ) -> FloatArray:
-    """[B] (score - running mean) / running deviation of the cell, including this batch.
+    """[B] (score - running mean) / running deviation of the cell, including this batch. If not
+    ``scaled``, without the division.
 
     ``baselines`` are updated first. That bounds the result if the past had no variance, and the
     first batch needs no special treatment. A row's own score then moves its baseline by 1 / weight.
@@ -158,7 +165,8 @@ def ema_advantage(
     baselines.update(r, cells)
     out = np.zeros(len(r))
     for cell, rows in _members(cells).items():
-        out[rows] = (r[rows] - baselines.mean(cell)) / (baselines.std(cell) + eps)
+        scale = baselines.std(cell) + eps if scaled else 1.0
+        out[rows] = (r[rows] - baselines.mean(cell)) / scale
     return out.astype(np.float32)
 
 
@@ -196,6 +204,7 @@ def estimate(
     lam: float = 0.95,
     ema: EmaBaselines | None = None,
     token_weighted: bool = False,
+    scaled: bool = True,
 ) -> Advantages:
     """Advantages [B, T] by the estimator ``name``, one of ``ESTIMATORS``; they are not whitened.
 
@@ -206,7 +215,7 @@ def estimate(
     The estimators without a critic give one number per row, which each of its masked tokens gets.
     They use the return of a row, the undiscounted sum of its token rewards, so a KL term in these
     is part of it. A row without a masked token has no token rewards; it counts in the baselines
-    with its score. ``ema`` updates its baselines.
+    with its score. ``ema`` updates its baselines, and is only divided by deviations if ``scaled``.
 
     Raises ValueError if the name is unknown, if ``gae`` gets no values, or ``ema`` no baselines.
     """
@@ -221,7 +230,7 @@ def estimate(
     if name == "ema":
         if ema is None:
             raise ValueError("ppo.advantage ema: needs its running baselines (EmaBaselines)")
-        scalar = ema_advantage(total, cells, ema)
+        scalar = ema_advantage(total, cells, ema, scaled=scaled)
     elif name == "trr++":
         scalar = trr(total, cells, kept.sum(axis=1) if token_weighted else None)
     elif name in _GROUPED:

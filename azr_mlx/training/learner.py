@@ -23,7 +23,13 @@ from azr_mlx.config import Config
 from azr_mlx.selfplay.rewards import zero_variance_fraction
 from azr_mlx.selfplay.round import Round
 from azr_mlx.tasks.buffer import SolutionBuffer
-from azr_mlx.training.advantage import EmaBaselines, estimate, explained_variance, whiten
+from azr_mlx.training.advantage import (
+    UNSCALED,
+    EmaBaselines,
+    estimate,
+    explained_variance,
+    whiten,
+)
 from azr_mlx.training.batch import (
     collate,
     minibatches,
@@ -168,7 +174,9 @@ class Learner:
         mask: FloatArray,
         rows: np.ndarray,
     ) -> FloatArray:
-        """The advantages of ``rows`` against the running baselines of their cells."""
+        """The advantages of ``rows`` against the running means of their cells. They are divided by
+        deviations only if the solvers' are: otherwise they would weigh more than these.
+        """
         return estimate(
             "ema",
             rewards=rewards[rows],
@@ -177,6 +185,7 @@ class Learner:
             cells=[cells[i] for i in rows],
             mask=mask[rows],
             ema=self.baselines,
+            scaled=self.config.ppo.advantage not in UNSCALED,
         ).advantages
 
     # -- updates -----------------------------------------------------------------------------------

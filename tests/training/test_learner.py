@@ -154,8 +154,10 @@ def test_a_lone_proposal_is_compared_with_those_of_its_kind_in_earlier_steps():
     assert [len(batch) for batch in alone] == [2, 2, 2], "the proposals were left out"
     found, learner = updated(Proposer(advantage="ema"), *steps)
     baselines = EmaBaselines(0.9)
-    wanted = [float(ema_advantage([r], ["propose/deduction"], baselines)[0]) for r in paid]
-    assert wanted[0] == 0.0 and wanted[2] > 0.5
+    wanted = []
+    for r in paid:
+        wanted += ema_advantage([r], ["propose/deduction"], baselines, scaled=False).tolist()
+    assert wanted[0] == 0.0 and 0.1 < wanted[2] < 0.25, "on the scale of rewards, as rloo's"
     assert [batch.advantages[0].sum() for batch in found[1:]] == pytest.approx(wanted[1:])
     assert learner.baselines.to_json() == baselines.to_json()
 
