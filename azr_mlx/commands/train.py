@@ -164,11 +164,18 @@ def _held_out(
     sandbox: Runner,
     display: Display,
 ) -> BeforeAndAfter | None:
-    """Solve the held-out tasks once before the first step; None if the run has none."""
+    """Solve the held-out tasks once before the first step; None if the run has none, or solved them
+    by other rules at its start: it goes on without a comparison."""
     if not config.held_out.tasks:
         return None
     tasks = None if record is None else record.tasks
     held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.solver.form, tasks)
+    if record is not None and (why := record.outdated(config)):
+        display.warn(
+            f"held-out tasks: {why}: what this run solved at its start cannot be compared with "
+            "what it would solve at its end, so they are left out"
+        )
+        return None
     compared = BeforeAndAfter(run_dir, held, record)
     for text in compared.shortage:
         display.warn(text)
