@@ -226,7 +226,7 @@ def train(
         raise UsageError(f"--resume-adapter-file: {resume_adapter_file}: no such file; check it")
     flags = {"model_id": model, "backend": backend, "seed": seed}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    resolved = _config(config, resume, [*given, *(overrides or [])])
+    resolved, earlier = _config(config, resume, [*given, *(overrides or [])])
     _start()
     from azr_mlx.commands.train import train as run
 
@@ -236,6 +236,7 @@ def train(
         init_adapters=resume_adapter_file,
         dry_run=dry_run,
         quiet=quiet,
+        earlier=earlier,
     )
 
 
@@ -704,16 +705,20 @@ def _bare_resume(argv: list[str]) -> list[str]:
     return arguments
 
 
-def _config(name: str | None, resume: str | None, overrides: list[str]) -> Config:
-    """The named configuration; without a name that of the resumed run, or else the default."""
+def _config(name: str | None, resume: str | None, overrides: list[str]) -> tuple[Config, str]:
+    """The named configuration; without a name that of the resumed run, or else the default. And a
+    line, if it is that of a run of an earlier version. A rank that does not see the run it resumes
+    is given a copy of its file by name."""
     from azr_mlx import run_folder
-    from azr_mlx.config import load
+    from azr_mlx.config import is_of_run, load, load_run
 
+    if resume is not None and name is not None and os.path.isfile(name) and is_of_run(name):
+        return load_run(name, overrides)
     if name is not None or resume is None:
-        return load(name or "azr_config", overrides)
+        return load(name or "azr_config", overrides), ""
     output_dir = load(None, [o for o in overrides if o.startswith("output_dir=")]).output_dir
     run_dir, _ = run_folder.find(resume, Path(output_dir))
-    return load(run_dir / run_folder.CONFIG_FILE, overrides)
+    return load_run(run_dir / run_folder.CONFIG_FILE, overrides)
 
 
 def _start(backend: str = "") -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy
-from azr_mlx.config import Quantization, SandboxConfig, load
+from azr_mlx.config import Quantization, SandboxConfig, load_keys
 from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluation import benchmarks, contamination
 from azr_mlx.evaluation.benchmarks import Benchmark
@@ -166,7 +166,7 @@ def with_form(settings: Settings, adapters: Path) -> Settings:
     run = run_of(adapters)
     if run is None or settings.form or settings.protocol != "training":
         return settings
-    return replace(settings, form=load(run / CONFIG_FILE).rollout.form)
+    return replace(settings, form=load_keys(run / CONFIG_FILE, "rollout.form").rollout.form)
 
 
 def _quantization(adapters: Path | None) -> Quantization:

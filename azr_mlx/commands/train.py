@@ -24,7 +24,7 @@ from azr_mlx.backends.select import (
     resolve_model,
     weights_of,
 )
-from azr_mlx.config import Config, ConfigError, diff, load, to_yaml
+from azr_mlx.config import Config, ConfigError, diff, load_keys, to_yaml
 from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
@@ -57,8 +57,10 @@ def train(
     init_adapters: Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
+    earlier: str = "",
 ) -> int:
-    """Start a training run, or continue one; returns the exit code.
+    """Start a training run, or continue one; returns the exit code. ``earlier`` is a line on a
+    configuration of an earlier version, as ``load_run`` gives it.
 
     Raises:
         AzrError: the reason in one line; nothing has been overwritten.
@@ -93,8 +95,8 @@ def train(
         display.note(own.summary)
         if own.warning:
             display.warn(own.warning)
-        if asking:
-            display.note(asking)
+        for text in filter(None, (earlier, asking)):
+            display.note(text)
         sandbox = own if world.size == 1 else SharedSandbox(own, world)
         _make_run_dir(run_dir, config)
         logged = trackers(config, run_dir, display.warn, display.note) if leads else []
@@ -170,8 +172,15 @@ def _held_out(
     sandbox: Runner,
     display: Display,
 ) -> BeforeAndAfter | None:
-    """Solve the held-out tasks once before the first step; None if the run has none."""
+    """Solve the held-out tasks once before the first step; None if the run has none, or solved them
+    by other rules at its start: it goes on without a comparison."""
     if not config.held_out.tasks:
+        return None
+    if record is not None and (why := record.outdated(config)):
+        display.warn(
+            f"held-out tasks: {why}: what this run solved at its start cannot be compared with "
+            "what it would solve at its end, so they are left out"
+        )
         return None
     tasks = None if record is None else record.tasks
     held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.solver.form, tasks)
@@ -336,7 +345,7 @@ def _make_run_dir(run_dir: Path, config: Config) -> None:
 
 def _refuse_another_run(config: Config, run_dir: Path) -> None:
     """Raises UsageError if a setting in ``FIXED`` differs from that of the run to be resumed."""
-    made = load(run_dir / run_folder.CONFIG_FILE, [])
+    made = load_keys(run_dir / run_folder.CONFIG_FILE, *FIXED)
     changed = {k: v for k, v in diff(made, config).items() if k.split(".")[0] in FIXED}
     if changed:
         raise ConfigError(

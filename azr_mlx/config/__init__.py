@@ -1,5 +1,6 @@
 """The configuration of a run, and what ships with the package."""
 
+from azr_mlx.config.earlier import is_of_run, load_keys, load_run
 from azr_mlx.config.settings import (
     AUTO,
     MODES,
@@ -47,7 +48,10 @@ __all__ = [
     "check",
     "diff",
     "from_dict",
+    "is_of_run",
     "load",
+    "load_keys",
+    "load_run",
     "to_dict",
     "to_yaml",
 ]

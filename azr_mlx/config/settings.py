@@ -307,17 +307,12 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
     errors: list[str] = []
     path = None if source is None else _locate(source, errors)
     tree = {} if path is None else schema.read(path, errors)
-    for text in overrides:
-        if text in shipped.shipped_configs():
-            errors.append(f"{text}: a configuration, and not KEY=VALUE; give -c {text}")
-        else:
-            schema.override(Config, tree, text, errors)
-    return _checked(tree, errors)
+    return overridden(tree, overrides, errors)
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """The configuration of a nested mapping (see ``to_dict``). Raises ``ConfigError``."""
-    return _checked(tree, [])
+    return checked(tree, [])
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -461,7 +456,20 @@ def _locate(source: str | Path, errors: list[str]) -> Path | None:
     return None
 
 
-def _checked(tree: Mapping[str, Any], errors: list[str]) -> Config:
+def overridden(tree: dict[str, Any], overrides: Sequence[str], errors: list[str]) -> Config:
+    """The configuration of a nested mapping, which ``KEY=VALUE`` is put into. Raises
+    ``ConfigError`` with ``errors`` and all other mistakes."""
+    for text in overrides:
+        if text in shipped.shipped_configs():
+            errors.append(f"{text}: a configuration, and not KEY=VALUE; give -c {text}")
+        else:
+            schema.override(Config, tree, text, errors)
+    return checked(tree, errors)
+
+
+def checked(tree: Mapping[str, Any], errors: list[str]) -> Config:
+    """The configuration of a nested mapping. Raises ``ConfigError`` with ``errors`` and all other
+    mistakes."""
     config: Config = schema.build(Config, tree, errors)
     reported = {line.partition(":")[0] for line in errors}
     errors += [line for line in check(config) if line.partition(":")[0] not in reported]

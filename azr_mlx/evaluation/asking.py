@@ -6,7 +6,6 @@ the figure says what training changed, and not how well the model knows another 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from azr_mlx.selfplay.answering import Judged
 from azr_mlx.tasks import chat
 from azr_mlx.tasks.parse import parse_answer
 from azr_mlx.tasks.prompts import PromptForm, load_form, render
-from azr_mlx.tasks.verdicts import TaskCheck
+from azr_mlx.tasks.verdicts import GRADING, TaskCheck
 from azr_mlx.types import Prompt, Status, Task
 
 FORM = "few_shot"  # what ``training`` asks by if no form is given
@@ -193,12 +192,11 @@ class TrainingAsking:
         return SolverCheck(TaskCheck(_task(problem)))
 
     def described(self) -> dict[str, Any]:
-        sha256 = hashlib.sha256(repr(self.form).encode()).hexdigest()
         thinking = f", thinking {_switch(self.thinking)}" if self.form.style == "chat" else ""
         return {
-            "prompt": f"training: form {self.form.name}, sha256 {sha256[:12]}{thinking}",
+            "prompt": f"training: form {self.form.name}, sha256 {self.form.sha256[:12]}{thinking}",
             "shots": None,
-            "extraction": "as the solver's answers are read",
+            "extraction": f"as the solver's answers are read, by version {GRADING} of its rules",
             "stop": (),
             "limits": asdict(Limits()),
         }

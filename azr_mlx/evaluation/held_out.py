@@ -26,7 +26,8 @@ from azr_mlx.selfplay.solver import TaskSolver
 from azr_mlx.tasks import parse, templates
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import Draft, GateRules, Runner, gate
-from azr_mlx.tasks.prompts import PromptForm
+from azr_mlx.tasks.prompts import PromptForm, named_form
+from azr_mlx.tasks.verdicts import GRADING
 from azr_mlx.types import Task, TaskKind
 
 SEED = 20_000  # seed of the tasks: every run is measured on the same ones
@@ -180,13 +181,16 @@ def mean_line(lines: Sequence[HeldOutLine]) -> HeldOutLine:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What a measurement depends on, besides the model: two are comparable if these agree."""
+    """What a measurement depends on, besides the model: two are comparable if these agree. Raises
+    UsageError if there is no such prompt form."""
     r, p = config.rollout, config.proposer
     return {
         **{f"held_out.{name}": value for name, value in asdict(config.held_out).items()},
         "task_types": list(config.task_types),
         "solver.strategies": config.solver.strategies[0],
         "rollout.form": r.form,
+        "form_sha256": named_form(r.form).sha256,
+        "grading": GRADING,
         "rollout.thinking": r.thinking,
         "rollout.temperature": r.temperature,
         "rollout.top_p": r.top_p,
@@ -205,6 +209,18 @@ class Record:
     tasks: Mapping[str, Sequence[Task]]
     before: Verdicts = field(default_factory=dict)
     after: Verdicts = field(default_factory=dict)
+
+    def outdated(self, config: Config) -> str:
+        """Why a measurement would differ from the recorded one even with all settings of the
+        configuration kept, in a few words; "" if it would not. Records of earlier versions do not
+        say by which rules they were made."""
+        then, now = self.settings, settings(config)
+        if then.get("grading") != now["grading"]:
+            return "answers are judged by other rules now"
+        same_name = then.get("rollout.form") == now["rollout.form"]
+        if same_name and then.get("form_sha256") != now["form_sha256"]:
+            return f"the prompt form {now['rollout.form']} has changed"
+        return ""
 
     def write(self, run_dir: Path) -> None:
         """Write the file, whole or not at all."""
@@ -245,10 +261,11 @@ def _verdicts(row: Mapping[str, Any]) -> Verdicts:
 
 
 def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
-    """The record of a run that goes on; None for a new one.
+    """The record of a run that goes on; None for a new one. It may be ``outdated``; then a run that
+    has not been trained yet measures anew.
 
     Raises UsageError if what was measured at its start cannot be read, or cannot be compared with
-    what would be at its end.
+    what would be at its end because a setting differs.
     """
     record = Record.read(run_dir)
     if record is None:
@@ -258,12 +275,13 @@ def recorded(run_dir: Path, config: Config, *, resumed: bool) -> Record | None:
                 "start, so nothing can be compared; give held_out.tasks=0"
             )
         return None
-    known = {"rollout.thinking": "off", **record.settings}  # older records do not say
+    if record.outdated(config):
+        return record if resumed else None
     for key, value in settings(config).items():
-        if known.get(key) != value:
+        if record.settings.get(key) != value:
             raise UsageError(
                 f"{key}: {value!r}: the run in {run_dir} solved its held-out tasks with "
-                f"{known.get(key)!r}; keep that, or give held_out.tasks=0"
+                f"{record.settings.get(key)!r}; keep that, or give held_out.tasks=0"
             )
     return record
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.config import Lora, Quantization, load
+from azr_mlx.config import Lora, Quantization, load_keys
 from azr_mlx.errors import WRONG_VALUES, ModelUsageError, UsageError, first_line
 from azr_mlx.files import read_json
 from azr_mlx.run_folder import ADAPTER_CONFIG, CONFIG_FILE, adapter_folder, run_of, starts
@@ -120,4 +120,4 @@ def quantization_of(adapters: Path) -> Quantization | None:
     made = starts(run)
     if made and str(made[-1].get("backend", "")).startswith("torch"):
         return Quantization(bits=0)
-    return load(run / CONFIG_FILE).quantization
+    return load_keys(run / CONFIG_FILE, "quantization").quantization

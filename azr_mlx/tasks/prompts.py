@@ -16,6 +16,7 @@ at the end.
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,11 @@ class PromptForm:
     bands: tuple[tuple[float, str], ...]
     recipes: Mapping[tuple[Role, TaskKind, str], Recipe]
     system: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that the form says: a shipped form may change under its name."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
 
     def strategies(self, kind: TaskKind) -> tuple[str, ...]:
         """The solving strategies that the form has for a kind."""
@@ -261,16 +267,20 @@ def load_form(name_or_path: str | Path) -> PromptForm:
         raise ValueError(f"prompt form {path}: {type(error).__name__}: {line}") from None
 
 
+def named_form(name: str) -> PromptForm:
+    """The form that ``rollout.form`` names; ``auto``, which a run settles before it starts, is the
+    form chat. Raises UsageError if there is no such form."""
+    try:
+        return load_form("chat" if name == AUTO else name)
+    except ValueError as e:
+        raise UsageError(str(e)) from e
+
+
 def chosen_form(form: PromptForm | str | None, config: Config) -> PromptForm:
-    """A form that is given, or named, or else the configuration's; ``auto``, which a run settles
-    before it starts, is the form chat. Raises UsageError if there is no such form, or if it has no
-    place for a thought and the configuration wants one."""
+    """A form that is given, or named, or else the configuration's. Raises UsageError if there is no
+    such form, or if it has no place for a thought and the configuration wants one."""
     if not isinstance(form, PromptForm):
-        name = config.rollout.form if form is None else form
-        try:
-            form = load_form("chat" if name == AUTO else name)
-        except ValueError as e:
-            raise UsageError(str(e)) from e
+        form = named_form(config.rollout.form if form is None else form)
     if config.rollout.thinks and form.style != "chat":
         raise UsageError(
             f"rollout.thinking: on: form {form.name} continues a text, without a thought before "

@@ -14,6 +14,9 @@ from azr_mlx.types import Status, Task, TaskKind, Verdict
 
 Tag = TypeVar("Tag")
 MAX_ANSWER_CHARS = 20_000
+# The version of the rules by which answers are read and judged. It rises if the same text may get
+# another verdict: 2 judges induction on the shown pairs, too.
+GRADING = 2
 
 
 class Graded(Protocol):

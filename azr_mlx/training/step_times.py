@@ -24,13 +24,20 @@ SHAPES = 100  # the shapes that were last measured
 DECISIVE = (
     "model_id",
     "quantization.bits",
+    "quantization.group_size",
+    "quantization.mode",
+    "task_types",
     "batch_size",
     "gradient_accumulation_steps",
     "kl_penalty",
     "lora.rank",
     "lora.num_layers",
+    "lora.keys",
     "rollout.form",
+    "rollout.thinking",
     "rollout.group_size",
+    "rollout.reuse_rollouts",
+    "rollout.max_prompt_tokens",
     "rollout.max_propose_tokens",
     "rollout.max_solve_tokens",
     "rollout.max_batch",
@@ -40,9 +47,19 @@ DECISIVE = (
     "ppo.epochs",
     "ppo.minibatches",
     "ppo.micro_batch_tokens",
+    "ppo.grad_checkpoint",
+    "ppo.compile",
+    "ppo.kl_coef",
+    "proposer.references",
+    "proposer.induction_inputs",
     "proposer.templates_per_step",
+    "proposer.template_set",
+    "proposer.train",
+    "solver.strategies",
     "solver.buffer_tasks_per_step",
     "distill.coef",
+    "distill.batch_size",
+    "sandbox.workers",
 )
 
 Shape = dict[str, Any]
@@ -50,7 +67,7 @@ Shape = dict[str, Any]
 
 def shape_of(config: Config, backend: str) -> Shape:
     """What the cost of a step depends on: the settings, the backend and the device."""
-    values = dict(schema.flat(config))
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in schema.flat(config)}  # as JSON
     return {"backend": backend, "device": _device(backend), **{k: values[k] for k in DECISIVE}}
 
 

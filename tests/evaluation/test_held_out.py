@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from azr_mlx.commands.train import _held_out as compared_at_the_start
 from azr_mlx.config import Config, HeldOutConfig, Proposer, Rollout, Solver
+from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import BeforeAndAfter, HeldOut, HeldOutLine, Record, mean_line
@@ -166,14 +169,47 @@ def test_what_could_not_be_compared_is_refused_before_training(tmp_path, held, c
         held_out.recorded(tmp_path, replace(CONFIG, **changed), resumed=True)
 
 
-def test_a_record_from_before_thoughts_could_be_chosen_goes_on(tmp_path, held):
-    older = held_out.settings(CONFIG)
-    del older["rollout.thinking"]
-    Record(older, held.tasks, {"greedy": {}}, {}).write(tmp_path)
-    assert held_out.recorded(tmp_path, CONFIG, resumed=True) is not None
+def older(settings):
+    """As a record was before it said by which rules answers were judged, and in which form."""
+    later = ("rollout.thinking", "form_sha256", "grading")
+    return {key: value for key, value in settings.items() if key not in later}
+
+
+def test_a_run_of_other_rules_goes_on_without_a_comparison(tmp_path, held):
+    """Its induction tasks were judged on hidden pairs alone, and chat had other prompts."""
+    Record(older(held_out.settings(CONFIG)), held.tasks, {"greedy": {}}, {}).write(tmp_path)
     on = replace(CONFIG, rollout=replace(CONFIG.rollout, thinking="on"))
-    with pytest.raises(UsageError, match=r"rollout\.thinking: 'on'"):
-        held_out.recorded(tmp_path, on, resumed=True)
+    for config in (CONFIG, on, replace(CONFIG, proposer=Proposer(induction_inputs=6))):
+        record = held_out.recorded(tmp_path, config, resumed=True)
+        assert "judged by other rules" in record.outdated(config)
+        said = []
+        display = SimpleNamespace(warn=said.append)
+        assert compared_at_the_start(config, tmp_path, record, None, None, display) is None
+        assert len(said) == 1 and "cannot be compared" in said[0] and "\n" not in said[0]
+    assert not Record.read(tmp_path).after, "what was measured stays as it is"
+
+
+def test_a_run_of_other_rules_that_was_not_trained_is_measured_anew(tmp_path, held):
+    Record(older(held_out.settings(CONFIG)), held.tasks, {"greedy": {}}, {}).write(tmp_path)
+    again = before_and_after(tmp_path, held)
+    again.measure_before()
+    assert Record.read(tmp_path).settings == json.loads(json.dumps(held_out.settings(CONFIG)))
+    assert set(again.record.before) == {"greedy", "sampled"}
+    assert not held_out.recorded(tmp_path, CONFIG, resumed=True).outdated(CONFIG)
+
+
+def test_a_form_that_says_something_else_under_its_name_is_not_compared(tmp_path, held):
+    form = tmp_path / "own.yaml"
+    form.write_text((config_dir() / "prompts" / "compact.yaml").read_text())
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, form=str(form)))
+    Record(held_out.settings(config), held.tasks, {"greedy": {}}, {}).write(tmp_path)
+    assert not held_out.recorded(tmp_path, config, resumed=True).outdated(config)
+    form.write_text(form.read_text().replace("hint:", "hint: really"))
+    record = held_out.recorded(tmp_path, config, resumed=True)
+    assert record.outdated(config) == f"the prompt form {form} has changed"
+    other = replace(CONFIG, rollout=replace(CONFIG.rollout, form="few_shot"))
+    with pytest.raises(UsageError, match=r"rollout\.form: 'few_shot'.*keep that"):
+        held_out.recorded(tmp_path, other, resumed=True)
 
 
 def test_a_run_that_began_without_held_out_tasks_has_nothing_to_compare(tmp_path):

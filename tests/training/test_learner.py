@@ -162,6 +162,20 @@ def test_a_lone_proposal_is_compared_with_those_of_its_kind_in_earlier_steps():
     assert learner.baselines.to_json() == baselines.to_json()
 
 
+def test_a_resumed_run_compares_proposals_with_those_before_it():
+    answers = played(1.0, 0.0, role=Role.SOLVE, first=20)
+    steps = [played(r, role=Role.PROPOSE, first=10, group=9) + answers for r in (0.25, 0.5, 0.75)]
+    whole, learner = updated(Proposer(advantage="ema"), *steps)
+    _, first = updated(Proposer(advantage="ema"), *steps[:2])
+    again = Learner(learner.config, FakeBackend(lambda prompt, n: ""))
+    again.restore(json.loads(json.dumps(first.to_json())))
+    again.learn(Round(0, 3), steps[2])
+    [(batch, _, _)] = again.backend.updates
+    batch = batch.rows(np.argsort(batch.tokens[:, 0]))
+    np.testing.assert_array_equal(batch.advantages, whole[2].advantages)
+    assert batch.advantages[0].sum() > 0.5 and again.to_json() == learner.to_json()
+
+
 @pytest.mark.parametrize("how", ["rloo", "grpo", "dr_grpo", "trr++", "gae", "ema"])
 def test_running_baselines_of_proposals_leave_answers_as_they_are(how):
     rows = played(0.0, 0.3, 1.2, 2.7, role=Role.PROPOSE, first=10, group=9)

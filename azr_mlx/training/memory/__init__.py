@@ -38,26 +38,30 @@ def describe(config: Config, asking: str = "") -> str:
     """What the configuration will cost, as comments, followed by the resolved configuration;
     ``asking`` is a line about the prompt form. Raises ModelUsageError if ``model_id`` cannot name a
     model."""
-    lines = ["# what this run will need"]
-    lines += [f"# {asking}"] if asking else []
-    lines += [f"# {line}" for line in rollout_lines(config)]
-    lines.append(f"# time:            {step_times.line(config, _available(config))}")
+    lines = ["what this run will need", *([asking] if asking else []), *rollout_lines(config)]
+    config, memory = _described(config)
+    decided = resolve_checkpointing(config, None, 0)  # as a run on a model of unknown sizes
+    lines.append(f"time:            {step_times.line(decided, _available(config))}")
+    lines += [*memory, f"cache of models: {cache.describe()}"]
+    return "\n".join([*(f"# {line}" for line in lines), "", to_yaml(config).rstrip("\n")]) + "\n"
+
+
+def _described(config: Config) -> tuple[Config, list[str]]:
+    """The configuration with ``ppo.grad_checkpoint`` decided, if the model's sizes are known, and
+    lines about its sizes and the memory that it needs. Raises ModelUsageError."""
     backend = "torch" if "torch" in (_available(config), config.backend) else "mlx"
     try:
         planner = planner_of(config, backend=backend)
     except ModelUsageError:
         raise
     except (ModelError, UnknownModel) as e:
-        lines.append(f"# memory: unknown: {e}")
-    else:
-        lines += [f"# {line}" for line in size_lines(config, planner)]
-        limit = _limit(config, planner)
-        config = resolve_checkpointing(config, planner, limit)
-        lines += [f"# {line}" for line in memory_lines(config, planner, limit)]
-        if backend == "torch":
-            lines.append("# torch:           by the formulas of MLX, which were not measured here")
-    lines.append(f"# cache of models: {cache.describe()}")
-    return "\n".join([*lines, "", to_yaml(config).rstrip("\n")]) + "\n"
+        return config, [f"memory: unknown: {e}"]
+    limit = _limit(config, planner)
+    decided = resolve_checkpointing(config, planner, limit)
+    lines = [*size_lines(config, planner), *memory_lines(decided, planner, limit)]
+    if backend == "torch":
+        lines.append("torch:           by the formulas of MLX, which were not measured here")
+    return decided, lines
 
 
 def _available(config: Config) -> str:
