@@ -37,8 +37,8 @@ CLASSES = (
 
 
 def class_of(parameters: float | None, chats: bool) -> ModelClass:
-    """The class of a model with so many parameters (None: unknown, taken for a large model). One
-    that ``chats`` not, because it has no chat template, is asked as the smallest are."""
+    """The class of a model with so many parameters (None: unknown, taken for a large model). A
+    model without a chat template is asked as the smallest are."""
     if not chats:
         return CLASSES[0]
     return next((one for one in CLASSES if (parameters or inf) < one.below), CLASSES[-1])
