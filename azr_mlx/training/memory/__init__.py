@@ -191,9 +191,9 @@ def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
         made = ", ".join(f"{name} {storage(n)}" for name, n in parts if n >= 0.01 * peak.total)
         lines.append(f"{f'memory, {phase}:':<16} {storage(peak.total)} ({made})")
     again = c.ppo.grad_checkpoint
+    proposed = f"{planner.prompts(c)[0]} tokens for a proposal, " if c.batch_size else ""
     lines.append(
-        f"prompts:         planned with {planner.prompts(c)[0]} tokens for a proposal, "
-        f"{planner.prompt_tokens} for a solution"
+        f"prompts:         planned with {proposed}{planner.prompt_tokens} tokens for a solution"
     )
     lines.append(f"recomputing:     ppo.grad_checkpoint is {again}")
     verdict = "" if not limit else "; this fits" if fits(peaks, limit) else "; THIS DOES NOT FIT"
