@@ -8,7 +8,7 @@ from azr_mlx.config import AUTO, Config, ConfigError, check, diff
 from azr_mlx.config.model_class import class_of, settled
 from azr_mlx.config.shipped import model_shapes
 from azr_mlx.errors import WRONG_VALUES, ModelError
-from azr_mlx.models.chat_template import has_chat_template
+from azr_mlx.models.template import has_chat_template
 from azr_mlx.training.memory import model_config
 from azr_mlx.training.memory.shape import Shape, UnknownModel
 

@@ -10,7 +10,7 @@ import pytest
 
 from azr_mlx.cli import main
 from azr_mlx.config import ConfigError, load
-from azr_mlx.models.chat_template import has_chat_template
+from azr_mlx.models.template import has_chat_template
 from azr_mlx.training.asking import asked_by_size
 
 pytestmark = pytest.mark.pure
