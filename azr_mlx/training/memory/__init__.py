@@ -8,6 +8,7 @@ says how reliable the figures for memory are.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.select import choose
@@ -141,17 +142,22 @@ def model_config(model_id: str) -> dict[str, Any]:
     Raises ModelError."""
     if known := model_shapes().get(model_id):
         return known
-    local = model_id.startswith("package:") or os.path.exists(os.path.expanduser(model_id))
-    if not local:
-        check_hub_name(model_id)
-    # From a hub repository only config.json: a dry run downloads no weights.
-    path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
+    path = model_path(model_id, ("config.json",))
     if path.is_file():
         from azr_mlx.models.gguf.architecture import build_config
         from azr_mlx.models.gguf.reader import read
 
         return build_config(read(path))
     return read_config(path)
+
+
+def model_path(model_id: str, patterns: tuple[str, ...]) -> Path:
+    """The folder or GGUF file of a model. Of a hub repository only the files that match are
+    downloaded: a dry run fetches no weights. Raises ModelError."""
+    local = model_id.startswith("package:") or os.path.exists(os.path.expanduser(model_id))
+    if not local:
+        check_hub_name(model_id)
+    return locate(model_id).path if local else hub_snapshot(model_id, patterns=patterns)
 
 
 def rollout_lines(c: Config) -> list[str]:
