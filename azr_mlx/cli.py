@@ -244,13 +244,16 @@ def train(
     if resume_adapter_file is not None and not os.path.isfile(resume_adapter_file):
         raise UsageError(f"--resume-adapter-file: {resume_adapter_file}: no such file; check it")
     flags = {"model_id": model, "backend": backend, "seed": seed}
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    resolved = _config(config, resume, [*given, *(overrides or [])])
+    words = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    words += overrides or []
+    resolved = _config(config, resume, words)
     _start()
     from azr_mlx.commands.train import train as run
+    from azr_mlx.config import chosen_keys
 
     return run(
         resolved,
+        given=chosen_keys(config, words),
         resume=resume,
         init_adapters=resume_adapter_file,
         dry_run=dry_run,

@@ -321,6 +321,20 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
     return _checked(tree, errors)
 
 
+def chosen_keys(source: str | Path | None = None, overrides: Sequence[str] = ()) -> frozenset[str]:
+    """The dotted keys that a user has given to ``load``: in overrides, and in a file that does not
+    ship, whose keys are all there to be seen. Raises ``ConfigError`` if the file cannot be read."""
+    keys = {text.partition("=")[0] for text in overrides}
+    errors: list[str] = []
+    path = None if source is None else _locate(source, errors)
+    ships = {one.resolve() for one in shipped.shipped_configs().values()}
+    if path is not None and path.resolve() not in ships:
+        keys |= set(schema.dotted_keys(schema.read(path, errors)))
+    if errors:
+        raise ConfigError(errors)
+    return frozenset(keys)
+
+
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """The configuration of a nested mapping (see ``to_dict``). Raises ``ConfigError``."""
     return _checked(tree, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from azr_mlx.config import AUTO, Config, ConfigError, check, diff
@@ -14,14 +15,14 @@ from azr_mlx.models.template import has_chat_template
 from azr_mlx.training.memory import model_path
 
 
-def asked_by_size(config: Config) -> tuple[Config, str]:
+def asked_by_size(config: Config, given: Collection[str] = ()) -> tuple[Config, str]:
     """The configuration with ``rollout.form: auto`` replaced by what serves its model, and one line
-    that says so; the same configuration and no line if the form is another. Raises ConfigError if
-    other settings do not fit it."""
+    that says so; the same configuration and no line if the form is another. The values of ``given``
+    keys stay. Raises ConfigError if other settings do not fit it."""
     if config.rollout.form != AUTO:
         return config, ""
     parameters, chats = _parameters(config.model_id), _chats(config.model_id)
-    found = settled(config, class_of(parameters, chats))
+    found = settled(config, class_of(parameters, chats), given)
     if wrong := check(found):
         raise ConfigError(wrong)
     size = f"{parameters / 1e9:.2g} billion parameters" if parameters else "unknown size"

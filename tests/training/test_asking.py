@@ -110,6 +110,18 @@ def test_settings_that_do_not_fit_the_form_are_refused(tmp_path: Path) -> None:
         _asked(model, "rollout.overlong_buffer=100")
 
 
+def test_a_default_that_is_given_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("rollout: {max_propose_tokens: 1024}\n")
+    model = _model(tmp_path / "a", num_hidden_layers=4)
+    words = ["--model", model, "--dry-run", "rollout.max_solve_tokens=1024"]
+    assert main(["train", "-c", str(own), *words]) == 0
+    out = capsys.readouterr().out
+    assert "parameters: rollout.form=few_shot solver.strategies=[direct]\n" in out
+
+
 def test_a_dry_run_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--model", _model(tmp_path / "a"), "--dry-run"]) == 0
     out = capsys.readouterr().out
