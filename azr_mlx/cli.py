@@ -84,17 +84,36 @@ Thinking = Annotated[
     ),
 ]
 
-# Options of eval alone: with them its signature would hide its body.
+# Options of eval alone: with them its signature would hide its body. None is what was not given.
+_RUNS = "with --protocol training that of the adapters' run"
+EvalMaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "-m",
+        "--max-tokens",
+        min=1,
+        help=f"Maximum number of tokens to generate. Default: 512; {_RUNS}.",
+    ),
+]
+EvalThinking = Annotated[
+    bool | None,
+    typer.Option(
+        "--thinking/--no-thinking",
+        help="Let a chat model think before it answers; --max-tokens must be 2048 or more. "
+        f"Default: no; {_RUNS}.",
+    ),
+]
 Ks = Annotated[
     str,
     typer.Option("--k", help="Values of k for pass@k, for example 1,5,10; at most --num-samples."),
 ]
 EvalStrategy = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--strategy",
         help="How to ask a chat model: direct, step_by_step, test_driven or chain_of_thought; or "
-        "auto, which tries one after another until the task's visible examples pass.",
+        "auto, which tries one after another until the task's visible examples pass. "
+        "Default: direct; with --protocol training the first of the adapters' run.",
     ),
 ]
 EvalProtocol = Annotated[
@@ -109,7 +128,7 @@ EvalForm = Annotated[
     str,
     typer.Option(
         "--form",
-        help="Prompt form of --protocol training: few_shot, chat or a .yaml file; default that of "
+        help="Prompt form of --protocol training: few_shot, chat or a .yaml file. Default: that of "
         "the adapters' run.",
     ),
 ]
@@ -225,13 +244,16 @@ def train(
     if resume_adapter_file is not None and not os.path.isfile(resume_adapter_file):
         raise UsageError(f"--resume-adapter-file: {resume_adapter_file}: no such file; check it")
     flags = {"model_id": model, "backend": backend, "seed": seed}
-    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    resolved, earlier = _config(config, resume, [*given, *(overrides or [])])
+    words = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    words += overrides or []
+    resolved, earlier = _config(config, resume, words)
     _start()
     from azr_mlx.commands.train import train as run
+    from azr_mlx.config import chosen_keys
 
     return run(
         resolved,
+        given=chosen_keys(config, words),
         resume=resume,
         init_adapters=resume_adapter_file,
         dry_run=dry_run,
@@ -452,9 +474,9 @@ def evaluate(
     k: Ks = "1",
     temp: Temp = 0.0,
     top_p: TopP = 1.0,
-    max_tokens: MaxTokens = 512,
-    strategy: EvalStrategy = "direct",
-    thinking: Thinking = False,
+    max_tokens: EvalMaxTokens = None,
+    strategy: EvalStrategy = None,
+    thinking: EvalThinking = None,
     protocol: EvalProtocol = "auto",
     form: EvalForm = "",
     compare: Compare = None,
@@ -480,19 +502,19 @@ def evaluate(
     from azr_mlx.evaluation.progress import reporter
     from azr_mlx.evaluation.protocol import Settings
 
+    open_to_the_run = {"max_tokens": max_tokens, "strategy": strategy, "thinking": thinking}
+    given: dict[str, Any] = {k: v for k, v in open_to_the_run.items() if v is not None}
     settings = Settings(
         num_samples=num_samples,
         ks=tuple(int(part) for part in k.split(",")),
         temperature=temp,
         top_p=top_p,
-        max_tokens=max_tokens,
         limit=limit,
         split=split,
         protocol=protocol,
-        strategy=strategy,
         form=form,
         seed=seed,
-        thinking=thinking,
+        **given,
     )
     request = EvalRequest(
         [name.strip() for name in benchmark.split(",") if name.strip()],
@@ -504,6 +526,7 @@ def evaluate(
         compare=compare,
         out=out,
         backend=backend or "auto",
+        left_open=open_to_the_run.keys() - given.keys(),
     )
     report = run(request, reporter(quiet), partial(_say_isolation, quiet=quiet))
     if as_json:

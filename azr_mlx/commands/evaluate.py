@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,7 +43,8 @@ class EvalRequest:
 
     ``data`` is one benchmark's file, or a folder with several's. ``samples`` were made elsewhere
     and need no model. ``compare`` "base" runs the same protocol with the adapters off. ``out`` is
-    a folder with one for each benchmark in it; without it they are below ``evals/``.
+    a folder with one for each benchmark in it; without it they are below ``evals/``. ``left_open``
+    names settings that nobody chose: see ``as_trained``.
     """
 
     benchmarks: Sequence[str]
@@ -57,6 +58,7 @@ class EvalRequest:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     quantization: Quantization | None = None  # that of the run, if the adapters belong to one
     backend: str = "auto"
+    left_open: Collection[str] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,7 +138,8 @@ def evaluate(
         adapters = adapter_folder(request.adapter_path)
         read_lora(adapters)  # a mistyped folder is reported before any data is looked for
         model = model or base_of(adapters)
-        request = replace(request, settings=with_form(request.settings, adapters))
+        settings = as_trained(request.settings, adapters, request.left_open)
+        request = replace(request, settings=settings)
     loaded = [benchmarks.load(name, request.data) for name in request.names]
     try:
         if request.samples is not None:
@@ -161,12 +164,27 @@ def evaluate(
         progress.close()
 
 
-def with_form(settings: Settings, adapters: Path) -> Settings:
-    """The settings, with the prompt form of the adapters' run if they need one and have none."""
+def as_trained(settings: Settings, adapters: Path, left_open: Collection[str] = ()) -> Settings:
+    """The settings as the adapters' run asked, for the protocol ``training``: with its prompt form,
+    if none is given, and then with those of ``left_open`` that it has: ``max_tokens``, ``thinking``
+    and ``strategy``. Another form than the run's need not have its strategies, so nothing is taken
+    then."""
     run = run_of(adapters)
-    if run is None or settings.form or settings.protocol != "training":
+    if run is None or settings.protocol != "training":
         return settings
-    return replace(settings, form=load_keys(run / CONFIG_FILE, "rollout.form").rollout.form)
+    limits = (f"rollout.max_{what}_tokens" for what in ("propose", "solve"))
+    asking = ("rollout.form", "rollout.thinking", *limits, "solver.strategies")
+    trained = load_keys(run / CONFIG_FILE, *asking)
+    rollout = trained.rollout
+    if settings.form not in ("", rollout.form):
+        return settings
+    asked: dict[str, Any] = {
+        "max_tokens": rollout.max_solve_tokens,
+        "thinking": rollout.thinks,
+        "strategy": trained.solver.strategies[0],
+    }
+    taken = {name: asked[name] for name in asked if name in left_open}
+    return replace(settings, form=rollout.form, **taken)
 
 
 def _quantization(adapters: Path | None) -> Quantization:

@@ -127,7 +127,7 @@ class Generator:
 
 
 class _Parts:
-    """A completion's thought and answer, told as soon as it is clear which of both they are."""
+    """A completion's thought and answer, passed on once it is clear which is which."""
 
     def __init__(
         self, asked: Prompt, on_thought: Callable[[str], None], on_text: Callable[[str], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -53,19 +53,21 @@ FIXED = ("model_id", "quantization", "lora", "seed")
 def train(
     config: Config,
     *,
+    given: Collection[str] = (),
     resume: str | None = None,
     init_adapters: Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
     earlier: str = "",
 ) -> int:
-    """Start a training run, or continue one; returns the exit code. ``earlier`` is a line on a
+    """Start a training run, or continue one; returns the exit code. ``given`` are the keys that a
+    user has chosen, which ``rollout.form: auto`` leaves alone. ``earlier`` is a line on a
     configuration of an earlier version, as ``load_run`` gives it.
 
     Raises:
         AzrError: the reason in one line; nothing has been overwritten.
     """
-    config, asking = asked_by_size(config)
+    config, asking = asked_by_size(config, given)
     if dry_run:
         sys.stdout.write(plain(describe(config, asking)))
         return 0

@@ -3,6 +3,7 @@ measured in benchmarks/RESULTS.md, "Prompt forms"."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -37,26 +38,27 @@ CLASSES = (
 
 
 def class_of(parameters: float | None, chats: bool) -> ModelClass:
-    """The class of a model with so many parameters (None: unknown, taken for a large model). One
-    that ``chats`` not, because it has no chat template, is asked as the smallest are."""
+    """The class of a model with so many parameters (None: unknown, taken for a large model). A
+    model without a chat template is asked as the smallest are."""
     if not chats:
         return CLASSES[0]
     return next((one for one in CLASSES if (parameters or inf) < one.below), CLASSES[-1])
 
 
-def settled(config: Config, chosen: ModelClass) -> Config:
+def settled(config: Config, chosen: ModelClass, given: Collection[str] = ()) -> Config:
     """The configuration with the form of a class, or with chat if the model is to think; with its
-    limits and strategies, too, where the configuration has the defaults. Nothing changes unless the
-    form is ``auto``."""
+    limits and strategies, too, if the configuration has the defaults and they are not among the
+    keys that a user has given. Nothing changes unless the form is ``auto``."""
     rollout, default = config.rollout, _DEFAULT.rollout
     if rollout.form != AUTO:
         return config
     limits = {
         name: getattr(chosen, name)
         for name in ("max_propose_tokens", "max_solve_tokens")
-        if getattr(rollout, name) == getattr(default, name)
+        if getattr(rollout, name) == getattr(default, name) and f"rollout.{name}" not in given
     }
     same = config.solver.strategies == _DEFAULT.solver.strategies
+    same = same and "solver.strategies" not in given
     strategies = chosen.strategies if same else config.solver.strategies
     return replace(
         config,

@@ -279,6 +279,16 @@ def complaints(config: Any) -> dict[str, str]:
     return found
 
 
+def dotted_keys(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Each dotted key that has a value in a nested mapping."""
+    for name, value in tree.items():
+        dotted = _join(path, name)
+        if isinstance(value, Mapping):
+            yield from dotted_keys(value, dotted)
+        else:
+            yield dotted
+
+
 def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Each dotted key with its value, in the order of the fields."""
     for f in fields(config):

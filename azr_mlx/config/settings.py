@@ -290,6 +290,12 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     power: Power = field(default_factory=Power)
 
+    @property
+    def tasks_per_round(self) -> int:
+        """The tasks that a round of self-play is made for: as many as the model proposes, or as
+        come from templates if it proposes none. Replayed tasks are counted by it."""
+        return self.batch_size or self.proposer.templates_per_step
+
 
 class ConfigError(UsageError):
     """Every mistake of a configuration, one per line: ``dotted.key: value: why; fix``."""
@@ -308,6 +314,20 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Con
     path = None if source is None else _locate(source, errors)
     tree = {} if path is None else schema.read(path, errors)
     return overridden(tree, overrides, errors)
+
+
+def chosen_keys(source: str | Path | None = None, overrides: Sequence[str] = ()) -> frozenset[str]:
+    """The dotted keys that a user has given to ``load``: in overrides, and in a file that does not
+    ship, whose keys are all there to be seen. Raises ``ConfigError`` if the file cannot be read."""
+    keys = {text.partition("=")[0] for text in overrides}
+    errors: list[str] = []
+    path = None if source is None else _locate(source, errors)
+    ships = {one.resolve() for one in shipped.shipped_configs().values()}
+    if path is not None and path.resolve() not in ships:
+        keys |= set(schema.dotted_keys(schema.read(path, errors)))
+    if errors:
+        raise ConfigError(errors)
+    return frozenset(keys)
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
@@ -366,7 +386,7 @@ _CROSS: tuple[_Check, ...] = (
     ),
     (
         ("batch_size", "proposer.templates_per_step"),
-        lambda c: c.batch_size + c.proposer.templates_per_step > 0,
+        lambda c: c.tasks_per_round > 0,
         "a step would have no task; give a number above 0",
     ),
     (
@@ -396,11 +416,9 @@ _CROSS: tuple[_Check, ...] = (
     ),
     (
         ("ppo.minibatches", "batch_size", "proposer.templates_per_step", "rollout.group_size"),
-        lambda c: (
-            c.ppo.minibatches
-            <= max(1, c.batch_size or c.proposer.templates_per_step) * c.rollout.group_size
-        ),
-        "more minibatches than rollouts; give at most batch_size x rollout.group_size",
+        lambda c: c.ppo.minibatches <= max(1, c.tasks_per_round) * c.rollout.group_size,
+        "more minibatches than rollouts; give at most batch_size x rollout.group_size, or if "
+        "batch_size is 0, proposer.templates_per_step x rollout.group_size",
     ),
     (
         ("ppo.value_coef", "ppo.advantage"),

@@ -23,7 +23,7 @@ from azr_mlx.tasks.prompts import PromptForm, load_form, render
 from azr_mlx.tasks.verdicts import GRADING, TaskCheck
 from azr_mlx.types import Prompt, Status, Task
 
-FORM = "few_shot"  # what ``training`` asks by if no form is given
+DEFAULT_FORM = "few_shot"  # what ``training`` asks by if no form is given
 
 
 class Asking(Protocol):
@@ -112,11 +112,13 @@ def _form(settings: Settings, benchmark: Benchmark, backend: Backend) -> PromptF
             "self-play; take cruxeval-i or cruxeval-o, or another protocol"
         )
     try:
-        form = load_form(settings.form or FORM)
+        form = load_form(settings.form or DEFAULT_FORM)
     except ValueError as e:
         raise UsageError(f"--form {settings.form}: {e}") from e
     if not form.suits(backend.tokenizer):
-        raise UsageError(f"--form {form.name}: this model has no chat template; --form {FORM}")
+        raise UsageError(
+            f"--form {form.name}: this model has no chat template; --form {DEFAULT_FORM}"
+        )
     known = set.intersection(*(set(form.strategies(kind)) for kind in kinds))
     if settings.strategy not in known:
         raise UsageError(

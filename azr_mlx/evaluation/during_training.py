@@ -12,7 +12,7 @@ from dataclasses import replace
 from azr_mlx.backends.base import Backend
 from azr_mlx.config import Config
 from azr_mlx.evaluation.benchmarks import Benchmark
-from azr_mlx.evaluation.protocol import Settings
+from azr_mlx.evaluation.protocol import MAX_TOKENS, Settings
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store
 from azr_mlx.sandbox import Sandbox
@@ -47,12 +47,13 @@ class TrainingEvaluation:
 
 
 def _halves(config: Config) -> tuple[Settings, Settings]:
-    """Settings of the selection and of the report half, of about as many tasks."""
+    """Settings of the selection and of the report half, of about as many tasks. A benchmark's
+    problems have longer answers than the tasks of a run that asks a small model."""
     e, most = config.evaluation, config.evaluation.max_tasks_per_benchmark
     selection = Settings(
         num_samples=e.num_samples,
         temperature=0.0 if e.num_samples == 1 else config.rollout.temperature,
-        max_tokens=config.rollout.max_solve_tokens,
+        max_tokens=max(config.rollout.max_solve_tokens, MAX_TOKENS),
         limit=most // 2,
         split="selection",
         seed=config.seed,

@@ -45,7 +45,7 @@ def _row(
     backend: Backend, form: PromptForm, task: Task, strategy: str
 ) -> tuple[Sequence[int], Sequence[int]]:
     """(prompt, completion) in tokens."""
-    tokenizer, answer = backend.tokenizer, form.right(task, strategy)
+    tokenizer, answer = backend.tokenizer, form.right_answer(task, strategy)
     prompt = render(form.solve(task, strategy), tokenizer)
     size, whole = len(prompt.token_ids), tokenizer.encode(prompt.text + answer)
     if tuple(whole[:size]) != prompt.token_ids:  # a tokenizer that merges across the seam

@@ -16,6 +16,7 @@ from azr_mlx.evaluation.benchmarks import Benchmark, Problem
 from azr_mlx.evaluation.statistics import check_k
 
 SPLITS = ("all", "selection", "report")
+MAX_TOKENS = 512  # enough for an answer to a problem of any benchmark, without a thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Settings:
     ks: tuple[int, ...] = (1,)
     temperature: float = 0.0
     top_p: float = 1.0
-    max_tokens: int = 512
+    max_tokens: int = MAX_TOKENS
     limit: int | None = None
     split: str = "all"
     protocol: str = "auto"

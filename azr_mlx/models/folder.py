@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,14 @@ def tensor_names(path: Path) -> frozenset[str]:
     """The names of the tensors in a safetensors file. Raises ModelError if it is damaged."""
     with _header(path) as header:
         return frozenset(header.keys())
+
+
+def tensor_sizes(path: Path) -> list[tuple[str, int]]:
+    """(type, number of elements) of each tensor in a safetensors file. Raises ModelError if it is
+    damaged."""
+    with _header(path) as header:
+        slices = [header.get_slice(name) for name in header.keys()]  # noqa: SIM118
+        return [(one.get_dtype(), prod(one.get_shape())) for one in slices]
 
 
 def _metadata(path: Path) -> dict[str, str]:

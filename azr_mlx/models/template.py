@@ -11,8 +11,19 @@ from azr_mlx.models.hub import hub_snapshot
 from azr_mlx.models.locate import check_hub_name, package_file
 from azr_mlx.tasks.chat import try_template
 
-CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+CONFIG, TEMPLATE, MORE = "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates"
+_BY_CODE = "chat_template_type"  # names the module of mlx-lm that writes conversations
 _KEY = "tokenizer.chat_template"  # in a GGUF file
+
+
+def has_chat_template(model_id: str) -> bool:
+    """Whether the tokenizer of the model will be able to write a conversation, by a template or, in
+    mlx-lm, by code.
+
+    Of a model on the hub only the template is fetched. Raises ModelError if there is no such model.
+    """
+    path = _described(model_id)
+    return bool(_template(path) or _by_code(path))
 
 
 def check_template(model_id: str, revision: str | None = None) -> None:
@@ -21,12 +32,13 @@ def check_template(model_id: str, revision: str | None = None) -> None:
     Of a model on the hub only the template is fetched. Raises TemplateError if the template fails,
     ModelError if there is no such model.
     """
-    template = _template(_described(model_id, revision))
-    if template:
+    path = _described(model_id, revision)
+    template = _template(path)
+    if template and not _by_code(path):  # code comes before a template
         try_template(_bare(template))
 
 
-def _described(model_id: str, revision: str | None) -> Path:
+def _described(model_id: str, revision: str | None = None) -> Path:
     """The folder or file that has the template."""
     if model_id.startswith("package:"):
         return package_file(model_id)
@@ -45,16 +57,36 @@ def _template(path: Path) -> Any:
 
         found = read_header(path).metadata.get(_KEY)
         return found if isinstance(found, str) else None
-    try:
-        if (path / TEMPLATE).is_file():
-            return read_text(path / TEMPLATE)
-        found = read_json(path / CONFIG)
-    except (OSError, Unreadable):
-        return None
-    found = found.get("chat_template") if isinstance(found, dict) else None
+    if files := _files(path):
+        return files["default"] if list(files) == ["default"] else files
+    found = _config(path).get("chat_template")
     if isinstance(found, list):  # the older way to have several
         return {str(one.get("name")): one.get("template") for one in found if isinstance(one, dict)}
     return found if isinstance(found, str) else None
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The templates that have files of their own, which come before those in the configuration.
+    transformers gives a tokenizer no others: chat_template.json is for processors of images."""
+    paths = {"default": folder / TEMPLATE}
+    paths |= {path.stem: path for path in sorted((folder / MORE).glob("*.jinja"))}
+    try:
+        return {name: read_text(path) for name, path in paths.items() if path.is_file()}
+    except (OSError, Unreadable):
+        return {}
+
+
+def _by_code(path: Path) -> bool:
+    return bool(_config(path).get(_BY_CODE))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The tokenizer's configuration; empty if it cannot be read."""
+    try:
+        found = read_json(folder / CONFIG)
+    except (OSError, Unreadable):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _bare(template: Any) -> Any:

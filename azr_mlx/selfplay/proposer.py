@@ -95,7 +95,8 @@ class TaskProposer:
         templates, over the kinds in turn."""
         c = self.config
         with r.phase("propose"):
-            asked = self._from_model(r, _in_turn(r, levels, c.batch_size), levels)
+            kinds = _in_turn(r, levels, c.batch_size)
+            asked = self._from_model(r, kinds, levels) if kinds else []
             turns = _in_turn(r, levels, c.proposer.templates_per_step)
             return asked + self._from_templates(r, turns, levels)
 

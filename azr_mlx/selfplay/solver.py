@@ -96,7 +96,7 @@ class TaskSolver:
         for extra in range(1, self.config.rollout.resample + 1):
             if has_contrast(solutions, self.config):
                 break
-            old = memory.replay(r, self.config.batch_size, extra=extra)
+            old = memory.replay(r, self.config.tasks_per_round, extra=extra)
             plan = [_Place(task, self.config.rollout.group_size) for task in old]
             solutions += self._solve_groups(r, extra, plan, memory.bandit)
         return solutions
@@ -110,7 +110,7 @@ class TaskSolver:
         if c.rollout.reuse_rollouts:
             again = memory.replay(r, count, without=new)
             return [_Place(task, size) for task in [*tasks, *again]]
-        again = memory.replay(r, max(count, c.batch_size - len(tasks)), without=new)
+        again = memory.replay(r, max(count, c.tasks_per_round - len(tasks)), without=new)
         measured = [_Place(task, size, measures=True) for task in tasks]
         return measured + [_Place(task, 1) for task in [*tasks, *again]]
 

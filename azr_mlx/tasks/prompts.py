@@ -130,7 +130,7 @@ class PromptForm:
         recipe = self._recipe(Role.SOLVE, task.kind, strategy)
         return self._fill(recipe, [], _task_fields(task, recipe, len(task.inputs)), strategy, 99)
 
-    def right(self, task: Task, strategy: str = "direct") -> str:
+    def right_answer(self, task: Task, strategy: str = "direct") -> str:
         """What follows the request for a solution if the model writes the task's own answer as the
         form's examples do, up to where the next example would begin.
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from azr_mlx.config import AUTO, Config, ConfigError, check, diff
 from azr_mlx.config.model_class import class_of, settled
 from azr_mlx.config.shipped import model_shapes
-from azr_mlx.errors import WRONG_VALUES, ModelError
-from azr_mlx.models.chat_template import has_chat_template
-from azr_mlx.training.memory import model_config
-from azr_mlx.training.memory.shape import Shape, UnknownModel
+from azr_mlx.errors import ModelError
+from azr_mlx.models.folder import read_config
+from azr_mlx.models.parameters import INDEX, described, stored
+from azr_mlx.models.template import has_chat_template
+from azr_mlx.training.memory import model_path
 
 
-def asked_by_size(config: Config) -> tuple[Config, str]:
+def asked_by_size(config: Config, given: Collection[str] = ()) -> tuple[Config, str]:
     """The configuration with ``rollout.form: auto`` replaced by what serves its model, and one line
-    that says so; the same configuration and no line if the form is another. Raises ConfigError if
-    other settings do not fit it."""
+    that says so; the same configuration and no line if the form is another. The values of ``given``
+    keys stay. Raises ConfigError if other settings do not fit it."""
     if config.rollout.form != AUTO:
         return config, ""
     parameters, chats = _parameters(config.model_id), _chats(config.model_id)
-    found = settled(config, class_of(parameters, chats))
+    found = settled(config, class_of(parameters, chats), given)
     if wrong := check(found):
         raise ConfigError(wrong)
     size = f"{parameters / 1e9:.2g} billion parameters" if parameters else "unknown size"
@@ -33,29 +35,15 @@ def _text(value: Any) -> str:
     return f"[{','.join(value)}]" if isinstance(value, (list, tuple)) else str(value)
 
 
-def _parameters(model_id: str) -> float | None:
-    """About how many parameters a model has; None if that is unknown."""
+def _parameters(model_id: str) -> int | None:
+    """How many parameters a model has; None if that is unknown."""
+    if known := model_shapes().get(model_id):
+        return described(known)
     try:
-        config = model_config(model_id)
+        path = model_path(model_id, ("config.json", INDEX))
+        return stored(path) or described(read_config(path))
     except ModelError:  # it is reported when the model is resolved
         return None
-    try:
-        shape = Shape.from_config(config)
-    except UnknownModel:
-        return _roughly({**config, **(config.get("text_config") or {})})
-    return float(shape.matrices() + shape.vectors())
-
-
-def _roughly(config: dict[str, Any]) -> float | None:
-    """The parameters of a decoder of any architecture: twelve squares of its width a layer, and an
-    embedding."""
-    try:
-        layers, width, words = (
-            int(config[key]) for key in ("num_hidden_layers", "hidden_size", "vocab_size")
-        )
-    except WRONG_VALUES:
-        return None
-    return float(12 * layers * width**2 + words * width)
 
 
 def _chats(model_id: str) -> bool:

@@ -174,13 +174,13 @@ def test_one_key_is_read_whatever_the_others_say(tmp_path: Path) -> None:
 
 def test_adapters_of_a_run_need_nothing_else_of_its_configuration(tmp_path: Path) -> None:
     """eval, generate and export read how the base is quantised, and eval the prompt form."""
-    from azr_mlx.commands.evaluate import with_form
+    from azr_mlx.commands.evaluate import as_trained
     from azr_mlx.models.adapters import quantization_of
 
     text = earlier_with(induction_inputs=2) + "unheard_of: 1\n"
     checkpoint = run_with(tmp_path, text) / "checkpoints" / "step_000003"
     assert quantization_of(checkpoint) == Quantization()
-    assert with_form(Settings(protocol="training"), checkpoint).form == "chat"
+    assert as_trained(Settings(protocol="training"), checkpoint).form == "chat"
 
 
 def test_what_a_run_is_needs_nothing_else_of_its_configuration(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from math import inf
+from pathlib import Path
 
 import pytest
 
-from azr_mlx.config import AUTO, Config, diff, load
+from azr_mlx.config import AUTO, Config, ConfigError, chosen_keys, diff, load
 from azr_mlx.config.model_class import CLASSES, class_of, settled
+from azr_mlx.config.shipped import shipped_configs
 from azr_mlx.tasks.prompts import load_form
 from azr_mlx.types import TaskKind
 
@@ -51,6 +53,31 @@ def test_what_was_given_stays() -> None:
     other = load(None, ["rollout.form=chat"])
     assert settled(other, small) == other and Config().rollout.form == AUTO
     assert settled(found, class_of(4e9, True)) == found, "it is settled once"
+
+
+def test_what_was_given_stays_if_it_is_the_default(tmp_path: Path) -> None:
+    words = ["rollout.max_solve_tokens=1024"]
+    found = settled(load(None, words), class_of(0.5e9, True), chosen_keys(None, words))
+    assert found.rollout.max_solve_tokens == 1024 and found.rollout.max_propose_tokens == 192
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "rollout: {max_propose_tokens: 1024}\nsolver:\n  strategies: [direct, step_by_step]\n"
+    )
+    found = settled(load(own), class_of(0.5e9, True), chosen_keys(own))
+    assert found.rollout.max_solve_tokens == 64 and found.rollout.max_propose_tokens == 1024
+    assert found.solver.strategies == ("direct", "step_by_step")
+
+
+def test_the_keys_that_a_user_has_chosen(tmp_path: Path) -> None:
+    assert chosen_keys() == chosen_keys("azr_config") == frozenset(), "what ships has all keys"
+    assert chosen_keys(shipped_configs()["azr_config"]) == frozenset()
+    own = tmp_path / "own.yaml"
+    own.write_text("seed: 1\nrollout: {form: auto, top_p: 1}\nppo:\n")
+    assert chosen_keys(own, ["lora.rank=4"]) == {
+        *("seed", "rollout.form", "rollout.top_p", "ppo", "lora.rank")
+    }
+    with pytest.raises(ConfigError, match="no such file"):
+        chosen_keys(tmp_path / "none.yaml")
 
 
 def test_a_model_that_is_to_think_is_asked_in_a_chat() -> None:

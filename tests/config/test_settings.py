@@ -193,11 +193,18 @@ def test_an_override_that_is_wrong_is_refused_with_why_and_the_mend(
             "rollout.thinking",
         ),
         (["batch_size=0", "proposer.templates_per_step=0"], "batch_size"),
+        (["batch_size=0", "ppo.minibatches=33"], "ppo.minibatches"),
     ],
 )
 def test_values_at_odds_with_each_other_are_refused(overrides: list[str], key: str) -> None:
     (line,) = errors(None, *overrides)
     assert line.startswith(f"{key}: ")
+
+
+def test_too_many_minibatches_are_told_what_would_do() -> None:
+    (line,) = errors(None, "batch_size=0", "ppo.minibatches=33")
+    assert "if batch_size is 0, proposer.templates_per_step x rollout.group_size" in line
+    assert "proposer.templates_per_step: 4" in line
 
 
 def test_values_that_go_together_are_not() -> None:

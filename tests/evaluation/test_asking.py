@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from azr_mlx.commands.evaluate import with_form
+from azr_mlx import cli
+from azr_mlx.commands import evaluate
+from azr_mlx.commands.evaluate import Report, as_trained
 from azr_mlx.config import load, to_yaml
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
@@ -151,11 +153,56 @@ def test_benchmarks_that_are_not_tasks_are_refused(small, sandbox):
         Evaluation(answering(outputs), small, TRAINING, sandbox)
 
 
-def test_without_a_form_it_is_that_of_the_adapters_run(tmp_path):
-    checkpoint = tmp_path / "run" / "checkpoints" / "step_000001"
+def checkpoint_of_run(folder: Path, *overrides: str) -> Path:
+    checkpoint = folder / "run" / "checkpoints" / "step_000001"
     checkpoint.mkdir(parents=True)
-    (tmp_path / "run" / "config.yaml").write_text(to_yaml(load(None, ["rollout.form=few_shot"])))
-    assert with_form(TRAINING, checkpoint).form == "few_shot"
-    assert with_form(replace(TRAINING, form="chat"), checkpoint).form == "chat"
-    assert with_form(TRAINING, tmp_path).form == ""
-    assert with_form(Settings(), checkpoint).form == "", "other protocols have none"
+    (folder / "run" / "config.yaml").write_text(to_yaml(load(None, overrides)))
+    return checkpoint
+
+
+def test_without_a_form_it_is_that_of_the_adapters_run(tmp_path):
+    checkpoint = checkpoint_of_run(tmp_path, "rollout.form=few_shot")
+    assert as_trained(TRAINING, checkpoint).form == "few_shot"
+    assert as_trained(replace(TRAINING, form="chat"), checkpoint).form == "chat"
+    assert as_trained(TRAINING, tmp_path).form == ""
+    assert as_trained(Settings(), checkpoint).form == "", "other protocols have none"
+
+
+THINKS = (
+    "rollout.form=chat",
+    "rollout.thinking=on",
+    "rollout.max_solve_tokens=4096",
+    "rollout.max_propose_tokens=2048",
+    "solver.strategies=[step_by_step,direct]",
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ((), (4096, True, "step_by_step")),
+        (("-m", "3000"), (3000, True, "step_by_step")),
+        (("--no-thinking", "-m", "512"), (512, False, "step_by_step")),
+        (("--strategy", "direct", "--form", "chat"), (4096, True, "direct")),
+        (("--form", "few_shot"), (512, False, "direct")),  # it has neither thoughts nor steps
+        (("--protocol", "chat"), (512, False, "direct")),
+    ],
+)
+def test_what_is_left_open_is_as_the_run_asked(words, asked, tmp_path, monkeypatch):
+    checkpoint, found = checkpoint_of_run(tmp_path, *THINKS), []
+
+    def run(request, *_):
+        found.append(as_trained(request.settings, checkpoint, request.left_open))
+        return Report(())
+
+    monkeypatch.setattr(evaluate, "evaluate", run)
+    assert cli.main(["eval", "--protocol", "training", *words]) == 0
+    [settings] = found
+    assert (settings.max_tokens, settings.thinking, settings.strategy) == asked
+
+
+def test_without_a_run_the_usual_defaults_hold(tmp_path):
+    open_ = ("max_tokens", "thinking", "strategy")
+    assert as_trained(TRAINING, tmp_path, open_) == TRAINING
+    checkpoint = checkpoint_of_run(tmp_path, *THINKS)
+    assert as_trained(TRAINING, checkpoint).max_tokens == 32, "what a caller chose is kept"

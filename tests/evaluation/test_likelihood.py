@@ -30,7 +30,7 @@ def backend() -> MlxBackend:
 def plainly(backend: MlxBackend, task: Task) -> float:
     """Token by token, from the model's own forward pass."""
     form, tokenizer = load_form("few_shot"), CharTokenizer()
-    asked, answer = form.solve(task).text, form.right(task)
+    asked, answer = form.solve(task).text, form.right_answer(task)
     ids = tokenizer.encode(asked + answer)
     logits = np.array(backend.policy.lm(mx.array([ids]))[0].astype(mx.float32), np.float64)
     p = 1.0

@@ -15,8 +15,8 @@ from azr_mlx.commands.train import train
 from azr_mlx.config import load
 from azr_mlx.evaluation.protocol import Settings
 from azr_mlx.models import template
-from azr_mlx.models.template import check_template
-from azr_mlx.tasks.chat import TemplateError
+from azr_mlx.models.template import check_template, has_chat_template
+from azr_mlx.tasks.chat import TemplateError, has_template
 from tests import chats
 from tests.models.tiny_gguf import tiny
 
@@ -94,6 +94,39 @@ def test_of_a_model_on_the_hub_only_the_template_is_fetched(
     [(repo, revision, patterns)] = asked
     assert (repo, revision) == ("someone/some-model", "main")
     assert not any("safetensors" in pattern or pattern == "config.json" for pattern in patterns)
+
+
+FOUND = {
+    "none": ({}, {}, False),
+    "empty": ({"chat_template": ""}, {}, False),
+    "in the configuration": ({"chat_template": "{{ messages }}"}, {}, True),
+    "several": ({"chat_template": [{"name": "default", "template": "x"}]}, {}, True),
+    "a file": ({}, {"chat_template.jinja": "{{ messages }}"}, True),
+    "more files": ({}, {"additional_chat_templates/tool_use.jinja": "{{ messages }}"}, True),
+    "a processor's": ({}, {"chat_template.json": '{"chat_template": "{{ messages }}"}'}, False),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_template_is_found_where_the_tokenizer_finds_it(name: str, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import AutoTokenizer
+
+    config, files, there = FOUND[name]
+    folder = folder_with(tmp_path / "a", tokenizer_class="PreTrainedTokenizerFast", **config)
+    Tokenizer(models.BPE()).save(str(folder / "tokenizer.json"))
+    for file, text in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(text)
+    assert has_chat_template(str(folder)) == there
+    assert has_template(AutoTokenizer.from_pretrained(folder)) == there
+
+
+def test_code_that_writes_conversations_is_as_good_as_a_template(tmp_path: Path) -> None:
+    """And it is what is used: a template beside it need not work."""
+    by_code = {"chat_template_type": "deepseek_v32"}
+    assert has_chat_template(str(folder_with(tmp_path / "a", **by_code)))
+    check_template(str(folder_with(tmp_path / "b", **by_code, chat_template=BROKEN)))
 
 
 @pytest.fixture

@@ -298,6 +298,22 @@ def test_groups_without_contrast_are_resampled(sandbox):
     assert len({e.group for e in experiences if e.role is Role.SOLVE}) == 1 + 2 * config.batch_size
 
 
+def test_templates_alone_are_resampled_and_nothing_is_proposed(sandbox):
+    config = replace(
+        CONFIG,
+        batch_size=0,
+        rollout=replace(CONFIG.rollout, resample=2),
+        proposer=replace(CONFIG.proposer, templates_per_step=2),
+    )
+    game, backend = play(sandbox, lambda p, n: "not a literal (", config)
+    calls, generate = [], backend.generate
+    backend.generate = lambda prompts, *more: calls.append(prompts) or generate(prompts, *more)
+    log = one_round(game)
+    assert absorbed(game, log)["resampled"] == 2
+    assert len({e.group for e in log.experiences if e.role is Role.SOLVE}) == 2 + 2 * 2
+    assert len(calls) == 3 and all(calls), "the model was asked for no proposals"
+
+
 def test_rounds_of_a_step_draw_differently_and_share_no_group():
     first, second = Round(seed=3, step=5).rounds(2)
     one, two, next_step = (r.key("solve", 0) for r in (first, second, Round(3, 6)))

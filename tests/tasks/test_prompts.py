@@ -58,13 +58,13 @@ def _propose(form: PromptForm, kind: TaskKind, difficulty: float = 0.3) -> FormO
 )
 def test_a_right_answer_is_written_as_the_examples_are(kind: TaskKind, expected: str) -> None:
     form, task = load_form("few_shot"), _task(kind)
-    assert form.right(task) == expected
+    assert form.right_answer(task) == expected
     assert parse_answer(expected, kind, form, task.program) is not None
 
 
 def test_a_right_answer_of_the_chat_form_has_no_fixed_words() -> None:
     with pytest.raises(ValueError, match=r"'chat': what a right answer .* is not fixed"):
-        load_form("chat").right(_task(TaskKind.DEDUCTION))
+        load_form("chat").right_answer(_task(TaskKind.DEDUCTION))
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -15,7 +15,7 @@ mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx.backends import microbatch  # noqa: E402
 from azr_mlx.commands import train  # noqa: E402
-from azr_mlx.config import Config, Lora, load  # noqa: E402
+from azr_mlx.config import THOUGHT_TOKENS, Config, Lora, load  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.tasks.prompts import chosen_form, render  # noqa: E402
 from azr_mlx.training import memory  # noqa: E402
@@ -197,6 +197,54 @@ def test_layers_are_recomputed_before_tokens_are_cut():
     most = max(peak.total for _, peak in p.peaks(load(None, [*half, *tight, *few])).items())
     changed = nearest(c, p, most)
     assert any("max_solve_tokens" in one for one in changed), changed
+
+
+THINKING = (
+    "rollout.thinking=on",
+    "rollout.max_solve_tokens=8192",
+    "rollout.max_propose_tokens=3000",
+)
+
+
+@pytest.mark.parametrize("given", [(), THINKING, ("rollout.overlong_buffer=300",)])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.35, 0.3, 0.25, 0.2, 0.1])
+def test_what_is_suggested_is_accepted(given, share):
+    """By every check of the configuration, at every size of memory."""
+    given = ["rollout.form=chat", "ppo.micro_batch_tokens=4096", *given]
+    c, p = load(None, given), planner()
+    bound = int(share * max(peak.total for _, peak in p.peaks(c).items()))
+    changed = nearest(c, p, bound)
+    if changed is not None:
+        assert limit.fits(p.peaks(load(None, [*given, *changed])), bound), changed
+
+
+def test_the_limits_of_a_thought_are_kept_and_prompts_shortened():
+    c, p = load(None, ["rollout.form=chat", *THINKING]), planner()
+    *_, last = limit._shorter(c)
+    r = last.rollout
+    assert r.max_solve_tokens == r.max_propose_tokens == THOUGHT_TOKENS
+    assert r.max_prompt_tokens == limit.LEAST_PROMPT
+    short = ["rollout.max_solve_tokens=2048", "rollout.max_propose_tokens=2048"]
+    short += ["rollout.max_batch=1", "ppo.grad_checkpoint=true", "rollout.max_prompt_tokens=768"]
+    least = load(None, ["rollout.form=chat", *THINKING, *short])
+    bound = max(peak.total for _, peak in p.peaks(least).items())
+    assert any("max_solve_tokens=" in one for one in nearest(c, p, bound))
+
+
+def test_without_proposals_none_are_planned():
+    """Their prompts and completions are the longest."""
+    given = ["rollout.max_propose_tokens=2048", "rollout.max_solve_tokens=64"]
+    c, p = load(None, [*given, "batch_size=0", "proposer.templates_per_step=8"]), planner()
+    assert estimate.answer_tokens(c) == 64
+    assert p.generated(c) == [(64, p.prompt_tokens, 64)]
+    assert all(stages[-1].span <= 320 + 64 for stages in p.layouts(c, 40))
+    assert estimate.beginnings(c) == 3 * 2, "the solver's"
+    with_some = load(None, [*given, "batch_size=1", "proposer.templates_per_step=7"])
+    assert p.rollout(c).total < p.rollout(with_some).total
+    assert p.update(c).total < p.update(with_some).total
+    resampled = replace(c, rollout=replace(c.rollout, resample=2))
+    assert estimate.round_rollouts(resampled) == (0, (8 + 2 * 8) * 8)
+    assert not any("for a proposal" in line for line in memory.memory_lines(c, p, 0))
 
 
 def test_auto_recomputes_only_where_the_update_would_not_fit_without():

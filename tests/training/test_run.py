@@ -311,6 +311,15 @@ def test_an_evaluation_in_training_is_bounded(most, tmp_path, sandbox):
     assert (halves.count("selection"), halves.count("report")) == (most // 2, most - most // 2)
 
 
+@pytest.mark.parametrize(("solve", "enough"), [(64, 512), (1024, 1024), (4096, 4096)])
+def test_an_evaluation_in_training_has_room_for_answers(solve, enough, tmp_path, sandbox):
+    """A benchmark's answers are longer than those to the tasks that a small model is given."""
+    loaded = [benchmarks.load("humaneval", write_rows(tmp_path / "HumanEval.jsonl"))]
+    config = replace(CONFIG, rollout=replace(CONFIG.rollout, max_solve_tokens=solve))
+    [halves] = TrainingEvaluation(config, loaded, Scripted(), sandbox).pairs
+    assert [one.settings.sampling.max_tokens for one in halves] == [enough, enough]
+
+
 def test_a_half_without_tasks_is_told_before_the_first_step(tmp_path, sandbox):
     only = next(row for row in ROWS if half(row["task_id"]) == "report")
     (tmp_path / "HumanEval.jsonl").write_text(json.dumps(only) + "\n")

@@ -8,6 +8,7 @@ says how reliable the figures for memory are.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.select import choose
@@ -145,17 +146,22 @@ def model_config(model_id: str) -> dict[str, Any]:
     Raises ModelError."""
     if known := model_shapes().get(model_id):
         return known
-    local = model_id.startswith("package:") or os.path.exists(os.path.expanduser(model_id))
-    if not local:
-        check_hub_name(model_id)
-    # From a hub repository only config.json: a dry run downloads no weights.
-    path = locate(model_id).path if local else hub_snapshot(model_id, patterns=("config.json",))
+    path = model_path(model_id, ("config.json",))
     if path.is_file():
         from azr_mlx.models.gguf.architecture import build_config
         from azr_mlx.models.gguf.reader import read
 
         return build_config(read(path))
     return read_config(path)
+
+
+def model_path(model_id: str, patterns: tuple[str, ...]) -> Path:
+    """The folder or GGUF file of a model. Of a hub repository only the files that match are
+    downloaded: a dry run fetches no weights. Raises ModelError."""
+    local = model_id.startswith("package:") or os.path.exists(os.path.expanduser(model_id))
+    if not local:
+        check_hub_name(model_id)
+    return locate(model_id).path if local else hub_snapshot(model_id, patterns=patterns)
 
 
 def rollout_lines(c: Config) -> list[str]:
@@ -195,9 +201,9 @@ def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
         made = ", ".join(f"{name} {storage(n)}" for name, n in parts if n >= 0.01 * peak.total)
         lines.append(f"{f'memory, {phase}:':<16} {storage(peak.total)} ({made})")
     again = c.ppo.grad_checkpoint
+    proposed = f"{planner.prompts(c)[0]} tokens for a proposal, " if c.batch_size else ""
     lines.append(
-        f"prompts:         planned with {planner.prompts(c)[0]} tokens for a proposal, "
-        f"{planner.prompt_tokens} for a solution"
+        f"prompts:         planned with {proposed}{planner.prompt_tokens} tokens for a solution"
     )
     lines.append(f"recomputing:     ppo.grad_checkpoint is {again}")
     verdict = "" if not limit else "; this fits" if fits(peaks, limit) else "; THIS DOES NOT FIT"

@@ -94,7 +94,7 @@ class Planner:
 
     def rollout(self, c: Config) -> Peak:
         found: list[Situation] = []
-        for (rows, answer), prompt in zip(calls(c), self.prompts(c), strict=True):
+        for rows, prompt, answer in self.generated(c):
             for start in {0, shared_tokens(prompt)}:
                 found += self.rollout_of(c, rows, prompt, answer, start)
         return self._peak(c, found, {"merged weights": self.merged(c)})
@@ -104,6 +104,12 @@ class Planner:
         as long as a model writes them: ``rollout.max_prompt_tokens`` alone bounds them."""
         most = c.rollout.max_prompt_tokens if c.proposer.references else 0
         return max(most, self.proposal_tokens), self.prompt_tokens
+
+    def generated(self, c: Config) -> list[tuple[int, int, int]]:
+        """(rows, longest prompt, longest completion) of the rollouts that are generated together;
+        none for proposals if there are no proposals."""
+        both = zip(calls(c), self.prompts(c), strict=True)
+        return [(rows, prompt, answer) for (rows, answer), prompt in both if rows]
 
     def rollout_of(
         self, c: Config, rows: int, prompt: int, answer: int, start: int
@@ -166,7 +172,7 @@ class Planner:
             sharing(budget, rows, self.prompt_tokens, answer),
         ]
         prompt, _ = self.prompts(c)
-        if prompt != self.prompt_tokens:
+        if c.batch_size and prompt != self.prompt_tokens:
             proposals = min(rows, c.gradient_accumulation_steps * c.batch_size)
             found.append(separate(budget, proposals, prompt, c.rollout.max_propose_tokens))
         return found
@@ -456,9 +462,9 @@ def round_rollouts(c: Config) -> tuple[int, int]:
     new, replayed = c.batch_size + c.proposer.templates_per_step, c.solver.buffer_tasks_per_step
     solved = new * c.rollout.group_size
     if c.rollout.reuse_rollouts:
-        solved += (replayed + c.rollout.resample * c.batch_size) * c.rollout.group_size
+        solved += (replayed + c.rollout.resample * c.tasks_per_round) * c.rollout.group_size
     else:
-        solved += new + max(replayed, c.batch_size)
+        solved += new + max(replayed, c.tasks_per_round)
     return c.batch_size, solved
 
 
@@ -471,13 +477,14 @@ def calls(c: Config) -> list[tuple[int, int]]:
 
 
 def answer_tokens(c: Config) -> int:
-    return max(c.rollout.max_propose_tokens, c.rollout.max_solve_tokens)
+    """The longest completion."""
+    return max(answer for rows, answer in calls(c) if rows)
 
 
 def beginnings(c: Config) -> int:
     """How many beginnings of prompts are kept during the rollouts of a step: for each kind, one for
     the proposer and one for each strategy of the solver."""
-    return len(c.task_types) * (1 + len(c.solver.strategies))
+    return len(c.task_types) * ((c.batch_size > 0) + len(c.solver.strategies))
 
 
 def kv_tokens(c: Config, s: Shape, device: str) -> int:

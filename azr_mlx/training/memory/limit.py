@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.config import Config, diff
+from azr_mlx.config import THOUGHT_TOKENS, Config, diff
 from azr_mlx.errors import UsageError
 from azr_mlx.text import storage
-from azr_mlx.training.memory.estimate import Peaks, Planner, calls, up
+from azr_mlx.training.memory.estimate import Peaks, Planner, up
 
 GB = 1e9
 STEP = 64  # budgets of a micro-batch are tried in steps of this many tokens
@@ -174,9 +174,9 @@ def _shorter(c: Config) -> Iterator[Config]:
     yield c
     r = c.rollout
     propose, solve, prompt = r.max_propose_tokens, r.max_solve_tokens, r.max_prompt_tokens
-    while max(propose, solve) >= 2 * LEAST_TOKENS:
-        propose, solve = (max(n // 2, min(n, LEAST_TOKENS)) for n in (propose, solve))
-        prompt = max(prompt // 2, min(prompt, LEAST_PROMPT))
+    least = THOUGHT_TOKENS if r.thinks else LEAST_TOKENS
+    while max(propose, solve) > least or prompt > LEAST_PROMPT:
+        propose, solve, prompt = _half(propose, least), _half(solve, least), _half(prompt)
         buffer = min(c.rollout.overlong_buffer, propose, solve)
         yield replace(
             c,
@@ -190,6 +190,11 @@ def _shorter(c: Config) -> Iterator[Config]:
         )
 
 
+def _half(n: int, least: int = LEAST_PROMPT) -> int:
+    """Half of ``n``, but not less than ``least`` unless ``n`` is."""
+    return max(n // 2, min(n, least))
+
+
 def _batches(c: Config) -> Iterator[Config]:
     for rows in range(c.rollout.max_batch, 0, -1):
         yield replace(c, rollout=replace(c.rollout, max_batch=rows))
@@ -197,8 +202,7 @@ def _batches(c: Config) -> Iterator[Config]:
 
 def _updates(c: Config, planner: Planner) -> Iterator[Config]:
     """Smaller micro-batches, down to one row; then the same again with layers recomputed."""
-    rows = zip(planner.prompts(c), calls(c), strict=True)
-    longest = max(prompt + answer for prompt, (_, answer) in rows)
+    longest = max(prompt + answer for _, prompt, answer in planner.generated(c))
     least, budget = up(longest, STEP), c.ppo.micro_batch_tokens
     smaller = range((budget - 1) // STEP * STEP, least - 1, -STEP)
     for again in dict.fromkeys((c.ppo.grad_checkpoint, "true")):
