@@ -17,10 +17,12 @@ _MAX_ENDS = 20  # how many lines are tried as the end of one block
 
 
 class Fence(NamedTuple):
-    """A block: its label in lower case ("" if it has none), and its text."""
+    """A block: its label in lower case ("" if it has none), its text, and the last line of the text
+    between it and the block before it."""
 
     label: str
     body: str
+    title: str = ""
 
     @property
     def is_python(self) -> bool:
@@ -33,12 +35,14 @@ def fences(text: str) -> list[Fence]:
     with a fence at least as long as its first one. But a block of Python goes on if only then it is
     a program, since docstrings have fences, too. The last block may lack its end.
     """
-    lines, found = _lines(text), list[Fence]()
+    lines, found, at = _lines(text), list[Fence](), 0
     for label, start, end in _blocks(lines):
         body = "\n".join(lines[start:end])
+        title = next((one for one in reversed(lines[at : start - 1]) if one.strip()), "")
         inner = fences(body) if label in _TEXT else []
-        whole = Fence(label, body + "\n" if start < end < len(lines) else body)
+        whole = Fence(label, body + "\n" if start < end < len(lines) else body, title.strip())
         found += inner or [whole]
+        at = end + 1
     return found
 
 
