@@ -34,7 +34,7 @@ _LABEL = label(rf"{_WORDS}|examples?(?:[ \t]+(?:{_WORDS}))?")
 _INPUT_LABEL = label("inputs?|arguments?|args")
 _ITEM = re.compile(r"([-*+>]+|\d+[.)])[ \t]+")  # what stands before an input in a list
 _CALL = re.compile(
-    rf"^(>>>[ \t]*|[-*+][ \t]+|\d+[.)][ \t]+)?({_LABEL.pattern})?"
+    rf"^(>>>[ \t]*|[-*+#][ \t]+|\d+[.)][ \t]+)?({_LABEL.pattern})?"
     r"(assert[ \t]+|print\(|`)?f[ \t]*\(",
     re.M | re.I,
 )
@@ -201,9 +201,24 @@ def _quoted(text: str) -> str | None:
     return codes[0] if len(codes) == 1 and ends else None
 
 
+def quoted_in(text: str, program: str = "") -> list[str]:
+    """The arguments of the calls with values that a text quotes as code."""
+    codes = re.findall(r"`(?:print\()?(f\([^`]*)`", text)[:MAX_INPUTS]
+    calls = [call_at(code, 1) for code in codes]
+    known = [arguments_of_call(call, program) for call in calls if call is not None]
+    return [one for one in known if one is not None and is_literal(one)]
+
+
+def _joined(text: str) -> str | None:
+    """``s = 'a' and n = 2`` with a comma."""
+    joined = re.sub(r",?[ \t]+and[ \t]+(?=\w+[ \t]*=)", ", ", text)
+    return joined if joined != text else None
+
+
 _TAKES = (
     *QUOTES,
     after(_LABEL),
+    _joined,
     _quoted,
     after(sentence("inputs?|call|arguments?|answer|solution")),
     stop,
@@ -320,9 +335,17 @@ def _placed(call: ast.Call, known: Signature, names: Mapping[str, ast.expr]) -> 
     """A call's arguments in their places; ``names`` are variables and what they stand for."""
     if any(keyword.arg is None for keyword in call.keywords):
         return None
-    given = [_meant(one, names) for one in call.args]
+    given = [one for argument in call.args for one in _given(argument, names)]
     named = {str(k.arg): _meant(k.value, names) for k in call.keywords}
     return _tuple(_filled(given, named, known))
+
+
+def _given(value: ast.expr, names: Mapping[str, ast.expr]) -> list[ast.expr]:
+    """The arguments that one stands for: several, if it is a variable with a star."""
+    meant = _meant(value.value, names) if isinstance(value, ast.Starred) else None
+    if isinstance(meant, (ast.Tuple, ast.List)) and meant is not value.value:  # type: ignore[attr-defined]
+        return meant.elts
+    return [_meant(value, names)]
 
 
 def _meant(value: ast.expr, names: Mapping[str, ast.expr]) -> ast.expr:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Sequence
 from itertools import islice
 
 from azr_mlx.sandbox import literal
@@ -14,6 +15,8 @@ from azr_mlx.tasks.program import parse_source, unparse
 from azr_mlx.tasks.prose import (
     MOST_WORDS,
     QUOTES,
+    A,
+    Take,
     after,
     attempts,
     denies,
@@ -21,6 +24,7 @@ from azr_mlx.tasks.prose import (
     labelled,
     layers,
     paragraphs,
+    remark,
     sentence,
     stop,
     takes_back,
@@ -30,7 +34,7 @@ _WORDS = (
     r"outputs?|answer|results?|return(?:ed)? value|solution"
     r"|value(?![ \t]+(?:of|for|from|to)\b(?!(?:[ \t]+the)?[ \t]+(?:call|function|`?f\b)))"
 )
-_LABEL = label(_WORDS)
+_LABEL = label(f"{_WORDS}|returns?")
 _FINAL = re.compile(r"[^:]*\bfinal\b", re.I)
 _NAMES = re.compile(r"(?:\w*_)?(?:result|output|answer|value|returned|return_value|res|ret)", re.I)
 _SUBJECT = re.compile(
@@ -42,10 +46,12 @@ _RETURNS = re.compile(  # a sentence about the call, up to the value
     r"(?:(?:and|so|then|thus|hence|therefore|finally)\b,?[ \t]+)*(?:the[ \t]+)?"
     r"(?:it|this|function|call|program|code|`?f`?)(?:[ \t]+call)?"
     r"(?:[ \t]+(?:of|to)[ \t]+`[^`\n]*`|[ \t]+`[^`\n]*`)?[ \t]+(?:will[ \t]+)?"
-    r"(?:returns?|gives|outputs?|prints|yields|produces|evaluates to)\b:?[ \t]*",
+    r"(?:returns?|gives|outputs?|prints|yields|produces|evaluates to)" + A,
     re.I,
 )
 _MOST_SIGNS = 20  # signs in a line that may begin its comment, or equate
+_ENDS = re.compile(r"[*_]*(?:[.!]|,?[ \t]+(?:because|since|as|which)\b|\Z)", re.I)
+_ARROW = re.compile(r"(?:=>|->|→|=)[ \t]*")
 _TICKED_CALL = re.compile(r"`(f[ \t]*\([^`]*\))`")
 _STOPPED = re.compile(r"[-+]?\d+\.")  # a whole number, and a full stop
 _PROMPT = re.compile(r"^[ \t]*>>> .*$", re.M)
@@ -55,13 +61,14 @@ _SHOWN = re.compile(
 )
 
 
-def value_in(text: str, *, prose: bool = False) -> str | None:
+def value_in(text: str, *, prose: bool = False, takes: Sequence[Take] = ()) -> str | None:
     """The source of the literal that a text says is returned. None if it says none, or several.
 
-    In ``prose`` a full stop ends a sentence: ``5.`` is 5 there, and 5.0 as Python.
+    In ``prose`` a full stop ends a sentence: ``5.`` is 5 there, and 5.0 as Python. ``takes`` are
+    the things that may be around the literal; all that are known, if none are given.
     """
     text = text.strip()
-    for one in layers(text, _TAKES):
+    for one in layers(text, takes or _TAKES):
         stopped = (prose or one != text) and _STOPPED.fullmatch(one)
         if not stopped and (found := literal_in(one)) is not None:
             return found
@@ -83,10 +90,21 @@ def expression_in(text: str) -> str | None:
 
 def value_in_prose(text: str, program: str = "") -> str | None:
     """The value that an answer without blocks gives: in its last paragraph or the last line of
-    that, or else in the only lines with a label, unless what follows takes it back."""
+    that, or else in the only lines with a label, or in its first paragraph, unless what follows
+    takes it back."""
+    if text.lstrip().startswith("{") and (found := value_in_json(text, program)):
+        return found
     parts = paragraphs(text, _LABEL)
-    found = (value_in(part, prose=True) for part in attempts(parts))
-    return next((one for one in found if one is not None), None) or _labelled("\n".join(parts))
+    last = (value_in(part, prose=True) for part in attempts(parts))
+    found = next((one for one in last if one is not None), None) or _labelled("\n".join(parts))
+    return found or value_in_code(text) or _first(parts)
+
+
+def _first(parts: Sequence[str]) -> str | None:
+    """The value in the first paragraph, which says nothing else."""
+    if not parts or takes_back("\n".join(parts[1:])):
+        return None
+    return value_in(parts[0], prose=True, takes=_FIRST)
 
 
 def _labelled(text: str) -> str | None:
@@ -175,23 +193,40 @@ def _after_equals(text: str) -> str | None:
         case [ast.Assign(targets=[ast.Name(id=name), *_], value=value)] if _NAMES.fullmatch(name):
             return unparse(value)
     first, *parts = re.split(r"(?<![=!<>:])=(?!=)", text)
-    if not 0 < len(parts) <= _MOST_SIGNS or not (_NAMES.fullmatch(first.strip()) or re.match(r"f\(", first)):
+    if not 0 < len(parts) <= _MOST_SIGNS or not _is_asked(first.strip()):
         return None
-    return parts[-1] if all(map(expression_in, [first, *parts])) else None
+    return parts[-1] if all(map(expression_in, parts)) else None
+
+
+def _is_asked(text: str) -> bool:
+    """Whether what is equated with a value is what was asked for: a call, a name for it, or an
+    operation of values, which may be the last step of the work."""
+    if _NAMES.fullmatch(text):
+        return True
+    tree = parse_source(text)
+    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
+        return False
+    value = tree.body[0].value
+    return is_call(value) or (
+        isinstance(value, ast.BinOp) and not any(isinstance(n, ast.Name) for n in ast.walk(value))
+    )
 
 
 def _quoted(text: str) -> str | None:
-    """The code on which a sentence about the call ends, if no other code in it is a value."""
+    """The only value that is quoted as code, if a sentence about the call ends on it."""
     pieces = re.split(r"`([^`]+)`", text[:MOST_WORDS])
-    words, codes, end = "`".join(pieces[::2]), pieces[1::2], pieces[-1]
-    if len(text) > MOST_WORDS or not codes or end.strip(".*_ ") or denies(words):
+    values = [i for i in range(1, len(pieces), 2) if literal_in(pieces[i]) is not None]
+    if len(text) > MOST_WORDS or len(values) != 1:
         return None
-    if any(literal_in(code) is not None for code in codes[:-1]):
+    before, after_it = "`".join(pieces[: values[0]]), "`".join(pieces[values[0] + 1 :])
+    words = re.split(r"\.[ \t]+|\n", before)[-1]
+    if denies(words) or takes_back(after_it) or not _ENDS.match(after_it):
         return None
-    said = pieces[-3]  # since the code before
-    about = _SUBJECT.search(words) or any(re.match(r"f\b", code) for code in codes[:-1])
-    gives = _GIVES.search(said) and (about or len(codes) == 1)
-    return codes[-1] if gives or (about and _IS.search(said)) else None
+    codes = [code for code in pieces[1 : values[0] : 2] if f"`{code}`" in f"`{words}`"]
+    said = words.rpartition("`")[2]
+    about = bool(_SUBJECT.search(words)) or any(re.match(r"f\b", code) for code in codes)
+    gives = _GIVES.search(said) and (about or not codes)
+    return pieces[values[0]] if gives or (about and _IS.search(said)) else None
 
 
 _TAKES = (
@@ -203,5 +238,8 @@ _TAKES = (
     _quoted,
     after(sentence(_WORDS)),
     after(_RETURNS),
+    after(_ARROW),
+    remark,
     stop,
 )
+_FIRST = (*QUOTES, after(sentence(_WORDS)), after(_RETURNS), stop)

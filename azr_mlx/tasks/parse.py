@@ -27,6 +27,7 @@ from azr_mlx.tasks.inputs import (
     is_call,
     is_literal,
     named_in,
+    quoted_in,
 )
 from azr_mlx.tasks.outputs import (
     value_in,
@@ -69,11 +70,12 @@ _INPUT, _OUTPUT, _MESSAGE = "input", "output", "message"  # what a block holds
 _LABELS = {
     "input": _INPUT, "inputs": _INPUT, "output": _OUTPUT, "outputs": _OUTPUT, "message": _MESSAGE,
 }  # fmt: skip
-_TITLE = re.compile(  # the line before a block, if it says what the block holds
-    r"(?:.*\W)?(?:(?P<input>inputs?|arguments?|call)|(?P<output>outputs?|results?|returns?|prints))"
-    r"(?:[ \t]+(?:is|are))?[*_]*:?[*_]*",
+_TITLE = re.compile(  # the line before a block, if it ends on what the block holds
+    r"(?:(?P<before>.*)\W)?(?:(?P<input>inputs?|arguments?|call)|(?P<output>outputs?|results?)"
+    r"|(?P<verb>returns?|prints|gives))(?:[ \t]+(?:is|are))?[*_]*:?[*_]*",
     re.I,
 )
+_EITHER = re.compile(r"\b(?:inputs?|arguments?|call|outputs?|results?|returns?)\b", re.I)
 _DEFINITION = re.compile(r"^def[ \t]+f\b", re.M)
 
 
@@ -116,7 +118,8 @@ def parse_answer(text: str, kind: TaskKind, form: Form, program: str = "") -> st
 
     Deduction: the source of one expression. Abduction: the source of an argument tuple, as
     ``program`` takes them. Induction: a program. Whether an expression is a literal is the judge's
-    to say.
+    to say; in a chat nothing else is an answer. There, the last block with the right label counts,
+    or else what the other blocks and the text between them say, unless they differ.
     """
     text = text[:MAX_TEXT]
     try:
@@ -240,7 +243,8 @@ def _chat_proposal(text: str) -> Proposal | None:
     own = "```python\n" + own if is_open(before) else own
     own = own[: found.start()] if (found := _DEFINITION.search(own)) else own
     inputs = _in_blocks(own, program) or _used_inputs(code, program) or calls_in(own, program)
-    inputs = inputs or named_in(own, program) or _proposed_inputs(text, program)
+    inputs = inputs or named_in(own, program) or quoted_in(own, program)
+    inputs = inputs or _proposed_inputs(text, program)
     return Proposal(program, (inputs[0],)) if inputs else None
 
 
@@ -254,6 +258,7 @@ def _used_inputs(code: str, program: str) -> list[str]:
     rest = tree.body if function is None else tree.body[tree.body.index(function) + 1 :]
     if rest and isinstance(rest[-1], ast.If) and "__name__" in ast.dump(rest[-1].test):
         rest = [*rest[:-1], *rest[-1].body]
+    rest = [one for statement in rest for one in _main_body(statement)]
     kept, called = list[str](), False
     for statement in rest:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
@@ -263,6 +268,14 @@ def _used_inputs(code: str, program: str) -> list[str]:
         if call is not None or isinstance(statement, (ast.Assign, ast.AnnAssign)):
             kept.append(unparse(statement if call is None else call) or "")
     return arguments_in("\n".join(kept), program) if called else []
+
+
+def _main_body(statement: ast.stmt) -> list[ast.stmt]:
+    """What is in ``def main()``, or else the statement itself."""
+    match statement:
+        case ast.FunctionDef(name="main", args=ast.arguments(args=[]), body=body):
+            return body
+    return [statement]
 
 
 def _call_in(statement: ast.stmt) -> ast.expr | None:
@@ -281,7 +294,12 @@ def _holds(block: Fence) -> str:
     if block.label in _LABELS:
         return _LABELS[block.label]
     title = _TITLE.fullmatch(block.title[-MAX_TITLE:])
-    return "" if title is None else str(title.lastgroup)
+    if title is None:
+        return ""
+    if title["verb"]:
+        return _OUTPUT
+    # `The result of this call:` and `The input for this output:` say both.
+    return "" if _EITHER.search(title["before"] or "") else str(title.lastgroup)
 
 
 def _proposed_inputs(text: str, program: str) -> list[str]:
@@ -308,10 +326,14 @@ def _chat_answer(text: str, kind: TaskKind, program: str) -> str | None:
         TaskKind.DEDUCTION: (_OUTPUT, _value, value_in_prose),
         TaskKind.ABDUCTION: (_INPUT, _arguments, arguments_in_prose),
     }[kind]
-    named = [block for block in blocks if _holds(block) == own]
-    if named:
-        return read(named[-1], program)
-    free = [answer for block in blocks if not _holds(block) if (answer := read(block, program))]
+    labelled = [block for block in blocks if _LABELS.get(block.label) == own]
+    if labelled:
+        return read(labelled[-1], program)
+    known = [(_holds(one), answer) for one in blocks if (answer := read(one, program)) is not None]
+    titled = [answer for holds, answer in known if holds == own]
+    if titled:
+        return titled[-1]
+    free = [answer for holds, answer in known if not holds]
     found = {*free[-1:], in_prose(outside(text), program)} - {None}
     return found.pop() if len(found) == 1 else None
 
@@ -358,7 +380,7 @@ def _program(text: str) -> str | None:
 
 def _tail(tree: ast.Module) -> int:
     """Lines before the first top-level statement after ``f`` that only uses it: a check, a call, a
-    main guard, or a variable that no function reads."""
+    main guard or function, or a variable that no function reads."""
     functions = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     names = [n for one in functions for n in ast.walk(one) if isinstance(n, ast.Name)]
     read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
@@ -369,4 +391,6 @@ def _tail(tree: ast.Module) -> int:
             targets = node.targets if isinstance(node, ast.Assign) else []
             if not any(isinstance(one, ast.Name) and one.id in read for one in targets):
                 return node.lineno - 1
+        if seen and _main_body(node) != [node] and "main" not in read:
+            return node.lineno - 1
     return MAX_SOURCE

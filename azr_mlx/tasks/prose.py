@@ -22,6 +22,16 @@ _WHICH = (
 )
 _OF = r"(?:[ \t]+(?:of|for|from|to)\b(?:`[^`\n]{0,200}`|[^\n:`]){0,100}?)?"
 _IS = r"(?:is|are|was|(?:will|would|can|could|should)[ \t]+be|equals|becomes)"
+A = (  # what may stand between a verb and a value
+    r"\b(?:[ \t]+(?:the|a|an))?"
+    r"(?:[ \t]+(?:string|integer|number|float|boolean|list|tuple|set|dict|dictionary|value))?"
+    r":?[ \t]*"
+)
+_REMARK = re.compile(  # what may stand after a value
+    r"[ \t]*(?:\((?![^()]*\b(?:or|not|if|maybe|perhaps)\b)[^()]*[a-z]{2}[^()]*\)"
+    r"|,?[ \t]+(?:because|since|as)\b.*)\.?\Z",
+    re.I | re.S,
+)
 _NO = re.compile(r"\b(?:not|never|wrong|incorrect|fails?)\b|n't\b", re.I)
 _AGAIN = re.compile(r"\b(?:wait|actually|correction|mistake|wrong|incorrect)\b", re.I)
 _EMPHASIS = re.compile(r"(?P<mark>\*\*|__|\*)(?P<inner>(?:(?!(?P=mark)).)+)(?P=mark)\.?", re.S)
@@ -29,7 +39,7 @@ _TICKS = re.compile(r"(?P<mark>`+)(?P<inner>[^`]+)(?P=mark)\.?")
 _MATHS = re.compile(
     r"(?:\$\$(?P<a>[^$]+)\$\$|\$(?P<b>[^$]+)\$|\\\((?P<c>.+)\\\)|\\\[(?P<d>.+)\\\])\.?", re.S
 )
-_TEXT = re.compile(r"\\(?:text|texttt|textbf|mathrm|mathtt)\{(?P<inner>.*)\}", re.S)
+_TEXT = re.compile(r"\\(?:text|texttt|textbf|mathrm|mathtt)\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed[ \t]*\{")
 
 
@@ -58,7 +68,7 @@ def label(words: str) -> re.Pattern[str]:
 def sentence(words: str) -> re.Pattern[str]:
     """What matches ``So the answer is`` at the beginning of a text."""
     return re.compile(
-        rf"{_MARK}{_ADVERBS}{_WHICH}(?:{words})(?:[ \t]+call)?{_OF}[ \t]+{_IS}\b:?[ \t]*", re.I
+        rf"{_MARK}{_ADVERBS}{_WHICH}(?:{words})(?:[ \t]+call)?{_OF}[ \t]+{_IS}{A}", re.I
     )
 
 
@@ -114,7 +124,9 @@ def boxed(text: str) -> str | None:
     there are several that differ."""
     boxes = islice(_BOXED.finditer(text), _MOST)
     held = {inside for found in boxes if (inside := _braced(text[found.end() :]))}
-    return re.sub(r"\\([{}_%#&$])", r"\1", held.pop()) if len(held) == 1 else None
+    if len(held) != 1:
+        return None
+    return re.sub(r"\\([{}_%#&$])", r"\1", _TEXT.sub(r"\1", held.pop()))
 
 
 def _braced(text: str) -> str:
@@ -135,6 +147,12 @@ def _inner(pattern: re.Pattern[str]) -> Take:
     return take
 
 
+def remark(text: str) -> str | None:
+    """Without a remark in brackets or a reason at its end."""
+    found = _REMARK.search(text) if len(text) <= MOST_WORDS else None
+    return None if found is None else text[: found.start()]
+
+
 def stop(text: str) -> str | None:
     """Without the full stop at its end."""
     return text[:-1] if text.endswith(".") else None
@@ -146,5 +164,4 @@ QUOTES: tuple[Take, ...] = (
     _inner(_EMPHASIS),
     _inner(_TICKS),
     _inner(_MATHS),
-    _inner(_TEXT),
 )

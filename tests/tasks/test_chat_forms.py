@@ -42,6 +42,13 @@ SHORT_VALUES = [
     r"$\boxed{'llohe'}$",
     r"The final answer is \boxed{\text{'llohe'}}.",
     "Return value: 'llohe'",
+    "Returns: 'llohe'",
+    "=> 'llohe'",
+    "The function returns the string 'llohe'.",
+    "Result: `'llohe'` (the first 2 letters moved)",
+    "Output: 'llohe', because the first two letters move.",
+    "f('hello', 2) returns 'llo' + 'he' = 'llohe'",
+    "'llo' + 'he' = 'llohe'",
 ]
 
 
@@ -84,6 +91,11 @@ def test_a_value_in_few_words(text: str, block: str) -> None:
         ("```output\nf('a', 1) = 'a'\nf('b', 1) = 'b'\n```", None),
         ("```output\n'a'\n'b'\n```", None),
         ("```\n>>> f('a', 1)\n'a'\n>>> f('b', 1)\n'b'\n```", None),
+        ("The call returns `True`. It tests `n > 3`.", "True"),
+        ("The function returns `0` if `n` is negative.", None),
+        ("Answer: 5 (or 6)", None),
+        ("'a' = 'b'", None),
+        ("n - 1 = 2", None),
         ("s[2:] = 'llo'", None),
         ("n = 2", None),
     ],
@@ -121,11 +133,22 @@ ANSWERS = [  # name, text, value
     ("two comments", "```python\nprint(f('a', 1))  # 'a'\nprint(f('b', 1))  # 'b'\n```", None),
     ("an unquoted text", "```python\nprint(f('hello', 2))  # llohe\n```", None),
     ("JSON", '```json\n{"output": "llohe"}\n```', RIGHT),
+    ("JSON without a block", '{"output": "llohe"}', RIGHT),
     ("a JSON text", '```json\n"llohe"\n```', RIGHT),
     ("code, then prose", "```python\n'llo' + 'he'\n```\nSo the answer is `'llohe'`.", RIGHT),
     ("two answers", "```\n'llohe'\n```\nSo the answer is `'ohell'`.", None),
     ("the same twice", "```\n'llohe'\n```\nSo the answer is `'llohe'`.", RIGHT),
     ("the reason below", "```\n'llohe'\n```\nThis is because `s[2:]` is `'llo'`.", RIGHT),
+    ("only a value first", "`'llohe'`\n\nThe first two letters go to the end.", RIGHT),
+    ("a sentence first", "The call returns 'llohe'.\n\n### Explanation\nSlices.", RIGHT),
+    ("a step first", "f('ab', 1) returns 'ba'.\n\nSo the letters move.", None),
+    ("a last call", "f('ab', 1) = 'b' + 'a' = 'ba'\nf('hello', 2) = 'llo' + 'he' = 'llohe'", RIGHT),
+    ("code without a block", "print(f('hello', 2))  # 'llohe'", RIGHT),
+    ("a label above a block", "The call will return:\n\n```python\n'llohe'\n```\nDone.", RIGHT),
+    ("a title of both", "The result of the call:\n```\n'llohe'\n```", RIGHT),
+    ("a title of code", f"It returns:\n```python\ns[n:] + s[:n]\n```\nSo it gives {RIGHT}.", RIGHT),
+    ("LaTeX around a text", "The answer is:\n$$\n\\boxed{\\texttt{'llohe'}}\n$$", RIGHT),
+    ("an unquoted boxed text", "$\\boxed{\\text{llohe}}$", None),
     ("a boxed line", STEPS + "\nThe final answer is $\\boxed{'llohe'}$.", RIGHT),
     ("a quoted call", "When we call `f('hello', 2)`, it returns `'llohe'`.", RIGHT),
     ("a heading", "### Execution\n\nSlices are joined.\n\n### Output\n\n'llohe'", RIGHT),
@@ -158,9 +181,14 @@ INPUTS = [  # name, text, arguments
     ("bold", "**f('hello', 2)**", INPUT),
     ("boxed", r"$\boxed{f('hello', 2)}$", INPUT),
     ("a sentence", "So the input is f('hello', 2).", INPUT),
+    ("a title of both", "The input for this output:\n```\nf('hello', 2)\n```", INPUT),
+    ("a value that is returned", "The call returns:\n```\n'llohe'\n```", None),
     ("a sentence that gives both", "The call `f('hello', 2)` returns `'llohe'`.", INPUT),
     ("with an equals sign", "Therefore f('hello', 2) = 'llohe'.", INPUT),
     ("parameters", "So `s = 'hello'` and `n = 2`.", INPUT),
+    ("joined parameters", "Input: s = 'hello' and n = 2", INPUT),
+    ("boxed with a text in it", r"$$\boxed{f(\text{'hello'}, 2)}$$", INPUT),
+    ("a label, then trials", "f('llohe', 2): no.\n\nAnswer: f('hello', 2)", INPUT),
     ("parameters that differ", "Either `s = 'hello'` and `n = 2` or `s = 'a'`.", None),
     ("one of two parameters", "Take `n = 2`.", None),
     ("a remark after it", "f('hello', 2)\n\nThe last two letters came first.", INPUT),
@@ -195,6 +223,14 @@ PROPOSALS = [  # name, text, arguments
     ("a usage", CODE + "### Example usage:\n```python\nprint(f('hello', 2))\n```", INPUT),
     ("an unlabelled block", f"Here is one:\n\n```\n{F}\nprint(f('hello', 2))", INPUT),
     ("a commented print", f"```python\n{F}\nprint(f('hello', 2))  # 'llohe'\n```", INPUT),
+    ("a quoted call", CODE + "Calling `f('hello', 2)` returns `'llohe'`.", INPUT),
+    ("a comment", f"```python\n{F}\n# Example: f('hello', 2) -> 'llohe'\n```", INPUT),
+    (
+        "a main function",
+        f"```python\n{F}\ndef main():\n    print(f('hello', 2))\n\nmain()\n```",
+        INPUT,
+    ),
+    ("a variable with a star", f"```python\n{F}\nt = ('hello', 2)\nprint(f(*t))\n```", INPUT),
     ("an expected output", CODE + "Output: 'llohe'", None),
     ("a plain remark", CODE + "Note: it moves 2 letters.", None),
 ]
@@ -205,7 +241,7 @@ def test_what_a_proposal_calls(name: str, text: str, args: str | None) -> None:
     proposal = parse_proposal(text, DEDUCTION, "chat")
     assert (None if proposal is None else proposal.inputs) == (None if args is None else (args,))
     if proposal is not None:
-        assert proposal.program == F
+        assert proposal.program.partition("\n\n#")[0].rstrip() == F.rstrip()
 
 
 HOSTILE = [
@@ -225,6 +261,9 @@ HOSTILE = [
     "{" * 50_000,
     "Input: `" * 10_000,
     "f(1) = " * 10_000,
+    "answer is " * 10_000 + "(" * 10_000,
+    "`f(1)` and `2` " * 7000,
+    "s = 1 and " * 10_000,
 ]
 
 
