@@ -34,9 +34,9 @@ _LABEL = label(rf"{_WORDS}|examples?(?:[ \t]+(?:{_WORDS}))?")
 _INPUT_LABEL = label("inputs?|arguments?|args")
 _ITEM = re.compile(r"([-*+>]+|\d+[.)])[ \t]+")  # what stands before an input in a list
 _CALL = re.compile(
-    rf"^(>>>[ \t]*|[-*+#][ \t]+|\d+[.)][ \t]+)?({_LABEL.pattern})?"
+    rf"^(>>>[ \t]*|[-*+#][ \t]+|\d+[.)][ \t]+)?(?i:{_LABEL.pattern})?"
     r"(assert[ \t]+|print\(|`)?f[ \t]*\(",
-    re.M | re.I,
+    re.M,
 )
 _ASSIGNMENT = re.compile(r"\w+[ \t]*=(?!=)")
 _ENDS = re.compile(r".*\b(is|are|be|returns?|gives?)\b[^`]*`[^`]+`[.*_]*", re.I | re.S)
@@ -162,9 +162,8 @@ def arguments_in_json(text: str, program: str) -> str | None:
     try:
         value = json.loads(text)
         if isinstance(value, dict) and len(value) == 1 and not value.keys() & set(known.names):
-            value = (
-                value[key] if _INPUT_LABEL.fullmatch(f"{(key := next(iter(value)))}:") else value
-            )
+            [(key, inner)] = value.items()
+            value = inner if _INPUT_LABEL.fullmatch(f"{key[:MOST_WORDS]}:") else value
         if isinstance(value, str):
             return arguments_of_call(value, program)
         if not isinstance(value, dict) or not value.keys() <= set(known.names):

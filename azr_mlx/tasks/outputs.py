@@ -14,8 +14,8 @@ from azr_mlx.tasks.inputs import BECOMES, call_at, is_call, is_literal
 from azr_mlx.tasks.program import parse_source, unparse
 from azr_mlx.tasks.prose import (
     MOST_WORDS,
+    NOUN,
     QUOTES,
-    A,
     Take,
     after,
     attempts,
@@ -46,7 +46,7 @@ _RETURNS = re.compile(  # a sentence about the call, up to the value
     r"(?:(?:and|so|then|thus|hence|therefore|finally)\b,?[ \t]+)*(?:the[ \t]+)?"
     r"(?:it|this|function|call|program|code|`?f`?)(?:[ \t]+call)?"
     r"(?:[ \t]+(?:of|to)[ \t]+`[^`\n]*`|[ \t]+`[^`\n]*`)?[ \t]+(?:will[ \t]+)?"
-    r"(?:returns?|gives|outputs?|prints|yields|produces|evaluates to)" + A,
+    r"(?:returns?|gives|outputs?|prints|yields|produces|evaluates to)" + NOUN,
     re.I,
 )
 _MOST_SIGNS = 20  # signs in a line that may begin its comment, or equate
@@ -186,6 +186,15 @@ def _after_call(text: str) -> str | None:
     return None if found is None or denies(text[found.end() :]) else text[found.end() :]
 
 
+def _after_assert(text: str) -> str | None:
+    """The value that the call is equal to in an assertion; `is` and `in` do not say which it is."""
+    tree = parse_source(text)
+    match tree.body if tree is not None else []:
+        case [ast.Assert(test=ast.Compare(left=left, ops=[ast.Eq()], comparators=[value]))]:
+            return unparse(value) if is_call(left) else None
+    return None
+
+
 def _after_equals(text: str) -> str | None:
     """The last part of ``result = ... = 'a'`` and ``f(3) = ... = 'a'``."""
     tree = parse_source(text)
@@ -213,7 +222,8 @@ def _is_asked(text: str) -> bool:
 
 
 def _quoted(text: str) -> str | None:
-    """The only value that is quoted as code, if a sentence about the call ends on it."""
+    """The only value that is quoted as code, if a sentence about the call ends on it, or goes on
+    with the reason."""
     pieces = re.split(r"`([^`]+)`", text[:MOST_WORDS])
     values = [i for i in range(1, len(pieces), 2) if literal_in(pieces[i]) is not None]
     if len(text) > MOST_WORDS or len(values) != 1:
@@ -222,7 +232,7 @@ def _quoted(text: str) -> str | None:
     words = re.split(r"\.[ \t]+|\n", before)[-1]
     if denies(words) or takes_back(after_it) or not _ENDS.match(after_it):
         return None
-    codes = [code for code in pieces[1 : values[0] : 2] if f"`{code}`" in f"`{words}`"]
+    codes = re.findall(r"`([^`]+)`", words)
     said = words.rpartition("`")[2]
     about = bool(_SUBJECT.search(words)) or any(re.match(r"f\b", code) for code in codes)
     gives = _GIVES.search(said) and (about or not codes)
@@ -233,6 +243,7 @@ _TAKES = (
     _after_prompt,
     *QUOTES,
     after(_LABEL),
+    _after_assert,
     _after_equals,
     _after_call,
     _quoted,

@@ -343,7 +343,8 @@ def _value(block: Fence, program: str) -> str | None:
     body = block.body.strip()
     asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", body, re.M)]
     if asserts:
-        return _asserted_value(body[asserts[-1] :])
+        value = _asserted_value(body[asserts[-1] :])
+        return value if value is not None and is_literal(value) else None
     in_json = value_in_json(body, program) if block.label == "json" else None
     return in_json or value_in(body) or value_in_code(body)
 

@@ -22,7 +22,7 @@ _WHICH = (
 )
 _OF = r"(?:[ \t]+(?:of|for|from|to)\b(?:`[^`\n]{0,200}`|[^\n:`]){0,100}?)?"
 _IS = r"(?:is|are|was|(?:will|would|can|could|should)[ \t]+be|equals|becomes)"
-A = (  # what may stand between a verb and a value
+NOUN = (  # what may stand between a verb and a value
     r"\b(?:[ \t]+(?:the|a|an))?"
     r"(?:[ \t]+(?:string|integer|number|float|boolean|list|tuple|set|dict|dictionary|value))?"
     r":?[ \t]*"
@@ -68,7 +68,7 @@ def label(words: str) -> re.Pattern[str]:
 def sentence(words: str) -> re.Pattern[str]:
     """What matches ``So the answer is`` at the beginning of a text."""
     return re.compile(
-        rf"{_MARK}{_ADVERBS}{_WHICH}(?:{words})(?:[ \t]+call)?{_OF}[ \t]+{_IS}{A}", re.I
+        rf"{_MARK}{_ADVERBS}{_WHICH}(?:{words})(?:[ \t]+call)?{_OF}[ \t]+{_IS}{NOUN}", re.I
     )
 
 

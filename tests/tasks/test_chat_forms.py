@@ -19,6 +19,7 @@ INPUT = "('hello', 2)"
 
 SHORT_VALUES = [
     "f('hello', 2) = 'llohe'",
+    "assert f('hello', 2) == 'llohe'",
     "f('hello', 2) -> 'llohe'",
     "f('hello', 2) → 'llohe'",
     "f('hello', 2) returns 'llohe'.",
@@ -232,6 +233,7 @@ PROPOSALS = [  # name, text, arguments
     ),
     ("a variable with a star", f"```python\n{F}\nt = ('hello', 2)\nprint(f(*t))\n```", INPUT),
     ("an expected output", CODE + "Output: 'llohe'", None),
+    ("another function", CODE + "F('hello', 2)", None),
     ("a plain remark", CODE + "Note: it moves 2 letters.", None),
 ]
 
