@@ -5,17 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from azr_mlx.backends.detokenize import Decodes
+from azr_mlx.tasks.fences import is_open
 from azr_mlx.tasks.thinking import LONGEST, Mark, Thoughts
 from azr_mlx.types import Prompt
 
+_FENCES = ("```", "~~~")
 _SLACK = 4  # the blank that the first token of a text may lose is before the last tokens
+
+
+def stop_in(text: str, prompt: Prompt) -> int | None:
+    """Where the first stop string begins in a completion's text, its thoughts left out; None if it
+    has none. In a chat, one that is a fence counts only as the end of a block: the fence that
+    begins a block without a label looks the same."""
+    found = (at for stop in prompt.stop if (at := _first(text, stop, prompt.chat)) >= 0)
+    return min(found, default=None)
+
+
+def _first(text: str, stop: str, chat: bool) -> int:
+    at = text.find(stop)
+    while at >= 0 and chat and stop.strip() in _FENCES and not is_open(text[:at]):
+        at = text.find(stop, at + 1)
+    return at
 
 
 class Ending:
     """Finds the token by which a completion has its stop string. A thought has none."""
 
     def __init__(self, tokenizer: Decodes, prompt: Prompt) -> None:
-        self._tokenizer, self._stop = tokenizer, prompt.stop
+        self._tokenizer, self._prompt = tokenizer, prompt
+        self._longest = max((len(text.encode()) for text in prompt.stop), default=0)
         self._thoughts = Thoughts(prompt.text) if prompt.chat else None
         self._mark: Mark | None = None if self._thoughts is None else self._thoughts.opened
         # The current thought, or the answer, begins with this text and goes on with this token.
@@ -24,11 +42,16 @@ class Ending:
     def reached(self, tokens: Sequence[int]) -> bool:
         """Whether a stop string is complete, with the last one of ``tokens``. It is asked for each
         token in turn."""
-        if not self._stop:
+        if not self._longest:
             return False
         if self._thoughts is not None and not self._answers(tokens, self._thoughts):
             return False
-        return self._has(tokens, self._stop)
+        # Each token is at least one byte, so these last tokens contain any stop string that has
+        # just been completed.
+        tail = self._tail(tokens, self._longest)
+        if not any(text in tail for text in self._prompt.stop):
+            return False
+        return stop_in(self._tail(tokens, len(tokens)), self._prompt) is not None
 
     def _answers(self, tokens: Sequence[int], thoughts: Thoughts) -> bool:
         """Whether the last token is one of the answer."""
@@ -46,12 +69,6 @@ class Ending:
             return False
         self._mark, self._begins, self._from = None, rest, len(tokens)
         return self._answers(tokens, thoughts)
-
-    def _has(self, tokens: Sequence[int], texts: Sequence[str]) -> bool:
-        # Each token is at least one byte, so these last tokens contain any of the texts that has
-        # just been completed.
-        tail = self._tail(tokens, max(len(text.encode()) for text in texts))
-        return any(text in tail for text in texts)
 
     def _tail(self, tokens: Sequence[int], count: int) -> str:
         start = len(tokens) - count - _SLACK

@@ -18,7 +18,7 @@ import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.detokenize import text_after
-from azr_mlx.backends.endings import Ending
+from azr_mlx.backends.endings import Ending, stop_in
 from azr_mlx.backends.kv_places import ArrayLibrary, Places, Window
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
@@ -302,8 +302,7 @@ class RolloutEngine:
         thought, text = "", text_after(self.tokenizer, row.prompt.token_ids, tokens)
         if row.prompt.chat:
             thought, text = Thoughts(row.prompt.text).split(text)
-        cuts = [at for s in row.prompt.stop if (at := text.find(s)) >= 0]
-        text = text[: min(cuts)] if cuts else text
+        text = text[: stop_in(text, row.prompt)]
         drawn = tuple(row.tokens), tuple(row.logprobs)
         return Completion(*drawn, row.finish, row.stream.key, text, thought)
 

@@ -5,22 +5,24 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from azr_mlx.text import parsed
 
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([^\s`{]*)[^`]*")
 _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
-_TEXT = frozenset({"markdown", "md", "text"})  # blocks whose fences are blocks themselves
+_TEXT = frozenset({"markdown", "md", "text"})  # fences in such a block are blocks themselves
 _MAX_ENDS = 20  # how many lines are tried as the end of one block
 
 
 class Fence(NamedTuple):
-    """A block: its label in lower case ("" if it has none), and its text."""
+    """A block: its label in lower case ("" if it has none), its text, and the last line of the text
+    between it and the block before it."""
 
     label: str
     body: str
+    title: str = ""
 
     @property
     def is_python(self) -> bool:
@@ -33,8 +35,41 @@ def fences(text: str) -> list[Fence]:
     with a fence at least as long as its first one. But a block of Python goes on if only then it is
     a program, since docstrings have fences, too. The last block may lack its end.
     """
-    lines = text.replace("\r\n", "\n").split("\n")
-    found, number = list[Fence](), 0
+    lines, found, at = _lines(text), list[Fence](), 0
+    for label, start, end in _blocks(lines):
+        body = "\n".join(lines[start:end])
+        title = next((one for one in reversed(lines[at : start - 1]) if one.strip()), "")
+        inner = fences(body) if label in _TEXT else []
+        whole = Fence(label, body + "\n" if start < end < len(lines) else body, title.strip())
+        found += inner or [whole]
+        at = end + 1
+    return found
+
+
+def outside(text: str) -> str:
+    """The text without its blocks; a blank line is in the place of each."""
+    lines = _lines(text)
+    kept, at = list[str](), 0
+    for _, start, end in _blocks(lines):
+        kept += [*lines[at : start - 1], ""]
+        at = end + 1
+    return "\n".join([*kept, *lines[at:]])
+
+
+def is_open(text: str) -> bool:
+    """Whether the text ends within a block, so that a fence after it would be the block's end."""
+    lines = _lines(text)
+    return any(end == len(lines) for _, _, end in _blocks(lines))
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").split("\n")
+
+
+def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """(label, number of the first line, number of the line that ends it) of each block. The latter
+    is how many lines there are, if none does."""
+    number = 0
     while number < len(lines):
         opening = _FENCE.fullmatch(lines[number])
         number += 1
@@ -42,13 +77,8 @@ def fences(text: str) -> list[Fence]:
             continue
         label = opening[3].lower()
         end = _end(lines, number, opening, label in _PYTHON)
-        body = "\n".join(lines[number:end])
-        if label in _TEXT:
-            found += fences(body)
-        else:
-            found.append(Fence(label, body + "\n" if number < end < len(lines) else body))
+        yield label, number, end
         number = end + 1
-    return found
 
 
 def _begins_with_fence(lines: Sequence[str]) -> bool:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import neg
+from typing import Any
 
-from azr_mlx.tasks.program import entry, parse_source
+from azr_mlx.sandbox import literal, parse_literal
+from azr_mlx.tasks.program import entry, parse_source, unparse
 from azr_mlx.types import Task, TaskKind
 
 BOOLEANS = frozenset({"True", "False"})
@@ -20,6 +23,10 @@ _TEST_METHODS = frozenset({
     "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper",
     "isdisjoint", "issubset", "issuperset", "is_integer",
 })  # fmt: skip
+_EXACT: Mapping[str, Callable[[Any], Any]] = {
+    "int": int, "abs": abs, "len": len, "str": str,
+}  # fmt: skip
+_MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 MOST = 16  # values that are counted; a guess among more is not worth a correction
 
 Values = frozenset[str]  # the literals that an expression can give
@@ -49,8 +56,8 @@ def above_chance(solve_rate: float, by_chance: float) -> float:
 
 
 def outcomes(program: str) -> Values:
-    """All values that ``f`` can return, if its text shows them: constants, conditions, remainders
-    of a small number, and choices between them. Otherwise none."""
+    """All values that ``f`` can return, if its text shows them: literals, conditions, remainders of
+    a small number, choices between them, and what is looked up by them. Otherwise none."""
     tree = parse_source(program)
     function = None if tree is None else entry(tree)
     if function is None:
@@ -81,7 +88,8 @@ def _returns(function: ast.FunctionDef) -> Iterator[ast.Return]:
 
 
 def _named(function: ast.FunctionDef) -> dict[str, ast.expr]:
-    """The variables that are set once, by a plain assignment, and what they stand for."""
+    """The variables that are set once, by a plain assignment, and what they stand for. Lists and
+    dicts are among them only if nothing but a look-up is done with them."""
     nodes = list(ast.walk(function))
     stores = Counter(
         node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
@@ -93,7 +101,24 @@ def _named(function: ast.FunctionDef) -> dict[str, ast.expr]:
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name) and stores[target.id] == 1
+        if not _changes(target.id, node.value, nodes)
     }
+
+
+def _changes(name: str, value: ast.expr, nodes: Sequence[ast.AST]) -> bool:
+    """Whether a variable may stand for something else later, without being set again."""
+    inner = sum(isinstance(node, _MUTABLE) for node in ast.walk(value))
+    looked_up = [node.value for node in nodes if _is_look_up(node)]  # type: ignore[attr-defined]
+    named = (node for node in nodes if isinstance(node, ast.Name) and node.id == name)
+    uses = {node for node in named if isinstance(node.ctx, ast.Load)}
+    return inner > 1 or (inner == 1 and not uses <= set(looked_up))
+
+
+def _is_look_up(node: ast.AST) -> bool:
+    """Whether it is ``x[i]``, which is not set, or ``x.get``."""
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.ctx, ast.Load)
+    return isinstance(node, ast.Attribute) and node.attr == "get"
 
 
 def _values(node: ast.expr | None, named: Mapping[str, ast.expr]) -> Values:
@@ -103,12 +128,22 @@ def _values(node: ast.expr | None, named: Mapping[str, ast.expr]) -> Values:
             return frozenset({"None"})
         case ast.Constant(value=value):
             return frozenset({repr(value)})
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _mapped(neg, operand, named)
         case ast.Compare() | ast.UnaryOp(op=ast.Not()):
             return BOOLEANS
         case ast.Call(func=ast.Name(id=name)) if name in _TESTS:
             return BOOLEANS
         case ast.Call(func=ast.Attribute(attr=name)) if name in _TEST_METHODS:
             return BOOLEANS
+        case ast.Call(func=ast.Name(id=name), args=[one], keywords=[]) if name in _EXACT:
+            return _mapped(_EXACT[name], one, named)
+        case ast.Call(func=ast.Attribute(value=table, attr="get"), args=[key, *default]):
+            known = isinstance(_meant(table, named), ast.Dict) and not node.keywords
+            otherwise = [*default, ast.Constant(None)][0]
+            return _looked_up(table, key, otherwise, named) if known else frozenset()
+        case ast.Subscript(value=table, slice=key):
+            return _looked_up(table, key, None, named)
         case ast.BinOp(op=ast.Mod(), right=ast.Constant(value=int(modulus))):
             return frozenset(map(str, range(modulus))) if modulus <= MOST else frozenset()
         case ast.IfExp(body=first, orelse=second):
@@ -117,7 +152,74 @@ def _values(node: ast.expr | None, named: Mapping[str, ast.expr]) -> Values:
             return _together(parts, named)
         case ast.Name(id=name) if name in named:
             return _values(named[name], {k: v for k, v in named.items() if k != name})
+        case ast.List() | ast.Tuple() | ast.Dict() | ast.Set():
+            return _written(node)
     return frozenset()
+
+
+def _written(node: ast.expr) -> Values:
+    """The value of a literal; none if it is not one."""
+    try:
+        return frozenset({literal(parse_literal(unparse(node) or ""))})
+    except ValueError:
+        return frozenset()
+
+
+def _mapped(
+    function: Callable[[Any], Any], node: ast.expr, named: Mapping[str, ast.expr]
+) -> Values:
+    """What the function makes of the values of an expression."""
+    try:
+        return frozenset(literal(function(parse_literal(v))) for v in _values(node, named))
+    except (ValueError, TypeError, OverflowError):
+        return frozenset()
+
+
+def _looked_up(
+    table: ast.expr, key: ast.expr, otherwise: ast.expr | None, named: Mapping[str, ast.expr]
+) -> Values:
+    """The values of ``table[key]``; ``otherwise`` is what a missing key gives, None if it gives an
+    error. If nothing is known of the key, every item counts."""
+    items = _items(_meant(table, named))
+    if not items or isinstance(key, ast.Slice):
+        return frozenset()
+    try:
+        keys = {parse_literal(value) for value in _values(key, named)}
+    except (ValueError, TypeError):  # no keys, but an error when it runs
+        return frozenset()
+    found = [item for at, item in items.items() if at in keys or not keys]
+    misses = otherwise is not None and (not keys or not keys <= items.keys())
+    return _together([*found, otherwise] if misses else found, named)
+
+
+def _items(table: ast.expr) -> dict[Any, ast.expr]:
+    """The items of a list, a tuple, a text or a dict that is written out, by their keys."""
+    match table:
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            pass
+        case ast.Constant(value=str(text)):
+            items = [ast.Constant(c) for c in text]
+        case ast.Dict(keys=keys, values=values):
+            return _by_key(keys, values)
+        case _:
+            return {}
+    if any(isinstance(item, ast.Starred) for item in items):
+        return {}
+    counted = dict(enumerate(items))
+    return {**counted, **{i - len(items): item for i, item in counted.items()}}
+
+
+def _by_key(keys: Sequence[ast.expr | None], values: Sequence[ast.expr]) -> dict[Any, ast.expr]:
+    """The items of a dict; nothing if a key is not a literal."""
+    try:
+        known = [parse_literal("" if key is None else unparse(key) or "") for key in keys]
+        return dict(zip(known, values, strict=True))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _meant(node: ast.expr, named: Mapping[str, ast.expr]) -> ast.expr:
+    return named.get(node.id, node) if isinstance(node, ast.Name) else node
 
 
 def _together(parts: Sequence[ast.expr | None], named: Mapping[str, ast.expr]) -> Values:

@@ -4,24 +4,45 @@ line after another. Python's own parser says what they mean; nothing is evaluate
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeGuard
 
+from azr_mlx.sandbox import literal, parse_literal
 from azr_mlx.tasks.program import entry, parse_source, unparse
+from azr_mlx.tasks.prose import (
+    MOST_WORDS,
+    QUOTES,
+    after,
+    attempts,
+    denies,
+    label,
+    labelled,
+    layers,
+    paragraphs,
+    sentence,
+    stop,
+)
 
 MAX_INPUTS = 64  # inputs that are read from one text
 _MAX_ENDS = 200  # closing brackets that are tried as the end of one call
 _MARKED_CALL = re.compile(r"^[ \t]*[-*+][ \t]+(?=f\()", re.M)  # to Python, `- f(1)` is a number
-# What stands before an input in a list or a sentence, and after a call that says what it returns.
-_MARK = re.compile(
-    r"([-*+>]+|\d+[.)])[ \t]+|[*_]*(inputs?|calls?|arguments?|answer)[*_]*:[*_]*", re.I
-)
+_WORDS = r"inputs?|calls?|arguments?|args|invocation|usage|answer|solution|test(?:[ \t]+case)?"
+_LABEL = label(rf"{_WORDS}|examples?(?:[ \t]+(?:{_WORDS}))?")
+_INPUT_LABEL = label("inputs?|arguments?|args")
+_ITEM = re.compile(r"([-*+>]+|\d+[.)])[ \t]+")  # what stands before an input in a list
 _CALL = re.compile(
-    r"^(>>>[ \t]*|[-*+][ \t]+|\d+[.)][ \t]+)?(assert[ \t]+|print\(|`)?f[ \t]*\(", re.M
+    rf"^(>>>[ \t]*|[-*+#][ \t]+|\d+[.)][ \t]+)?(?i:{_LABEL.pattern})?"
+    r"(assert[ \t]+|print\(|`)?f[ \t]*\(",
+    re.M,
 )
-_RESULT = re.compile(r"[ \t]*(->|=>|→|=|:|#|,?[ \t]*(which )?(returns?|gives|is)\b).*")
+_ASSIGNMENT = re.compile(r"\w+[ \t]*=(?!=)")
+_ENDS = re.compile(r".*\b(is|are|be|returns?|gives?)\b[^`]*`[^`]+`[.*_]*", re.I | re.S)
+BECOMES = re.compile(  # what stands between a call and what it returns
+    r"[ \t]*(->|=>|→|==?|:|#|,?[ \t]*(which )?(returns?|gives|outputs|is|evaluates to)\b)[ \t]*"
+)
 
 
 class Signature(NamedTuple):
@@ -113,15 +134,107 @@ def calls_in(text: str, program: str = "") -> list[str]:
     return [one for one in known if one is not None]
 
 
+def named_in(text: str, program: str = "") -> list[str]:
+    """The arguments in the lines that a label such as ``Input:`` begins."""
+    lines = [line for _, line in labelled(text, _INPUT_LABEL)][:MAX_INPUTS]
+    return [one for line in lines for one in arguments_in(line, program) if is_literal(one)]
+
+
+def arguments_in_prose(text: str, program: str = "") -> str | None:
+    """The arguments that an answer without blocks gives: in its last paragraph or the last line of
+    that, or else in the only lines that begin with a call or a label. None if they differ."""
+    parts = paragraphs(text, _LABEL)
+    for part in attempts(parts):
+        for one in layers(part, _TAKES):
+            found = {args for args in arguments_in(one, program) if is_literal(args)}
+            if found:
+                return found.pop() if len(found) == 1 else None
+    rest = "\n".join(parts)
+    found = {*calls_in(rest, program), *named_in(rest, program)}
+    only = found.pop() if len(found) == 1 else ""
+    return only if is_literal(only) and not denies(rest) else None
+
+
+def arguments_in_json(text: str, program: str) -> str | None:
+    """The arguments in a JSON text: a call, or an object whose keys are parameters, perhaps in one
+    with the key ``input``."""
+    known = signature(program)
+    try:
+        value = json.loads(text)
+        if isinstance(value, dict) and len(value) == 1 and not value.keys() & set(known.names):
+            [(key, inner)] = value.items()
+            value = inner if _INPUT_LABEL.fullmatch(f"{key[:MOST_WORDS]}:") else value
+        if isinstance(value, str):
+            return arguments_of_call(value, program)
+        if not isinstance(value, dict) or not value.keys() <= set(known.names):
+            return None
+        named = ", ".join(f"{name}={literal(one)}" for name, one in value.items())
+    except (ValueError, RecursionError):
+        return None
+    return arguments_of_call(f"f({named})", program)
+
+
+def is_literal(text: str) -> bool:
+    """Whether a text is one literal, which the judge can read."""
+    try:
+        parse_literal(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _quoted(text: str) -> str | None:
+    """The only call of ``f`` with values in a sentence; or else its assignments, if it quotes
+    nothing else; or the code on which it ends, if that is all that it quotes."""
+    if len(text) > MOST_WORDS or denies(text):
+        return None
+    calls = {call_at(text, found.end() - 1) for found in re.finditer(r"\bf\(", text)}
+    codes = [code for code in re.findall(r"`([^`]+)`", text) if code != "f"]
+    given = {call for call in calls if call and is_literal(arguments_of_call(call) or "")}
+    if given:
+        return given.pop() if len(given) == 1 else None
+    names = [code.partition("=")[0].strip() for code in codes if _ASSIGNMENT.match(code)]
+    if names and len(set(names)) == len(codes):
+        return "\n".join(codes)
+    ends = _ENDS.fullmatch(text)
+    return codes[0] if len(codes) == 1 and ends else None
+
+
+def quoted_in(text: str, program: str = "") -> list[str]:
+    """The arguments of the calls with values that a text quotes as code."""
+    codes = re.findall(r"`(?:print\()?(f\([^`]*)`", text)[:MAX_INPUTS]
+    calls = [call_at(code, 1) for code in codes]
+    known = [arguments_of_call(call, program) for call in calls if call is not None]
+    return [one for one in known if one is not None and is_literal(one)]
+
+
+def _joined(text: str) -> str | None:
+    """``s = 'a' and n = 2`` with a comma."""
+    joined = re.sub(r",?[ \t]+and[ \t]+(?=\w+[ \t]*=)", ", ", text)
+    return joined if joined != text else None
+
+
+_TAKES = (
+    *QUOTES,
+    after(_LABEL),
+    _joined,
+    _quoted,
+    after(sentence("inputs?|call|arguments?|answer|solution")),
+    stop,
+)
+
+
 def _plain(line: str) -> str:
     """A line without what models put around an input: marks of a list, a label such as `Input:`,
     backticks, and after a call what it returns."""
-    mark = _MARK.match(line)
+    mark = _LABEL.match(line[:MOST_WORDS]) or _ITEM.match(line)
     line = line[mark.end() :].strip() if mark else line
     if len(line) > 1 and line[0] == line[-1] == "`":
         return line.strip("`").strip()
     call = call_at(line, 1) if line.startswith("f(") else None
-    return call if call is not None and _RESULT.fullmatch(line[len(call) :]) else line
+    if call is None or not BECOMES.match(line, len(call)) or denies(line[len(call) :]):
+        return line
+    return call
 
 
 def _read(statements: Sequence[ast.stmt], known: Signature) -> list[str]:
@@ -176,7 +289,19 @@ def _value(statement: ast.stmt) -> ast.expr | None:
     match value:
         case ast.Call(func=ast.Name(id="print"), args=[ast.expr() as printed], keywords=[]):
             value = printed
-    return value.left if isinstance(value, ast.Compare) and is_call(value.left) else value
+    if isinstance(value, ast.Compare) and is_call(value.left):
+        return value.left if _says_what_is(value) else None
+    return value
+
+
+def _says_what_is(comparison: ast.Compare) -> bool:
+    """Whether ``f(x) == y`` is said. ``f(x) is wrong`` is prose that happens to be Python."""
+    match comparison.ops[0]:
+        case ast.Eq():
+            return True
+        case ast.Is():
+            return not isinstance(comparison.comparators[0], ast.Name)
+    return False
 
 
 def _from_names(named: Mapping[str, ast.expr], known: Signature) -> str | None:
@@ -209,9 +334,17 @@ def _placed(call: ast.Call, known: Signature, names: Mapping[str, ast.expr]) -> 
     """A call's arguments in their places; ``names`` are variables and what they stand for."""
     if any(keyword.arg is None for keyword in call.keywords):
         return None
-    given = [_meant(one, names) for one in call.args]
+    given = [one for argument in call.args for one in _given(argument, names)]
     named = {str(k.arg): _meant(k.value, names) for k in call.keywords}
     return _tuple(_filled(given, named, known))
+
+
+def _given(value: ast.expr, names: Mapping[str, ast.expr]) -> list[ast.expr]:
+    """The arguments that one stands for: several, if it is a variable with a star."""
+    meant = _meant(value.value, names) if isinstance(value, ast.Starred) else None
+    if isinstance(meant, (ast.Tuple, ast.List)) and meant is not value.value:  # type: ignore[attr-defined]
+        return meant.elts
+    return [_meant(value, names)]
 
 
 def _meant(value: ast.expr, names: Mapping[str, ast.expr]) -> ast.expr:

@@ -12,18 +12,28 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from azr_mlx.tasks.fences import Fence, fences, program_for
+from azr_mlx.tasks.fences import Fence, fences, is_open, outside, program_for
 from azr_mlx.tasks.inputs import (
     MAX_INPUTS,
     arguments_in,
+    arguments_in_json,
+    arguments_in_prose,
     arguments_of_call,
     call_at,
     calls_in,
     is_call,
+    is_literal,
+    named_in,
+    quoted_in,
+)
+from azr_mlx.tasks.outputs import (
+    value_in,
+    value_in_code,
+    value_in_json,
+    value_in_prose,
 )
 from azr_mlx.tasks.program import (
     BANNED_NAMES,
@@ -55,15 +65,18 @@ __all__ = [
 ]
 
 MAX_TEXT = 100_000  # how many characters of a model's output are read
-_INPUT, _OUTPUT = ("input", "inputs"), ("output", "outputs")  # labels of blocks
-_LABELS = (*_INPUT, *_OUTPUT, "message")
+MAX_TITLE = 200  # how many of the line before a block
+_INPUT, _OUTPUT, _MESSAGE = "input", "output", "message"  # what a block holds
+_LABELS = {
+    "input": _INPUT, "inputs": _INPUT, "output": _OUTPUT, "outputs": _OUTPUT, "message": _MESSAGE,
+}  # fmt: skip
+_TITLE = re.compile(  # the line before a block, if it ends on what the block holds
+    r"(?:(?P<before>.*)\W)?(?:(?P<input>inputs?|arguments?|call)|(?P<output>outputs?|results?)"
+    r"|(?P<verb>returns?|prints|gives))(?:[ \t]+(?:is|are))?[*_]*:?[*_]*",
+    re.I,
+)
+_EITHER = re.compile(r"\b(?:inputs?|arguments?|call|outputs?|results?|returns?)\b", re.I)
 _DEFINITION = re.compile(r"^def[ \t]+f\b", re.M)
-_LABEL = re.compile(
-    r"[*_]*(the )?(final )?(inputs?|outputs?|answer|result|call|value)( is)?[*_]*:[*_]*", re.I
-)
-_QUOTED = re.compile(  # a sentence that ends on the only code in it
-    r"(?![^`]*(\bnot\b|n't))[^`]*\b(is|returns?|gives?|be)\b[^`]*`(?P<code>[^`]+)`[.*_]*", re.I
-)
 
 
 class Styled(Protocol):
@@ -105,7 +118,8 @@ def parse_answer(text: str, kind: TaskKind, form: Form, program: str = "") -> st
 
     Deduction: the source of one expression. Abduction: the source of an argument tuple, as
     ``program`` takes them. Induction: a program. Whether an expression is a literal is the judge's
-    to say.
+    to say; in a chat nothing else is an answer. There, the last block with the right label counts,
+    or else what the other blocks and the text between them say, unless they differ.
     """
     text = text[:MAX_TEXT]
     try:
@@ -219,28 +233,32 @@ def _after_thinking(text: str) -> str:
 
 def _chat_proposal(text: str) -> Proposal | None:
     text = _after_thinking(text)
-    codes = [body for label, body in fences(text) if label not in _LABELS]
+    codes = [block.body for block in fences(text) if block.label not in _LABELS]
     code = next((body for body in codes if _DEFINITION.search(body)), text)
     program = _program(code)
     if program is None:
         return None
     # What follows the next definition is another example.
-    own = text.partition(program.rstrip())[2]
+    before, _, own = text.partition(program.rstrip())
+    own = "```python\n" + own if is_open(before) else own
     own = own[: found.start()] if (found := _DEFINITION.search(own)) else own
     inputs = _in_blocks(own, program) or _used_inputs(code, program) or calls_in(own, program)
+    inputs = inputs or named_in(own, program) or quoted_in(own, program)
     inputs = inputs or _proposed_inputs(text, program)
     return Proposal(program, (inputs[0],)) if inputs else None
 
 
 def _used_inputs(code: str, program: str) -> list[str]:
-    """The inputs that a program calls ``f`` with after its definition, perhaps by variables."""
+    """The inputs that code calls ``f`` with, perhaps by variables: after its definition, if it has
+    one."""
     tree = parse_source(code)
-    function = None if tree is None else entry(tree)
-    if tree is None or function is None:
+    if tree is None:
         return []
-    rest = tree.body[tree.body.index(function) + 1 :]
+    function = entry(tree)
+    rest = tree.body if function is None else tree.body[tree.body.index(function) + 1 :]
     if rest and isinstance(rest[-1], ast.If) and "__name__" in ast.dump(rest[-1].test):
         rest = [*rest[:-1], *rest[-1].body]
+    rest = [one for statement in rest for one in _main_body(statement)]
     kept, called = list[str](), False
     for statement in rest:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
@@ -252,6 +270,14 @@ def _used_inputs(code: str, program: str) -> list[str]:
     return arguments_in("\n".join(kept), program) if called else []
 
 
+def _main_body(statement: ast.stmt) -> list[ast.stmt]:
+    """What is in ``def main()``, or else the statement itself."""
+    match statement:
+        case ast.FunctionDef(name="main", args=ast.arguments(args=[]), body=body):
+            return body
+    return [statement]
+
+
 def _call_in(statement: ast.stmt) -> ast.expr | None:
     """The outermost call of ``f`` in a statement."""
     return next((n for n in ast.walk(statement) if isinstance(n, ast.expr) and is_call(n)), None)
@@ -259,8 +285,21 @@ def _call_in(statement: ast.stmt) -> ast.expr | None:
 
 def _in_blocks(text: str, program: str) -> list[str]:
     """The inputs in the blocks for them."""
-    bodies = [body for label, body in fences(text) if label in _INPUT]
+    bodies = [block.body for block in fences(text) if _holds(block) == _INPUT]
     return [one for body in bodies for one in arguments_in(body, program)]
+
+
+def _holds(block: Fence) -> str:
+    """What a block holds, as its label says, or else the line before it; "" if neither does."""
+    if block.label in _LABELS:
+        return _LABELS[block.label]
+    title = _TITLE.fullmatch(block.title[-MAX_TITLE:])
+    if title is None:
+        return ""
+    if title["verb"]:
+        return _OUTPUT
+    # `The result of this call:` and `The input for this output:` say both.
+    return "" if _EITHER.search(title["before"] or "") else str(title.lastgroup)
 
 
 def _proposed_inputs(text: str, program: str) -> list[str]:
@@ -271,7 +310,7 @@ def _proposed_inputs(text: str, program: str) -> list[str]:
 def _message(text: str) -> str:
     """The message in its block; if there is none, the first line of prose."""
     blocks = fences(text)
-    named = next((body for label, body in blocks if label == "message"), None)
+    named = next((block.body for block in blocks if _holds(block) == _MESSAGE), None)
     if named is not None:
         return named.strip()
     prose = text.partition("```")[0].strip().split("\n")[0]
@@ -283,44 +322,43 @@ def _chat_answer(text: str, kind: TaskKind, program: str) -> str | None:
     if kind is TaskKind.INDUCTION:
         code = program_for(blocks, "f")
         return _program(text if code is None else code)
-    body = _answer_body(text, blocks, _OUTPUT if kind is TaskKind.DEDUCTION else _INPUT)
-    if kind is TaskKind.ABDUCTION:
-        found = set(arguments_in(body, program))
-        return found.pop() if len(found) == 1 else None
+    own, read, in_prose = {
+        TaskKind.DEDUCTION: (_OUTPUT, _value, value_in_prose),
+        TaskKind.ABDUCTION: (_INPUT, _arguments, arguments_in_prose),
+    }[kind]
+    labelled = [block for block in blocks if _LABELS.get(block.label) == own]
+    if labelled:
+        return read(labelled[-1], program)
+    known = [(_holds(one), answer) for one in blocks if (answer := read(one, program)) is not None]
+    titled = [answer for holds, answer in known if holds == own]
+    if titled:
+        return titled[-1]
+    free = [answer for holds, answer in known if not holds]
+    found = {*free[-1:], in_prose(outside(text), program)} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _value(block: Fence, program: str) -> str | None:
+    """The value in a block."""
+    body = block.body.strip()
     asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", body, re.M)]
     if asserts:
-        return _asserted_value(body[asserts[-1] :])
-    if re.match(r"f[ \t]*\(", body) and "==" in body:
-        return _asserted_value("assert " + body)
-    return _expression(body)
+        value = _asserted_value(body[asserts[-1] :])
+        return value if value is not None and is_literal(value) else None
+    in_json = value_in_json(body, program) if block.label == "json" else None
+    return in_json or value_in(body) or value_in_code(body)
 
 
-def _answer_body(text: str, blocks: Sequence[Fence], labels: Collection[str]) -> str:
-    """The text of the answer: of the last block that is labelled so, or of the last block at all,
-    or of the last line."""
-    labelled = [body for label, body in blocks if label in labels]
-    if labelled or blocks:
-        return _unlabelled((labelled or [body for _, body in blocks])[-1].strip())
-    return _unlabelled(text.strip().rpartition("\n\n")[2])
-
-
-def _unlabelled(body: str) -> str:
-    """An answer without a label such as ``Output:`` before it, without a sentence that ends on it,
-    and without backticks around it."""
-    label = _LABEL.match(body)
-    body = body[label.end() :].strip() if label else body
-    quoted = _QUOTED.fullmatch(body) or re.fullmatch(r"`(?P<code>[^`]+)`", body)
-    return quoted["code"] if quoted else body
+def _arguments(block: Fence, program: str) -> str | None:
+    """The only arguments in a block."""
+    in_json = arguments_in_json(block.body, program) if block.label == "json" else None
+    found = {in_json} if in_json else set(arguments_in(block.body, program))
+    if len(found) != 1 or not all(map(is_literal, found)):
+        found = set(_used_inputs(block.body, program))
+    return found.pop() if len(found) == 1 and all(map(is_literal, found)) else None
 
 
 # ---------------------------------------------------------------- pieces
-
-
-def _expression(text: str) -> str | None:
-    tree = parse_source(text.strip())
-    if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.Expr):
-        return None
-    return unparse(tree.body[0].value)
 
 
 def _program(text: str) -> str | None:
@@ -343,7 +381,7 @@ def _program(text: str) -> str | None:
 
 def _tail(tree: ast.Module) -> int:
     """Lines before the first top-level statement after ``f`` that only uses it: a check, a call, a
-    main guard, or a variable that no function reads."""
+    main guard or function, or a variable that no function reads."""
     functions = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     names = [n for one in functions for n in ast.walk(one) if isinstance(n, ast.Name)]
     read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
@@ -354,4 +392,6 @@ def _tail(tree: ast.Module) -> int:
             targets = node.targets if isinstance(node, ast.Assign) else []
             if not any(isinstance(one, ast.Name) and one.id in read for one in targets):
                 return node.lineno - 1
+        if seen and _main_body(node) != [node] and "main" not in read:
+            return node.lineno - 1
     return MAX_SOURCE

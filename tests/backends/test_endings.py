@@ -88,11 +88,11 @@ class Script(Decoder):
 
 
 def written(
-    text: str, prompt: str, *marks: str, limit: int = 500, lookahead: bool = False, chat=True
+    text: str, prompt: str, *marks: str, limit=500, lookahead=False, chat=True, stop=STOP
 ) -> Completion:
     """What becomes of a text that the model would write."""
     tokenizer = Pieces(*marks)
-    asked = Prompt(prompt, tuple(tokenizer.encode(prompt)), stop=STOP, chat=chat)
+    asked = Prompt(prompt, tuple(tokenizer.encode(prompt)), stop=stop, chat=chat)
     engine = RolloutEngine(Script(tokenizer.encode(text), lookahead), tokenizer, max_rows=2)
     first, *others = engine.run([asked] * 3, [Sampling(limit)] * 3, [1, 2, 3])
     assert all(one.token_ids == first.token_ids for one in others)
@@ -151,6 +151,33 @@ def test_an_answer_without_a_thought_ends_as_ever(lookahead) -> None:
 def test_a_text_that_is_continued_has_no_thoughts() -> None:
     done = written("<think><answer>3</answer>", "<think>", chat=False)
     assert (done.finish, done.thought, done.text) == ("stop", "", "<think><answer>3")
+
+
+CODE = "def f(n):\n    return n\n\nprint(f(1))"
+
+
+@pytest.mark.parametrize("thought", ["", f"<think>{DRAFT}```\nf(2)\n```\n</think>"])
+@pytest.mark.parametrize(
+    "begins",
+    [
+        "```\n",
+        "\n\n```\n",
+        "Here is one:\n\n```\n",
+        "Here is one:\n\n```python\n",
+        "```\n```python\n",
+        "~~~\n",
+    ],
+)
+def test_a_fence_ends_a_completion_only_if_it_ends_a_block(begins, thought) -> None:
+    ends = "~~~" if "~" in begins else "```"
+    text = f"{thought}{begins}{CODE}\n{ends}\n"
+    done = written(text + "and on", "<user>", "<think>", "</think>", stop=(f"\n{ends}\n", "</a>"))
+    assert (done.finish, done.thought, done.text) == ("stop", thought, begins + CODE)
+
+
+def test_in_a_text_that_is_continued_every_fence_counts() -> None:
+    done = written(f"(n):\n    return n\n```\n{CODE}", "def f", chat=False, stop=("\n```",))
+    assert (done.finish, done.text) == ("stop", "(n):\n    return n")
 
 
 def test_the_tokens_of_a_thought_are_trained() -> None:

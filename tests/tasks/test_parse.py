@@ -250,6 +250,8 @@ def test_induction_answers_of_completions(text: str, program: str | None) -> Non
         ("<answer>\n```output\n[2]", DEDUCTION, "[2]"),
         ("<answer>'a'</answer>", DEDUCTION, "'a'"),
         ("```\nf(1) == 4\n```", DEDUCTION, "4"),
+        ("```text\n[2]\n```", DEDUCTION, "[2]"),
+        ("```md\n```output\n[2]\n```\n```", DEDUCTION, "[2]"),
         ("<answer>\n```input\n(1, 2), 3\n```", ABDUCTION, "((1, 2), 3)"),
         ("<answer>\n```input\nf(1, 'x')\n```", ABDUCTION, "(1, 'x')"),
         ("<answer>\n```input\n0) or (True\n```", ABDUCTION, None),
