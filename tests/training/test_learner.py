@@ -173,7 +173,7 @@ def test_a_resumed_run_compares_proposals_with_those_before_it():
     [(batch, _, _)] = again.backend.updates
     batch = batch.rows(np.argsort(batch.tokens[:, 0]))
     np.testing.assert_array_equal(batch.advantages, whole[2].advantages)
-    assert batch.advantages[0].sum() > 0.5 and again.to_json() == learner.to_json()
+    assert batch.advantages[0].sum() > 0.2 and again.to_json() == learner.to_json()
 
 
 @pytest.mark.parametrize("how", ["rloo", "grpo", "dr_grpo", "trr++", "gae", "ema"])
