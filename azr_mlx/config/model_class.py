@@ -26,7 +26,7 @@ _DEFAULT = Config()
 # In the order of their sizes. The last one is the defaults of the configuration.
 CLASSES = (
     ModelClass(1e9, "few_shot", 192, 64, ("direct",)),
-    ModelClass(3e9, "chat", 256, 192, ("direct", "step_by_step")),
+    ModelClass(3e9, "chat", 256, 192, ("direct",)),
     ModelClass(
         inf,
         "chat",
