@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -30,6 +32,8 @@ HYPER = Hyper(lr=1e-3, entropy_coef=0.01, kl_coef=0.05, micro_batch_tokens=64)
 # loss jumps, so not every slope is the gradient's.
 POINTS = np.array([-1e-3, -3e-4, -1e-4, 1e-4, 3e-4, 1e-3])
 LORA = Lora(rank=2, scale=2.0)
+
+Plainly = Callable[[Any, Prompt, Sampling, int], tuple[list[int], list[float]]]
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,12 @@ def prompts() -> list[Prompt]:
     return [Prompt(t, tuple(encode(t)), prefix=2 if t.startswith("def") else 0) for t in TEXTS]
 
 
-def rollout(backend: MlxBackend) -> list[Completion]:
-    """Completions that are the same as token by token with the model's own cache."""
+def rollout(backend: Any, plainly: Plainly | None = None) -> list[Completion]:
+    """Completions that are the same as ``plainly``, or token by token with the model's own cache of
+    mlx-lm."""
     done = backend.generate(prompts(), SAMPLING, KEYS)
     for prompt, sampling, key, ours in zip(prompts(), SAMPLING, KEYS, done, strict=True):
-        tokens, logprobs = token_by_token(backend, prompt, sampling, key)
+        tokens, logprobs = (plainly or token_by_token)(backend, prompt, sampling, key)
         assert list(ours.token_ids) == tokens, "rollout: other tokens"
         np.testing.assert_allclose(ours.logprobs, logprobs, atol=1e-4, err_msg="rollout")
     return done

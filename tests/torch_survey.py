@@ -13,8 +13,9 @@ from azr_mlx.backends.sampler import Stream, draw_on_host
 from azr_mlx.backends.torch import TorchBackend, adapters
 from azr_mlx.backends.torch.model import with_attention
 from azr_mlx.types import Batch, Completion, Prompt
+from tests import survey as survey_of_mlx
 from tests.architectures import VOCABULARY, WINDOW
-from tests.survey import HYPER, KEYS, LORA, POINTS, SAMPLING, Finding, batch_of, prompts
+from tests.survey import HYPER, LORA, POINTS, Finding, batch_of
 from tests.tiny import EOS, CharTokenizer
 
 PLAIN: dict[str, Any] = dict(
@@ -118,12 +119,7 @@ def opened(name: str, **options: Any) -> TorchBackend:
 
 def rollout(backend: TorchBackend) -> list[Completion]:
     """Completions that are the same as with a whole forward pass for each token."""
-    done = backend.generate(prompts(), SAMPLING, KEYS)
-    for prompt, sampling, key, ours in zip(prompts(), SAMPLING, KEYS, done, strict=True):
-        tokens, logprobs = token_by_token(backend, prompt, sampling, key)
-        assert list(ours.token_ids) == tokens, "rollout: other tokens"
-        np.testing.assert_allclose(ours.logprobs, logprobs, atol=1e-4, err_msg="rollout")
-    return done
+    return survey_of_mlx.rollout(backend, token_by_token)
 
 
 @torch.no_grad()

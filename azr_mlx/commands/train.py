@@ -94,11 +94,7 @@ def train(
             PowerWatch(display, str(run_dir), config.power.min_battery, world)
         )
         own = stack.enter_context(open_sandbox(config))
-        display.note(own.summary)
-        if own.warning:
-            display.warn(own.warning)
-        for text in filter(None, (earlier, asking)):
-            display.note(text)
+        _say_first(display, own, earlier, asking)
         sandbox = own if world.size == 1 else SharedSandbox(own, world)
         _make_run_dir(run_dir, config)
         logged = trackers(config, run_dir, display.warn, display.note) if leads else []
@@ -131,6 +127,15 @@ def train(
         if code == 0:
             power.tell(f"done, {config.max_steps} steps")
         return code
+
+
+def _say_first(display: Display, sandbox: Sandbox, *texts: str) -> None:
+    """The level of isolation in force, and then the texts that are not empty."""
+    display.note(sandbox.summary)
+    if sandbox.warning:
+        display.warn(sandbox.warning)
+    for text in filter(None, texts):
+        display.note(text)
 
 
 def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:

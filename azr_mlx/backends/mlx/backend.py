@@ -29,6 +29,7 @@ from azr_mlx.backends.mlx.logprobs import chunk_rows
 from azr_mlx.backends.mlx.own_caches import CacheDecoder
 from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.rollout import RolloutEngine
+from azr_mlx.backends.trial import FAILURES
 from azr_mlx.config import Lora
 from azr_mlx.errors import UsageError, first_line
 from azr_mlx.models.folder import loading
@@ -291,7 +292,7 @@ def _refusing(model: nn.Module) -> Iterator[None]:
     """Turn what the model's own code raises within the block into an AzrError."""
     try:
         yield
-    except trials.FAILURES as e:
+    except FAILURES as e:
         raise unsupported(_kind(model), f"cannot be used: {first_line(e)}") from e
 
 

@@ -21,16 +21,7 @@ from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.own_caches import CacheDecoder
 from azr_mlx.backends.mlx.prefix_sharing import hidden_states, on_device
-
-# What code raises that was written for another use than this one.
-FAILURES = (
-    ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
-# Relative errors that pass in float32 and in half precision. A wrong computation is off by about 1.
-EXACT, ROUNDED = 1e-3, 0.1
-SHORT = 256  # a window of more tokens is not filled by a trial
-STEPS = 3
+from azr_mlx.backends.trial import EXACT, FAILURES, ROUNDED, SHORT, STEPS
 
 Path = Literal["shared", "batched", "alike", "single"]
 

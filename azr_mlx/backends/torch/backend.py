@@ -20,6 +20,7 @@ from azr_mlx.backends.torch import adapters, attention, ppo, precision, prefix_s
 from azr_mlx.backends.torch import model as models
 from azr_mlx.backends.torch.fixed_decoder import decoder_for
 from azr_mlx.backends.torch.own_caches import OwnCacheDecoder
+from azr_mlx.backends.trial import FAILURES
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import first_line
 from azr_mlx.models.folder import loading
@@ -283,7 +284,7 @@ def _refusing(model: Any) -> Iterator[None]:
     """Turn what the model's own code raises within the block into an AzrError."""
     try:
         yield
-    except trials.FAILURES as e:
+    except FAILURES as e:
         why = f"cannot be used: {first_line(e)}"
         raise unsupported(model.config.model_type, why) from e
 

@@ -11,18 +11,9 @@ from azr_mlx.backends.microbatch import Tokens, right_padded
 from azr_mlx.backends.torch.model import trunk_of
 from azr_mlx.backends.torch.own_caches import OwnCacheDecoder
 from azr_mlx.backends.torch.prefix_sharing import hidden_states, on_device
+from azr_mlx.backends.trial import EXACT, FAILURES, ROUNDED, SHORT, STEPS
 
 Tensor = torch.Tensor
-
-# What code raises that was written for another use than this one.
-FAILURES = (
-    ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
-# Relative errors that pass in float32 and in half precision. A wrong computation is off by about 1.
-EXACT, ROUNDED = 1e-3, 0.1
-SHORT = 256  # a window of more tokens is not filled by a trial
-STEPS = 3
 
 Path = Literal["shared", "alike"]
 

@@ -1,0 +1,13 @@
+"""What both engines count with when they try a model on a few tokens."""
+
+from __future__ import annotations
+
+# What code raises that was written for another use than this one.
+FAILURES = (
+    ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+# Relative errors that pass in float32 and in half precision. A wrong computation is off by about 1.
+EXACT, ROUNDED = 1e-3, 0.1
+SHORT = 256  # a window of more tokens is not filled by a trial
+STEPS = 3
