@@ -13,6 +13,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,8 +84,7 @@ def main(chosen: list[str]) -> None:
     from tests.torch_survey import SPECIAL
 
     date = subprocess.run(["date", "+%Y-%m-%d"], capture_output=True, text=True, check=True).stdout
-    mlx = {name: tried(name) for name in names()}
-    torch = {name: tried(TORCH + name) for name in SPECIAL}
+    mlx, torch = all_of(names()), all_of(SPECIAL, TORCH)
     page = [
         INTRODUCTION.format(version=version("mlx-lm"), date=date.strip(), **counts(mlx)),
         rows(mlx),
@@ -101,12 +102,20 @@ def rows(found: dict[str, dict[str, object]]) -> str:
     return "".join(f"| {name} | {' | '.join(cells(one))} |\n" for name, one in found.items())
 
 
+def all_of(names: Iterable[str], prefix: str = "") -> dict[str, dict[str, object]]:
+    """The results for these architectures, as many at a time as there are cores."""
+    asked = list(names)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(asked, pool.map(tried, (prefix + name for name in asked)), strict=True))
+
+
 def tried(name: str) -> dict[str, object]:
     """The result for one architecture, in a process of its own."""
     sys.stderr.write(f"{name}\n")
     code = f"import survey; survey.one({name!r})"
     given = [sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(DOCS)])}
+    environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(given, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         return {"error": f"the process ended with {done.returncode}"}
