@@ -59,14 +59,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "distill": ("distill.coef=0.05", "distill.batch_size=32"),
     # groups of one have no baseline of their own: to be held against "ema"
     "no_reuse": ("rollout.reuse_rollouts=false", "ppo.advantage=ema"),
-    # how the proposer is paid and trained, as in the paper: one thing at a time, and all of them
-    "one_minus": ("proposer.reward=one_minus",),
-    "invalid_1": ("proposer.invalid_reward=-1",),
-    "same": ("proposer.advantage=same",),
-    "no_share": ("proposer.loss_share=0",),
-    "paper_proposer": (
-        "proposer.reward=one_minus", "proposer.invalid_reward=-1", "proposer.advantage=same",
-        "proposer.loss_share=0", "proposer.guessing=counted",
+    # how the proposer is paid and trained by default: one thing at a time, and all of them (the
+    # quickstart has the paper's)
+    "frontier": ("proposer.reward=frontier",),
+    "invalid_half": ("proposer.invalid_reward=-0.5",),
+    "running": ("proposer.advantage=ema",),
+    "share": ("proposer.loss_share=0.3",),
+    "corrected": ("proposer.guessing=corrected",),
+    "default_proposer": (
+        "proposer.reward=frontier", "proposer.invalid_reward=-0.5", "proposer.advantage=ema",
+        "proposer.loss_share=0.3", "proposer.guessing=corrected",
     ),
     "minus_half": ("proposer.extremes=minus_half",),
     "binary": ("solver.binary_reward=true",),

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("cruxeval-o", "cruxeval-i")
 SETTINGS = (
-    "learning_rate=1e-4",
+    "learning_rate=2e-4",
     "warmup_steps=4",
     "lr_scheduler_type=linear",
     "max_steps=70",
@@ -42,7 +42,8 @@ SETTINGS = (
     "rollout.max_propose_tokens=96",
     "rollout.max_solve_tokens=48",
     "rollout.max_batch=128",
-    "lora.rank=4",
+    "lora.rank=2",
+    "lora.scale=4",
     "checkpoint_interval=5",
 )
 ARMS = {
