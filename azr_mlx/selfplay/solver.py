@@ -16,7 +16,7 @@ from azr_mlx.selfplay.strategy_bandit import StrategyBandit
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.parse import parse_answer
 from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
-from azr_mlx.tasks.verdicts import TaskCheck
+from azr_mlx.tasks.verdicts import checks_of
 from azr_mlx.types import Task, Verdict
 
 
@@ -85,7 +85,7 @@ class TaskSolver:
         output, thinking = self.form.solve(task, strategy), self.config.rollout.thinks
         prompt = render(output, self.backend.tokenizer, thinking=thinking)
         read = lambda text: parse_answer(text, task.kind, self.form, task.program)  # noqa: E731
-        return Asked(prompt, sampling, key, read, (TaskCheck(task),))
+        return Asked(prompt, sampling, key, read, checks_of(task))
 
     # -- the rollouts of a round -------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from azr_mlx.config import Config
 from azr_mlx.sandbox import Job, JobBatch, Limits, Result, Sandbox, parse_literal
 from azr_mlx.selfplay.proposer import ProposalError, TaskProposer
 from azr_mlx.selfplay.solver import TaskSolver
+from azr_mlx.tasks import verdicts
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import REJECT_REASONS, Draft, GateResult, GateRules, gate
 from azr_mlx.tasks.parse import Proposal, parse_answer, parse_proposal
 from azr_mlx.tasks.templates import draw
-from azr_mlx.tasks.verdicts import Judge, TaskCheck
+from azr_mlx.tasks.verdicts import Judge, TaskCheck, checks_of
 from azr_mlx.types import Completion, Prompt, Status, Task, TaskKind, Verdict
 from tests.judging import check_answers
 
@@ -275,6 +277,52 @@ def test_induction_is_judged_on_every_pair(sandbox: Sandbox) -> None:
         Status.TIMEOUT, Status.FORMAT, Status.FORMAT, Status.FORMAT,
     ]  # fmt: skip
     assert verdicts[2].detail.startswith("pair 1 of 6")
+
+
+def test_what_equal_answers_need_runs_once(sandbox: Sandbox) -> None:
+    counting, answers = Counting(sandbox), ["(3,)", "(4,)", "(3,)", "(3,)", "(4,)"]
+    with Judge[int](counting) as judge:
+        for i, answer in enumerate(answers):
+            judge.submit(i, TaskCheck(BACK), answer)
+        first = [*judge.rest()]
+        judge.submit(5, TaskCheck(BACK), "(3,)")  # no answer that has it is open
+        judge.submit(6, TaskCheck(replace(BACK, outputs=("8",))), "(3,)")  # another is expected
+        later = [*judge.rest()]
+    assert [verdict.passed for _, verdict in first] == [True, False, True, True, False]
+    assert [(i, verdict.passed) for i, verdict in later] == [(5, True), (6, False)]
+    assert [job.args for job in counting.jobs] == ["(3,)", "(4,)", "(3,)"]
+
+
+def test_a_time_that_was_up_once_is_not_up_for_later_answers(sandbox: Sandbox) -> None:
+    counting, endless = Counting(sandbox), "def f(x):\n    while True: pass\n"
+    with Judge[int](counting) as judge:
+        for i in range(2):
+            judge.submit(i, TaskCheck(MANY, pairs=(0, 1)), endless)
+            assert [verdict.status for _, verdict in judge.rest()] == [Status.TIMEOUT]
+    assert len(counting.jobs) == 2
+
+
+def test_no_more_results_are_kept_than_there_is_room_for(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "MOST_KEPT", 1)
+    counting = Counting(sandbox)
+    with Judge[int](counting) as judge:
+        for i, answer in enumerate(["(3,)", "(4,)", "(4,)", "(3,)"]):
+            judge.submit(i, TaskCheck(BACK), answer)
+            assert len([*judge.rest()]) == 1
+    assert [job.args for job in counting.jobs] == ["(3,)", "(4,)", "(3,)"]
+
+
+def test_wrong_answers_to_induction_run_on_the_first_pair_alone() -> None:
+    first, rest = checks_of(MANY)
+    assert [job.args for job in first.jobs(PROGRAM)] == list(MANY.inputs[:1])
+    assert [job.args for job in rest.jobs(PROGRAM)] == list(MANY.inputs[1:])
+    failed = Result("", Status.FAIL, detail="no")
+    assert first.grade(PROGRAM, [failed]).detail == "pair 1 of 6: no"
+    assert rest.grade(PROGRAM, [failed]).detail == "pair 2 of 6: no"
+    assert checks_of(ONE) == (TaskCheck(ONE),)
+    assert checks_of(BACK) == (TaskCheck(BACK),)
 
 
 def test_verdicts_of_answers_that_are_gone_are_not_given_to_later_ones(sandbox: Sandbox) -> None:
