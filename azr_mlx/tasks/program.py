@@ -15,6 +15,7 @@ from copy import deepcopy
 from functools import lru_cache
 from types import ModuleType
 
+from azr_mlx.tasks.dead_code import remove_dead_code
 from azr_mlx.text import parsed
 
 MAX_SOURCE = 20_000  # longer programs are not parsed
@@ -245,14 +246,17 @@ def _bound_names(nodes: list[ast.AST]) -> set[str]:
     return bound
 
 
+@lru_cache(maxsize=1024)
 def clean_source(source: str) -> str:
-    """The program without comments, docstrings and layout: none can give an answer away."""
+    """The program without comments, docstrings and layout, which could give an answer away, and
+    without dead code, which makes it look harder and newer than it is."""
     tree = parse_source(source)
     if tree is None:
         return source
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             node.body = _without_docstring(node.body)
+    remove_dead_code(tree)
     text = unparse(tree)
     return source if text is None else text + "\n"
 
