@@ -88,6 +88,7 @@ class Case:
             "call_s": self.job.call_s or 0,
             "stdin": self.job.stdin,
             "trace": self.job.trace and flavour == 0,
+            "heap": flavour if len(self._flavours) == MANY_RUNS else 0,
             "sealed": self.suite.compiled if self.suite is not None else b"",
             "cpu_s": self.limits.cpu_s,
             "memory_mb": self.limits.memory_mb,

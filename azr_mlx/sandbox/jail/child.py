@@ -317,6 +317,7 @@ def _entry(spec: dict[str, Any], finish: Finish) -> Any:
     name, key_error = spec["call"], KeyError
     exec_code, start = exec, finish.steps.start if finish.steps else None
     program = compile(spec["code"], CODE, "exec", dont_inherit=True)
+    _kept.extend(_scattered(spec["heap"]))
     if start:
         start()
     exec_code(program, namespace)
@@ -325,6 +326,27 @@ def _entry(spec: dict[str, Any], finish: Finish) -> Any:
     except key_error:
         finish.send("error", f"NameError: name '{name}' is not defined")
         return None
+
+
+_SIZES = range(48, 513, 16)  # bytes of the objects that CPython's own allocator makes
+_HEADER = 33  # bytes of an empty ``bytes``
+_OF_EACH = 64
+_kept: list[object] = []
+
+
+def _scattered(seed: int) -> list[object]:
+    """Objects of every small size, with gaps between them that new objects fill in an order that
+    ``seed`` decides; 0: none. Otherwise objects made in turn often lie in turn, and a program that
+    sorts by addresses gives the same value in every run.
+    """
+    kept, state = list[object](), seed
+    for size in _SIZES if seed else ():
+        made: list[object] = [bytes(size - _HEADER) for _ in range(_OF_EACH)]
+        for _ in range(_OF_EACH):
+            state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+            made[(state >> 33) % _OF_EACH] = None
+        kept += made
+    return kept
 
 
 def _run_program(spec: dict[str, Any], finish: Finish) -> None:
