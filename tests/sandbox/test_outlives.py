@@ -81,7 +81,7 @@ CHANNELS: dict[str, tuple[str, str, str]] = {
     "an attribute of the scratch": (
         "import os\ndef f():\n    try: os.setxattr('.', 'user.box', b'x')\n    except OSError: pass\n    return 1",
         "import os\ndef f():\n    try: return os.listxattr('.')\n    except OSError: return []", "[]"),
-    "the priority": ("import os\ndef f(): return os.nice(5)", "import os\ndef f(): return os.nice(0)", "0"),
+    "the priority": ("import os\ndef f(): return os.nice(5)", "import os\ndef f(): return os.nice(0)", str(os.nice(0))),
     "a limit": (
         "import resource\ndef f(): resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9)); return 1",
         "import resource\ndef f(): return resource.getrlimit(resource.RLIMIT_NOFILE)[0]", "128"),
