@@ -71,6 +71,7 @@ def test_about_one_in_eight_shapes_is_reserved():
         "def f(a):\n    b = a\n    c = b - 9\n    return c * (a - 1)",
         "def f(n):\n    n -= 3\n    return n * n",
         "def f(n: int) -> int:\n    t: int\n    t: int = n - 3\n    return t * t",
+        "g = 1\ndef f(n):\n    t = n - 3\n    return t * t",
     ],
 )
 def test_a_temporary_variable_does_not_change_a_shape(other):
@@ -83,7 +84,7 @@ def test_a_temporary_variable_does_not_change_a_shape(other):
         "def f(n):\n    return (n - 3) * 3",
         "def f(n):\n    t = n - 3\n    return n * n",
         "def f(n):\n    t = n - 3\n    return max(t, t)",
-        "g = 1\ndef f(n):\n    t = n - 3\n    return t * t",
+        "g = 3\ndef f(n):\n    t = n - g\n    return t * t",
         "def (",
     ],
 )
