@@ -396,16 +396,15 @@ def test_heads_that_share_keys_and_values_need_no_copies_of_them(again, monkeypa
 
     batch = grouped_batch()
     for backend in (plain, other):
+        backend.policy.lm.double()  # in float32 rounding alone passes 1e-5 now and then
         if backend is other:
             monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
         backend._accumulate(batch, FULL)
     assert config.num_key_value_heads < config.num_attention_heads
     assert {heads for masked, heads in seen if masked} == {config.num_key_value_heads}
     for name, parameter in plain.parameters.items():
-        # Sums of float32: what rounds is as large as the largest of them.
-        rounding = 1e-6 * float(parameter.grad.abs().max())
         np.testing.assert_allclose(
-            other.parameters[name].grad, parameter.grad, rtol=1e-4, atol=rounding, err_msg=name
+            other.parameters[name].grad, parameter.grad, rtol=1e-9, atol=1e-9, err_msg=name
         )
     prompts = [Prompt(t, tuple(TOKENIZER.encode(t)), prefix=5) for t in ("abcabc", "abcabd", "x")]
     ours, theirs = (b.generate(prompts, [Sampling(9)] * 3, [1, 2, 3]) for b in (plain, other))

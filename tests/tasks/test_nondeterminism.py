@@ -5,13 +5,16 @@ answers it would be paid by the toss of a coin."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from azr_mlx.config import SandboxConfig
-from azr_mlx.sandbox import Sandbox
+from azr_mlx.sandbox import Sandbox, jail
 from azr_mlx.tasks.gate import Draft, gate
 from azr_mlx.tasks.parse import Proposal, check_program, parse_proposal
 from azr_mlx.types import TaskKind
@@ -136,6 +139,30 @@ def test_none_becomes_a_task(sandbox: Sandbox) -> None:
     results = gate(drafts, sandbox)
     accepted = [name for name, one in zip(PROGRAMS, results, strict=True) if one.task is not None]
     assert not accepted
+
+
+HEAP = """
+import sys
+sys.path.insert(0, {folder!r})
+import child
+kept, falls = child._scattered({seed}), 0
+for size in child._SIZES:
+    made = [id(one) for one in [bytes(size - child._HEADER) for _ in range(16)]]
+    falls += sum(a > b for a, b in zip(made, made[1:]))
+print(falls / 15 / len(child._SIZES), len(kept))
+"""
+
+
+def test_new_objects_fill_a_scattered_heap_in_any_order() -> None:
+    """Half of the time the next object lies before the last one. In a heap as it is, hardly ever."""
+    folder = str(Path(jail.__file__).parent)
+    shares = {}
+    for seed in (0, 1, 7):
+        code = HEAP.format(folder=folder, seed=seed)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        shares[seed], kept = map(float, done.stdout.split())
+        assert bool(kept) == bool(seed)
+    assert shares[0] < 0.25 and all(0.35 < shares[seed] < 0.65 for seed in (1, 7)), shares
 
 
 def test_objects_never_lie_in_the_same_order_in_all_runs(sandbox: Sandbox) -> None:
