@@ -20,16 +20,19 @@ _BINDING = (ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal)
 
 
 def remove_dead_code(tree: ast.Module, entry: str = "f") -> None:
-    """Remove from a module, in place, what cannot play a part when ``entry`` is called.
+    """Remove from a module, in place, what cannot play a part when ``entry`` is called. If the
+    module does not define it, anything that it does define may be called.
 
     It loops and does not recurse, since hostile trees are deep.
     """
     for node in list(ast.walk(tree)):
         for _, block in _blocks(node):
             block[:] = _reached(_decided(block)) or [ast.Pass()]
+    defined = _defined(tree)
+    called = {entry} if entry in defined else defined
     changed = True
     while changed:
-        used = {entry, *_used(tree)}
+        used = called | _used(tree)
         changed = _remove_replaced(tree.body)
         for node in list(ast.walk(tree)):
             if not isinstance(node, ast.ClassDef):  # its parts are attributes, read by other means
@@ -83,6 +86,21 @@ def _remove_idle(block: list[ast.stmt], used: set[str], optional: bool) -> bool:
     changed = len(kept) < len(block)
     block[:] = kept
     return changed
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """The names that the module's own statements bind."""
+    names = set[str]()
+    for statement in tree.body:
+        if isinstance(statement, _DEFINITIONS):
+            names.add(statement.name)
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, _DEFINITIONS):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+    return names
 
 
 def _used(tree: ast.Module) -> set[str]:

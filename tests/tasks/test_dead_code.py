@@ -40,6 +40,11 @@ def test_what_is_for_show_goes(name: str) -> None:
     assert shape(SHOW[name]) == shape(PLAIN)
 
 
+def test_a_function_under_another_name_is_cleaned_inside() -> None:
+    code = SHOW["after a return"].replace("return x", "K = 3\n    return x").replace("def f", "def g")
+    assert clean_source(code) == PLAIN.replace("def f", "def g")
+
+
 def test_an_else_for_nothing_goes() -> None:
     assert "else" not in clean_source(SHOW["an else for nothing"])
 
@@ -63,6 +68,8 @@ KEPT = {
     "a statement that does something": "def f(x):\n    x.append(1)\n    return x\n",
     "a loop with an end": "def f(x):\n    while True:\n        x += 1\n        if x > 9:\n            break\n    return x\n",
     "a value that is computed": "def f(x):\n    y = 1 // x\n    return x\n",
+    "functions of a module without f": "K = 7\n\ndef g(x):\n    return x + 1\n\ndef h(x):\n    return x\n",
+    "a function in a branch": "if K:\n\n    def g(x):\n        return x + 1\n",
 }  # fmt: skip
 
 
