@@ -218,7 +218,8 @@ def compare_right_answers(
     """By distribution; one without a task in both measurements is left out."""
     out: dict[str, RightAnswerLine] = {}
     for name, tasks in groups.items():
-        pairs = [(before[t.id], after[t.id]) for t in tasks if t.id in before and t.id in after]
+        ids = [t.id for t in tasks if t.kind is TaskKind.DEDUCTION]
+        pairs = [(before[i], after[i]) for i in ids if i in before and i in after]
         if not pairs:
             continue
         gained, lost = (

@@ -287,7 +287,8 @@ def test_tasks_that_become_solvable_are_counted_and_those_that_stop_to_be(held):
     ids = [t.id for t in tasks["in_range"]]
     before = dict(zip(ids, (0.001, 0.9, 0.02, 0.01, 0.6), strict=True))
     after = dict(zip(ids, (0.7, 0.01, 0.9, 0.4, 0.7), strict=True))
-    line = held_out.compare_right_answers(tasks, before, after)["in_range"]
+    others = {t.id: 0.5 for t in held.tasks["in_range"] if t.id not in ids}
+    line = held_out.compare_right_answers(held.tasks, before | others, after | others)["in_range"]
     assert (line.gained.value, line.lost.value) == (0.2, 0.2)
     assert line.probability.gain.value == pytest.approx(
         fmean(after.values()) - fmean([*before.values()])
