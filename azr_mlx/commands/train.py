@@ -28,11 +28,18 @@ from azr_mlx.config import Config, ConfigError, diff, load_keys, to_yaml
 from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
-from azr_mlx.evaluation.held_out import WAYS, BeforeAndAfter, HeldOut, Record, recorded
+from azr_mlx.evaluation.held_out import (
+    SHOWN_K,
+    WAYS,
+    BeforeAndAfter,
+    HeldOut,
+    Record,
+    recorded,
+)
 from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.models.template import check_template
 from azr_mlx.monitoring import report
-from azr_mlx.monitoring.terminal import Display, held_out_table
+from azr_mlx.monitoring.terminal import Display, held_out_table, right_answer_line
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.tasks.gate import Runner
@@ -201,8 +208,16 @@ def _held_out(
 def _show_gain(compared: BeforeAndAfter, display: Display) -> None:
     """Solve the held-out tasks again, and show what changed."""
     display.note("held-out tasks after training")
-    for way, found in compared.measure_after().items():
-        display.table(held_out_table(f"held-out tasks solved, {WAYS[way]}", found))
+    found, record = compared.measure_after(), compared.record
+    passed = {
+        name: replace(lines[-1], name=f"pass@{SHOWN_K}")
+        for name, lines in record.pass_at(SHOWN_K).items()
+    }
+    for way, lines in found.items():
+        last = passed if way == "sampled" else None
+        display.table(held_out_table(f"held-out tasks solved, {WAYS[way]}", lines, last))
+    if said := right_answer_line(record.right_answers):
+        display.note(said)
 
 
 def _report(run_dir: Path, display: Display, leads: bool) -> None:

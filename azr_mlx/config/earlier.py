@@ -22,6 +22,8 @@ BEFORE = {
     "proposer.guessing": "counted",  # what a guess solves was solved
     # The chat template decided; "on" needs limits of tokens that those runs do not have.
     "rollout.thinking": "off",
+    "held_out.hardest": "0.0",
+    "held_out.draws": "4",
 }
 GONE = ("ppo", "micro_batch")  # it decided how an update is packed, and not what it does
 

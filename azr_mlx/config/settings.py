@@ -206,6 +206,8 @@ class HeldOutConfig:
     tasks: Count = 0  # per kind and distribution, solved before and after training; 0: none
     in_range: Fraction = 0.2  # the highest difficulty in range
     harder: Fraction = 0.3  # the difficulty one step harder
+    hardest: Fraction = 0.0  # the difficulty two steps harder; 0: no such tasks
+    draws: Natural = 4  # answers per task that are sampled, besides the greedy one
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,15 @@
 
 They are drawn from templates: an eighth of all program shapes is reserved for them
 (``parse.is_reserved``). Nano's pre-training left those out, and the gate of a run that has held-out
-tasks keeps them from its buffer. Two distributions: ``in_range`` (difficulties up to
-``held_out.in_range``) and ``harder`` (at ``held_out.harder``).
+tasks keeps them from its buffer. The distributions are ``in_range`` (difficulties up to
+``held_out.in_range``), ``harder`` (at ``held_out.harder``) and, if asked for, ``hardest``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,7 +19,7 @@ from azr_mlx import rng
 from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
 from azr_mlx.errors import WRONG_VALUES, UsageError
-from azr_mlx.evaluation import statistics
+from azr_mlx.evaluation import likelihood, statistics
 from azr_mlx.files import read_json, write_json
 from azr_mlx.run_folder import HELD_OUT_FILE
 from azr_mlx.selfplay.round import Round
@@ -31,13 +32,17 @@ from azr_mlx.tasks.verdicts import GRADING
 from azr_mlx.types import Task, TaskKind
 
 SEED = 20_000  # seed of the tasks: every run is measured on the same ones
-SAMPLES = 4  # drawn answers per task, besides the greedy one
 FRUITLESS = 6  # how many rounds in a row may bring no task before drawing ends
 
-NAMES = {"in_range": "in range", "harder": "one step harder"}
-WAYS = {"sampled": "sampled as in training", "greedy": "greedy"}
+NAMES = {"in_range": "in range", "harder": "one step harder", "hardest": "two steps harder"}
+WAYS = {"greedy": "greedy", "sampled": "sampled as in training"}
+SHOWN_K = 16  # the k of the pass@k that stands beside the other figures
+# A task whose right answer goes from less likely than the first to likelier than the second.
+HARDLY, MOSTLY = 1 / 64, 1 / 2
 
 Verdicts = dict[str, dict[str, list[float]]]  # way of answering -> task id -> its verdicts
+Probabilities = dict[str, float]  # task id -> the probability of its right answer
+Lines = dict[str, list["HeldOutLine"]]  # by distribution
 
 
 def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]:
@@ -84,6 +89,17 @@ class HeldOutLine:
     gain: statistics.Estimate
 
 
+@dataclass(frozen=True, slots=True)
+class RightAnswerLine:
+    """How likely the right answers to deduction tasks are (a line of mean probabilities); the
+    shares of tasks that went from under ``HARDLY`` to over ``MOSTLY`` (``gained``) and back
+    (``lost``)."""
+
+    probability: HeldOutLine
+    gained: statistics.Estimate
+    lost: statistics.Estimate
+
+
 class HeldOut:
     """The tasks of a run, and what the solver makes of them."""
 
@@ -102,10 +118,12 @@ class HeldOut:
         self.tasks = tasks or {
             "in_range": draw(config, 0.0, c.in_range, sandbox),
             "harder": draw(config, c.harder, c.harder, sandbox),
+            **({"hardest": draw(config, c.hardest, c.hardest, sandbox)} if c.hardest else {}),
         }
 
     def measure(self) -> Verdicts:
-        """Verdicts on every task: one greedy answer, and ``SAMPLES`` drawn as in training.
+        """Verdicts on every task: one greedy answer, and ``held_out.draws`` sampled as in
+        training.
 
         The strategy is the first of ``solver.strategies``, and the keys are the same at every call:
         what differs from one call to the next is the model.
@@ -113,10 +131,27 @@ class HeldOut:
         tasks = [task for group in self.tasks.values() for task in group]
         found = {
             "greedy": self._scores(tasks, 1, 0.0),
-            "sampled": self._scores(tasks, SAMPLES, self.config.rollout.temperature),
+            "sampled": self._scores(
+                tasks, self.config.held_out.draws, self.config.rollout.temperature
+            ),
         }
         self.backend.forget()  # so that the next step does not depend on this measurement
         return found
+
+    def right_answers(self) -> Probabilities:
+        """The probability of the right answer to each deduction task, by teacher forcing, if it is
+        a finite number. Empty if answers have no fixed words: if they are reached step by step, or
+        in a chat."""
+        form, strategy = self.solver.form, self.config.solver.strategies[0]
+        tasks = [t for group in self.tasks.values() for t in group if t.kind is TaskKind.DEDUCTION]
+        if strategy != "direct" or not tasks:
+            return {}
+        try:
+            form.right_answer(tasks[0])
+        except ValueError:  # the form does not fix them
+            return {}
+        found = likelihood.ended_answers(self.backend, form, tasks)
+        return {task.id: p for task, p in zip(tasks, found, strict=True) if isfinite(p)}
 
     def _scores(
         self, tasks: Sequence[Task], samples: int, temperature: float
@@ -133,13 +168,19 @@ class HeldOut:
 
 
 def compare(
-    groups: Mapping[str, Sequence[Task]], before: Verdicts, after: Verdicts, way: str
-) -> dict[str, list[HeldOutLine]]:
-    """Lines by distribution, the last one the mean of the kinds."""
-    out: dict[str, list[HeldOutLine]] = {}
+    groups: Mapping[str, Sequence[Task]],
+    before: Verdicts,
+    after: Verdicts,
+    way: str,
+    k: int | None = None,
+) -> Lines:
+    """Lines by distribution, the last one the mean of the kinds: shares of answers that are right,
+    or, with ``k``, pass@k. Raises UsageError if a task has fewer than ``k`` answers."""
+    old, new = before[way], after[way]
+    out: Lines = {}
     for name, tasks in groups.items():
-        by_kind = {k: [t for t in tasks if t.kind is k] for k in TaskKind}
-        lines = [_line(k.value, own, before[way], after[way]) for k, own in by_kind.items() if own]
+        by_kind = {kind: [t for t in tasks if t.kind is kind] for kind in TaskKind}
+        lines = [_line(kind.value, own, old, new, k) for kind, own in by_kind.items() if own]
         if lines:
             out[name] = [*lines, mean_line(lines)]
     return out
@@ -150,13 +191,48 @@ def _line(
     tasks: Sequence[Task],
     before: Mapping[str, list[float]],
     after: Mapping[str, list[float]],
+    k: int | None = None,
 ) -> HeldOutLine:
-    old, new = ([fmean(scores[t.id]) for t in tasks] for scores in (before, after))
-    count = sum(len(before[t.id]) for t in tasks)
+    old, new = ([_score(scores[t.id], k) for t in tasks] for scores in (before, after))
+    # k answers together are one verdict of pass@k.
+    return _paired(name, old, new, sum(len(before[t.id]) // (k or 1) for t in tasks))
+
+
+def _score(verdicts: Sequence[float], k: int | None) -> float:
+    if k is None:
+        return fmean(verdicts)
+    return statistics.pass_at_k(len(verdicts), sum(v == 1.0 for v in verdicts), k)
+
+
+def _paired(name: str, old: Sequence[float], new: Sequence[float], count: int) -> HeldOutLine:
+    """The line of tasks with these scores, which rest on ``count`` verdicts."""
     gain = statistics.difference(old, new, rng.generator(SEED, "bootstrap", 0))
     return HeldOutLine(
-        name, len(tasks), statistics.estimate(old, count), statistics.estimate(new, count), gain
+        name, len(old), statistics.estimate(old, count), statistics.estimate(new, count), gain
     )
+
+
+def compare_right_answers(
+    groups: Mapping[str, Sequence[Task]], before: Probabilities, after: Probabilities
+) -> dict[str, RightAnswerLine]:
+    """By distribution; one without a task in both measurements is left out."""
+    out: dict[str, RightAnswerLine] = {}
+    for name, tasks in groups.items():
+        ids = [t.id for t in tasks if t.kind is TaskKind.DEDUCTION]
+        pairs = [(before[i], after[i]) for i in ids if i in before and i in after]
+        if not pairs:
+            continue
+        gained, lost = (
+            [float(low < HARDLY and high > MOSTLY) for low, high in ordered]
+            for ordered in (pairs, [(new, old) for old, new in pairs])
+        )
+        (old, new), count = zip(*pairs, strict=True), len(pairs)
+        out[name] = RightAnswerLine(
+            _paired(TaskKind.DEDUCTION.value, old, new, count),
+            statistics.estimate(gained, count),
+            statistics.estimate(lost, count),
+        )
+    return out
 
 
 def mean_line(lines: Sequence[HeldOutLine]) -> HeldOutLine:
@@ -202,13 +278,40 @@ def settings(config: Config) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Record:
-    """``held_out.json``: the tasks and settings of a run, and what was measured; each of ``before``
-    and ``after`` empty until it is."""
+    """``held_out.json``: the tasks and settings of a run, and what was measured before and after;
+    each empty until it is. Earlier versions did not measure how likely right answers are."""
 
     settings: dict[str, Any]
     tasks: Mapping[str, Sequence[Task]]
     before: Verdicts = field(default_factory=dict)
     after: Verdicts = field(default_factory=dict)
+    right_before: Probabilities = field(default_factory=dict)
+    right_after: Probabilities = field(default_factory=dict)
+
+    @property
+    def compared(self) -> dict[str, Lines]:
+        """What changed, by way of answering; empty until both measurements exist."""
+        if not self.before or not self.after:
+            return {}
+        return {way: compare(self.tasks, self.before, self.after, way) for way in WAYS}
+
+    @property
+    def ks(self) -> list[int]:
+        """The k of which pass@k can be estimated: powers of two, up to the sampled answers."""
+        both = [m.get("sampled", {}).values() for m in (self.before, self.after)]
+        draws = min((len(verdicts) for values in both for verdicts in values), default=0)
+        return [1 << i for i in range(draws.bit_length())] if self.before and self.after else []
+
+    def pass_at(self, k: int) -> Lines:
+        """pass@k of the sampled answers, as ``compare`` gives it; empty if there are too few."""
+        if k not in self.ks:
+            return {}
+        return compare(self.tasks, self.before, self.after, "sampled", k)
+
+    @property
+    def right_answers(self) -> dict[str, RightAnswerLine]:
+        """How likely right answers became, by distribution."""
+        return compare_right_answers(self.tasks, self.right_before, self.right_after)
 
     def outdated(self, config: Config) -> str:
         """Why a measurement would differ from the recorded one even with all settings of the
@@ -226,7 +329,8 @@ class Record:
         """Write the file, whole or not at all."""
         tasks = {name: [t.to_json() for t in group] for name, group in self.tasks.items()}
         row = {"settings": self.settings, "tasks": tasks, "before": self.before}
-        write_json(run_dir / HELD_OUT_FILE, {**row, "after": self.after})
+        right = {"before": self.right_before, "after": self.right_after}
+        write_json(run_dir / HELD_OUT_FILE, {**row, "after": self.after, "right_answers": right})
 
     @classmethod
     def read(cls, run_dir: Path) -> Record | None:
@@ -238,7 +342,10 @@ class Record:
             row = read_json(path)
             groups = row["tasks"].items()
             tasks = {name: [Task.from_json(t) for t in group] for name, group in groups}
-            return cls(dict(row["settings"]), tasks, *(_verdicts(row[k]) for k in _MEASURED))
+            before, after = (_verdicts(row[k]) for k in _MEASURED)
+            right = row.get("right_answers", {})
+            old, new = (_probabilities(right.get(k, {})) for k in _MEASURED)
+            return cls({**_UNSAID, **row["settings"]}, tasks, before, after, old, new)
         except (OSError, *WRONG_VALUES) as error:
             raise UsageError(
                 f"{path}: not a record of held-out tasks ({type(error).__name__}: {error}); "
@@ -247,6 +354,16 @@ class Record:
 
 
 _MEASURED = ("before", "after")
+# What measurements were made with before these settings existed.
+_UNSAID = {"held_out.hardest": 0.0, "held_out.draws": 4}
+
+
+def _probabilities(row: Mapping[str, Any]) -> Probabilities:
+    """Probabilities as they were recorded. Raises ValueError, TypeError or AttributeError."""
+    found = {name: float(p) for name, p in row.items()}
+    if not all(0 <= p <= 1 for p in found.values()):
+        raise ValueError("a probability is not between 0 and 1")
+    return found
 
 
 def _verdicts(row: Mapping[str, Any]) -> Verdicts:
@@ -311,13 +428,13 @@ class BeforeAndAfter:
         if not self.record.before:
             note("held-out tasks before training")
             self.record.before = self.held.measure()
+            self.record.right_before = self.held.right_answers()
             self.record.write(self.run_dir)
 
-    def measure_after(self) -> dict[str, dict[str, list[HeldOutLine]]]:
+    def measure_after(self) -> dict[str, Lines]:
         """What changed: by way of answering, then by distribution."""
         self.record.after = self.held.measure()
+        if self.record.right_before:
+            self.record.right_after = self.held.right_answers()
         self.record.write(self.run_dir)
-        return {
-            way: compare(self.held.tasks, self.record.before, self.record.after, way)
-            for way in WAYS
-        }
+        return self.record.compared

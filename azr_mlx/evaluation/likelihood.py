@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from azr_mlx.backends.base import Backend, Policy
+from azr_mlx.backends.base import Backend, Policy, Tokenizer
 from azr_mlx.backends.collate import collate_supervised
 from azr_mlx.tasks.prompts import PromptForm, render
-from azr_mlx.types import Task
+from azr_mlx.types import Prompt, Task
 
 ROWS = 64  # answers that are scored together
+
+Row = tuple[Sequence[int], Sequence[int]]  # (prompt, completion) in tokens
 
 
 def right_answers(
@@ -32,22 +34,62 @@ def right_answers(
 
     Raises ValueError if the form does not fix how an answer is written.
     """
+    rows = []
+    for task in tasks:
+        prompt = render(form.solve(task, strategy), backend.tokenizer)
+        answer = form.right_answer(task, strategy)
+        rows.append((prompt.token_ids, _completion(backend.tokenizer, prompt, answer)))
+    return _probabilities(backend, rows, policy)
+
+
+def ended_answers(
+    backend: Backend,
+    form: PromptForm,
+    tasks: Sequence[Task],
+    strategy: str = "direct",
+    policy: Policy = "current",
+) -> list[float]:
+    """As ``right_answers``, but over all ways in which the answer may end: a line end, a blank
+    line, or the end of the text. They exclude each other, so their probabilities add up. Models
+    differ in how they end a text, and training changes it, which is not ability.
+
+    Raises ValueError if the form does not fix how an answer is written.
+    """
+    rows: list[Row] = []
+    owners: list[int] = []
+    for number, task in enumerate(tasks):
+        prompt = render(form.solve(task, strategy), backend.tokenizer)
+        answer = form.right_answer(task, strategy).rstrip("\n")
+        body = _completion(backend.tokenizer, prompt, answer)
+        ends = _ends(backend.tokenizer, prompt, answer, body)
+        rows += [(prompt.token_ids, (*body, end)) for end in ends]
+        owners += [number] * len(ends)
+    found = np.zeros(len(tasks))
+    np.add.at(found, owners, _probabilities(backend, rows, policy))
+    return [min(float(p), 1.0) for p in found]  # rounding may exceed 1
+
+
+def _probabilities(backend: Backend, rows: Sequence[Row], policy: Policy) -> list[float]:
+    """The probability of each row's completion."""
     found: list[float] = []
-    for at in range(0, len(tasks), ROWS):
-        rows = [_row(backend, form, task, strategy) for task in tasks[at : at + ROWS]]
-        batch = collate_supervised(rows)
+    for at in range(0, len(rows), ROWS):
+        batch = collate_supervised(rows[at : at + ROWS])
         logp = np.asarray(backend.score(batch, policy, 1.0).logp, np.float64)
         found += np.exp((logp * batch.mask).sum(axis=1)).tolist()
     return found
 
 
-def _row(
-    backend: Backend, form: PromptForm, task: Task, strategy: str
-) -> tuple[Sequence[int], Sequence[int]]:
-    """(prompt, completion) in tokens."""
-    tokenizer, answer = backend.tokenizer, form.right_answer(task, strategy)
-    prompt = render(form.solve(task, strategy), tokenizer)
+def _completion(tokenizer: Tokenizer, prompt: Prompt, answer: str) -> Sequence[int]:
+    """The tokens of an answer that follows a prompt."""
     size, whole = len(prompt.token_ids), tokenizer.encode(prompt.text + answer)
     if tuple(whole[:size]) != prompt.token_ids:  # a tokenizer that merges across the seam
-        return prompt.token_ids, tokenizer.encode(answer, add_special_tokens=False)
-    return prompt.token_ids, whole[size:]
+        return tokenizer.encode(answer, add_special_tokens=False)
+    return whole[size:]
+
+
+def _ends(tokenizer: Tokenizer, prompt: Prompt, answer: str, body: Sequence[int]) -> list[int]:
+    """The tokens that may follow the answer's own, ``body``, where it ends."""
+    longer = (_completion(tokenizer, prompt, answer + end) for end in ("\n", "\n\n"))
+    size = len(body)
+    after = {row[size] for row in longer if list(row[:size]) == list(body) and len(row) > size}
+    return sorted(after | set(getattr(tokenizer, "eos_token_ids", ())))

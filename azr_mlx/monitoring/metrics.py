@@ -354,6 +354,19 @@ def metrics_page() -> str:
         "`metrics.jsonl` has one row per step. Trackers and `report.html` use the same names.",
         "In a name, `{a|b}` stands for `a` or `b`, and `{}` for any word. A share is a number from",
         "0 to 1 in the file; here and in the report its unit is %.",
+        "",
+        "## Held-out tasks",
+        "",
+        "With `held_out.tasks` the report has three more figures, measured before the first step",
+        "and after the last, from `held_out.json` ([learning](learning.md) says how to read them):",
+        "",
+        "| name | what it is | unit |",
+        "|---|---|---|",
+        "| solved | share of answers that are right: greedy ones, and sampled ones | % |",
+        "| `pass@k` | share of tasks that at least one of k sampled answers solves, k = 1, 2, 4 "
+        "and so on up to `held_out.draws` | % |",
+        "| probability of the right answer | of deduction, by teacher forcing; with the shares of "
+        "tasks that go from under 1/64 to over 1/2, and back | % |",
     ]
     for title, section in SECTIONS.items():
         lines += ["", f"## {title}", "", "| name | what it is | unit | healthy |"]

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from azr_mlx.evaluation import held_out
-from azr_mlx.evaluation.held_out import HeldOutLine
+from azr_mlx.evaluation.held_out import HeldOutLine, RightAnswerLine
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.live import KEPT, LiveView, View, kl_parts, program_lines, verdict_line
 from azr_mlx.monitoring.metrics import is_number
@@ -167,20 +167,36 @@ def describe(one: ShownProposal) -> str:
     return f"  {one.kind.value} proposed by the {one.source}: {verdict_line(one)}{body}"
 
 
-def held_out_table(title: str, found: Mapping[str, Sequence[HeldOutLine]]) -> Table:
-    """A table of shares and gains that fits 80 columns. The report also has the intervals of the
-    shares."""
+def held_out_table(
+    title: str,
+    found: Mapping[str, Sequence[HeldOutLine]],
+    last: Mapping[str, HeldOutLine] | None = None,
+) -> Table:
+    """A table of shares and gains that fits 80 columns; ``last`` is one more line for each
+    distribution. The report also has the intervals of the shares."""
     made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     made.add_column("")
     for heading in HELD_OUT_HEADINGS:
         made.add_column(heading, justify="right", no_wrap=True)
     for name, lines in found.items():
         made.add_row(held_out.NAMES[name])
-        for line in lines:
+        shown = [*lines, last[name]] if last and name in last else lines
+        for line in shown:
             shares = [f"{one.value:.1%}" for one in (line.before, line.after)]
             cells = [str(line.tasks), *shares, _points(line.gain)]
-            made.add_row(f"  {line.name}", *cells, end_section=line is lines[-1])
+            made.add_row(f"  {line.name}", *cells, end_section=line is shown[-1])
     return made
+
+
+def right_answer_line(found: Mapping[str, RightAnswerLine]) -> str:
+    """One line: how likely the right answers to deduction tasks became; empty if not measured."""
+    parts = [
+        f"{held_out.NAMES[name]} {line.probability.before.value:.1%} to "
+        f"{line.probability.after.value:.1%}, {line.gained.value:.1%} of the tasks from under 1/64 "
+        f"to over 1/2, {line.lost.value:.1%} back"
+        for name, line in found.items()
+    ]
+    return f"probability of the right answer, deduction: {'; '.join(parts)}" if parts else ""
 
 
 def _points(one: Estimate) -> str:

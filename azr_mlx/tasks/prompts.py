@@ -132,7 +132,8 @@ class PromptForm:
 
     def right_answer(self, task: Task, strategy: str = "direct") -> str:
         """What follows the request for a solution if the model writes the task's own answer as the
-        form's examples do, up to where the next example would begin.
+        form's examples do, up to where the next example would begin. A form without examples asks
+        directly for an output by what stands before it: the answer is a space and the output.
 
         Raises ValueError if the examples do not go on from the request, as in the chat style, whose
         answers have no fixed words.
@@ -140,7 +141,9 @@ class PromptForm:
         recipe = self._recipe(Role.SOLVE, task.kind, strategy)
         fields = _task_fields(task, recipe, len(task.inputs))
         asked, whole = (self._text(text, fields) for text in (recipe.ask, recipe.shot))
-        if self.style == "chat" or not recipe.shot or not whole.startswith(asked):
+        if not recipe.shot and task.kind is TaskKind.DEDUCTION and strategy == "direct":
+            whole = f"{asked} {task.outputs[0]}"
+        if self.style == "chat" or not whole.startswith(asked):
             raise ValueError(
                 f"prompt form {self.name!r}: what a right answer to strategy {strategy!r} looks "
                 "like is not fixed"

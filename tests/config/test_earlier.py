@@ -33,6 +33,8 @@ AS_IT_WAS = {
     "proposer.loss_share": 0.0,
     "proposer.guessing": "counted",
     "rollout.thinking": "off",
+    "held_out.hardest": 0.0,
+    "held_out.draws": 4,
 }
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
+from math import exp
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
 
 from azr_mlx.commands.train import _held_out as compared_at_the_start
+from azr_mlx.commands.train import _show_gain as show_gain
 from azr_mlx.config import Config, HeldOutConfig, Proposer, Rollout, Solver
 from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import UsageError
@@ -109,7 +113,7 @@ def test_measuring_judges_every_answer_and_a_gain_is_paired(held):
     good = held.measure()
     assert held.backend.forgotten == before + 1, "the next step would begin from what this read"
     assert set(good) == {"greedy", "sampled"}
-    assert all(len(v) == held_out.SAMPLES for v in good["sampled"].values())
+    assert all(len(v) == CONFIG.held_out.draws == 4 for v in good["sampled"].values())
     kinds = {t.id: t.kind for group in held.tasks.values() for t in group}
     passed = {kinds[i] for i, v in good["greedy"].items() if v == [1.0]}
     assert TaskKind.DEDUCTION in passed
@@ -216,6 +220,147 @@ def test_a_run_that_began_without_held_out_tasks_has_nothing_to_compare(tmp_path
     assert held_out.recorded(tmp_path, CONFIG, resumed=False) is None
     with pytest.raises(UsageError, match=r"held_out\.tasks: 5: .* solved none at its start"):
         held_out.recorded(tmp_path, CONFIG, resumed=True)
+
+
+# -- pass@k ----------------------------------------------------------------------------------------
+
+COUNTS = [(0, 3), (1, 1), (2, 5), (6, 6)]  # right answers of six, before and after, by task
+
+
+def record_of(held, counts=COUNTS, draws=6):
+    """A record of one distribution, deduction tasks alone, with so many right answers."""
+    tasks = [t for t in held.tasks["in_range"] if t.kind is TaskKind.DEDUCTION][: len(counts)]
+    before, after = (
+        {t.id: [1.0] * c[i] + [0.0] * (draws - c[i]) for t, c in zip(tasks, counts, strict=True)}
+        for i in (0, 1)
+    )
+    greedy = {t.id: [0.0] for t in tasks}
+    both = ({"greedy": greedy, "sampled": verdicts} for verdicts in (before, after))
+    return Record(held_out.settings(CONFIG), {"in_range": tasks}, *both)
+
+
+def chance(right, k, draws=6):
+    """Brute force: the share of all choices of k answers that hold a right one."""
+    chosen = list(combinations([True] * right + [False] * (draws - right), k))
+    return sum(map(any, chosen)) / len(chosen)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_pass_at_k_is_the_chance_over_all_choices_paired_by_task(held, k):
+    record = record_of(held)
+    assert record.ks == [1, 2, 4] and record.pass_at(8) == {} == record.pass_at(3)
+    line, mean = record.pass_at(k)["in_range"]
+    before, after = ([chance(c[i], k) for c in COUNTS] for i in (0, 1))
+    assert line.before.value == pytest.approx(fmean(before))
+    assert line.after.value == pytest.approx(fmean(after)) == mean.after.value
+    gaps = [b - a for a, b in zip(before, after, strict=True)]
+    assert line.gain.value == pytest.approx(fmean(gaps))
+    assert min(gaps) <= line.gain.low <= line.gain.value <= line.gain.high <= max(gaps)
+    if k == 1:
+        assert line == record.compared["sampled"]["in_range"][0]
+
+
+def test_a_gain_is_paired_by_task_and_not_by_its_place(held):
+    """Tasks that differ much, each a little better: unpaired the interval would reach below 0."""
+    record = record_of(held, [(0, 1), (2, 3), (3, 4), (5, 6)])
+    gain = record.pass_at(1)["in_range"][0].gain
+    assert gain.low == pytest.approx(1 / 6) == gain.high
+    record.after["sampled"] = dict(reversed(record.after["sampled"].items()))
+    assert record.pass_at(1)["in_range"][0].gain == gain
+
+
+def test_as_many_answers_are_drawn_as_asked_and_a_third_distribution_if_asked(held, sandbox):
+    asked = HeldOutConfig(tasks=2, in_range=0.2, harder=0.3, hardest=0.4, draws=2)
+    config = replace(CONFIG, held_out=asked)
+    made = HeldOut(config, held.backend, sandbox, held.solver.form)
+    assert list(made.tasks) == ["in_range", "harder", "hardest"]
+    assert {t.difficulty for t in made.tasks["hardest"]} == {0.4}
+    assert all(len(v) == 2 for v in made.measure()["sampled"].values())
+    assert "hardest" not in held.tasks
+
+
+# -- how likely right answers are ------------------------------------------------------------------
+
+
+def test_tasks_that_become_solvable_are_counted_and_those_that_stop_to_be(held):
+    tasks = {"in_range": [t for t in held.tasks["in_range"] if t.kind is TaskKind.DEDUCTION]}
+    ids = [t.id for t in tasks["in_range"]]
+    before = dict(zip(ids, (0.001, 0.9, 0.02, 0.01, 0.6), strict=True))
+    after = dict(zip(ids, (0.7, 0.01, 0.9, 0.4, 0.7), strict=True))
+    others = {t.id: 0.5 for t in held.tasks["in_range"] if t.id not in ids}
+    line = held_out.compare_right_answers(held.tasks, before | others, after | others)["in_range"]
+    assert (line.gained.value, line.lost.value) == (0.2, 0.2)
+    assert line.probability.gain.value == pytest.approx(
+        fmean(after.values()) - fmean([*before.values()])
+    )
+    assert held_out.compare_right_answers(tasks, {}, after) == {}
+
+
+def test_the_right_answers_to_deduction_are_measured_if_their_words_are_fixed(held, sandbox):
+    found = held.right_answers()
+    deduction = [t for group in held.tasks.values() for t in group if t.kind is TaskKind.DEDUCTION]
+    assert set(found) == {t.id for t in deduction}
+    # The stub gives every token the probability 1/e; the only end that it knows is a line end.
+    assert found[deduction[0].id] == pytest.approx(exp(-len(f" {deduction[0].outputs[0]}\n")))
+    steps = replace(CONFIG, solver=Solver(strategies=("step_by_step",)))
+    for config, form in ((steps, "compact"), (CONFIG, "chat")):
+        other = HeldOut(config, held.backend, sandbox, load_form(form), held.tasks)
+        assert other.right_answers() == {}
+
+
+# -- what is shown, and files of earlier versions --------------------------------------------------
+
+
+def earlier_file(run, held):
+    """As a version without pass@k and right answers wrote it; returns its content."""
+    record = record_of(held, [(0, 2), (1, 1), (2, 3), (4, 4)], draws=4)
+    record.settings = {k: v for k, v in record.settings.items() if k not in held_out._UNSAID}
+    record.write(run)
+    path = run / "held_out.json"
+    row = {k: v for k, v in json.loads(path.read_text()).items() if k != "right_answers"}
+    path.write_text(json.dumps(row))
+    return row
+
+
+def test_a_file_of_an_earlier_version_is_read_and_its_run_goes_on(tmp_path, held):
+    row = earlier_file(tmp_path, held)
+    record = held_out.recorded(tmp_path, CONFIG, resumed=True)
+    assert (record.before, record.after) == (row["before"], row["after"])
+    assert record.ks == [1, 2, 4] and record.right_answers == {}
+    sixteen = replace(CONFIG, held_out=replace(CONFIG.held_out, draws=16))
+    with pytest.raises(UsageError, match=r"held_out\.draws: 16: .* with 4; keep that"):
+        held_out.recorded(tmp_path, sixteen, resumed=True)
+    compared = BeforeAndAfter(
+        tmp_path, HeldOut(CONFIG, held.backend, None, held.solver.form, record.tasks), record
+    )
+    compared.measure_before()
+    assert compared.record.before == row["before"], "the start was measured anew"
+    assert not compared.record.right_before, "what was not measured at the start is not made up"
+
+
+def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys):
+    config = replace(CONFIG, held_out=replace(CONFIG.held_out, draws=16))
+    held = HeldOut(config, held.backend, held.solver.sandbox, held.solver.form, held.tasks)
+    compared = BeforeAndAfter(tmp_path, held, None)
+    compared.measure_before()
+    show_gain(compared, Display(2))
+    shown = capsys.readouterr().err
+    places = [shown.index(text) for text in ("solved, greedy", "solved, sampled", "pass@16")]
+    assert places == sorted(places) and shown.count("pass@16") == 2
+    assert "pass@8" not in shown and max(map(len, shown.splitlines()[:-1])) <= 80
+    assert "probability of the right answer, deduction: in range" in " ".join(shown.split())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "entropy": 0.5}\n')
+    run = report.read(tmp_path)
+    page = report.write(run).read_text().partition("<script>")[0]  # all of it without scripts
+    for text in ("pass@k, in range", "pass@k, one step harder", "pass@16", 'class="band f1"'):
+        assert text in page
+    assert "from under 1/64 to over 1/2" in page and page.index("greedy") < page.index("sampled as")
+    figures = report.to_json(run)
+    assert list(figures["held_out"]) == ["greedy", "sampled"]
+    assert list(figures["pass_at_k"]) == ["1", "2", "4", "8", "16"]
+    assert set(figures["right_answers"]["in_range"]) > {"gained", "lost", "gain"}
+    two = report.write(run, report.read(tmp_path), tmp_path / "two.html").read_text()
+    assert f"{tmp_path.name}: pass@k, in range" in two
 
 
 def test_fewer_shapes_than_asked_are_named(tmp_path, held):

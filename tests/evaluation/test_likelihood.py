@@ -61,3 +61,17 @@ def test_the_reference_is_the_model_without_its_adapters(backend):
         layer.lora_b = kept
     np.testing.assert_allclose(reference, before, rtol=1e-5)
     assert np.abs(np.array(moved) / before - 1).max() > 0.01
+
+
+def test_an_answer_may_end_in_several_ways_and_they_add_up(backend):
+    """Character by character: the answer, and then a line end or the end of the text."""
+    form, tokenizer = load_form("few_shot"), CharTokenizer()
+    found = likelihood.ended_answers(backend, form, TASKS)
+    for task, p in zip(TASKS, found, strict=True):
+        asked, answer = form.solve(task).text, form.right_answer(task).rstrip("\n")
+        ids = tokenizer.encode(asked + answer)
+        logits = np.array(backend.policy.lm(mx.array([ids]))[0].astype(mx.float32), np.float64)
+        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+        chances /= chances.sum(axis=1, keepdims=True)
+        body = [chances[place - 1, ids[place]] for place in range(len(asked), len(ids))]
+        assert p == pytest.approx(np.prod(body) * (chances[-1, 10] + chances[-1, 0]), rel=1e-3)

@@ -62,6 +62,14 @@ def test_a_right_answer_is_written_as_the_examples_are(kind: TaskKind, expected:
     assert parse_answer(expected, kind, form, task.program) is not None
 
 
+def test_a_form_without_examples_fixes_the_answers_to_direct_deduction_alone() -> None:
+    form = load_form("compact")
+    assert form.right_answer(_task(TaskKind.DEDUCTION)) == " 'o100'\n\n"
+    for kind, strategy in ((TaskKind.DEDUCTION, "step_by_step"), (TaskKind.ABDUCTION, "direct")):
+        with pytest.raises(ValueError, match=r"'compact': what a right answer .* is not fixed"):
+            form.right_answer(_task(kind), strategy)
+
+
 def test_a_right_answer_of_the_chat_form_has_no_fixed_words() -> None:
     with pytest.raises(ValueError, match=r"'chat': what a right answer .* is not fixed"):
         load_form("chat").right_answer(_task(TaskKind.DEDUCTION))

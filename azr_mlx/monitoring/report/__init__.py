@@ -1,8 +1,8 @@
 """The report of a run: one HTML file, with everything in it.
 
 ``data`` reads a run's files, ``figures`` decides from the registry of metrics which charts there
-are, ``charts`` draws them as SVG, ``page`` puts the page together, and ``summary`` gives the most
-important figures, also as JSON.
+are, ``charts`` draws them as SVG, ``solved`` shows the held-out tasks, ``page`` puts the page
+together, and ``summary`` gives the most important figures, also as JSON.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.report import curves
 from azr_mlx.monitoring.report.scale import (
     BOTTOM,
@@ -131,6 +132,43 @@ def _legend(series: Sequence[Series], unit: str) -> str:
         change = first if first == last else f"{first} → {last}"
         items.append(_item(swatch, one.label, change))
     return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+# -- bands ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Banded:
+    """Estimates with their intervals, one for each place on the horizontal axis."""
+
+    label: str
+    estimates: Sequence[Estimate]
+
+
+def bands(
+    title: str, places: Sequence[float], across: str, series: Sequence[Banded], top: float
+) -> Drawn:
+    """Shares up to ``top`` over places whose logarithms are evenly spaced, such as powers of two;
+    ``across`` names what they are. The intervals are areas behind the lines."""
+    x = Scale(places[0], places[-1], LEFT, RIGHT, log=True, name=across, marks=tuple(places))
+    y = y_scale(0.0, top, "%")
+    xs = [x(place) for place in places]
+    behind, before, items, said = [], [], [], []
+    for style, one in enumerate(series):
+        low, value, high = (np.array([getattr(e, n) for e in one.estimates]) for n in _INTERVAL)
+        behind.append(f'<path class="band f{style}" d="{_area(xs, low, high, y)}"/>')
+        line = Series(one.label, np.array(places), value, style)
+        before.append(_line(line, value, x, y))
+        ends = tuple(number(float(v), "%") for v in (value[0], value[-1]))
+        items.append(
+            _item(f'<path class="line s{style}" d="M0 6H28"/>', one.label, " → ".join(ends))
+        )
+        said.append(f"{one.label}: from {ends[0]} to {ends[1]}")
+    drawn = _svg(title, "; ".join(said), x, y, "%", [*behind, *before])
+    return Drawn([drawn], f'<ul class="legend">{"".join(items)}</ul>')
+
+
+_INTERVAL = ("low", "value", "high")
 
 
 # -- stacks ----------------------------------------------------------------------------------------
@@ -269,9 +307,8 @@ def _x_axis(x: Scale) -> str:
         at = x(value)
         drawn.append(f'<path class="axis" d="M{at:.1f} {BOTTOM}v4"/>')
         drawn.append(f'<text x="{at:.1f}" y="{BOTTOM + 16}" text-anchor="middle">{label}</text>')
-    drawn.append(
-        f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
-    )
+    at, name = (LEFT + RIGHT) / 2, escape(x.name)
+    drawn.append(f'<text x="{at}" y="{HEIGHT - 4}" text-anchor="middle">{name}</text>')
     return "".join(drawn)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from azr_mlx import run_folder
 from azr_mlx.config import schema
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError
-from azr_mlx.evaluation import held_out
-from azr_mlx.evaluation.held_out import HeldOutLine, Record
+from azr_mlx.evaluation.held_out import Lines, Record, RightAnswerLine
 from azr_mlx.monitoring.metrics import MetricsFile, is_number
 from azr_mlx.run_folder import (
     CONFIG_FILE,
@@ -26,8 +25,17 @@ from azr_mlx.run_folder import (
 )
 from azr_mlx.types import Float64Array
 
-HeldOutLines = dict[str, dict[str, list[HeldOutLine]]]  # way of answering -> distribution -> lines
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutFound:
+    """The held-out comparison: by way of answering, pass@k by k, and how likely right answers to
+    deduction tasks became; empty until both measurements exist."""
+
+    solved: dict[str, Lines] = field(default_factory=dict)
+    passes: dict[int, Lines] = field(default_factory=dict)
+    right_answers: dict[str, RightAnswerLine] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -42,7 +50,7 @@ class ShownRun:
     config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
     starts: list[dict[str, Any]] = field(default_factory=list)
-    held_out: HeldOutLines = field(default_factory=dict)
+    held_out: HeldOutFound = field(default_factory=HeldOutFound)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -88,7 +96,7 @@ def read(path: Path) -> ShownRun:
     run.config_text = _attempt(run, CONFIG_FILE, _text, path / CONFIG_FILE, "")
     run.config = _attempt(run, CONFIG_FILE, _mapping, path / CONFIG_FILE, {})
     run.starts = _attempt(run, RUN_FILE, _starts, path, [])
-    run.held_out = _attempt(run, HELD_OUT_FILE, _held_out, path, {})
+    run.held_out = _attempt(run, HELD_OUT_FILE, _held_out, path, HeldOutFound())
     return run
 
 
@@ -144,14 +152,13 @@ def _starts(path: Path) -> list[dict[str, Any]]:
     return run_folder.starts(path)
 
 
-def _held_out(path: Path) -> HeldOutLines:
-    """The held-out comparison; empty until both measurements exist."""
+def _held_out(path: Path) -> HeldOutFound:
     record = Record.read(path)
-    if record is None or not record.before or not record.after:
-        return {}
-    both = record.before, record.after
-    found = {way: held_out.compare(record.tasks, *both, way) for way in held_out.WAYS}
-    return {way: lines for way, lines in found.items() if lines}
+    if record is None:
+        return HeldOutFound()
+    solved = {way: lines for way, lines in record.compared.items() if lines}
+    passes = {k: lines for k in record.ks if (lines := record.pass_at(k))}
+    return HeldOutFound(solved, passes, record.right_answers)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

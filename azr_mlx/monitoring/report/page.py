@@ -10,12 +10,10 @@ from importlib.resources import files
 from typing import Any
 
 from azr_mlx import __version__
-from azr_mlx.evaluation import held_out
-from azr_mlx.evaluation.held_out import HeldOutLine
-from azr_mlx.evaluation.statistics import Estimate
-from azr_mlx.monitoring.report import charts, figures
+from azr_mlx.monitoring.report import charts, figures, solved
 from azr_mlx.monitoring.report.data import ShownRun, flat
 from azr_mlx.monitoring.report.summary import facts, headline
+from azr_mlx.monitoring.report.tables import table
 from azr_mlx.monitoring.samples import (
     LONGEST_COMPLETION,
     LONGEST_DETAIL,
@@ -31,7 +29,7 @@ def compose(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
     """The report of the first run. If there is a second run, it is drawn in the same charts."""
     style, script = _asset("style.css"), _asset("filter.js")
     title = " and ".join(run.name for run in runs)
-    parts = {"Held-out tasks": _held_out(runs)}
+    parts = {"Held-out tasks": solved.html(runs)}
     parts |= figures.html(figures.sections(runs), runs)
     parts |= {
         "Samples": _samples(runs, samples),
@@ -74,16 +72,6 @@ def _anchor(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def _table(head: Iterable[str], rows: Iterable[str], caption: str = "", classes: str = "") -> str:
-    """A table. ``rows`` are HTML already; a wide table scrolls inside its own box."""
-    columns = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in head)
-    above = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll" tabindex="0"><table class="{classes}">{above}<thead><tr>{columns}'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
 # -- header ----------------------------------------------------------------------------------------
 
 
@@ -113,61 +101,7 @@ def _facts(runs: Sequence[ShownRun]) -> str:
         + "</tr>"
         for name in names
     ]
-    return _table(head, rows, classes="facts")
-
-
-# -- held-out tasks --------------------------------------------------------------------------------
-
-
-def _held_out(runs: Sequence[ShownRun]) -> str:
-    """Tables of the shares of tasks solved before and after, and the gain, with 95 % intervals."""
-    made = []
-    for run in runs:
-        for way, found in run.held_out.items():
-            of = f"{run.name}: " if len(runs) > 1 else ""
-            caption = f"{of}solved, {held_out.WAYS.get(way, way)}; 95 % intervals, paired by task"
-            gains = [line.gain for lines in found.values() for line in lines]
-            extent = max(max(-gain.low, gain.high, 0.01) for gain in gains)
-            rows = [
-                row
-                for name, lines in found.items()
-                for row in _held_out_rows(held_out.NAMES.get(name, name), lines, extent)
-            ]
-            head = ("", "tasks", "before", "after", "gain in points", "")
-            made.append(_table(head, rows, caption))
-    return f'<div class="pairs">{"".join(made)}</div>' if made else ""
-
-
-def _held_out_rows(name: str, lines: Sequence[HeldOutLine], extent: float) -> list[str]:
-    rows = [f'<tr class="group"><th scope=rowgroup colspan=6>{escape(name)}</th></tr>']
-    for line in lines:
-        mean = ' class="mean"' if line is lines[-1] else ""
-        rows.append(
-            f"<tr{mean}><th scope=row>{escape(line.name)}</th><td>{line.tasks}</td>"
-            f"<td>{_share(line.before)}</td><td>{_share(line.after)}</td>"
-            f"<td>{_points(line.gain)}</td><td>{_interval(line.gain, extent)}</td></tr>"
-        )
-    return rows
-
-
-def _share(one: Estimate) -> str:
-    return f"{one.value:.1%}<small>{100 * one.low:.0f} to {100 * one.high:.0f}</small>"
-
-
-def _points(one: Estimate) -> str:
-    return f"{100 * one.value:+.1f}<small>{100 * one.low:+.1f} to {100 * one.high:+.1f}</small>"
-
-
-def _interval(one: Estimate, extent: float) -> str:
-    """A small drawing of a gain and its interval. 0 is in the middle, and the drawing shows
-    ``extent`` to both sides."""
-    low, value, high = (50 + 46 * v / extent for v in (one.low, one.value, one.high))
-    return (
-        '<svg class="gain" aria-hidden="true" width="100" height="20">'
-        '<path class="axis" d="M50 0V20"/>'
-        f'<path class="line s0" d="M{low:.1f} 10H{high:.1f}"/>'
-        f'<circle class="dot f0" cx="{value:.1f}" cy="10" r="3.5"/></svg>'
-    )
+    return table(head, rows, classes="facts")
 
 
 # -- samples ---------------------------------------------------------------------------------------
@@ -181,7 +115,7 @@ def _samples(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
         "kind, some that the judge passed and some that it did not. The prompt is grey."
     )
     rows = [_sample(one) for one in samples]
-    return f"<p>{said}</p>{_filter(samples)}{_table(SAMPLE_COLUMNS, rows, classes='samples')}"
+    return f"<p>{said}</p>{_filter(samples)}{table(SAMPLE_COLUMNS, rows, classes='samples')}"
 
 
 def _filter(samples: Sequence[ShownRollout]) -> str:
@@ -243,7 +177,7 @@ def _starts(runs: Sequence[ShownRun]) -> str:
             rows.append(f"<tr>{shown}</tr>")
     if not rows:
         return ""
-    return _table(("run", "started", "from", "backend", "versions"), rows, "Starts and resumes")
+    return table(("run", "started", "from", "backend", "versions"), rows, "Starts and resumes")
 
 
 def _config(runs: Sequence[ShownRun]) -> str:
@@ -256,7 +190,7 @@ def _config(runs: Sequence[ShownRun]) -> str:
             f"<td>{escape(second.get(k, '-'))}</td></tr>"
             for k in keys
         ]
-        differences = _table(("key", *(run.name for run in runs)), rows, "What differs")
+        differences = table(("key", *(run.name for run in runs)), rows, "What differs")
     whole = "".join(
         f"<details><summary>config.yaml of {escape(run.name)}</summary>"
         f"<pre>{escape(run.config_text)}</pre></details>"

@@ -14,13 +14,16 @@ DECADES = 3.0  # values that span more powers of 10 than this get a logarithmic 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps ``low`` to ``high`` in the data onto ``start`` to ``end`` in the drawing."""
+    """Maps ``low`` to ``high`` in the data onto ``start`` to ``end`` in the drawing. ``marks`` are
+    the values with ticks, if they are not to be chosen."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    name: str = "step"
+    marks: tuple[float, ...] = ()
 
     def __call__(self, value: float) -> float:
         low, high = self._flat(self.low), self._flat(self.high)
@@ -55,6 +58,8 @@ def _decade_above(high: float) -> float:
 
 def ticks(scale: Scale, unit: str, wanted: int = 5) -> list[tuple[float, str]]:
     """(value, label) of the ticks, at round numbers."""
+    if scale.marks:
+        return [(value, number(value)) for value in scale.marks]
     if scale.log:
         first, last = round(math.log10(scale.low)), round(math.log10(scale.high))
         stride = max(1, math.ceil((last - first) / wanted))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from azr_mlx.evaluation.held_out import SHOWN_K, HeldOutLine, Lines
+from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.health import SIGNS
 from azr_mlx.monitoring.report import curves
 from azr_mlx.monitoring.report.data import ShownRun, flat
@@ -31,7 +33,8 @@ def headline(run: ShownRun) -> dict[str, str]:
     """The figures that a reader looks for first."""
     of = "" if run.max_steps is None else f" of {run.max_steps}"
     found = {"steps": f"{run.last_step}{of}"}
-    for way, groups in run.held_out.items():
+    passed = {f"pass@{k}": lines for k, lines in run.held_out.passes.items() if k == SHOWN_K}
+    for way, groups in {**run.held_out.solved, **passed}.items():
         if "in_range" in groups:
             gain = groups["in_range"][-1].gain
             found[f"held-out gain, {way}"] = f"{100 * gain.value:+.1f} points"
@@ -107,11 +110,15 @@ def to_json(run: ShownRun) -> dict[str, Any]:
         "steps": run.last_step,
         "max_steps": run.max_steps,
         **{f"{name}": value for name, value in facts(run).items() if name in ("model", "backend")},
-        "held_out": {
-            way: {
-                name: {line.name: _line(line) for line in lines} for name, lines in groups.items()
+        "held_out": {way: _lines(groups) for way, groups in run.held_out.solved.items()},
+        "pass_at_k": {str(k): _lines(groups) for k, groups in run.held_out.passes.items()},
+        "right_answers": {
+            name: {
+                **_line(line.probability),
+                "gained": _interval(line.gained),
+                "lost": _interval(line.lost),
             }
-            for way, groups in run.held_out.items()
+            for name, line in run.held_out.right_answers.items()
         },
         "signs": collapses(run),
         "not_finite": run.broken,
@@ -120,9 +127,14 @@ def to_json(run: ShownRun) -> dict[str, Any]:
     }
 
 
-def _line(line: Any) -> dict[str, Any]:
+def _lines(groups: Lines) -> dict[str, Any]:
+    return {name: {line.name: _line(line) for line in lines} for name, lines in groups.items()}
+
+
+def _line(line: HeldOutLine) -> dict[str, Any]:
     parts = {"before": line.before, "after": line.after, "gain": line.gain}
-    return {
-        "tasks": line.tasks,
-        **{name: [one.value, one.low, one.high] for name, one in parts.items()},
-    }
+    return {"tasks": line.tasks, **{name: _interval(one) for name, one in parts.items()}}
+
+
+def _interval(one: Estimate) -> list[float]:
+    return [one.value, one.low, one.high]
