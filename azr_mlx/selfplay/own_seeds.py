@@ -1,4 +1,5 @@
-"""First tasks that a user brings: a file of tasks (``proposer.seed_tasks`` is a path).
+"""First tasks that a user brings: ``proposer.seed_tasks`` is the path of a file of tasks, or of
+Python code.
 
 All of them pass the gate like any proposal; nothing runs outside the sandbox.
 """
@@ -15,11 +16,15 @@ from pathlib import Path
 from azr_mlx.config import Config, ConfigError
 from azr_mlx.errors import UsageError
 from azr_mlx.selfplay.proposer import TaskProposer
+from azr_mlx.tasks.code_folder import functions_in
 from azr_mlx.tasks.gate import Draft
+from azr_mlx.tasks.own_code import OwnFunction, Rules
+from azr_mlx.tasks.parse import Proposal
 from azr_mlx.tasks.task_files import TASKS_FILE, drafts_in
 from azr_mlx.types import TaskKind
 
 NAMED = ("templates", "identity")  # what ``proposer.seed_tasks`` may be besides a path
+MOST_TRIED = 4  # inputs of one function
 AT_ONCE = 64  # offers that the gate judges in one call
 
 # Drafts of one kind for one program, which differ in their inputs: one of them is enough.
@@ -46,7 +51,7 @@ def read(config: Config, kinds: Collection[TaskKind]) -> Seeds:
         ConfigError: there is no such path, it is of another format, or nothing in it can be used.
     """
     try:
-        seeds = _read(config.proposer.seed_tasks, kinds)
+        seeds = _read(config, kinds)
         if not seeds.offers:
             why = f": {reasons(seeds.refused)}" if seeds.refused else ""
             names = ", ".join(kind.value for kind in kinds)
@@ -106,17 +111,21 @@ def _mistake(config: Config, why: str) -> ConfigError:
     return ConfigError([f"proposer.seed_tasks: {config.proposer.seed_tasks or '(empty)'}: {why}"])
 
 
-def _read(given: str, kinds: Collection[TaskKind]) -> Seeds:
+def _read(config: Config, kinds: Collection[TaskKind]) -> Seeds:
+    given = config.proposer.seed_tasks
     path = Path(given)
-    if given and os.path.isdir(path) and os.path.isfile(path / TASKS_FILE):
-        path = path / TASKS_FILE
-    if not given or not os.path.isfile(path):
+    folder = bool(given) and os.path.isdir(path)
+    if folder and os.path.isfile(path / TASKS_FILE):
+        return _of_file(path / TASKS_FILE, kinds)
+    if not folder and not os.path.isfile(path):
         near = get_close_matches(given, NAMED, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"no such file; {hint}give {', '.join(NAMED)} or a path")
+        raise UsageError(f"no such file or folder; {hint}give {', '.join(NAMED)} or a path")
+    if folder or path.suffix == ".py":
+        return _of_code(path, config, kinds)
     if path.suffix == ".jsonl":
         return _of_file(path, kinds)
-    raise UsageError("of another format; give a .jsonl file of tasks")
+    raise UsageError("of another format; give a .jsonl file of tasks, or Python code")
 
 
 def _of_file(path: Path, kinds: Collection[TaskKind]) -> Seeds:
@@ -127,3 +136,29 @@ def _of_file(path: Path, kinds: Collection[TaskKind]) -> Seeds:
         else:
             seeds.offers += [[draft] for draft in drafts]
     return seeds
+
+
+def _of_code(path: Path, config: Config, kinds: Collection[TaskKind]) -> Seeds:
+    p = config.proposer
+    rules = Rules(config.sandbox.allowed_imports, p.max_program_chars)
+    functions, left_out = functions_in(path, rules)
+    seeds = Seeds(refused=left_out)
+    for one in functions:
+        offers = [offer for kind in kinds if (offer := _offer(one, kind, p.induction_inputs))]
+        if one.reason or not offers:
+            seeds.refused[one.reason or "without inputs"] += 1
+        else:
+            seeds.offers += offers
+    return seeds
+
+
+def _offer(one: OwnFunction, kind: TaskKind, count: int) -> Offer:
+    """Drafts of a function: of induction, if there are inputs enough; else with one input each, as
+    the first may be one that raises an error on purpose."""
+    if kind is not TaskKind.INDUCTION:
+        proposals = [Proposal(one.program, (given,)) for given in one.inputs[:MOST_TRIED]]
+    elif len(one.inputs) >= count:
+        proposals = [Proposal(one.program, tuple(one.inputs), one.message)]
+    else:
+        proposals = []
+    return [Draft(proposal, kind, source="code") for proposal in proposals]

@@ -332,7 +332,7 @@ def shape(source: str) -> str:
     words = [source]
     tree = parse_source(clean_source(source))
     if tree is not None:
-        tree = _bare(tree)
+        tree = without_annotations(tree)
         nodes = list(ast.walk(tree if (inlined := _inlined(tree)) is None else inlined))
         bound = _bound_names(nodes)
         words = list[str]()
@@ -350,7 +350,7 @@ def is_reserved(source: str) -> bool:
     return int(shape(source), 16) % RESERVED == 0
 
 
-def _bare(tree: ast.Module) -> ast.Module:
+def without_annotations(tree: ast.Module) -> ast.Module:
     """The tree, its annotations taken away. A loop, for hostile trees are deep."""
     for node in list(ast.walk(tree)):
         if isinstance(node, ast.arg):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -146,8 +147,8 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.jsonl")
     assert "did you mean templates?" in refused("template")
     assert "(empty): no such file" in refused("")
-    file.write_bytes(b"\x7fELF\0\0\0")
-    assert "binary" in refused(file)
+    file.write_bytes(b"\0\1\2\3" * 100)
+    assert "not UTF-8 text (it looks" in refused(file)
     file.write_bytes("caf\xe9\n".encode("latin-1"))
     assert "not UTF-8" in refused(file)
     file.write_text('{"snippet": "x"}\n{"snip')
@@ -194,3 +195,106 @@ def test_the_reference_s_own_seeds(sandbox: Sandbox) -> None:
     assert memory.tasks.count(DEDUCTION) > 100, line
     rows = [json.loads(one) for one in path.read_text().splitlines()]
     assert len(rows) == 256
+
+
+# -- one's own code --------------------------------------------------------------------------------
+
+HOSTILE = """
+import os, pathlib
+MARK = {mark!r}
+open(MARK, "w").write("imported")
+os.system("touch " + MARK)
+SIDE = pathlib.Path(MARK).write_text("imported")
+
+def writes(x):
+    open(MARK, "w").write("run")
+    return x
+
+def by_the_back_door(x):
+    return [c for c in ().__class__.__bases__[0].__subclasses__()] and x
+
+def with_a_side(x):
+    return SIDE + x
+
+def ends(x):
+    raise SystemExit(x)
+    return x
+
+def loops(x):
+    while True:
+        x += 1
+    return x
+
+def honest(x):
+    return x * 3 + 1
+
+writes(1), by_the_back_door(1), with_a_side(1), ends(1), loops(1), honest(2)
+"""
+
+
+def test_a_hostile_folder_runs_nowhere_but_in_the_sandbox(sandbox: Sandbox, tmp_path: Path) -> None:
+    mark, folder = tmp_path / "mark", tmp_path / "code"
+    folder.mkdir()
+    (folder / "bad.py").write_text(HOSTILE.format(mark=str(mark)))
+    (folder / "conftest.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    (folder / "__init__.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    memory, _ = seeded(sandbox, folder, task_types=("deduction",))
+    assert not mark.exists()
+    assert programs(memory) == ["def f(x):\n    return x * 3 + 1\n"]
+
+
+def test_own_functions_become_tasks(sandbox: Sandbox, tmp_path: Path) -> None:
+    calls = "\n".join(f"assert cube({n}) == {n**3}" for n in range(10))
+    (tmp_path / "a.py").write_text(
+        f"def cube(n):\n    '''The cube.'''\n    return n ** 3\n{calls}\n"
+        "def half(n):\n    return 1 / n\n"
+        "with raises(ZeroDivisionError):\n    half(0)\nassert half(4) == 0.25\n"
+        "def alone(n):\n    return [n, n]\n"
+        "import os\ndef where(n):\n    return os.getcwd()\n"
+    )
+    memory, (line,) = seeded(sandbox, tmp_path)
+    assert programs(memory) == [
+        "def f(n):\n    return n ** 3\n",
+        "def f(n):\n    return 1 / n\n",
+    ]
+    assert memory.tasks.tasks(DEDUCTION)[1].inputs == ("(4,)",), "0 raises an error on purpose"
+    (induction,) = memory.tasks.tasks(INDUCTION)
+    assert induction.message == "The cube." and induction.source == "code"
+    assert line.endswith(
+        "2 of deduction, 2 of abduction, 1 of induction; 2 not: 1 without inputs, 1 import"
+    )
+
+
+def test_code_without_a_usable_function(tmp_path: Path) -> None:
+    assert "no task of deduction" in refused(tmp_path), "an empty folder"
+    (tmp_path / "a.py").write_text("import os\ndef where(n):\n    return os.getcwd()\n")
+    assert "in it: 1 import; give another path" in refused(tmp_path)
+    (tmp_path / "a.py").write_bytes(b"\0\1\2\3")
+    assert "1 unreadable files" in refused(tmp_path)
+    assert "not UTF-8 text" in refused(tmp_path / "a.py")
+
+
+def test_the_example_of_the_page(sandbox: Sandbox, tmp_path: Path, root: Path) -> None:
+    page = (root / "docs" / "your-own-code.md").read_text("utf-8")
+    _, name, code, *_ = re.split(r"```python\n# (\S+)\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / name).write_text(code)
+    _, (line,) = seeded(sandbox, tmp_path)
+    assert line.replace(str(tmp_path), "my-code") in page
+
+
+@pytest.mark.e2e
+def test_a_run_begins_with_own_code_and_tasks_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def triple(n):\n    return n * 3 + 1\nassert triple(2) == 7\n")
+    small = ["max_steps=1", "batch_size=6", "proposer.templates_per_step=0", "rollout.group_size=2"]
+    words = ["run_name=a", "held_out.tasks=0", "sandbox.workers=2", *small]
+    given = ["train", "-c", "quickstart", "proposer.seed_tasks=mine.py", *words]
+    assert main(given) == 0, capsys.readouterr().err
+    assert "first tasks from mine.py: 1 of deduction, 1 of abduction" in capsys.readouterr().err
+    assert main(["tasks", "--kind", "deduction"]) == 0
+    rows = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert rows[0]["origin"] == "code" and rows[0]["outputs"] == ["7"]
+    Path("mine.py").unlink()
+    assert main(["train", "--resume", "max_steps=1"]) == 0, "a run has its first tasks"
