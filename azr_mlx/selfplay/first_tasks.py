@@ -56,7 +56,9 @@ def _own(proposer: TaskProposer, memory: Memory, say: Callable[[str], None]) -> 
     """Take the tasks of the path; returns the kinds that still need templates. Induction is
     proposed from programs of the others, and needs none."""
     seeded = _seeded(memory.kinds)
-    say(own_seeds.admit(proposer, own_seeds.read(proposer.config, seeded)))
+    seeds = own_seeds.read(proposer.config, seeded)
+    own_seeds.ask(proposer, seeds, seeded)
+    say(own_seeds.admit(proposer, seeds))
     missing = [kind for kind in PAIRS if kind in seeded and not memory.tasks.count(kind)]
     for kind in missing:
         say(f"no first task of {kind.value} among them: templates give some")

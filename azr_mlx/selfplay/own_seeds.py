@@ -16,6 +16,7 @@ from pathlib import Path
 from azr_mlx.config import Config, ConfigError
 from azr_mlx.errors import UsageError
 from azr_mlx.selfplay.proposer import TaskProposer
+from azr_mlx.selfplay.round import Round
 from azr_mlx.tasks.code_folder import functions_in
 from azr_mlx.tasks.gate import Draft
 from azr_mlx.tasks.own_code import OwnFunction, Rules
@@ -25,6 +26,7 @@ from azr_mlx.types import TaskKind
 
 NAMED = ("templates", "identity")  # what ``proposer.seed_tasks`` may be besides a path
 MOST_TRIED = 4  # inputs of one function
+MOST_ASKED = 64  # functions for which the model is asked for inputs
 AT_ONCE = 64  # offers that the gate judges in one call
 
 # Drafts of one kind for one program, which differ in their inputs: one of them is enough.
@@ -33,9 +35,11 @@ Offer = list[Draft]
 
 @dataclass(slots=True)
 class Seeds:
-    """What a path offers, and how many parts of it were refused unseen, by reason."""
+    """What a path offers; functions for which the code shows no inputs; and how many parts of it
+    were refused unseen, by reason."""
 
     offers: list[Offer] = field(default_factory=list)
+    without_inputs: list[OwnFunction] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
 
@@ -52,13 +56,30 @@ def read(config: Config, kinds: Collection[TaskKind]) -> Seeds:
     """
     try:
         seeds = _read(config, kinds)
-        if not seeds.offers:
+        if not seeds.offers and not seeds.without_inputs:
             why = f": {reasons(seeds.refused)}" if seeds.refused else ""
             names = ", ".join(kind.value for kind in kinds)
             raise UsageError(f"no task of {names} in it{why}; give another path, or templates")
         return seeds
     except UsageError as error:
         raise _mistake(config, str(error)) from error
+
+
+def ask(proposer: TaskProposer, seeds: Seeds, kinds: Collection[TaskKind]) -> None:
+    """Let the model, if there is one, propose inputs for functions that have none."""
+    count = proposer.config.proposer.induction_inputs
+    asked = seeds.without_inputs[:MOST_ASKED] if proposer.backend is not None else []
+    answers: dict[str, Proposal] = {}
+    if asked:
+        r = Round(proposer.config.seed, 0)
+        answers = proposer.inputs_for(r, [one.program for one in asked])
+    for one in seeds.without_inputs:
+        if (answer := answers.get(one.program)) is not None:
+            one.inputs, one.message = list(answer.inputs), one.message or answer.message
+        offers = _offers(one, kinds, count)
+        seeds.offers += offers
+        seeds.refused["without inputs"] += not offers
+    seeds.without_inputs = []
 
 
 def admit(proposer: TaskProposer, seeds: Seeds) -> str:
@@ -144,12 +165,17 @@ def _of_code(path: Path, config: Config, kinds: Collection[TaskKind]) -> Seeds:
     functions, left_out = functions_in(path, rules)
     seeds = Seeds(refused=left_out)
     for one in functions:
-        offers = [offer for kind in kinds if (offer := _offer(one, kind, p.induction_inputs))]
-        if one.reason or not offers:
-            seeds.refused[one.reason or "without inputs"] += 1
-        else:
+        if one.reason:
+            seeds.refused[one.reason] += 1
+        elif offers := _offers(one, kinds, p.induction_inputs):
             seeds.offers += offers
+        else:
+            seeds.without_inputs.append(one)
     return seeds
+
+
+def _offers(one: OwnFunction, kinds: Collection[TaskKind], count: int) -> list[Offer]:
+    return [offer for kind in kinds if (offer := _offer(one, kind, count))]
 
 
 def _offer(one: OwnFunction, kind: TaskKind, count: int) -> Offer:

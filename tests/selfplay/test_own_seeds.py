@@ -21,8 +21,10 @@ from azr_mlx.selfplay import first_tasks
 from azr_mlx.selfplay.memory import Memory
 from azr_mlx.selfplay.proposer import TaskProposer
 from azr_mlx.tasks.task_files import MOST_BYTES, row_of
-from azr_mlx.types import TaskKind
+from azr_mlx.training.algorithm import SelfPlay
+from azr_mlx.types import Prompt, TaskKind
 from tests.conftest import SHARED
+from tests.fake import FakeBackend
 
 pytestmark = pytest.mark.sandbox
 DEDUCTION, ABDUCTION, INDUCTION = TaskKind
@@ -261,7 +263,38 @@ def test_own_functions_become_tasks(sandbox: Sandbox, tmp_path: Path) -> None:
     (induction,) = memory.tasks.tasks(INDUCTION)
     assert induction.message == "The cube." and induction.source == "code"
     assert line.endswith(
-        "2 of deduction, 2 of abduction, 1 of induction; 2 not: 1 without inputs, 1 import"
+        "2 of deduction, 2 of abduction, 1 of induction; 2 not: 1 import, 1 without inputs"
+    )
+
+
+def test_the_model_is_asked_for_inputs_that_the_code_does_not_show(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "a.py").write_text(
+        "def alone(n):\n    return [n, n]\n"
+        "def silent(n):\n    return {n: n}\n"
+        "def shown(n):\n    return n + 1\nshown(3)\n"
+        "import os\ndef where(n):\n    return os.getcwd()\n"
+    )
+
+    def script(prompt: Prompt, n: int) -> str:
+        calls = "".join(f"f({k})\n" for k in range(10))
+        return f" a pair\n{calls}" if "[n, n]" in prompt.text.split("# level")[-1] else "no call"
+
+    config = config_for(tmp_path)
+    config = replace(config, rollout=replace(config.rollout, form="few_shot"))
+    backend, said = FakeBackend(script), list[str]()
+    config = replace(config, rollout=replace(config.rollout, max_prompt_tokens=100_000))
+    game = SelfPlay(config, backend, sandbox)
+    game.seed(said.append)
+    assert len(backend.prompts) == 2, "neither for what has inputs, nor for what is refused"
+    assert {"def f(n):\n    return [n, n]\n", "def f(n):\n    return n + 1\n"} == set(
+        programs(game.memory)
+    )
+    (induction,) = game.memory.tasks.tasks(INDUCTION)
+    assert induction.message == "a pair"
+    assert said[0].endswith(
+        "2 of deduction, 2 of abduction, 1 of induction; 2 not: 1 import, 1 without inputs"
     )
 
 
