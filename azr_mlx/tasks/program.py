@@ -368,7 +368,7 @@ def _unannotated(statement: object) -> object:
         case ast.AnnAssign(value=None):
             return ast.Pass()  # an empty block would not be valid
         case ast.AnnAssign(target=target, value=ast.expr() as value):
-            return ast.Assign([target], value)
+            return ast.Assign([target], value, lineno=0)  # ast.unparse wants a line
     return statement
 
 
