@@ -614,6 +614,56 @@ def show_run(
     return 0
 
 
+@app.command("tasks")
+def show_tasks(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="Run folder (runs/NAME), one of its checkpoints, or latest."
+        ),
+    ] = "latest",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Output: a .jsonl file, or a new folder for datasets.load_dataset, with a card. "
+            "Default: stdout.",
+        ),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="Kinds of tasks, separated by commas.")
+    ] = "deduction,abduction,induction",
+    min_solve_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--min-solve-rate", min=0.0, max=1.0, help="Leave out tasks that are solved less often."
+        ),
+    ] = None,
+    max_solve_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--max-solve-rate", min=0.0, max=1.0, help="Leave out tasks that are solved more often."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most N tasks: the newest.")
+    ] = None,
+    debug: Debug = False,
+) -> int:
+    """Write the verified tasks of a run as JSON lines."""
+    from azr_mlx.commands import tasks
+    from azr_mlx.files import json_lines
+
+    filters = tasks.Filters(tasks.kinds_of(kind), min_solve_rate, max_solve_rate, limit)
+    checkpoint, rows = tasks.tasks_of(run, filters)
+    if out is None:
+        sys.stdout.write(json_lines(rows))
+        return 0
+    _print(str(tasks.write(checkpoint, rows, out)))
+    _say(f"{len(rows)} tasks: {tasks.counts(rows)}")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an error is one line on stderr.
 

@@ -143,11 +143,12 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def previous_good(bad: Path) -> str:
-    """A few words for the user: which checkpoint to resume from instead of ``bad``."""
+def previous_good(bad: Path, asked: str = "--resume") -> str:
+    """A few words for the user, who wrote ``asked`` and ``bad``: which checkpoint to take
+    instead."""
     earlier = [p for p in checkpoints(bad.parent.parent) if p.name < bad.name and not damage(p)]
     return (
-        f"the previous good one is {earlier[-1]}: use --resume {earlier[-1]}"
+        f"the previous good one is {earlier[-1]}: use {asked} {earlier[-1]}"
         if earlier
         else "no earlier one is good"
     )
@@ -156,9 +157,9 @@ def previous_good(bad: Path) -> str:
 # -- finding runs ----------------------------------------------------------------------------------
 
 
-def find(where: str, output_dir: Path) -> tuple[Path, Path]:
+def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, Path]:
     """(run folder, checkpoint) for ``--resume``: ``where`` is a run's folder, a checkpoint's folder
-    or ``latest``.
+    or ``latest``. In messages ``asked`` stands before it.
 
     Raises:
         CheckpointError: there is none.
@@ -167,19 +168,21 @@ def find(where: str, output_dir: Path) -> tuple[Path, Path]:
         runs = [p for p in output_dir.glob("*") if checkpoints(p)]
         if not runs:
             raise CheckpointError(
-                f"--resume latest: no run with a checkpoint in {output_dir}/; train first"
+                f"{asked} latest: no run with a checkpoint in {output_dir}/; train first"
             )
         run = max(runs, key=lambda p: checkpoints(p)[-1].stat().st_mtime_ns)
         return run, checkpoints(run)[-1]
     path = Path(where)
     if os.path.isfile(path / STATE_FILE) or path.parent.name == CHECKPOINTS:
         if not os.path.isdir(path):
-            raise CheckpointError(f"--resume {where}: no such checkpoint; {previous_good(path)}")
+            raise CheckpointError(
+                f"{asked} {where}: no such checkpoint; {previous_good(path, asked)}"
+            )
         return path.parent.parent, path
     if os.path.isdir(path) and checkpoints(path):
         return path, checkpoints(path)[-1]
     raise CheckpointError(
-        f"--resume {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
+        f"{asked} {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
     )
 
 

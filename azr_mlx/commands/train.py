@@ -42,6 +42,7 @@ from azr_mlx.monitoring import report
 from azr_mlx.monitoring.terminal import Display, held_out_table, right_answer_line
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
+from azr_mlx.selfplay import first_tasks
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.prompts import chosen_form
 from azr_mlx.text import plain
@@ -75,6 +76,8 @@ def train(
         AzrError: the reason in one line; nothing has been overwritten.
     """
     config, asking = asked_by_size(config, given)
+    if resume is None:  # a resumed run has its first tasks
+        first_tasks.check(config)
     if dry_run:
         sys.stdout.write(plain(describe(config, asking)))
         return 0

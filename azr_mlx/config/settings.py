@@ -173,8 +173,8 @@ class Proposer:
     malformed_reward: float = -1.0
     # programs, or chains of simple operations, which a tiny model can do
     template_set: Annotated[str, OneOf("programs", "chains")] = "programs"
-    # identity is the paper's `def f(a): return a`
-    seed_tasks: Annotated[str, OneOf("templates", "identity")] = "templates"
+    # templates, identity (the paper's `def f(a): return a`), or a path: see selfplay/own_seeds.py
+    seed_tasks: str = "templates"
     max_program_chars: Natural = 2000
     max_value_chars: Natural = 400
     # the adaptive schedule holds the measured rate near it

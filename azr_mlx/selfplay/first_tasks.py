@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from azr_mlx.config import Config
 from azr_mlx.errors import PROGRAM, AzrError
+from azr_mlx.selfplay import own_seeds
 from azr_mlx.selfplay.memory import Memory
 from azr_mlx.selfplay.proposer import TaskProposer
 from azr_mlx.selfplay.round import Round
 from azr_mlx.tasks.gate import Draft
 from azr_mlx.tasks.parse import Proposal
+from azr_mlx.tasks.task_files import PAIRS
 from azr_mlx.types import TaskKind
 
 ROUNDS = 40  # how many rounds of templates are tried to fill the buffer
 IDENTITY = Proposal("def f(a):\n    return a", ("('Hello World',)",))
 
 
-def seed(proposer: TaskProposer, memory: Memory) -> None:
-    """Fill the buffer from templates, or with the identity triplet alone (``proposer.seed_tasks``;
-    arXiv 2505.03335, figure 5).
+def check(config: Config) -> None:
+    """See, before a model is loaded, that the first tasks can be read. Raises ConfigError."""
+    if own_seeds.is_path(config):
+        own_seeds.read(config, _seeded(tuple(map(TaskKind, config.task_types))))
+
+
+def seed(
+    proposer: TaskProposer, memory: Memory, say: Callable[[str], None] = lambda text: None
+) -> None:
+    """Fill the buffer from templates, with the identity triplet alone (arXiv 2505.03335, figure 5),
+    or from a path (``proposer.seed_tasks``); ``say`` hears what became of what the path offered.
 
     Raises:
+        ConfigError: the path gave no task.
         AzrError: a kind got no task at all, so that self-play could not begin; with what the gate
         said of its templates.
     """
@@ -30,11 +42,27 @@ def seed(proposer: TaskProposer, memory: Memory) -> None:
         kinds: list[TaskKind] = [k for k in memory.kinds if k is not TaskKind.INDUCTION]
         kinds = kinds or [TaskKind.DEDUCTION]
         _admit(proposer, [Draft(IDENTITY, kind, source="template") for kind in kinds], refused)
+    elif own_seeds.is_path(proposer.config):
+        kinds = _own(proposer, memory, say)
+        _fill(proposer, memory, kinds, refused)
     else:
-        kinds = _seeded(memory)
+        kinds = _seeded(memory.kinds)
         _fill(proposer, memory, kinds, refused)
     if empty := [kind for kind in kinds if not memory.tasks.count(kind)]:
         raise AzrError("\n".join(_complaint(kind, refused[kind]) for kind in empty))
+
+
+def _own(proposer: TaskProposer, memory: Memory, say: Callable[[str], None]) -> list[TaskKind]:
+    """Take the tasks of the path; returns the kinds that still need templates. Induction is
+    proposed from programs of the others, and needs none."""
+    seeded = _seeded(memory.kinds)
+    seeds = own_seeds.read(proposer.config, seeded)
+    own_seeds.ask(proposer, seeds, seeded)
+    say(own_seeds.admit(proposer, seeds))
+    missing = [kind for kind in PAIRS if kind in seeded and not memory.tasks.count(kind)]
+    for kind in missing:
+        say(f"no first task of {kind.value} among them: templates give some")
+    return missing
 
 
 def _fill(
@@ -71,7 +99,7 @@ def _complaint(kind: TaskKind, refused: Counter[str]) -> str:
     )
 
 
-def _seeded(memory: Memory) -> list[TaskKind]:
+def _seeded(trained: tuple[TaskKind, ...]) -> list[TaskKind]:
     """Induction is proposed from programs of the other kinds, which are seeded even if they are not
     trained."""
-    return list(memory.kinds if memory.kinds != (TaskKind.INDUCTION,) else TaskKind)
+    return list(trained if trained != (TaskKind.INDUCTION,) else TaskKind)

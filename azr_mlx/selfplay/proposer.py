@@ -16,7 +16,7 @@ from azr_mlx.selfplay.round import CUT, Proposed, Round, Validated
 from azr_mlx.tasks import templates
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import Draft, Gate, GateRules, Runner
-from azr_mlx.tasks.parse import is_reserved, parse_proposal
+from azr_mlx.tasks.parse import Proposal, is_reserved, parse_proposal
 from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
 from azr_mlx.types import Completion, Prompt, Task, TaskKind
 
@@ -116,15 +116,35 @@ class TaskProposer:
         groups = {kind: r.new_group() for kind in levels}
         shown = {k: self._references(r, k, places[k], levels[k]) for k in dict.fromkeys(kinds)}
         asked = [self._request(r, i, k, levels[k], shown[k]) for i, k in enumerate(kinds)]
-        rollout = self.config.rollout
-        sampling = Sampling(rollout.max_propose_tokens, rollout.temperature, rollout.top_p)
-        keys = [r.key("propose", i) for i in range(len(asked))]
-        prompts = [one.prompt for one in asked]
-        done = self.backend.generate(prompts, [sampling] * len(asked), keys)
+        done = self._completions(r, [one.prompt for one in asked])
         return [
             Proposed(self._draft(r, one, completion), one.prompt, completion, groups[one.kind])
             for one, completion in zip(asked, done, strict=True)
         ]
+
+    def _completions(self, r: Round, prompts: Sequence[Prompt]) -> list[Completion]:
+        assert self.backend is not None
+        rollout = self.config.rollout
+        sampling = Sampling(rollout.max_propose_tokens, rollout.temperature, rollout.top_p)
+        keys = [r.key("propose", i) for i in range(len(prompts))]
+        return self.backend.generate(prompts, [sampling] * len(prompts), keys)
+
+    def inputs_for(self, r: Round, programs: Sequence[str]) -> dict[str, Proposal]:
+        """The inputs, and a message, that the model gives to each program, asked as for induction.
+        Those are left out whose prompt is too long, or whose answer has no input.
+
+        The proposer must have a backend.
+        """
+        kind, level = TaskKind.INDUCTION, self.config.initial_difficulty
+        prompts = {program: self._rendered(kind, [], level, program) for program in programs}
+        most = self.config.rollout.max_prompt_tokens
+        prompts = {one: prompt for one, prompt in prompts.items() if len(prompt.token_ids) <= most}
+        done = self._completions(r, list(prompts.values())) if prompts else []
+        read = {
+            program: parse_proposal(completion.text, kind, self.form, program)
+            for program, completion in zip(prompts, done, strict=True)
+        }
+        return {program: one for program, one in read.items() if one is not None}
 
     def _references(self, r: Round, kind: TaskKind, place: int, level: float) -> list[Task]:
         count = self.config.proposer.references

@@ -336,7 +336,7 @@ def shape(source: str) -> str:
     words = [source]
     tree = parse_source(clean_source(source))
     if tree is not None:
-        tree = _bare(tree)
+        tree = without_annotations(tree)
         nodes = list(ast.walk(tree if (inlined := _inlined(tree)) is None else inlined))
         bound = _bound_names(nodes)
         words = list[str]()
@@ -354,7 +354,7 @@ def is_reserved(source: str) -> bool:
     return int(shape(source), 16) % RESERVED == 0
 
 
-def _bare(tree: ast.Module) -> ast.Module:
+def without_annotations(tree: ast.Module) -> ast.Module:
     """The tree, its annotations taken away. A loop, for hostile trees are deep."""
     for node in list(ast.walk(tree)):
         if isinstance(node, ast.arg):
@@ -372,7 +372,7 @@ def _unannotated(statement: object) -> object:
         case ast.AnnAssign(value=None):
             return ast.Pass()  # an empty block would not be valid
         case ast.AnnAssign(target=target, value=ast.expr() as value):
-            return ast.Assign([target], value)
+            return ast.Assign([target], value, lineno=0)  # ast.unparse wants a line
     return statement
 
 

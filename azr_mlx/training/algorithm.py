@@ -8,6 +8,7 @@ tasks, too (with ``proposer.templates_per_step: 0`` only the model does).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from azr_mlx.backends.base import Backend
@@ -36,9 +37,10 @@ class SelfPlay:
         self.solver = TaskSolver(backend, sandbox, form, config=config)
         self.learner = Learner(config, backend)
 
-    def seed(self) -> None:
-        """The first tasks, so that the first proposals have something to refer to."""
-        first_tasks.seed(self.proposer, self.memory)
+    def seed(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """The first tasks, so that the first proposals have something to refer to (see
+        ``first_tasks.seed``, also for what is raised)."""
+        first_tasks.seed(self.proposer, self.memory, say)
 
     def step(
         self, first: Round, interruptible: AbstractContextManager[None] | None = None

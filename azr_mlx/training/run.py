@@ -81,7 +81,7 @@ class Trainer:
     def start(self) -> None:
         """Fill the buffers and write the checkpoint of step 0, so that a run can be resumed from
         the very beginning."""
-        self.selfplay.seed()
+        self.selfplay.seed(self.display.note)
         self._save(self._snapshot())
 
     def resume(self, path: Path) -> int:

@@ -45,6 +45,8 @@ PLACES = {
     "eval benchmark": ["eval", "--model", "package:azr_mlx/nano/model", "--benchmark"],
     "report run": ["report"],
     "report compare": ["report", "latest", "--compare"],
+    "tasks run": ["tasks"],
+    "tasks out": ["tasks", "runs/a", "--out"],
     "a command": [],
 }
 

@@ -1,0 +1,89 @@
+"""The Python files of a user's folder, read as text: no link is followed, nothing is imported."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from azr_mlx.errors import UsageError, first_line
+from azr_mlx.files import Unreadable, read_text
+from azr_mlx.tasks.own_code import Module, OwnFunction, Rules, add_inputs, read_module
+from azr_mlx.text import storage
+
+MOST_FILES = 5_000
+MOST_BYTES = 1_000_000  # of one file; larger ones are generated
+MOST_BYTES_READ = 20_000_000  # of all files, which takes half a minute
+# Other people's code, and what is built.
+LEFT_OUT = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
+
+
+def functions_in(path: Path, rules: Rules) -> tuple[list[OwnFunction], Counter[str]]:
+    """The functions of a .py file, or of all such files in a folder, and how many files were left
+    out, by reason.
+
+    A function's inputs come from its own module, and from files that import it by name.
+
+    Raises UsageError with one line if a single file cannot be read.
+    """
+    left_out: Counter[str] = Counter()
+    if os.path.isfile(path):
+        return _module(path).functions(rules), left_out
+    modules: dict[Path, Module] = {}
+    read = 0
+    for file in _python_files(path, left_out):
+        read += file.stat().st_size
+        if len(modules) >= MOST_FILES or read > MOST_BYTES_READ:
+            left_out["files beyond what is read"] += 1
+            continue
+        try:
+            modules[file] = _module(file)
+        except UsageError:
+            left_out["unreadable files"] += 1
+    return _with_inputs_of_others(modules, rules), left_out
+
+
+def _with_inputs_of_others(modules: dict[Path, Module], rules: Rules) -> list[OwnFunction]:
+    users: dict[tuple[str, str], list[Module]] = {}  # by the module's and the function's name
+    for module in modules.values():
+        for imported in module.imported:
+            users.setdefault(imported, []).append(module)
+    found = []
+    for file, module in modules.items():
+        name = file.parent.name if file.stem == "__init__" else file.stem
+        for function in module.functions(rules):
+            for user in users.get((name, function.name), ()):
+                add_inputs(function, user.calls)
+            found.append(function)
+    return found
+
+
+def _module(file: Path) -> Module:
+    """Raises UsageError with one line."""
+    try:
+        if (size := file.stat().st_size) > MOST_BYTES:
+            raise UsageError(
+                f"a file of {storage(size)}, and at most {storage(MOST_BYTES)} are read; split it"
+            )
+        module = read_module(read_text(file))
+    except Unreadable as error:
+        raise UsageError(first_line(error)) from error
+    except OSError as error:
+        raise UsageError(f"cannot be read: {first_line(error)}; name another") from error
+    if module is None:
+        raise UsageError("not Python of this version; name another file")
+    return module
+
+
+def _python_files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """The regular .py files, in the order of their names; hidden folders and links are left out."""
+    for where, folders, files in os.walk(folder, followlinks=False):
+        left_out["links"] += sum(os.path.islink(os.path.join(where, name)) for name in folders)
+        folders[:] = sorted(n for n in folders if n not in LEFT_OUT and not n.startswith("."))
+        for name in sorted(files):
+            file = Path(where, name)
+            if file.is_symlink():
+                left_out["links"] += 1
+            elif file.suffix == ".py" and file.is_file():
+                yield file
