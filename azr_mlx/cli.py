@@ -38,12 +38,14 @@ FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")  # how a word that is KEY=VALUE begins
 
+_PROGRAM = "azr-mlx"
+_COMPLETE = "_AZR_MLX_COMPLETE"  # by which a shell asks for completions, as typer names it
+
 _own_process = False  # whether this process ends with this command
 
 app = typer.Typer(
-    name="azr-mlx",
+    name=_PROGRAM,
     help="A small language model teaches itself to reason about code, on your own machine.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -729,9 +731,11 @@ def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
 
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
+    if _own_process and _COMPLETE in os.environ:
+        command.main([], _PROGRAM)  # prints what the shell asks for, and ends the process
     try:
         # Not command.main: it turns Ctrl-C into an exit code without a message.
-        with command.make_context("azr-mlx", list(arguments)) as context:
+        with command.make_context(_PROGRAM, list(arguments)) as context:
             code = command.invoke(context)
     except typer.Exit as end:
         return int(end.exit_code)

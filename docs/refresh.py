@@ -1,6 +1,7 @@
-"""Writes what is generated in docs/: each command's --help, and the page of metrics.
+"""Writes what is generated: in docs/ each command's --help and the page of metrics, and the schema
+of the configuration in config/.
 
-python docs/refresh.py            # after a change to a command or a metric; a test checks it
+python docs/refresh.py     # after a change to a command, a metric or a setting; a test checks it
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from azr_mlx.config import json_schema, shipped
 from azr_mlx.monitoring.metrics import metrics_page
 
 DOCS = Path(__file__).parent
@@ -18,9 +20,10 @@ HELP = re.compile(r"(```text\n\$ azr-mlx ([a-z]+) --help\n)(.*?)(```)", re.DOTAL
 
 
 def pages() -> dict[Path, str]:
-    """What each generated page should hold."""
+    """What each generated file should hold."""
     found = {page: fresh(page.read_text("utf-8")) for page in sorted(DOCS.glob("commands/*.md"))}
-    return found | {DOCS / "metrics.md": metrics_page()}
+    schema = shipped.config_dir() / json_schema.FILE
+    return found | {DOCS / "metrics.md": metrics_page(), schema: json_schema.to_text()}
 
 
 def fresh(text: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from azr_mlx import __version__, cli
 from azr_mlx.errors import AzrError
-from tests.conftest import Cli
+from tests.conftest import ROOT, Cli
 
 pytestmark = pytest.mark.e2e
 
@@ -34,6 +34,27 @@ def test_help_is_fast_and_imports_nothing_heavy(cli: Cli) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert not {"mlx", "numpy", "yaml", "rich", "transformers"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [("azr-mlx tr", "train"), ("azr-mlx train --resume-", "--resume-adapter-file")],
+)
+def test_a_shell_that_asks_gets_completions(cli: Cli, typed: str, wanted: str) -> None:
+    asked = {
+        "_AZR_MLX_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
+    }
+    done = cli(env={**os.environ, "PYTHONPATH": str(ROOT), **asked})
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [wanted], "")
+
+
+def test_the_completion_can_be_shown(cli: Cli) -> None:
+    plain = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = cli("--show-completion", "bash", env={**os.environ, "PYTHONPATH": str(ROOT), **plain})
+    assert done.returncode == 0
+    assert "complete -o default -F _azr_mlx_completion azr-mlx" in done.stdout
 
 
 RUN_AND_ASK = """import sys

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,66 @@ def test_the_metadata_name_the_command_and_the_bounds(wheel: zipfile.ZipFile) ->
     required = re.findall(r"^Requires-Dist: (.+)$", metadata, re.MULTILINE)
     unbounded = [line for line in required if "<" not in line and "==" not in line]
     assert unbounded == []
+
+
+def test_the_metadata_are_whole(wheel: zipfile.ZipFile) -> None:
+    text = wheel.read(f"azr_mlx-{azr_mlx.__version__}.dist-info/METADATA").decode()
+    given = message_from_string(text)
+    one = ("Name", "Version", "Summary", "Author", "License-Expression", "License-File", "Keywords")
+    assert [name for name in (*one, "Project-URL", "Classifier") if not given[name]] == []
+    assert given["Description-Content-Type"] == "text/markdown"
+    assert given.get_payload().strip().startswith("# azr-mlx")
+
+
+def test_twine_finds_nothing_wrong(built: Path) -> None:
+    if importlib.util.find_spec("twine") is None:
+        pytest.skip("twine is not installed: pip install 'azr-mlx[dev]'")
+    (path,) = built.glob("*.whl")
+    (source,) = built.glob("*.tar.gz")
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", str(path), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_a_clean_environment(built: Path, tmp_path: Path) -> None:
+    """Installed by pip, without this checkout. The dependencies are those of this Python, which
+    come after the environment's own packages: nothing is downloaded."""
+    clean = tmp_path / "clean"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(sys.executable, "-m", "venv", clean)
+    python = clean / "bin" / "python"
+    (path,) = built.glob("*.whl")
+    run(python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", path)
+    (own,) = clean.glob("lib/python*/site-packages")
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    home = run(python, "-c", "import azr_mlx; print(azr_mlx.__file__)").strip()
+    assert Path(home) == own / "azr_mlx" / "__init__.py"
+    version = f"azr-mlx {azr_mlx.__version__}\n"
+    assert run(clean / "bin" / "azr-mlx", "--version") == version
+    assert run(python, "-m", "azr_mlx", "--version") == version
+    code = "from azr_mlx.config import json_schema as s; print(s.to_text(), end='')"
+    assert run(python, "-c", code) == (own / "azr_mlx/_config" / "schema.json").read_text("utf-8")
 
 
 def test_resources_are_found_in_an_unpacked_wheel(
