@@ -41,7 +41,9 @@ def test_what_is_for_show_goes(name: str) -> None:
 
 
 def test_a_function_under_another_name_is_cleaned_inside() -> None:
-    code = SHOW["after a return"].replace("return x", "K = 3\n    return x").replace("def f", "def g")
+    code = (
+        SHOW["after a return"].replace("return x", "K = 3\n    return x").replace("def f", "def g")
+    )
     assert clean_source(code) == PLAIN.replace("def f", "def g")
 
 
