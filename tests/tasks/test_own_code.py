@@ -110,9 +110,7 @@ def test_names_that_are_local_stay() -> None:
     found = own(total, "total")
     assert found.program == total.replace("def total", "def f") + "\n"
     typed = "def g(x):\n    if x:\n        y: int = x\n        z: Any\n    return y"
-    assert own(typed, "g").program == (
-        "def f(x):\n    if x:\n        y = x\n        pass\n    return y\n"
-    )
+    assert own(typed, "g").program == "def f(x):\n    if x:\n        y = x\n    return y\n"
     keyword = "def g(x):\n    return dict(g=x, f=1)"
     assert "dict(g=x, f=1)" in own(keyword, "g").program
 
