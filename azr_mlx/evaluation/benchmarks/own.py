@@ -64,8 +64,8 @@ def _problem(row: DataRow) -> Problem:
     problem = row["problem"]
     if not isinstance(problem, Problem):
         raise TypeError(f"{plugins.kind_of(problem)}, and not a Problem")
-    for check in (problem.check, problem.visible):
-        if type(check) not in CHECKS and not (check is None and check is problem.visible):
+    for check in (problem.check, problem.visible or problem.check):
+        if type(check) not in CHECKS:
             names = ", ".join(one.__name__ for one in CHECKS)
             raise TypeError(f"{plugins.kind_of(check)} as a check, and not one of {names}")
     return problem
