@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from azr_mlx import run_folder
+from azr_mlx.commands.train import _place
 from azr_mlx.config import Config, ConfigError, HeldOutConfig, Proposer, Rollout, Solver
 from azr_mlx.config.plugins import PlugInError
-from azr_mlx.errors import AzrError
+from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.sandbox import Sandbox
@@ -26,6 +28,7 @@ from azr_mlx.training.run import Trainer
 from azr_mlx.types import TaskKind
 from tests.fake import FakeBackend
 from tests.runs import rows_of
+from tests.training.test_distributed import on_both
 
 pytestmark = pytest.mark.sandbox
 
@@ -353,3 +356,19 @@ def test_a_round_of_its_own_calls_them_too(write: Write, sandbox: Sandbox) -> No
     missing = TaskProposer(sandbox, config=with_templates("mytemplates:gone"))
     with pytest.raises(ConfigError, match="did you mean grown"):
         missing.template(Round(0, 1), 0, TaskKind.DEDUCTION, 0.5)
+
+
+def test_ranks_with_other_files_are_refused(write: Write) -> None:
+    """Each rank computes all rewards, and their steps must be the same."""
+    write("first.py", "def worth(a): return 1.0\n")
+    write("second.py", "def worth(a): return 2.0\n")
+    config = with_rewards("first:worth")
+    [first] = plugins.in_use(config)
+    [second] = plugins.in_use(with_rewards("second:worth"))
+
+    def place(world: Any) -> None:
+        found = [[first], [replace(second, name="first:worth")]][world.rank]
+        with ExitStack() as stack, pytest.raises(UsageError, match="different files of plug-ins"):
+            _place(world, config, found, None, stack)
+
+    on_both(place)
