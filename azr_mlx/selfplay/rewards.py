@@ -137,7 +137,8 @@ def _task_reward(verdict: Verdict, known: ValidProposal, config: Proposer) -> Re
     """The reward of a valid proposal: the built-in one, or the plug-in's."""
     if schema.is_function(config.reward):
         plug_in = plugins.resolve("proposer.reward", config.reward, ProposerReward)
-        return Reward(value := plug_in.number(known), {"learnability": value})
+        value = plug_in.number(known)
+        return Reward(value, {"learnability": value})
     corrected = config.guessing == "corrected"
     rate = known.above_chance if corrected else known.solve_rate
     return proposer_reward(verdict, rate, config)
