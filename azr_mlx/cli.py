@@ -465,7 +465,8 @@ def evaluate(
         typer.Option(
             "--benchmark",
             help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, "
-            "mbpp-sanitized, mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o.",
+            "mbpp-sanitized, mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o; or "
+            "your own, as module:function.",
         ),
     ] = "humaneval",
     model: Model = None,

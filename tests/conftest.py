@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from azr_mlx.backends import blas
+from azr_mlx.config import plugins
 from azr_mlx.models import cache
 
 IN_PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
@@ -102,3 +103,23 @@ def cli(tmp_path: Path) -> Cli:
         return done
 
     return run
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+    """Writes a file into a current folder of the test's own. Its modules are forgotten at the end:
+    another test may have some of the same name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def written(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    yield written
+    plugins.resolve.cache_clear()
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

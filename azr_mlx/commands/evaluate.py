@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy
-from azr_mlx.config import Quantization, SandboxConfig, load_keys
+from azr_mlx.config import Quantization, SandboxConfig, load_keys, schema
 from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluation import benchmarks, contamination
 from azr_mlx.evaluation.benchmarks import Benchmark
@@ -70,12 +70,7 @@ class EvalRequest:
         """Raise UsageError if the parts do not go together."""
         if not self.names:
             raise UsageError(f"--benchmark: names none; take any of {', '.join(benchmarks.SPECS)}")
-        # What goes by one name comes in one file.
-        if self.data is not None and os.path.isfile(self.data) and len(set(self.benchmarks)) > 1:
-            raise UsageError(
-                f"--data {self.data}: one file for {len(self.names)} benchmarks; give a folder "
-                "that has theirs"
-            )
+        self._check_data()
         if self.compare not in (None, BASE):
             raise UsageError(f"--compare {self.compare}: only base can be compared with")
         if self.samples and (self.compare or self.out):
@@ -89,6 +84,22 @@ class EvalRequest:
             raise UsageError(
                 f"--out {self.out}: names a folder, in which the samples are "
                 "BENCHMARK/samples.jsonl; leave .jsonl out"
+            )
+
+    def _check_data(self) -> None:
+        """Raise UsageError if ``data`` is not for these benchmarks."""
+        if self.data is None:
+            return
+        # What goes by one name comes in one file, and a plug-in needs none.
+        need = {name for name in self.benchmarks if not schema.is_function(name)}
+        if not need:
+            raise UsageError(
+                f"--data {self.data}: {', '.join(self.names)} brings its own problems; leave it out"
+            )
+        if os.path.isfile(self.data) and len(need) > 1:
+            raise UsageError(
+                f"--data {self.data}: one file for {len(need)} benchmarks; give a folder "
+                "that has theirs"
             )
 
 
@@ -252,7 +263,7 @@ class _Session:
         )
 
     def _folder(self, arm: Evaluation) -> Path:
-        name = arm.protocol.benchmark
+        name = arm.protocol.benchmark.replace(":", "-")
         if self.request.out is not None:
             return self.request.out / (name if arm.policy == "current" else f"{name}-{BASE}")
         content = json.dumps(arm.protocol.identity(), sort_keys=True)

@@ -25,6 +25,7 @@ from azr_mlx.backends.select import (
     weights_of,
 )
 from azr_mlx.config import Config, ConfigError, diff, load_keys, to_yaml
+from azr_mlx.config.plugins import PlugIn
 from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
@@ -46,6 +47,7 @@ from azr_mlx.selfplay import first_tasks
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.prompts import chosen_form
 from azr_mlx.text import plain
+from azr_mlx.training import plugins
 from azr_mlx.training.asking import asked_by_size
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
 from azr_mlx.training.memory import describe, fitting, kv_tokens_of
@@ -76,6 +78,7 @@ def train(
         AzrError: the reason in one line; nothing has been overwritten.
     """
     config, asking = asked_by_size(config, given)
+    plug_ins = plugins.in_use(config)
     if resume is None:  # a resumed run has its first tasks
         first_tasks.check(config)
     if dry_run:
@@ -84,7 +87,7 @@ def train(
     backend_name, why = choose(config.backend)
     world = open_world(backend_name)
     with ExitStack() as stack:
-        run_dir, start = _place(world, config, resume, stack)
+        run_dir, start = _place(world, config, plug_ins, resume, stack)
         record = _record(config, run_dir, start)
         config = fitting(config, backend_name)
         if chosen_form(None, config).style == "chat":
@@ -115,7 +118,7 @@ def train(
         display.note(f"loading {config.model_id}")
         backend = _load(backend_name, config, model, init_adapters)
         backend.world = world
-        _warn_of_other_weights(config, run_dir, backend_name, display)
+        _warn_of_changes(config, run_dir, backend_name, plug_ins, start, display)
         engine = f"{backend_name} ({why})" + (f", {world.size} ranks" if world.size > 1 else "")
         if backend.left_out:
             display.note(f"layers that cannot have adapters: {', '.join(backend.left_out)}")
@@ -288,12 +291,16 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
 
 
 def _place(
-    world: World, config: Config, resume: str | None, stack: ExitStack
+    world: World,
+    config: Config,
+    plug_ins: Sequence[PlugIn],
+    resume: str | None,
+    stack: ExitStack,
 ) -> tuple[Path, Path | None]:
     """(run folder, checkpoint to start from). Only rank 0 uses the real run folder. Every other
     rank gets a temporary folder with a copy of the files that rank 0 starts from.
 
-    Raises UsageError if the ranks have different versions or configurations.
+    Raises UsageError if the ranks have different versions, configurations or plug-ins.
     """
     from azr_mlx import __version__
 
@@ -304,6 +311,10 @@ def _place(
     if len(set(gather(world, to_yaml(config)))) > 1:
         raise UsageError(
             "config: the ranks have different configurations; give the same arguments to all"
+        )
+    if len({str(found) for found in gather(world, plugins.described(plug_ins))}) > 1:
+        raise UsageError(
+            "config: the ranks have different files of plug-ins; copy the same ones to all"
         )
     if world.rank == 0:
         run_dir, start = _locate_run(config, resume)
@@ -381,6 +392,20 @@ def _refuse_another_run(config: Config, run_dir: Path) -> None:
         )
 
 
+def _warn_of_changes(
+    config: Config,
+    run_dir: Path,
+    backend: str,
+    plug_ins: Sequence[PlugIn],
+    start: Path | None,
+    display: Display,
+) -> None:
+    """Warn if a resumed run cannot go on exactly as it would have. Notes its plug-ins."""
+    _warn_of_other_weights(config, run_dir, backend, display)
+    for text in plugins.record(run_dir, plug_ins, resumed=start is not None):
+        display.warn(text)
+
+
 def _warn_of_other_weights(config: Config, run_dir: Path, backend: str, display: Display) -> None:
     """Warn if a quantised run is resumed on another backend. Backends quantise differently or not
     at all, and the adapters have learned to correct the rounding errors of one of them."""
@@ -450,7 +475,7 @@ def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
     try:
         return [benchmarks.load(name, data) for name in config.evaluation.benchmarks]
     except UsageError as e:
-        why = str(e).replace("--data", "evaluation.data")
+        why = str(e).replace("--data", "evaluation.data").removeprefix("--benchmark: ")
         raise UsageError(
             f"evaluation.benchmarks: {why}; evaluation_interval=0 trains without them"
         ) from e

@@ -24,6 +24,7 @@ BEFORE = {
     "rollout.thinking": "off",
     "held_out.hardest": "0.0",
     "held_out.draws": "4",
+    "solver.reward": "verdict",
 }
 GONE = ("ppo", "micro_batch")  # it decided how an update is packed, and not what it does
 

@@ -82,16 +82,24 @@ def _section(default: Any, said: Mapping[str, str], path: str) -> dict[str, Any]
 def _leaf(hint: Any) -> dict[str, Any]:
     """The schema of what a field's annotation accepts."""
     kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    options = next((rule.options for rule in rules if isinstance(rule, schema.OneOf)), None)
+    choice = next((rule for rule in rules if isinstance(rule, schema.OneOf)), None)
     if get_origin(kind) is tuple:
-        return _list(options, rules)
+        return _list(choice, rules)
     if kind is str:
-        return {"type": [*_SCALARS, "null"]} if options is None else {"enum": _spellings(options)}
-    exact = {"type": _TYPE[kind]} if options is None else {"enum": list(options)}
+        return {"type": [*_SCALARS, "null"]} if choice is None else _choice(choice)
+    exact = {"type": _TYPE[kind]} if choice is None else {"enum": list(choice.options)}
     for rule in rules:
         if isinstance(rule, schema.Between):
             exact |= _bounds(rule)
     return {"anyOf": [exact, {"type": "string", "pattern": _TEXT[kind]}]}
+
+
+def _choice(rule: schema.OneOf) -> dict[str, Any]:
+    """One of the options, or the name of a function if the rule takes one."""
+    options = {"enum": _spellings(rule.options)}
+    if not isinstance(rule, schema.OneOfOrFunction):
+        return options
+    return {"anyOf": [options, {"type": "string", "pattern": rf"^\s*{schema.FUNCTION}\s*$"}]}
 
 
 def _spellings(options: tuple[str | int, ...]) -> list[Any]:
@@ -111,9 +119,9 @@ def _bounds(rule: schema.Between) -> dict[str, Any]:
     return {"anyOf": [bounds, {"const": 0}]} if rule.or_zero else bounds
 
 
-def _list(options: tuple[str | int, ...] | None, rules: list[Any]) -> dict[str, Any]:
+def _list(choice: schema.OneOf | None, rules: list[Any]) -> dict[str, Any]:
     """A list of names, or a text of names with commas between them; nothing, if it may be empty."""
-    items = {"type": _SCALARS} if options is None else {"enum": list(options)}
+    items = {"type": _SCALARS} if choice is None else _choice(choice)
     empty = any(isinstance(rule, schema.Listed) and rule.empty for rule in rules)
     several = {"type": "array", "items": items, "uniqueItems": True, "minItems": 0 if empty else 1}
     return {"anyOf": [several, {"type": ["string", "null"] if empty else "string"}]}

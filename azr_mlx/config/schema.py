@@ -8,6 +8,7 @@ line each: ``dotted.key: value: why; fix``.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -46,20 +47,44 @@ class OneOf:
     """The values that a field, or each item of a tuple, may take."""
 
     options: tuple[str | int, ...]
+    besides = ""  # what else it may be, as a message says it
 
     def __init__(self, *options: str | int) -> None:
         object.__setattr__(self, "options", options)
 
+    def takes(self, item: object) -> bool:
+        """Whether an item may be this."""
+        return item in self.options
+
     def complaint(self, value: object) -> str:
         """Why ``value`` (or an item of it) is refused and the fix; empty if it is not."""
         given = value if isinstance(value, tuple) else (value,)
-        wrong = [item for item in given if item not in self.options]
+        wrong = [item for item in given if not self.takes(item)]
         if not wrong:
             return ""
         names = [str(option) for option in self.options]
         near = get_close_matches(str(wrong[0]), names, 1)
         hint = f"did you mean {near[0]}? (choices: " if near else "choose from ("
-        return f"{wrong[0]!r} is not a choice; {hint}{', '.join(names)})"
+        return f"{wrong[0]!r} is not a choice; {hint}{', '.join(names)}){self.besides}"
+
+
+# A module's dotted name, a colon, and the name of a function in it.
+FUNCTION = "[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*"
+
+
+def is_function(value: object) -> bool:
+    """Whether a value has the form ``module:function``."""
+    return isinstance(value, str) and re.fullmatch(FUNCTION, value) is not None
+
+
+class OneOfOrFunction(OneOf):
+    """The values that a field, or each item of a tuple, may take; or a function of the user's own,
+    by its name ``module:function``."""
+
+    besides = ", or name a function of your own as module:function"
+
+    def takes(self, item: object) -> bool:
+        return super().takes(item) or is_function(item)
 
 
 @dataclass(frozen=True)

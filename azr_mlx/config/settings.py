@@ -27,6 +27,7 @@ from azr_mlx.config.schema import (
     Natural,
     NonNegative,
     OneOf,
+    OneOfOrFunction,
     Positive,
 )
 from azr_mlx.errors import UsageError
@@ -68,7 +69,7 @@ class Quantization:
 class EvaluationConfig:
     benchmarks: Annotated[
         Names,
-        OneOf(
+        OneOfOrFunction(
             "humaneval", "humaneval-plus", "mbpp", "mbpp-sanitized", "mbpp-plus", "apps",
             "apps-introductory", "apps-interview", "apps-competition", "cruxeval-i", "cruxeval-o",
         ),
@@ -164,7 +165,7 @@ class Proposer:
     # of the loss's weight, whatever the number of their tokens; 0: by that number
     loss_share: Annotated[float, Between(0, below=1)] = 0.3
     # one_minus is the paper's; frontier is 4p(1-p)
-    reward: Annotated[str, OneOf("one_minus", "frontier")] = "frontier"
+    reward: Annotated[str, OneOfOrFunction("one_minus", "frontier")] = "frontier"
     # the reward at p = 0 and p = 1: zero (the paper's Eq. 4) or minus_half (its code)
     extremes: Annotated[str, OneOf("zero", "minus_half")] = "zero"
     # corrected: what a guess among a program's few outputs solves does not count as solved
@@ -172,7 +173,7 @@ class Proposer:
     invalid_reward: float = -0.5
     malformed_reward: float = -1.0
     # programs, or chains of simple operations, which a tiny model can do
-    template_set: Annotated[str, OneOf("programs", "chains")] = "programs"
+    template_set: Annotated[str, OneOfOrFunction("programs", "chains")] = "programs"
     # templates, identity (the paper's `def f(a): return a`), or a path: see selfplay/own_seeds.py
     seed_tasks: str = "templates"
     max_program_chars: Natural = 2000
@@ -187,6 +188,7 @@ class Solver:
         Names, OneOf("direct", "step_by_step", "test_driven", "chain_of_thought")
     ] = ("direct", "step_by_step")
     strategy_floor: Fraction = 0.05  # every strategy keeps at least this probability
+    reward: Annotated[str, OneOfOrFunction("verdict")] = "verdict"  # by the keys below
     binary_reward: bool = False  # 0/1 instead of 1 / wrong / malformed
     wrong_reward: float = -0.5
     malformed_reward: float = -1.0

@@ -6,6 +6,7 @@ choice is made on one half of the tasks and the other half says what it is worth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ class TrainingEvaluation:
         row: dict[str, float] = {}
         chosen_by: list[float] = []
         for selection, report in self.pairs:
-            name = report.protocol.benchmark.replace("-", "_")
+            name = re.sub(r"\W", "_", report.protocol.benchmark)
             chosen_by.append(selection.run(Store()).pass_at[1].value)
             row[f"eval/{name}_selection_pass_at_1"] = chosen_by[-1]
             row[f"eval/{name}_pass_at_1"] = report.run(Store()).pass_at[1].value

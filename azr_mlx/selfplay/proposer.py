@@ -20,6 +20,9 @@ from azr_mlx.tasks.parse import Proposal, is_reserved, parse_proposal
 from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
 from azr_mlx.types import Completion, Prompt, Task, TaskKind
 
+# An eighth of all shapes is reserved, so that a set with many shapes never comes near this.
+MOST_RESERVED = 200
+
 Levels = Mapping[TaskKind, float]  # the difficulty that each kind is proposed at
 
 
@@ -33,7 +36,7 @@ class _Request(NamedTuple):
     kind: TaskKind
     level: float
     prompt: Prompt
-    parents: tuple[str, ...]
+    references: tuple[Task, ...]
     program: str
 
 
@@ -118,7 +121,13 @@ class TaskProposer:
         asked = [self._request(r, i, k, levels[k], shown[k]) for i, k in enumerate(kinds)]
         done = self._completions(r, [one.prompt for one in asked])
         return [
-            Proposed(self._draft(r, one, completion), one.prompt, completion, groups[one.kind])
+            Proposed(
+                self._draft(r, one, completion),
+                one.prompt,
+                completion,
+                groups[one.kind],
+                one.references,
+            )
             for one, completion in zip(asked, done, strict=True)
         ]
 
@@ -163,7 +172,7 @@ class TaskProposer:
             prompt = self._rendered(kind, [], level, program)
         else:
             references, prompt = self._fitting(kind, references, level)
-        return _Request(kind, level, prompt, tuple(t.id for t in references), program)
+        return _Request(kind, level, prompt, tuple(references), program)
 
     def _fitting(
         self, kind: TaskKind, references: list[Task], level: float
@@ -192,7 +201,8 @@ class TaskProposer:
     def _draft(self, r: Round, asked: _Request, completion: Completion) -> Draft:
         proposal = parse_proposal(completion.text, asked.kind, self.form, asked.program)
         lacking = CUT if completion.cut_before_answer else ""
-        return Draft(proposal, asked.kind, asked.level, r.step, asked.parents, lacking=lacking)
+        parents = tuple(task.id for task in asked.references)
+        return Draft(proposal, asked.kind, asked.level, r.step, parents, lacking=lacking)
 
     # -- from templates ----------------------------------------------------------------------------
 
@@ -202,12 +212,19 @@ class TaskProposer:
         return [Proposed(self.template(r, i, k, levels[k])) for i, k in enumerate(kinds)]
 
     def template(self, r: Round, index: int, kind: TaskKind, level: float) -> Draft:
-        """The ``index``-th draft of a round from templates, of a shape that is not reserved."""
+        """The ``index``-th draft of a round from templates, of a shape that is not reserved.
+
+        Raises AzrError if the templates seem to have no other shapes, which a plug-in may.
+        """
         p, draw = self.config.proposer, r.draw("templates", index)
-        while True:
+        for _ in range(MOST_RESERVED):
             proposal = templates.draw(kind, level, draw, p.induction_inputs, p.template_set)
             if not (self.gate.rules.reserve and is_reserved(proposal.program)):
                 return Draft(proposal, kind, level, r.step, source="template")
+        raise AzrError(
+            f"proposer.template_set: {p.template_set}: {MOST_RESERVED} programs in a row have "
+            "shapes that are reserved for held-out tasks; give it more shapes, or held_out.tasks=0"
+        )
 
 
 def _in_turn(r: Round, levels: Levels, count: int) -> list[TaskKind]:

@@ -8,16 +8,75 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from azr_mlx.config import Config, Proposer, Rollout, Solver
+from azr_mlx.config import Config, Proposer, Rollout, Solver, plugins, schema
 from azr_mlx.selfplay.round import Paid, Round, Solution, Validated
 from azr_mlx.tasks.guessing import above_chance, chance
-from azr_mlx.types import Experience, Reward, Role, Status, Verdict
+from azr_mlx.types import Experience, Reward, Role, Status, Task, Verdict
 
 VALID = frozenset({Status.OK, Status.PASS})
+
+
+@dataclass(frozen=True, slots=True)
+class ValidProposal:
+    """What is known of a proposal that became a task, when it is paid.
+
+    ``references`` are the tasks that its prompt showed (for induction the one whose program it
+    uses). ``attempts`` answers of the solver were judged, at least one, and ``solved`` of them are
+    right. ``chance`` in [0, 1] is how likely a guess is right, 0 if the program's text does not
+    show that it has few outputs. ``step`` counts from 1.
+    """
+
+    task: Task
+    references: tuple[Task, ...]
+    attempts: int
+    solved: int
+    chance: float
+    step: int
+
+    @property
+    def solve_rate(self) -> float:
+        """The share of right answers, in [0, 1]."""
+        return self.solved / self.attempts
+
+    @property
+    def above_chance(self) -> float:
+        """The share of answers, in [0, 1], that are right and no guess: what the built-in rewards
+        are computed from with ``proposer.guessing: corrected``."""
+        return above_chance(self.solve_rate, self.chance)
+
+
+class ProposerReward(Protocol):
+    """The plug-in ``proposer.reward``: what a valid proposal is worth.
+
+    Called once for each valid proposal of the model, after its task was solved. Returns a finite
+    float; the built-in rewards lie in [-0.5, 1]. It takes the place of ``proposer.reward`` and
+    ``proposer.extremes``. What is not valid earns ``proposer.invalid_reward`` or
+    ``proposer.malformed_reward``, and ``rollout.overlong_penalty`` is added, as ever. Whatever it
+    raises ends the run, which can be resumed.
+    """
+
+    def __call__(self, proposal: ValidProposal) -> float: ...
+
+
+class SolverReward(Protocol):
+    """The plug-in ``solver.reward``: what a verdict on an answer is worth.
+
+    ``verdict`` is the judge's, which nothing here changes: solve rates, the buffer and all metrics
+    but rewards go by it. PASS is right, FORMAT says that no answer could be read, and every other
+    status that there was a wrong one. ``text`` is what the model wrote, after its thought if it had
+    one. Returns a finite float; the built-in rewards lie in [-1, 1]. It takes the place of
+    ``solver.binary_reward``, ``solver.wrong_reward`` and ``solver.malformed_reward``;
+    ``rollout.overlong_penalty`` is added, as ever. It may be called more than once for an answer.
+    Whatever it raises ends the run, which can be resumed.
+    """
+
+    def __call__(self, verdict: Verdict, text: str, task: Task) -> float: ...
 
 
 def pay(
@@ -30,32 +89,35 @@ def pay(
     neither good nor bad, and is left out.
     """
     with r.phase("verify"):
-        rates = _solve_rates(solutions, config)
+        passed = _passed(solutions, config)
         return [
-            _paid_proposal(r.step, one, rates, config)
+            _paid_proposal(r.step, one, passed, config)
             for one in validated
             if one.by_model and one.result.reason != "reserved"
         ] + [_paid_solution(r.step, one, config) for one in solutions]
 
 
-def _solve_rates(solutions: Sequence[Solution], config: Config) -> dict[str, float]:
-    """The measured solve rate of each task, by its id."""
+def _passed(solutions: Sequence[Solution], config: Config) -> dict[str, list[bool]]:
+    """Of each task, by its id, which of the answers that measure it are right."""
     passed = defaultdict[str, list[bool]](list)
     for one in solutions:
         if config.rollout.reuse_rollouts or one.measures:
             passed[one.task.id].append(one.verdict.passed)
-    return {task_id: float(np.mean(found)) for task_id, found in passed.items()}
+    return passed
 
 
-def _paid_proposal(step: int, one: Validated, rates: dict[str, float], config: Config) -> Paid:
+def _paid_proposal(
+    step: int, one: Validated, passed: dict[str, list[bool]], config: Config
+) -> Paid:
     (proposed, result), task = one, one.task
     assert proposed.prompt is not None and proposed.completion is not None
     done, r = proposed.completion, config.rollout
-    rate = rates[task.id] if task is not None else None
-    known = rate
-    if task is not None and config.proposer.guessing == "corrected":
-        known = above_chance(rates[task.id], chance(task))
-    reward = proposer_reward(result.verdict, known, config.proposer)
+    if task is None:
+        rate, reward = None, proposer_reward(result.verdict, None, config.proposer)
+    else:
+        found = passed[task.id]
+        known = ValidProposal(task, proposed.references, len(found), sum(found), chance(task), step)
+        rate, reward = known.solve_rate, _task_reward(result.verdict, known, config.proposer)
     reward = with_overlong(reward, len(done.token_ids), done.finish, r.max_propose_tokens, r)
     experience = Experience(
         proposed.prompt,
@@ -69,6 +131,17 @@ def _paid_proposal(step: int, one: Validated, rates: dict[str, float], config: C
         "" if task is None else task.id,
     )
     return Paid(experience, config.proposer.train, one, rate)
+
+
+def _task_reward(verdict: Verdict, known: ValidProposal, config: Proposer) -> Reward:
+    """The reward of a valid proposal: the built-in one, or the plug-in's."""
+    if schema.is_function(config.reward):
+        plug_in = plugins.resolve("proposer.reward", config.reward, ProposerReward)
+        value = plug_in.number(known)
+        return Reward(value, {"learnability": value})
+    corrected = config.guessing == "corrected"
+    rate = known.above_chance if corrected else known.solve_rate
+    return proposer_reward(verdict, rate, config)
 
 
 def _paid_solution(step: int, one: Solution, config: Config) -> Paid:
@@ -89,6 +162,10 @@ def _paid_solution(step: int, one: Solution, config: Config) -> Paid:
 def _solution_reward(one: Solution, config: Config) -> Reward:
     r, done = config.rollout, one.completion
     reward = solver_reward(one.verdict, config.solver)
+    if schema.is_function(config.solver.reward):
+        plug_in = plugins.resolve("solver.reward", config.solver.reward, SolverReward)
+        value = plug_in.number(one.verdict, done.text, one.task)
+        reward = Reward(value, dict.fromkeys(reward.parts, value))
     return with_overlong(reward, len(done.token_ids), done.finish, r.max_solve_tokens, r)
 
 

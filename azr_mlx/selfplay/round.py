@@ -101,12 +101,14 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """A proposal before the gate. One from a template has no prompt, and belongs to no group."""
+    """A proposal before the gate. One from a template has no prompt, and belongs to no group.
+    ``references`` are the tasks that the prompt shows."""
 
     draft: Draft
     prompt: Prompt | None = None
     completion: Completion | None = None
     group: int = -1
+    references: tuple[Task, ...] = ()
 
 
 class Validated(NamedTuple):

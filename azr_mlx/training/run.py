@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from azr_mlx import run_folder
 from azr_mlx.backends.base import Backend
 from azr_mlx.config import Config
-from azr_mlx.errors import PROGRAM, WRONG_VALUES, Interrupted
+from azr_mlx.config.plugins import PlugInError
+from azr_mlx.errors import PROGRAM, WRONG_VALUES, AzrError, Interrupted
 from azr_mlx.files import json_lines, write_whole
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.monitoring import samples
@@ -116,7 +117,10 @@ class Trainer:
         return {**row, "step": int(row["step"])} if row else {}
 
     def run(self) -> int:
-        """Train up to ``max_steps``; returns the exit code."""
+        """Train up to ``max_steps``; returns the exit code.
+
+        Raises AzrError: among others if a plug-in fails, and then all finished steps are saved.
+        """
         with Interrupts() as interrupts:
             while self.step < self.config.max_steps:
                 before = self._snapshot()
@@ -127,6 +131,8 @@ class Trainer:
                     self._train_step(interrupts)
                 except KeyboardInterrupt:
                     return self._interrupted(before)
+                except PlugInError as error:
+                    raise self._ended_by(error, before) from error
                 if interrupts.asked and self.step < self.config.max_steps:
                     return self._interrupted(self._snapshot())
         return 0
@@ -228,6 +234,14 @@ class Trainer:
         file = run_folder.rollouts_of(self.run_dir, step)
         file.parent.mkdir(exist_ok=True)
         write_whole(file, json_lines(e.to_json() for e in experiences))
+
+    def _ended_by(self, error: PlugInError, at: Snapshot) -> AzrError:
+        """Save a checkpoint, and say what ended the step after it. Plug-ins are called before the
+        weights change, so ``at`` belongs to them."""
+        path = self._save(at)
+        again = f"{PROGRAM} train --resume {self.run_dir}"
+        fix = f"saved {path}; correct the function, then continue: {again}"
+        return error.at(at.step + 1, fix)
 
     def _interrupted(self, at: Snapshot) -> int:
         """Save a checkpoint of the weights as they are now; ``at`` is the state that belongs to

@@ -35,6 +35,7 @@ AS_IT_WAS = {
     "rollout.thinking": "off",
     "held_out.hardest": 0.0,
     "held_out.draws": 4,
+    "solver.reward": "verdict",
 }
 
 

@@ -1,8 +1,8 @@
 """Benchmark problems: where they come from, how a model is asked, how its answer is judged.
 
-A benchmark is one entry of ``SPECS``. Problems without tests are set aside and counted, since no
-answer to them can be wrong. What a problem expects stays in its ``ProblemCheck``, outside the
-sandbox.
+A benchmark is one entry of ``SPECS``, or a plug-in (``own``). Problems without tests are set aside
+and counted, since no answer to them can be wrong. What a problem expects stays in its
+``ProblemCheck``, outside the sandbox.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from azr_mlx.backends.base import Tokenizer
+from azr_mlx.config import schema
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import strategies
-from azr_mlx.evaluation.benchmarks import apps, cruxeval, humaneval, mbpp, plus, source
+from azr_mlx.evaluation.benchmarks import apps, cruxeval, humaneval, mbpp, own, plus, source
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.evaluation.benchmarks.problem import (
     AssertCheck,
@@ -66,17 +67,25 @@ SPECS: dict[str, Spec] = {
 def load(name: str, data: Path | None = None) -> Benchmark:
     """The benchmark ``name``, from ``data`` (its file, or a folder that holds it) if given.
 
-    Else from an installed package, else through ``datasets`` from the hub or its cache.
+    Else from an installed package, else through ``datasets`` from the hub or its cache. A plug-in
+    (``module:function``) brings its own data.
 
     Raises:
         UsageError: the name is unknown, or its data is not available, or is not what it should be.
     """
-    if name not in SPECS:
+    if schema.is_function(name):
+        spec, rows = own.rows(name)
+        where = f"plug-in {name}"
+    elif name in SPECS:
+        spec = SPECS[name]
+        rows, where = source.rows(spec, data)
+    else:
         near = get_close_matches(name, SPECS, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"--benchmark {name}: unknown; {hint}there are {', '.join(SPECS)}")
-    spec = SPECS[name]
-    rows, where = source.rows(spec, data)
+        raise UsageError(
+            f"--benchmark {name}: unknown; {hint}there are {', '.join(SPECS)}, and your own as "
+            "module:function"
+        )
     graded, excluded = source.problems(spec, rows, where)
     if not graded:
         raise UsageError(f"{where}: holds no {name} problem with tests; {spec.fix}")

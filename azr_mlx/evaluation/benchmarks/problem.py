@@ -14,6 +14,7 @@ from azr_mlx.text import is_text
 from azr_mlx.types import Status, Task
 
 DataRow = Mapping[str, Any]
+DEFAULT_LIMITS = Limits()  # of one run of an answer with all its assertions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class AssertCheck:
     """Assertions that run after the program, all of them one case."""
 
     tests: str
-    limits: Limits
+    limits: Limits = DEFAULT_LIMITS
 
     def jobs(self, code: str) -> list[Job]:
         return [Job("0", code, tests=self.tests, limits=self.limits)]
@@ -66,10 +67,10 @@ class Problem:
     id: str
     prompt: str
     question: str
-    prefix: str
-    entry_point: str
-    reference: str
     check: ProblemCheck
+    prefix: str = ""
+    entry_point: str = ""
+    reference: str = ""
     visible: ProblemCheck | None = None
     level: str = ""
     program: str = ""

@@ -1,0 +1,146 @@
+"""A benchmark that a plug-in gives: asked, judged and kept like the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azr_mlx.commands.evaluate import EvalRequest
+from azr_mlx.commands.evaluate import evaluate as run
+from azr_mlx.config import Config, ConfigError, EvaluationConfig
+from azr_mlx.errors import UsageError
+from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.benchmarks import humaneval, mbpp
+from azr_mlx.evaluation.during_training import TrainingEvaluation
+from azr_mlx.evaluation.protocol import Settings
+from azr_mlx.evaluation.sampling import Evaluation
+from azr_mlx.evaluation.store import Store
+from azr_mlx.sandbox import Sandbox
+from tests.runs import unregistered
+from tests.scripted import Scripted, half_right
+
+pytestmark = pytest.mark.sandbox
+
+Write = Callable[[str, str], Path]
+
+ADDING = """
+from azr_mlx import AssertCheck, Problem
+
+def problems():
+    for i in range(6):
+        head = f"def add{i}(x):\\n"
+        tests = f"assert add{i}(1) == {i + 1}\\n"
+        yield Problem(f"add/{i}", head, "Write it.\\n" + head, AssertCheck(tests), prefix=head)
+"""
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(workers=1) as running:
+        yield running
+
+
+def test_its_problems_are_asked_and_judged(write: Write, sandbox: Sandbox) -> None:
+    write("adding.py", ADDING)
+    benchmark = benchmarks.load("adding:problems")
+    assert (
+        benchmark.spec.name == "adding:problems" and benchmark.source == "plug-in adding:problems"
+    )
+    assert benchmark.spec.stop == humaneval.STOP
+    result = Evaluation(Scripted(half_right), benchmark, Settings(), sandbox).run(Store())
+    assert [task.passed for task in result.tasks] == [1, 1, 1, 1, 0, 0]
+    assert result.statuses == {"pass": 4, "fail": 2}
+    assert benchmarks.load("adding:problems").sha256 == benchmark.sha256
+
+
+def test_its_samples_are_kept_in_a_folder(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from azr_mlx.evaluation.protocol import Subject
+
+    write("adding.py", ADDING)
+    opened = lambda *_: (Scripted(half_right), Subject("scripted"))  # noqa: E731
+    monkeypatch.setattr("azr_mlx.commands.evaluate.open_model", opened)
+    monkeypatch.setattr("azr_mlx.commands.evaluate.check_template", lambda model: None)
+    [result] = run(EvalRequest(["adding:problems"], model="m", out=Path("out"))).results
+    assert result.name == "adding:problems" and result.pass_at[1].value == pytest.approx(4 / 6)
+    assert (tmp_path / "out" / "adding-problems" / "samples.jsonl").is_file()
+    [again] = run(EvalRequest(["adding:problems"], model="m", out=Path("out"))).results
+    assert again.generated == 0
+
+
+def test_it_selects_and_reports_in_training(write: Write, sandbox: Sandbox) -> None:
+    write("adding.py", ADDING)
+    config = Config(evaluation=EvaluationConfig(benchmarks=("adding:problems",)))
+    loaded = [benchmarks.load(name) for name in config.evaluation.benchmarks]
+    row = TrainingEvaluation(config, loaded, Scripted(half_right), sandbox)(1)
+    names = {"eval/adding_problems_pass_at_1", "eval/adding_problems_selection_pass_at_1"}
+    assert row.keys() == names | {"eval/selection"} and unregistered(row) == []
+
+
+def test_programs_without_a_given_beginning_stop_as_mbpp_s_do(write: Write) -> None:
+    write("adding.py", ADDING.replace(", prefix=head", ""))
+    assert benchmarks.load("adding:problems").spec.stop == mbpp.STOP
+
+
+def refused(value: str, write: Write) -> str:
+    write(
+        "mine.py",
+        "from azr_mlx import AssertCheck, Problem\n"
+        "class Mine(AssertCheck):\n"
+        "    def grade(self, code, results): return 1\n"
+        "good = AssertCheck('assert f() == 1')\n"
+        f"def problems(): {value}\n",
+    )
+    with pytest.raises(UsageError) as error:
+        benchmarks.load("mine:problems")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("pass", "--benchmark: mine:problems: TypeError: 'NoneType' object is not iterable"),
+        ("return []", "plug-in mine:problems: is empty; correct the function"),
+        ("return 1 / 0", "ZeroDivisionError: division by zero (mine.py, line 5)"),
+        ("yield 1 / 0", "ZeroDivisionError: division by zero (mine.py, line 5)"),
+        ("yield {'id': 1}", "row 1: not a row of mine:problems (TypeError: a value of type dict,"),
+        (
+            "yield Problem('a', '', '', Mine('assert f() == 1'))",
+            "type Mine as a check, and not one",
+        ),
+        ("yield Problem('a', '', '', good, visible=Mine(''))", "type Mine as a check, and not one"),
+        ("yield Problem('a', '', '', None)", "None as a check, and not one of AssertCheck, Stdin"),
+        ("yield Problem(1, '', '', good)", "ValueError: its id is not text"),
+        ("yield from 2 * [Problem('a', '', '', good)]", "a is in it more than once"),
+    ],
+)
+def test_what_is_no_benchmark_is_one_line(value: str, why: str, write: Write) -> None:
+    assert why in refused(value, write)
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        ({"data": Path("d.jsonl")}, "--data d.jsonl: adding:problems brings its own problems"),
+        ({}, "give a --model"),
+    ],
+)
+def test_data_is_for_others(request_: dict[str, Any], why: str, write: Write) -> None:
+    write("adding.py", ADDING)
+    write("d.jsonl", "{}")
+    with pytest.raises(UsageError, match=why):
+        run(EvalRequest(["adding:problems"], **request_))
+    EvalRequest(["adding:problems", "mbpp"], data=Path("d.jsonl")).check()
+
+
+def test_a_name_that_is_unknown_says_that_there_are_plug_ins(write: Write) -> None:
+    with pytest.raises(UsageError, match=r"unknown; .*, and your own as module:function"):
+        benchmarks.load("mine")
+    write("adding.py", ADDING)
+    with pytest.raises(ConfigError, match=r"--benchmark: adding:problem: .* did you mean problems"):
+        benchmarks.load("adding:problem")
