@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 TOKEN = "hf_" + "x" * 34
 REFUSING = {"nobody": 401, "forbidden": 403, "missing": 404, "busy": 503, "odd": 418}  # by owner
 
@@ -29,7 +31,8 @@ class Repository:
 @dataclass
 class Hub:
     """Repositories by (type, name), what was asked for, and licences of base models. While ``held``
-    is set, large files do not arrive; ``lost`` answers them with an error."""
+    is set, large files do not arrive; ``lost`` answers them with an error. A ``strict`` hub takes
+    no card."""
 
     url: str = ""
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Hub:
     licences: dict[str, str] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     lost: bool = False
+    strict: bool = False
     held: threading.Event | None = None
     waiting: threading.Event = field(default_factory=threading.Event)
 
@@ -81,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             self._create(json.loads(self.body))
         elif path == "/api/validate-yaml":
-            self._answer(200, {"warnings": [], "errors": []})
+            self._validate(json.loads(self.body)["content"])
         elif asked := re.fullmatch(r"/api/(\w+)s/(.+)/preupload/main", path):
             self._preupload(json.loads(self.body))
         elif asked := re.fullmatch(r"/(?:datasets/)?(.+)\.git/info/lfs/objects/batch", path):
@@ -144,6 +148,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, told)
         else:
             self._answer(404, {"error": "Repository not found"}, "RepoNotFound")
+
+    def _validate(self, card: str) -> None:
+        """Of the hub's rules for cards those on what a figure must name."""
+        front = yaml.safe_load(card.split("---\n")[1])
+        wrong = [
+            f"{kind}.{key} is not a text"
+            for model in front.get("model-index", ())
+            for result in model["results"]
+            for kind, key in (("task", "type"), ("dataset", "type"), ("dataset", "name"))
+            if not isinstance(result[kind].get(key), str)
+        ]
+        wrong += ["refused"] if self.stands_for.strict else []
+        found = [{"message": text} for text in wrong]
+        self._answer(400 if wrong else 200, {"warnings": [], "errors": found})
 
     def _preupload(self, asked: dict[str, Any]) -> None:
         def mode(path: str) -> str:

@@ -43,6 +43,7 @@ CONFIG = Config(
     output_dir=f"{HOME}/runs",
     wandb_entity="alice-at-work",
     max_steps=STEPS,
+    seed=3,
     rollout=Rollout(form="compact"),
     held_out=HeldOutConfig(tasks=2, draws=16),
     evaluation=EvaluationConfig(data=f"{HOME}/data"),
@@ -195,7 +196,7 @@ def test_the_card_has_the_figures_of_the_run_for_the_hub_and_for_people(run: Pat
     assert greedy.metric_value == 1.0 and greedy.metric_args["before"] == 0.0
     assert len(greedy.metric_args["gain_interval_95"]) == 2
     assert greedy.metric_args["tasks"] == 6 and greedy.metric_args["answers_per_task"] == 1
-    assert greedy.metric_args["protocol"]["rollout.form"] == "mine.yaml"
+    assert greedy.dataset_args["protocol"]["rollout.form"] == "mine.yaml"
     sampled = found["harder", "pass@1, sampled as in training, mean of the kinds"]
     assert sampled.metric_args["before"] == 0.25 and sampled.metric_args["answers_per_task"] == 16
     assert ("in_range", "pass@16, sampled as in training, mean of the kinds") in found
@@ -206,14 +207,16 @@ def test_the_card_has_the_figures_of_the_run_for_the_hub_and_for_people(run: Pat
         164,
     )
     assert own.dataset_type == "openai/openai_humaneval"
+    assert own.metric_args["interval_95"] == [0.55, 0.65]
+    assert own.metric_args["protocol"]["max_tokens"] == 512
     during = found["mbpp", "pass@1, greedy"]
     assert during.metric_value == 0.25 and during.metric_args["tasks"] == "at most 25"
-    assert "after_interval_95" not in during.metric_args
+    assert "interval_95" not in during.metric_args
     assert "| greedy, deduction | pass@1 | 0.0 %" in card.text
     assert "| 60.0 % (55.0 to 65.0) |" in card.text and "90.0 %" not in card.text
     assert "25.0 % (no interval recorded)" in card.text
     assert "one run with one seed" in card.text and "data: none (self-play" in card.text
-    assert "`azr-mlx train -c 'a'\"'\"'b.yaml' seed=3" in card.text or "a'b.yaml" in card.text
+    assert "command: `azr-mlx train -c 'a'b.yaml' seed=3 evaluation.data=data" in card.text
     assert "macOS-26.1-arm64, 10 cores" in card.text and "`2026-11-20`" in card.text
     assert "revision `abc123`" in card.text and "affine, 4 bits" in card.text
 
@@ -495,13 +498,16 @@ def test_a_repository_that_is_not_as_asked_is_left_alone(hub: Hub, run: Path) ->
 
 
 @e2e
-def test_no_token_no_network_and_a_file_that_does_not_arrive(hub: Hub, run: Path) -> None:
+def test_no_token_no_network_and_what_is_not_taken(hub: Hub, run: Path) -> None:
     code, _, err = pushed(hub.url, run, "--to", "me/x", token="")
     assert code == 2 and "--to me/x: no token for the hub here; `hf auth login`" in err
     assert hub.requests == []
     code, _, err = pushed("http://127.0.0.1:9", run, "--to", "me/x")
     assert code == 1 and "http://127.0.0.1:9 cannot be reached" in err and "go online" in err
-    hub.lost = True
+    hub.strict = True
+    code, _, err = pushed(hub.url, run, "--to", "me/x")
+    assert code == 1 and "the hub refuses it (400: " in err and "refused" in err
+    hub.strict, hub.lost = False, True
     code, _, err = pushed(hub.url, run, "--to", "me/x")
     assert code == 1 and "the hub refuses it (400: lost)" in err
     assert hub.model("me/x").commits == []

@@ -59,7 +59,7 @@ def _check(wanted: Wanted) -> None:
 
 def _tell(filled: Filled, folder: Path, say: Callable[[str], None]) -> None:
     files = sorted(folder.iterdir())
-    size = sum(file.stat().st_size for file in files)
-    say(f"{filled.title}; {storage(size)} in {', '.join(file.name for file in files)}")
+    names = ", ".join(file.name for file in files)
+    say(f"{filled.title}; {storage(sum(file.stat().st_size for file in files))}: {names}")
     for note in filled.notes:
         say(note)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from azr_mlx.commands.cards import PROJECT, UNKNOWN, Origin, code, front_matter, table
-from azr_mlx.commands.push.figures import Figure, Found, Measured
+from azr_mlx.commands.push.figures import HELD_OUT, Figure, Found, Measured
 from azr_mlx.commands.push.licence import KEYS
 from azr_mlx.private import short
 
@@ -96,24 +96,29 @@ def _front(one: Published) -> dict[str, Any]:
 
 
 def _indexed(figure: Figure) -> dict[str, Any]:
-    """The figure as ``huggingface_hub.EvalResult`` takes it. Shares are between 0 and 1."""
-    told = {"after": figure.after, "before": figure.before, "gain": figure.gain}
-    extent: dict[str, Any] = {}
+    """The figure as ``huggingface_hub.EvalResult`` takes it. Shares are between 0 and 1. Held-out
+    tasks of a run are all solved by one protocol, which stands with their dataset."""
+    extent: dict[str, Any] = {"tasks": figure.tasks, "answers_per_task": figure.samples}
+    told = {"": figure.after, "before": figure.before, "gain": figure.gain}
     for name, found in told.items():
-        if found is not None:
+        if found is not None and name:
             extent[name] = round(found.value, 4)
-            if found.interval is not None:
-                extent[f"{name}_interval_95"] = [round(end, 4) for end in found.interval]
-    extent |= {"tasks": figure.tasks, "answers_per_task": figure.samples}
+        if found is not None and found.interval is not None:
+            ends = [round(end, 4) for end in found.interval]
+            extent[f"{name}_interval_95".lstrip("_")] = ends
+    protocol = {"protocol": dict(figure.protocol)}
+    shared = figure.dataset == HELD_OUT
     return {
         "task_type": "text-generation",
         "dataset_type": figure.dataset,
         "dataset_name": figure.on,
         "dataset_config": figure.config,
+        "dataset_split": figure.split,
+        "dataset_args": protocol if shared else None,
         "metric_type": figure.metric,
         "metric_value": round(figure.after.value, 4),
         "metric_name": f"{figure.metric}, {figure.answers}",
-        "metric_args": {**extent, "protocol": dict(figure.protocol)},
+        "metric_args": extent if shared else extent | protocol,
     }
 
 

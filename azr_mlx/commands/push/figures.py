@@ -26,7 +26,7 @@ HELD_OUT = "azr-mlx-held-out"  # the type of dataset that the index of a card na
 # Of a benchmark's protocol, what a reader needs in order to measure the same.
 _ASKED = (
     *("prompt", "shots", "strategy", "extraction", "temperature", "top_p", "max_tokens", "seed"),
-    *("subset", "data_sha256", "version"),
+    *("data_sha256", "version"),
 )
 
 
@@ -40,13 +40,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure: the tasks that it is ``on`` and their type of dataset, the metric, how answers were
-    made, and what was found with the adapters and without; ``gain`` is paired by task. ``part``
-    says that another figure is a mean over it and others."""
+    """A figure: the tasks that it is ``on``, with the type, configuration and split of their
+    dataset, the metric, how answers were made, and what was found after training and before;
+    ``gain`` is paired by task. ``part`` says that another figure is a mean over it and others."""
 
     on: str
     dataset: str
     config: str
+    split: str
     metric: str
     answers: str
     after: Measured
@@ -120,6 +121,7 @@ def _line(
         on=f"held-out tasks, {NAMES.get(name, name)}",
         dataset=HELD_OUT,
         config=name,
+        split="reserved shapes",
         metric=metric,
         answers=f"{way}, {kinds}",
         after=after,
@@ -159,7 +161,9 @@ def _result(file: Path) -> Result | None:
         figures = {f"pass@{int(k)}": _measured(one) for k, one in row["pass_at"].items()}
         protocol |= {name: int(protocol[name]) for name in ("tasks", "samples_per_task")}
         protocol["temperature"] = float(protocol["temperature"])
-        protocol |= {name: str(protocol[name]) for name in ("benchmark", "adapter_sha256")}
+        protocol |= {
+            name: str(protocol[name]) for name in ("benchmark", "subset", "adapter_sha256")
+        }
         return protocol, figures
     except (OSError, *WRONG_VALUES):
         return None
@@ -177,9 +181,10 @@ def _benchmark(
     name, heat = protocol["benchmark"], protocol["temperature"]
     asked = {key: protocol[key] for key in _ASKED if protocol.get(key) not in (None, "")}
     return Figure(
-        on=f"{name} ({protocol.get('subset', 'all')})",
+        on=f"{name} ({protocol['subset']})",
         dataset=_dataset(name),
         config=name,
+        split=protocol["subset"],
         metric=metric,
         answers="greedy" if heat == 0 else f"temperature {heat:g}",
         after=after,
@@ -214,12 +219,13 @@ def _during_training(run: Path, step: int, settings: Mapping[str, str]) -> Itera
             on=f"{name} (report half), during training",
             dataset=_dataset(name),
             config=name,
+            split="report half, during training",
             metric="pass@1",
             answers="greedy" if samples == "1" else "sampled",
             after=Measured(float(value)),
             tasks=f"at most {-(-int(most) // 2)}" if most.isdecimal() else UNKNOWN,
-            samples=samples if samples.isdecimal() else UNKNOWN,
-            protocol={"subset": "report half"},
+            samples=int(samples) if samples.isdecimal() else UNKNOWN,
+            protocol={"asked": "as the run's configuration says"},
         )
 
 

@@ -12,6 +12,7 @@ from azr_mlx import __version__
 from azr_mlx.commands.push.folder import TASKS, Filled, Wanted
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.models.hub import hub_errors
+from azr_mlx.text import one_line
 
 LOGIN = "`hf auth login`, or set HF_TOKEN, with a token that may write"
 WITHOUT = "--dry-run writes the folder without the hub"
@@ -57,7 +58,7 @@ def upload(wanted: Wanted, folder: Path, filled: Filled) -> str:
         UsageError: the repository is not as was asked, and nothing was written there.
         AzrError: the hub refuses, or cannot be reached.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not sys.stderr.isatty():
@@ -68,12 +69,10 @@ def upload(wanted: Wanted, folder: Path, filled: Filled) -> str:
             wanted.to, repo_type=wanted.kind, private=wanted.private or None, exist_ok=True
         )
         _check_repository(api, wanted, folder)
-        api.upload_folder(
-            repo_id=wanted.to,
-            repo_type=wanted.kind,
-            folder_path=folder,
-            commit_message=f"{filled.title}, with azr-mlx {__version__}",
-        )
+        # Not upload_folder, which may commit some files before the others have arrived.
+        files = [CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
+        message = f"{filled.title}, with azr-mlx {__version__}"
+        api.create_commit(wanted.to, files, commit_message=message, repo_type=wanted.kind)
     return str(url)
 
 
@@ -105,7 +104,7 @@ def _check_repository(api: Any, wanted: Wanted, folder: Path) -> None:
 
 @contextmanager
 def _in_one_line(wanted: Wanted) -> Iterator[None]:
-    # RuntimeError: a file could not be sent; wrong values: an answer that the client cannot read.
+    # RuntimeError: a file was not taken; wrong values: a card or an answer that makes no sense.
     expected: tuple[type[Exception], ...] = (*hub_errors(), RuntimeError, *WRONG_VALUES)
     try:
         yield
@@ -153,7 +152,7 @@ def _answer(error: BaseException) -> tuple[int, str]:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, HfHubHTTPError):
-            said = cause.server_message or first_line(cause)
-            return int(cause.response.status_code), said
+            said = cause.server_message or str(error)
+            return int(cause.response.status_code), one_line(said)
         cause = cause.__cause__
     return 0, ""
