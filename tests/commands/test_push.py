@@ -120,7 +120,7 @@ def held_out(run: Path, config: Config = CONFIG, after_step: int | None = STEPS)
     Record(asked, tasks, before, after, after_step=after_step).write(run)
 
 
-def evaluated(folder: Path, adapters: Path | None, value: float) -> None:
+def evaluated(folder: Path, adapters: Path | None, value: float, **asked: Any) -> None:
     """What ``azr-mlx eval`` leaves in a folder."""
     sha = "" if adapters is None else fingerprint(adapters / run_folder.ADAPTER_WEIGHTS)
     protocol = {
@@ -129,6 +129,7 @@ def evaluated(folder: Path, adapters: Path | None, value: float) -> None:
         "subset": "all", "tasks": 164, "samples_per_task": 1, "data_sha256": "12", "version": "0",
         "model": f"gguf:{HOME}/m.gguf", "adapter": str(adapters), "adapter_sha256": sha,
     }  # fmt: skip
+    protocol |= asked
     folder.mkdir(parents=True)
     figure = {"value": value, "low": value - 0.05, "high": value + 0.05}
     write_json(folder / "result.json", {"protocol": protocol, "pass_at": {"1": figure}})
@@ -176,7 +177,7 @@ def test_adapters_go_up_with_what_is_needed_to_use_them(where: str, run: Path, c
     assert read_lora(folder).rank == 2 and quantization_of(folder) == CONFIG.quantization
     assert b"read ~/notes" in files["report.html"] and REMOVED.encode() in files["report.html"]
     out, err = capsys.readouterr()
-    assert out == "my-model\n" and "adapters of runs/mine after step 20" in err
+    assert out == "my-model\n" and "adapters of mine after step 20" in err
     assert not list(run.glob("*.tmp")) and sorted(Path().iterdir()) == [folder, Path("runs")]
 
 
@@ -190,7 +191,9 @@ def test_the_card_has_the_figures_of_the_run_for_the_hub_and_for_people(run: Pat
     data = card.data
     assert (data.base_model, data.base_model_relation) == ("org/base", "adapter")
     assert (data.library_name, data.pipeline_tag) == ("mlx", "text-generation")
-    assert "lora" in data.tags and data.license is None and data.model_name == "my-model"
+    assert (
+        {"lora", "mlx"} < set(data.tags) and data.license is None and data.model_name == "my-model"
+    )
     found = {(r.dataset_config, r.metric_name): r for r in data.eval_results}
     greedy = found["in_range", "pass@1, greedy, mean of the kinds"]
     assert greedy.metric_value == 1.0 and greedy.metric_args["before"] == 0.0
@@ -219,6 +222,27 @@ def test_the_card_has_the_figures_of_the_run_for_the_hub_and_for_people(run: Pat
     assert "command: `azr-mlx train -c 'a'b.yaml' seed=3 evaluation.data=data" in card.text
     assert "macOS-26.1-arm64, 10 cores" in card.text and "`2026-11-20`" in card.text
     assert "revision `abc123`" in card.text and "affine, 4 bits" in card.text
+
+
+@pure
+def test_texts_from_files_are_no_markup(run: Path) -> None:
+    held_out(run)
+    hostile = "a|b` <script>\n# heading\n---\n- item: \u202e"
+    own = run_folder.checkpoint_of(run, STEPS)
+    evaluated(run / "evals", own, 0.6, benchmark=hostile, subset=hostile, prompt=hostile)
+    start = {**START, "argv": ["azr-mlx", hostile], "platform": hostile, "backend": hostile}
+    write_json(run / run_folder.RUN_FILE, {"starts": [{**start, "versions": {hostile: hostile}}]})
+    card = ModelCard.load(written("runs/mine") / "README.md")
+    assert any("heading" in result.dataset_name for result in card.data.eval_results)
+    lines = card.text.splitlines()
+    assert [line for line in lines if line.startswith("#")] == [
+        "# my-model", "## Figures", "## How to use it", "## Files", "## Licence"
+    ]  # fmt: skip
+    rows = [line.replace("\\|", "") for line in lines if line.startswith("| ")]
+    assert len(rows) > 10 and {row.count("|") for row in rows} == {9}
+    assert "\u202e" not in card.text
+    assert not [line for line in lines if line.count("`") % 2 and not line.startswith("```")]
+    assert [line for line in lines if "<script>" in line and "`" not in line] == []
 
 
 @pure
@@ -295,13 +319,26 @@ def test_files_that_are_damaged_leave_their_part_out(run: Path) -> None:
 
 
 @pure
-def test_own_code_is_not_shown_in_samples(run: Path) -> None:
-    other = make_run(
-        Path("runs/other"), Config(model_id="org/base", proposer=Proposer(seed_tasks=f"{HOME}/lib"))
-    )
+@pytest.mark.parametrize(
+    ("seeds", "source", "shown"),
+    [
+        ("templates", "template", "data: none (self-play; the first tasks come from templates)"),
+        (f"{HOME}/lib", "template", "first tasks from `lib`, which is not published"),
+        ("templates", "code", "first tasks from `own code`, which is not published"),  # resumed
+        ("", "template", "what its first tasks came from is not known"),
+    ],
+)
+def test_own_code_is_not_shown_in_samples(seeds: str, source: str, shown: str, run: Path) -> None:
+    config = Config(model_id="org/base", proposer=Proposer(seed_tasks=seeds))
+    other = make_run(Path("runs/other"), config)
+    own = {"task": task(TaskKind.DEDUCTION, 3, source).to_json(), "attempts": 1, "successes": 1}
+    checkpoint.save(other, 30, Adapters("org/base", 1), {}, [own])
+    if not seeds:
+        (other / run_folder.CONFIG_FILE).write_text("\0")
     folder = written(str(other))
-    assert b"notes" not in (folder / "report.html").read_bytes()
-    assert "first tasks from `lib`, which is not published" in (folder / "README.md").read_text()
+    samples = b"read ~/notes" in (folder / "report.html").read_bytes()
+    assert samples == shown.startswith("data: none")
+    assert shown in (folder / "README.md").read_text()
 
 
 @pure
@@ -400,6 +437,10 @@ def test_a_run_that_is_not_there_or_damaged(run: Path, capsys) -> None:
     assert main(["push", "runs/mine", *given]) == 2
     err = capsys.readouterr().err
     assert "adapters.safetensors is damaged" in err and "use push runs/mine/checkpoints/" in err
+    checkpoint.save(run, 30, Adapters("org/base", 1), {}, [{"task": 3}])
+    assert main(["push", "runs/mine", *given]) == 2
+    err = capsys.readouterr().err
+    assert "step_000030: cannot be read" in err and err.count("\n") == 1
     assert [p.name for p in Path().iterdir()] == ["runs"]
 
 
@@ -437,12 +478,12 @@ def test_adapters_arrive_in_one_commit_with_the_licence_that_the_hub_knows(
 ) -> None:
     held_out(run)
     hub.licences["org/base"] = "apache-2.0"
-    code, out, err = pushed(hub.url, run, "--to", "me/my-model")
+    code, out, err = pushed(hub.url, run.resolve(), "--to", "me/my-model")
     assert code == 0, err
     assert out == f"{hub.url}/me/my-model\n"
     there = hub.model("me/my-model")
-    assert len(there.commits) == 1 and "after step 20" in there.commits[0] and not there.private
-    assert HOME not in there.commits[0] and os.getcwd() not in there.commits[0]
+    assert len(there.commits) == 1 and not there.private
+    assert there.commits[0].startswith("adapters of mine after step 20, with azr-mlx ")
     dry = contents(written(str(run)))
     assert there.files.keys() == dry.keys()
     require_nothing_private(there.files)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from azr_mlx.commands.cards import PROJECT, UNKNOWN, Origin, code, front_matter, table
 from azr_mlx.commands.push.figures import HELD_OUT, Figure, Found, Measured
 from azr_mlx.commands.push.licence import KEYS
-from azr_mlx.private import short
 
 if TYPE_CHECKING:
     from azr_mlx.commands.export import Fused
 
-TAGS = ("azr-mlx", "mlx", "self-play", "reinforcement-learning", "code")
+TAGS = ("azr-mlx", "self-play", "reinforcement-learning", "code")
 COLUMNS = (
     *("measured on", "answers", "metric", "before", "after", "gain in points", "tasks"),
     "answers per task",
@@ -28,13 +27,15 @@ GENERATED = {
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is published: the repository, the step and the run's settings by dotted key, where the
-    run comes from, its figures and the base model's licence. ``fused`` is None for adapters;
-    ``files`` are the names beside the card."""
+    """What is published: the repository, the step and the run's settings by dotted key, what its
+    first tasks came from ("" if that is not known), where the run comes from, its figures and the
+    base model's licence. ``fused`` is None for adapters; ``files`` are the names beside the
+    card."""
 
     to: str
     step: int
     settings: Mapping[str, str]
+    seeds: str
     origin: Origin
     found: Found
     licence: Mapping[str, str]
@@ -86,7 +87,7 @@ def _front(one: Published) -> dict[str, Any]:
         "base_model_relation": None if base is None else "finetune" if one.fused else "adapter",
         "library_name": one.library,
         "pipeline_tag": "text-generation",
-        "tags": [*TAGS, *(() if one.fused else ("lora",))],
+        "tags": [one.library, *TAGS, *(() if one.fused else ("lora",))],
         **one.licence,
     }
     if results:
@@ -181,12 +182,11 @@ def _quantised(one: Published) -> str:
 
 
 def _data(one: Published) -> str:
-    seeds = one.settings.get("proposer.seed_tasks", "")
-    if not seeds:
-        return "none (self-play)"
-    if seeds in GENERATED:
-        return f"none (self-play; {GENERATED[seeds]})"
-    return f"self-play, with first tasks from {code(short(seeds))}, which is not published here"
+    if not one.seeds:
+        return "self-play; what its first tasks came from is not known"
+    if one.seeds in GENERATED:
+        return f"none (self-play; {GENERATED[one.seeds]})"
+    return f"self-play, with first tasks from {code(one.seeds)}, which is not published here"
 
 
 def _date(start: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from azr_mlx.commands import tasks
 from azr_mlx.commands.cards import CARD, OWN_KEYS, Origin, origin
 from azr_mlx.commands.push import card, figures, licence
 from azr_mlx.config import schema
-from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError
+from azr_mlx.errors import WRONG_VALUES, AzrError, first_line
 from azr_mlx.files import json_lines, read_json, read_text
 from azr_mlx.monitoring import report, samples
 from azr_mlx.monitoring.metrics import MetricsFile, is_number
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ADAPTERS, FUSED, TASKS = "adapters", "fused", "tasks"
 WHAT = (ADAPTERS, FUSED, TASKS)
 FORMATS = ("hf", "mlx")
+TEMPLATES = "templates"  # where first tasks come from if the configuration does not say
 OWN_CODE = ("file", "code")  # origins of tasks that were not made by the model or a template
 
 _TEXTS = (".json", ".jsonl", ".md", ".html", ".yaml", ".jinja", ".txt")
@@ -104,25 +105,64 @@ def _tasks(wanted: Wanted, folder: Path, online: bool) -> Filled:
 
 def _model(wanted: Wanted, folder: Path, online: bool) -> Filled:
     run, checkpoint = run_folder.find(wanted.run, Path(run_folder.OUTPUT_DIR), "push")
-    if problem := run_folder.damage(checkpoint):
-        better = run_folder.previous_good(checkpoint, "push")
-        raise UsageError(f"push {wanted.run}: {checkpoint}: {problem}; {better}")
-    step = int(read_json(checkpoint / run_folder.STATE_FILE)["step"])
-    made, tree = origin(run), _configuration(run)
+    made, settings = origin(run), data.flat(_configuration(run))
+    saved = _saved(wanted.run, checkpoint)
+    step, seeds = saved.step, _seeds(saved, settings)
     fused = None
     if wanted.what == FUSED:
         fused = _fuse(checkpoint, folder, wanted.format)
     else:
         folder.mkdir()
-        _adapters(checkpoint, folder)
+        shutil.copyfile(
+            checkpoint / run_folder.ADAPTER_WEIGHTS, folder / run_folder.ADAPTER_WEIGHTS
+        )
+        _write_json(folder / run_folder.ADAPTER_CONFIG, shortened(saved.adapters))
         _records(run, folder, made)
-    _report(run, folder, made)
-    found = figures.of_checkpoint(run, checkpoint, step, data.flat(tree))
+    _report(run, folder, made, generated=seeds in card.GENERATED)
+    found = figures.of_checkpoint(run, checkpoint, step, settings)
     known = licence.of(made.base, online=online)
     names = sorted(file.name for file in folder.iterdir())
-    one = card.Published(wanted.to, step, data.flat(tree), made, found, known, names, fused)
+    one = card.Published(wanted.to, step, settings, seeds, made, found, known, names, fused)
     (folder / CARD).write_text(hide(card.compose(one)), encoding="utf-8")
-    return Filled(f"{wanted.what} of {run} after step {step}", list(_notes(one, online)))
+    title = f"{wanted.what} of {run.resolve().name} after step {step}"
+    return Filled(hide(title), list(_notes(one, online)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Of a checkpoint: its step, the configuration of its adapters, and where its tasks are
+    from."""
+
+    step: int
+    adapters: Mapping[str, Any]
+    sources: frozenset[str]
+
+
+def _saved(asked: str, checkpoint: Path) -> _Saved:
+    """Raises CheckpointError if the checkpoint is damaged."""
+    problem = run_folder.damage(checkpoint)
+    try:
+        step = int(read_json(checkpoint / run_folder.STATE_FILE)["step"])
+        adapters = dict(read_json(checkpoint / run_folder.ADAPTER_CONFIG))
+        tasks_in_it = [row["task"] for row in run_folder.read_buffer(checkpoint)]
+        sources = frozenset(str(one.get("source")) for one in tasks_in_it)
+    except (OSError, *WRONG_VALUES) as error:
+        problem = problem or f"cannot be read: {first_line(error)}"
+    if problem:
+        better = run_folder.previous_good(checkpoint, "push")
+        raise run_folder.CheckpointError(f"push {asked}: {checkpoint}: {problem}; {better}")
+    return _Saved(step, adapters, sources)
+
+
+def _seeds(saved: _Saved, settings: Mapping[str, str]) -> str:
+    """What the first tasks came from, as ``proposer.seed_tasks`` or in words; "" if it is not
+    known. A run that went on with another setting still has tasks from its user's own code."""
+    if not settings:
+        return ""
+    seeds = settings.get("proposer.seed_tasks", TEMPLATES)
+    if seeds in card.GENERATED and not saved.sources.isdisjoint(OWN_CODE):
+        return "own code"
+    return short(seeds)
 
 
 def _notes(one: card.Published, online: bool) -> list[str]:
@@ -152,12 +192,6 @@ def _fuse(checkpoint: Path, folder: Path, to: str) -> Fused:
             row = {key: value for key, value in row.items() if key not in _ORIGINS}
             _write_json(folder / name, row)
     return fused
-
-
-def _adapters(checkpoint: Path, folder: Path) -> None:
-    shutil.copyfile(checkpoint / run_folder.ADAPTER_WEIGHTS, folder / run_folder.ADAPTER_WEIGHTS)
-    config = read_json(checkpoint / run_folder.ADAPTER_CONFIG)
-    _write_json(folder / run_folder.ADAPTER_CONFIG, shortened(config))
 
 
 def _records(run: Path, folder: Path, made: Origin) -> None:
@@ -192,15 +226,14 @@ def _public_config(run: Path) -> str:
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
-def _report(run: Path, folder: Path, made: Origin) -> None:
-    """The report of the run, if it has metrics. Of a run that began with its user's own code or
-    file it has no samples, as their prompts show that."""
+def _report(run: Path, folder: Path, made: Origin, *, generated: bool) -> None:
+    """The report of the run, if it has metrics. It has no samples if the first tasks were not
+    ``generated``, as prompts show its user's own code then."""
     try:
         shown = report.read(run)
     except AzrError:
         return
-    seeds = data.flat(shown.config).get("proposer.seed_tasks", "templates")
-    taken = samples.of_run(run) if seeds in card.GENERATED else []
+    taken = samples.of_run(run) if generated else []
     config = {k: v for k, v in shortened(shown.config).items() if k not in OWN_KEYS}
     resumed = [short(str(one.get("resumed_from") or "")) for one in shown.starts]
     starts = [
