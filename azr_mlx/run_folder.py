@@ -189,7 +189,7 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
 def _checkpoint_behind(path: Path) -> Path:
     """The checkpoint that a run's link points at; any other path as it is. A relative path stays
     one, as these links are relative."""
-    if not path.is_symlink():
+    if not os.path.islink(path):
         return path
     target = Path(os.path.normpath(path.parent / os.readlink(path)))
     return target if target.parent.name == CHECKPOINTS else path

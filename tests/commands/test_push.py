@@ -573,7 +573,7 @@ def test_ctrl_c_leaves_nothing(hub: Hub, run: Path) -> None:
 
 @pytest.mark.backend
 @pytest.mark.parametrize(("to", "library"), [("hf", "transformers"), ("mlx", "mlx")])
-def test_a_fused_model_has_a_card_too(to: str, library: str, run: Path) -> None:
+def test_a_fused_model_has_a_card_too(to: str, library: str, run: Path, capsys) -> None:
     pytest.importorskip("mlx.core", reason="mlx is not installed")
     from azr_mlx.backends.mlx import MlxBackend
     from azr_mlx.config import Lora
@@ -587,6 +587,7 @@ def test_a_fused_model_has_a_card_too(to: str, library: str, run: Path) -> None:
     )
     checkpoint.save(other, 30, backend, {}, [])
     folder = written(str(other), "--what", "fused", "--format", to)
+    assert "fused model of other after step 30" in capsys.readouterr().err
     files = contents(folder)
     require_nothing_private(files)
     assert {"README.md", "report.html", "config.json", "model.safetensors"} <= files.keys()

@@ -24,9 +24,8 @@ def push(wanted: Wanted, say: Callable[[str], None]) -> str:
 
     Raises AzrError, and leaves nothing here.
     """
-    _check(wanted)
+    run = _checked(wanted)
     check_login(wanted.to)
-    run, _ = run_folder.find(wanted.run, Path(run_folder.OUTPUT_DIR), "push")
     with scratch_folder(run / SCRATCH) as work:
         filled = fill(wanted, work, online=True)
         _tell(filled, work, say)
@@ -39,7 +38,7 @@ def write(wanted: Wanted, out: Path | None, say: Callable[[str], None]) -> Path:
 
     Raises AzrError.
     """
-    _check(wanted)
+    _checked(wanted)
     folder = Path(wanted.to.rpartition("/")[2]) if out is None else out
     if os.path.lexists(folder):
         raise UsageError(f"--out {folder}: already exists; name another folder or remove it")
@@ -49,12 +48,15 @@ def write(wanted: Wanted, out: Path | None, say: Callable[[str], None]) -> Path:
     return folder
 
 
-def _check(wanted: Wanted) -> None:
+def _checked(wanted: Wanted) -> Path:
+    """The run's folder. Raises UsageError, before anything is made, if it cannot be published."""
     if wanted.what not in WHAT:
         raise UsageError(f"--what {wanted.what}: unknown; take {', '.join(WHAT)}")
     if wanted.format not in FORMATS:
         raise UsageError(f"--format {wanted.format}: unknown; take {' or '.join(FORMATS)}")
     check_name(wanted.to)
+    run, _ = run_folder.find(wanted.run, Path(run_folder.OUTPUT_DIR), "push")
+    return run
 
 
 def _tell(filled: Filled, folder: Path, say: Callable[[str], None]) -> None:

@@ -124,7 +124,8 @@ def _model(wanted: Wanted, folder: Path, online: bool) -> Filled:
     names = sorted(file.name for file in folder.iterdir())
     one = card.Published(wanted.to, step, settings, seeds, made, found, known, names, fused)
     (folder / CARD).write_text(hide(card.compose(one)), encoding="utf-8")
-    title = f"{wanted.what} of {run.resolve().name} after step {step}"
+    kind = "adapters" if fused is None else "fused model"
+    title = f"{kind} of {run.resolve().name} after step {step}"
     return Filled(hide(title), list(_notes(one, online)))
 
 
