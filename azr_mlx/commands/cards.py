@@ -31,10 +31,10 @@ _HUB = re.compile(r"hub:([\w-][\w.-]*(?:/[\w.-]+)?)")
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The base model of a run: as the run names it, as a card does, and its repository and commit
-    on the hub (None if it is not from there)."""
+    """The base model of a run: where it was found, its name for a card, and its repository and
+    commit on the hub (None if it is not from there)."""
 
-    named: str
+    place: str
     shown: str = UNKNOWN
     hub: str | None = None
     revision: str | None = None
@@ -88,8 +88,8 @@ def _base(run: Path, starts: Sequence[Mapping[str, Any]]) -> Base:
     if isinstance(source, str) and isinstance(loaded, dict):
         found, revision = _HUB.fullmatch(source), loaded.get("revision")
         if found is None:
-            return Base(named, short(named))
-        return Base(named, found[1], found[1], revision if isinstance(revision, str) else None)
+            return Base(re.sub("^(gguf|folder):", "", source), short(named))
+        return Base(found[1], found[1], found[1], revision if isinstance(revision, str) else None)
     is_hub = "/" in named and _HUB.fullmatch(f"hub:{named}") and not os.path.exists(named)
     return Base(named, short(named), named if is_hub else None)
 

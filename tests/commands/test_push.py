@@ -21,6 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from azr_mlx import run_folder
 from azr_mlx.cli import main
+from azr_mlx.commands.cards import Base
+from azr_mlx.commands.push import licence
 from azr_mlx.config import Config, EvaluationConfig, HeldOutConfig, Proposer, Rollout, to_yaml
 from azr_mlx.evaluation.held_out import Record, settings
 from azr_mlx.evaluation.model import fingerprint
@@ -32,6 +34,7 @@ from azr_mlx.types import Prompt, Task, TaskKind
 from tests.conftest import ROOT
 from tests.experiences import experience
 from tests.hub import TOKEN, Hub, serving
+from tests.models import tiny_gguf
 
 pure, e2e = pytest.mark.pure, pytest.mark.e2e
 
@@ -284,7 +287,7 @@ def test_a_run_without_figures_says_so(run: Path, capsys) -> None:
     [
         (f"{HOME}/my models/Q|`4.gguf", f"gguf:{HOME}/my models/Q|`4.gguf", "`Q|'4.gguf`", None),
         ("package:azr_mlx/nano/model", None, "`package:azr_mlx/nano/model`", "mit"),
-        ("base", "folder:/work/here/base", "`base`", "apache-2.0"),
+        ("base", "folder:HERE/base", "`base`", "apache-2.0"),
     ],
 )
 def test_a_base_model_that_is_not_on_the_hub(
@@ -292,7 +295,8 @@ def test_a_base_model_that_is_not_on_the_hub(
 ) -> None:
     Path("base").mkdir()
     Path("base/README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
-    other = make_run(Path("runs/other"), Config(model_id=model), model={"source": source or model})
+    source = (source or model).replace("HERE", os.getcwd())
+    other = make_run(Path("runs/other"), Config(model_id=model), model={"source": source})
     folder = written(str(other))
     card = ModelCard.load(folder / "README.md")
     assert card.data.base_model is None and f"base model: {shown}" in card.text
@@ -300,6 +304,33 @@ def test_a_base_model_that_is_not_on_the_hub(
     assert card.data.license == licence
     assert ("licence is not known" in card.text) == (licence is None)
     require_nothing_private(contents(folder))
+
+
+@pure
+def test_a_licence_is_read_from_the_files_of_the_base_model(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--org--base" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    on_hub = Base("org/base", "org/base", "org/base")
+    assert licence.of(on_hub, online=False) == {}
+    card = "---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n"
+    (snapshot / "README.md").write_text(card)
+    known = {"license": "other", "license_name": "own", "license_link": "LICENSE"}
+    assert licence.of(on_hub, online=False) == known
+    for wrong in ("", "no front matter", "---\nlicense: [a, b]\n---\n", "---\n- a: [\n---\n", "\0"):
+        (snapshot / "README.md").write_text(wrong)
+        assert licence.of(on_hub, online=False) == {}
+    file = tmp_path / "m.gguf"
+    tiny_gguf.tiny(file, tiny_gguf.byte_vocabulary() | {"general.license": "apache-2.0"})
+    assert licence.of(Base(str(file)), online=False) == {"license": "apache-2.0"}
+    file.write_bytes(b"GGUF")
+    assert licence.of(Base(str(file)), online=False) == {}
+    assert licence.of(Base("package:no_such_package/x"), online=False) == {}
+    monkeypatch.chdir(snapshot)
+    (snapshot / "README.md").write_text(card)
+    assert licence.of(Base(""), online=False) == {}, "it is the card of this folder"
 
 
 @pure

@@ -281,7 +281,7 @@ def _stored(fused: Fused) -> str:
 
 def _use_adapters(one: Published) -> Iterator[str]:
     base = one.origin.base
-    local = base.hub is None and not base.named.startswith("package:")
+    local = base.hub is None and not base.place.startswith("package:")
     named = "BASE" if base.hub is None else base.hub
     chosen = " --model BASE" if local else ""
     lines = [

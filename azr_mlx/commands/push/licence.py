@@ -38,15 +38,17 @@ def _of_files(base: Base) -> dict[str, str]:
 
         card = try_to_load_from_cache(base.hub, CARD)
         return _of_card(Path(card)) if isinstance(card, str) else {}
-    path = Path(os.path.expanduser(base.named))
-    if base.named.startswith("package:"):
-        path = package_file(base.named)
+    if not base.place:
+        return {}
+    path = Path(os.path.expanduser(base.place))
+    if base.place.startswith("package:"):
+        path = package_file(base.place)
     if path.suffix.lower() == ".gguf":
         held = read_header(path).metadata
         return _entries({key: held.get(name) for key, name in zip(KEYS, _GGUF, strict=True)})
-    if (path / CARD).is_file() or not base.named.startswith("package:"):
+    if (path / CARD).is_file() or not base.place.startswith("package:"):
         return _of_card(path / CARD)
-    package = base.named.removeprefix("package:").partition("/")[0]
+    package = base.place.removeprefix("package:").partition("/")[0]
     said = metadata.metadata(package.replace("_", "-"))["License-Expression"]
     return _entries({"license": str(said).lower()})
 
