@@ -61,6 +61,7 @@ Overrides = Annotated[
     ),
 ]
 _MODEL_HELP = "Model: hub repository, local folder, .gguf file, or package:NAME/FILE."
+_RUN_HELP = "Run folder (runs/NAME), one of its checkpoints, or latest."
 
 # Options that several commands have.
 Model = Annotated[
@@ -621,9 +622,7 @@ def show_run(
 def show_tasks(
     run: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN", help="Run folder (runs/NAME), one of its checkpoints, or latest."
-        ),
+        typer.Argument(metavar="RUN", help=_RUN_HELP),
     ] = "latest",
     out: Annotated[
         Path | None,
@@ -664,6 +663,48 @@ def show_tasks(
         return 0
     _print(str(tasks.write(checkpoint, rows, out)))
     _say(f"{len(rows)} tasks: {tasks.counts(rows)}")
+    return 0
+
+
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=_RUN_HELP)],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="USER/NAME", help="Repository; made if it does not exist."),
+    ],
+    what: Annotated[
+        str,
+        typer.Option(
+            "--what",
+            help="adapters; fused: the whole model, as export makes it; or tasks: a dataset.",
+        ),
+    ] = "adapters",
+    model_format: Annotated[
+        str, typer.Option("--format", help="Format of --what fused: hf or mlx (see export --to).")
+    ] = "hf",
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Write the folder to look at; send nothing, ask nobody."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder that --dry-run writes. Default: NAME of --to."),
+    ] = None,
+    debug: Debug = False,
+) -> int:
+    """Publish what was trained on the Hugging Face hub, with a card of its figures."""
+    if out is not None and not dry_run:
+        raise UsageError("--out: only --dry-run writes a folder; add it or leave --out out")
+    if what == "fused":
+        _start("mlx")
+    from azr_mlx.commands import push as pushing
+
+    wanted = pushing.Wanted(run, to, what, model_format, private)
+    _print(str(pushing.write(wanted, out, _say) if dry_run else pushing.push(wanted, _say)))
     return 0
 
 

@@ -172,8 +172,24 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """A temporary path at which to make a folder. At the end it is renamed to ``target``, or
     removed if there was an error.
 
-    Temporary folders that a killed process left behind are removed. If another process has made
-    ``target`` in the meantime, its folder stays. Raises ModelError if the folder cannot be made.
+    If another process has made ``target`` in the meantime, its folder stays. Raises ModelError if
+    the folder cannot be made.
+    """
+    with scratch_folder(target) as work:
+        yield work
+        try:
+            work.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` at which to make a folder, which is removed at the end.
+
+    Temporary folders that a killed process left behind are removed. Raises ModelError if the folder
+    cannot be made.
     """
     work = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
@@ -188,11 +204,6 @@ def whole_folder(target: Path) -> Iterator[Path]:
         ) from error
     try:
         yield work
-        try:
-            work.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

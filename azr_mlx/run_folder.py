@@ -158,8 +158,8 @@ def previous_good(bad: Path, asked: str = "--resume") -> str:
 
 
 def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, Path]:
-    """(run folder, checkpoint) for ``--resume``: ``where`` is a run's folder, a checkpoint's folder
-    or ``latest``. In messages ``asked`` stands before it.
+    """(run folder, checkpoint) for ``--resume``: ``where`` is a run's folder, a checkpoint's, a
+    link to one (``adapters``, ``best``) or ``latest``. In messages ``asked`` stands before it.
 
     Raises:
         CheckpointError: there is none.
@@ -172,7 +172,7 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
             )
         run = max(runs, key=lambda p: checkpoints(p)[-1].stat().st_mtime_ns)
         return run, checkpoints(run)[-1]
-    path = Path(where)
+    path = _checkpoint_behind(Path(where))
     if os.path.isfile(path / STATE_FILE) or path.parent.name == CHECKPOINTS:
         if not os.path.isdir(path):
             raise CheckpointError(
@@ -184,6 +184,15 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
     raise CheckpointError(
         f"{asked} {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
     )
+
+
+def _checkpoint_behind(path: Path) -> Path:
+    """The checkpoint that a run's link points at; any other path as it is. A relative path stays
+    one, as these links are relative."""
+    if not os.path.islink(path):
+        return path
+    target = Path(os.path.normpath(path.parent / os.readlink(path)))
+    return target if target.parent.name == CHECKPOINTS else path
 
 
 def newest(output_dir: Path) -> Path | None:

@@ -48,6 +48,14 @@ def test_a_run_or_one_of_its_checkpoints_can_be_named(runs):
     assert run_folder.find(str(early), runs) == (runs / "b", early)
 
 
+def test_a_link_to_a_checkpoint_can_be_named(runs):
+    early = run_folder.checkpoint_of(runs / "b", 5)
+    point(runs / "b" / run_folder.BEST, early)
+    assert run_folder.find(str(runs / "b" / run_folder.BEST), runs) == (runs / "b", early)
+    (runs / "link").symlink_to("b")
+    assert run_folder.find(str(runs / "link"), runs)[0] == runs / "link"
+
+
 def test_an_unfinished_checkpoint_is_none(runs):
     (runs / "c" / run_folder.CHECKPOINTS / "step_000009.tmp").mkdir()
     assert run_folder.checkpoints(runs / "c") == [run_folder.checkpoint_of(runs / "c", 0)]

@@ -54,6 +54,10 @@ class Fused:
     measured_on: str
 
 
+class Rearranged(ValueError):
+    """A model whose weights transformers could not read."""
+
+
 def to_model(
     adapters: Path,
     out: Path,
@@ -61,12 +65,14 @@ def to_model(
     to: str = "hf",
     model: str | None = None,
     dtype: str | None = None,
+    asked: str = "--to",
 ) -> Fused:
     """Fuse adapters into the model that they were trained on, in the folder ``out``.
 
     With ``to`` "hf" the weights are dense, float32 if no ``dtype`` is given, and have the names
     that transformers uses. With "mlx" they are quantised as the base is; rounding the sum again
     loses some of what was learned. ``model`` is needed if the adapters do not name their base.
+    ``asked`` is the option by which ``to`` was chosen.
 
     Raises:
         UsageError: there are no such adapters, ``out`` exists, or the model has no such export.
@@ -84,7 +90,10 @@ def to_model(
     texts, measured_on = _measured(source)
     before = logprobs(base.path, texts, adapters=source)
     with whole_folder(out) as work:
-        config, written = _write(base, source, work, to, dtype)
+        try:
+            config, written = _write(base, source, work, to, dtype)
+        except Rearranged as error:
+            raise UsageError(f"{asked} hf: {error}; use {asked} mlx") from error
         changes = np.abs(logprobs(work, texts) - before)
         size = sum(file.stat().st_size for file in work.iterdir())
     return Fused(
@@ -135,9 +144,9 @@ def _write(
     model, tokenizer, config = open_model(base.path, adapters, dense=to == "hf")
     if to == "hf":
         if _rearranged(model, config):
-            raise UsageError(
-                f"--to hf: not possible for model type {config.get('model_type')!r}, whose weights "
-                "MLX keeps in another order than transformers; use --to mlx"
+            raise Rearranged(
+                f"not possible for model type {config.get('model_type')!r}, whose weights MLX "
+                "keeps in another order than transformers"
             )
         config = {k: v for k, v in config.items() if not k.startswith("quantization")}
     fused = [(n, m.fuse(dequantize=False)) for n, m in model.named_modules() if hasattr(m, "fuse")]

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from azr_mlx import run_folder
-from azr_mlx.config import load_keys
+from azr_mlx.commands.cards import CARD, PROJECT, code, front_matter, origin
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.files import json_lines, whole_folder, write_whole
 from azr_mlx.tasks.task_files import TASKS_FILE, row_of
-from azr_mlx.text import one_line
 from azr_mlx.types import Task, TaskKind
 
-CARD = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))  # the hub's names
 
 
@@ -65,15 +60,16 @@ def kinds_of(text: str) -> tuple[TaskKind, ...]:
     return tuple(known[name] for name in names)
 
 
-def tasks_of(run: str, filters: Filters) -> tuple[Path, list[dict[str, Any]]]:
+def tasks_of(run: str, filters: Filters, asked: str = "tasks") -> tuple[Path, list[dict[str, Any]]]:
     """(checkpoint, rows) of a run's tasks (see ``task_files.row_of``), oldest first.
 
-    ``run`` is a run's folder (its newest checkpoint counts), a checkpoint's, or ``latest``.
+    ``run`` is a run's folder (its newest checkpoint counts), a checkpoint's, or ``latest``. In
+    messages ``asked`` stands before it.
 
     Raises:
         UsageError: there is no such run, its tasks cannot be read, or none is wanted.
     """
-    _, checkpoint = run_folder.find(run, Path(run_folder.OUTPUT_DIR), "tasks")
+    _, checkpoint = run_folder.find(run, Path(run_folder.OUTPUT_DIR), asked)
     try:
         rows = [
             row_of(Task.from_json(row["task"]), int(row["attempts"]), int(row["successes"]))
@@ -82,11 +78,11 @@ def tasks_of(run: str, filters: Filters) -> tuple[Path, list[dict[str, Any]]]:
     except (OSError, *WRONG_VALUES) as error:
         raise UsageError(
             f"{checkpoint / run_folder.BUFFER_FILE}: cannot be read: {first_line(error)}; "
-            f"{run_folder.previous_good(checkpoint, 'tasks')}"
+            f"{run_folder.previous_good(checkpoint, asked)}"
         ) from error
     wanted = filters.of(rows)
     if not wanted:
-        raise UsageError(f"tasks {run}: none of its {len(rows)} tasks is wanted; filter less")
+        raise UsageError(f"{asked} {run}: none of its {len(rows)} tasks is wanted; filter less")
     return checkpoint, wanted
 
 
@@ -105,13 +101,18 @@ def write(checkpoint: Path, rows: Sequence[dict[str, Any]], out: Path) -> Path:
         if out.exists() or out.is_symlink():
             raise UsageError(f"--out {out}: already exists; name another folder or remove it")
         with whole_folder(out) as folder:
-            folder.mkdir()
-            (folder / TASKS_FILE).write_text(json_lines(rows), encoding="utf-8")
-            (folder / CARD).write_text(card(checkpoint, rows), encoding="utf-8")
+            fill(folder, checkpoint, rows)
     except OSError as error:
         why = error.strerror or str(error)
         raise AzrError(f"--out {out}: {why}; choose a place that can be written") from error
     return out
+
+
+def fill(folder: Path, checkpoint: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Make the folder with the rows and their card. Raises OSError."""
+    folder.mkdir()
+    (folder / TASKS_FILE).write_text(json_lines(rows), encoding="utf-8")
+    (folder / CARD).write_text(card(checkpoint, rows), encoding="utf-8")
 
 
 def counts(rows: Sequence[dict[str, Any]]) -> str:
@@ -123,7 +124,7 @@ def counts(rows: Sequence[dict[str, Any]]) -> str:
 def card(checkpoint: Path, rows: Sequence[dict[str, Any]]) -> str:
     """The folder's README.md: front matter as the Hugging Face hub reads it, and what the tasks
     are. What the run's files do not say is "unknown"."""
-    model, command = _origin(checkpoint)
+    made = origin(checkpoint.parent.parent)
     size = next((name for most, name in SIZES if len(rows) < most), "n>100K")
     front = {
         "license": "unknown",
@@ -133,11 +134,12 @@ def card(checkpoint: Path, rows: Sequence[dict[str, Any]]) -> str:
         "configs": [{"config_name": "default", "data_files": TASKS_FILE}],
     }
     return _CARD.format(
-        front=yaml.safe_dump(front, sort_keys=False),
+        front=front_matter(front),
+        project=PROJECT,
         count=len(rows),
         kinds="\n".join(f"| {k.value} | {_count(rows, k)} |" for k in TaskKind),
-        model=_code(model),
-        command=_code(command),
+        model=code(made.base.shown),
+        command=code(made.command),
         step=re.sub(r"^step_0*(?=\d)", "", checkpoint.name),
         file=TASKS_FILE,
     )
@@ -147,31 +149,11 @@ def _count(rows: Sequence[dict[str, Any]], kind: TaskKind) -> int:
     return sum(row["kind"] == kind.value for row in rows)
 
 
-def _origin(checkpoint: Path) -> tuple[str, str]:
-    """The base model of a run, and the command that began it."""
-    run = checkpoint.parent.parent
-    try:
-        model = load_keys(run / run_folder.CONFIG_FILE, "model_id").model_id
-    except UsageError:
-        model = "unknown"
-    try:
-        _, *words = map(str, run_folder.starts(run)[0]["argv"])
-    except (UsageError, *WRONG_VALUES):
-        return model, "unknown"
-    return model, shlex.join(["azr-mlx", *words])
-
-
-def _code(text: str) -> str:
-    return "`" + one_line(text).replace("`", "'") + "`"
-
-
-_CARD = """---
-{front}---
-
+_CARD = """{front}
 # Verified reasoning tasks
 
 {count} tasks about small Python programs, from self-play with
-[azr-mlx](https://pypi.org/project/azr-mlx/), after step {step}. Every output is what the program
+{project}, after step {step}. Every output is what the program
 returned in a sandbox, in two fresh processes that agreed.
 
 | kind | tasks |
@@ -190,7 +172,7 @@ shown).
 
 ## Licence
 
-None is chosen yet: set `license` above before you publish. Programs with the origin `model` are
+None is chosen yet: set `license` above. Programs with the origin `model` are
 the output of the base model, whose licence may have terms for that; those with the origin `file`
 or `code` are under the licence of the code that they were taken from.
 """

@@ -156,8 +156,8 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
     config, run_dir, display = trainer.config, trainer.run_dir, trainer.display
     if trainer.step >= config.max_steps:
         # The run may have been interrupted during its last measurement.
-        if compared is not None and not compared.record.after:
-            _show_gain(compared, display)
+        if compared is not None and not compared.record.is_of(trainer.step, trainer.step):
+            _show_gain(compared, trainer.step, display)
             _report(run_dir, display, leads)
         display.note(
             f"nothing to do: the run already has {trainer.step} steps; give a larger max_steps=N"
@@ -165,7 +165,7 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
         return 0
     code = trainer.run()
     if code == 0 and compared is not None:
-        _show_gain(compared, display)
+        _show_gain(compared, trainer.step, display)
     _report(run_dir, display, leads)
     if code == 0:
         newest = run_dir / run_folder.NEWEST
@@ -211,10 +211,10 @@ def _held_out(
     return compared
 
 
-def _show_gain(compared: BeforeAndAfter, display: Display) -> None:
-    """Solve the held-out tasks again, and show what changed."""
+def _show_gain(compared: BeforeAndAfter, step: int, display: Display) -> None:
+    """Solve the held-out tasks again after the last step, and show what changed."""
     display.note("held-out tasks after training")
-    found, record = compared.measure_after(), compared.record
+    found, record = compared.measure_after(step), compared.record
     passed = {
         name: replace(lines[-1], name=f"pass@{SHOWN_K}")
         for name, lines in record.pass_at(SHOWN_K).items()

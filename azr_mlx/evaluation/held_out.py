@@ -279,7 +279,8 @@ def settings(config: Config) -> dict[str, Any]:
 @dataclass(slots=True)
 class Record:
     """``held_out.json``: the tasks and settings of a run, and what was measured before and after;
-    each empty until it is. Earlier versions did not measure how likely right answers are."""
+    each empty until it is. ``after_step`` is the step after which the latter was. Earlier versions
+    did not record it, nor how likely right answers are."""
 
     settings: dict[str, Any]
     tasks: Mapping[str, Sequence[Task]]
@@ -287,6 +288,12 @@ class Record:
     after: Verdicts = field(default_factory=dict)
     right_before: Probabilities = field(default_factory=dict)
     right_after: Probabilities = field(default_factory=dict)
+    after_step: int | None = None
+
+    def is_of(self, step: int, last: int) -> bool:
+        """Whether ``after`` was measured after this step. ``last`` is the run's last step, which is
+        when it was if the record does not say."""
+        return bool(self.after) and step == (last if self.after_step is None else self.after_step)
 
     @property
     def compared(self) -> dict[str, Lines]:
@@ -328,9 +335,10 @@ class Record:
     def write(self, run_dir: Path) -> None:
         """Write the file, whole or not at all."""
         tasks = {name: [t.to_json() for t in group] for name, group in self.tasks.items()}
-        row = {"settings": self.settings, "tasks": tasks, "before": self.before}
+        row: dict[str, Any] = {"settings": self.settings, "tasks": tasks, "before": self.before}
         right = {"before": self.right_before, "after": self.right_after}
-        write_json(run_dir / HELD_OUT_FILE, {**row, "after": self.after, "right_answers": right})
+        row |= {"after": self.after, "after_step": self.after_step, "right_answers": right}
+        write_json(run_dir / HELD_OUT_FILE, row)
 
     @classmethod
     def read(cls, run_dir: Path) -> Record | None:
@@ -345,7 +353,9 @@ class Record:
             before, after = (_verdicts(row[k]) for k in _MEASURED)
             right = row.get("right_answers", {})
             old, new = (_probabilities(right.get(k, {})) for k in _MEASURED)
-            return cls({**_UNSAID, **row["settings"]}, tasks, before, after, old, new)
+            step = row.get("after_step")
+            step = None if step is None else int(step)
+            return cls({**_UNSAID, **row["settings"]}, tasks, before, after, old, new, step)
         except (OSError, *WRONG_VALUES) as error:
             raise UsageError(
                 f"{path}: not a record of held-out tasks ({type(error).__name__}: {error}); "
@@ -431,9 +441,9 @@ class BeforeAndAfter:
             self.record.right_before = self.held.right_answers()
             self.record.write(self.run_dir)
 
-    def measure_after(self) -> dict[str, Lines]:
-        """What changed: by way of answering, then by distribution."""
-        self.record.after = self.held.measure()
+    def measure_after(self, step: int) -> dict[str, Lines]:
+        """Solve the tasks after a step. What changed, by way of answering, then by distribution."""
+        self.record.after, self.record.after_step = self.held.measure(), step
         if self.record.right_before:
             self.record.right_after = self.held.right_answers()
         self.record.write(self.run_dir)

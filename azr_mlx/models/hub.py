@@ -20,13 +20,21 @@ def hub_snapshot(
 ) -> Path:
     """The local snapshot of a hub repository, downloaded as mlx-lm does it. Raises ModelError."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
 
     asked = repo if revision is None else f"{repo}@{revision}"
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, HFValidationError) as error:  # other errors of the hub are OSErrors
+    except hub_errors() as error:
         raise _explained(asked, repo, error) from error
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What a call of the hub raises: answers that say no, and a network that does not answer."""
+    from huggingface_hub import errors
+
+    # Of the library that the hub's client sends by, which is not the same in all versions.
+    http: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+    return OSError, http, errors.HFValidationError
 
 
 def _explained(asked: str, repo: str, error: Exception) -> ModelError:

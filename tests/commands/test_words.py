@@ -47,6 +47,10 @@ PLACES = {
     "report compare": ["report", "latest", "--compare"],
     "tasks run": ["tasks"],
     "tasks out": ["tasks", "runs/a", "--out"],
+    "push run": ["push", "--to", "me/x", "--dry-run"],
+    "push to": ["push", "runs/a", "--dry-run", "--to"],
+    "push what": ["push", "runs/a", "--to", "me/x", "--dry-run", "--what"],
+    "push out": ["push", "runs/a", "--to", "me/x", "--dry-run", "--out"],
     "a command": [],
 }
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from azr_mlx.commands.train import _held_out as compared_at_the_start
+from azr_mlx.commands.train import _run as end_run
 from azr_mlx.commands.train import _show_gain as show_gain
 from azr_mlx.config import Config, HeldOutConfig, Proposer, Rollout, Solver
 from azr_mlx.config.shipped import config_dir
@@ -148,14 +149,26 @@ def test_the_gain_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path, he
     again.measure_before()
     assert again.record.before == first.record.before, "the start was measured anew"
     assert again.record.tasks == held.tasks and not again.record.after
-    for way, found in again.measure_after().items():
+    for way, found in again.measure_after(2).items():
         Display(2).table(held_out_table(way, found))
     page = report.write(report.read(tmp_path)).read_text()
     assert "in range" in page and "one step harder" in page and "-100.0" in page
     both = Record.read(tmp_path)
     assert both.before == first.record.before and both.after != both.before
+    assert both.after_step == 2 and both.is_of(2, last=9) and not both.is_of(9, last=9)
     shown = capsys.readouterr().err
     assert "gain in points" in shown and "-100.0" in shown
+
+
+def test_what_was_measured_after_an_earlier_step_is_measured_again(tmp_path, held):
+    compared = before_and_after(tmp_path, held)
+    compared.measure_before()
+    compared.measure_after(1)
+    trainer = SimpleNamespace(
+        config=CONFIG, run_dir=tmp_path, display=Display(2, quiet=True), step=CONFIG.max_steps
+    )
+    assert end_run(trainer, compared, leads=True) == 0
+    assert Record.read(tmp_path).after_step == CONFIG.max_steps
 
 
 @pytest.mark.parametrize(
@@ -343,7 +356,7 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     held = HeldOut(config, held.backend, held.solver.sandbox, held.solver.form, held.tasks)
     compared = BeforeAndAfter(tmp_path, held, None)
     compared.measure_before()
-    show_gain(compared, Display(2))
+    show_gain(compared, 2, Display(2))
     shown = capsys.readouterr().err
     places = [shown.index(text) for text in ("solved, greedy", "solved, sampled", "pass@16")]
     assert places == sorted(places) and shown.count("pass@16") == 2
