@@ -148,6 +148,21 @@ Split = Annotated[
         "select its best checkpoint.",
     ),
 ]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="DATE",
+        help="Use only problems of contests on or after this day, such as 2024-10-31 "
+        "(LiveCodeBench).",
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="DATE", help="Use only problems of contests on or before this day."
+    ),
+]
 Samples = Annotated[
     Path | None,
     typer.Option(
@@ -465,7 +480,8 @@ def evaluate(
         typer.Option(
             "--benchmark",
             help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, "
-            "mbpp-sanitized, mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o.",
+            "mbpp-sanitized, mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o, "
+            "livecodebench.",
         ),
     ] = "humaneval",
     model: Model = None,
@@ -486,6 +502,8 @@ def evaluate(
         int | None, typer.Option("--limit", min=1, help="Use only the first N tasks.")
     ] = None,
     split: Split = "all",
+    since: Since = None,
+    until: Until = None,
     samples: Samples = None,
     data: Data = None,
     out: EvalOut = None,
@@ -501,6 +519,7 @@ def evaluate(
     _start()
     from azr_mlx.commands.evaluate import EvalRequest
     from azr_mlx.commands.evaluate import evaluate as run
+    from azr_mlx.evaluation.benchmarks import Window
     from azr_mlx.evaluation.progress import reporter
     from azr_mlx.evaluation.protocol import Settings
 
@@ -512,6 +531,7 @@ def evaluate(
         temperature=temp,
         top_p=top_p,
         limit=limit,
+        window=Window.given(since, until),
         split=split,
         protocol=protocol,
         form=form,

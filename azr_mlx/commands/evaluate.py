@@ -140,7 +140,9 @@ def evaluate(
         model = model or base_of(adapters)
         settings = as_trained(request.settings, adapters, request.left_open)
         request = replace(request, settings=settings)
-    loaded = [benchmarks.load(name, request.data) for name in request.names]
+    loaded = [
+        benchmarks.load(name, request.data, request.settings.window) for name in request.names
+    ]
     try:
         if request.samples is not None:
             given = read_samples(request.samples)
@@ -203,7 +205,14 @@ def _score(
     return Report(
         tuple(
             score_samples(
-                b, given, sandbox, ks=s.ks, limit=s.limit, split=s.split, progress=progress
+                b,
+                given,
+                sandbox,
+                ks=s.ks,
+                limit=s.limit,
+                split=s.split,
+                window=s.window,
+                progress=progress,
             )
             for b in loaded
         )

@@ -71,6 +71,7 @@ class EvaluationConfig:
         OneOf(
             "humaneval", "humaneval-plus", "mbpp", "mbpp-sanitized", "mbpp-plus", "apps",
             "apps-introductory", "apps-interview", "apps-competition", "cruxeval-i", "cruxeval-o",
+            "livecodebench",
         ),
     ] = ("humaneval",)  # fmt: skip
     data: str = ""  # the same as --data of eval
