@@ -87,6 +87,14 @@ Thinking = Annotated[
 ]
 
 # Options of eval alone: with them its signature would hide its body. None is what was not given.
+BenchmarkNames = Annotated[
+    str,
+    typer.Option(
+        "--benchmark",
+        help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, mbpp-sanitized, "
+        "mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o, livecodebench.",
+    ),
+]
 _RUNS = "with --protocol training that of the adapters' run"
 EvalMaxTokens = Annotated[
     int | None,
@@ -179,6 +187,15 @@ EvalOut = Annotated[
         "--out",
         help="Output folder for samples and results; default evals/BENCHMARK-HASH. The same "
         "command again continues from it.",
+    ),
+]
+Export = Annotated[
+    str,
+    typer.Option(
+        "--export",
+        metavar="FORMATS",
+        help="Also write the results as other projects do, next to the samples: lm-eval "
+        "(lm-evaluation-harness), evalplus, or both, separated by a comma.",
     ),
 ]
 
@@ -475,15 +492,7 @@ def _solved(tries: Sequence[Try], as_json: bool) -> int:
 
 @app.command("eval")
 def evaluate(
-    benchmark: Annotated[
-        str,
-        typer.Option(
-            "--benchmark",
-            help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, "
-            "mbpp-sanitized, mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o, "
-            "livecodebench.",
-        ),
-    ] = "humaneval",
+    benchmark: BenchmarkNames = "humaneval",
     model: Model = None,
     adapter_path: Adapters = None,
     num_samples: Annotated[
@@ -507,6 +516,7 @@ def evaluate(
     samples: Samples = None,
     data: Data = None,
     out: EvalOut = None,
+    export: Export = "",
     backend: BackendName = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     quiet: Quiet = False,
@@ -539,7 +549,7 @@ def evaluate(
         **given,
     )
     request = EvalRequest(
-        [name.strip() for name in benchmark.split(",") if name.strip()],
+        _names(benchmark),
         settings,
         model=model,
         adapter_path=adapter_path,
@@ -547,6 +557,7 @@ def evaluate(
         samples=samples,
         compare=compare,
         out=out,
+        exported=_names(export),
         backend=backend or "auto",
         left_open=open_to_the_run.keys() - given.keys(),
     )
@@ -557,6 +568,11 @@ def evaluate(
     _print(*report.lines())
     _set_beside(report)
     return 0
+
+
+def _names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _set_beside(report: Report) -> None:

@@ -20,11 +20,16 @@ DataRow = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The verdict on one completion: PASS if all its test cases pass; ``share`` of them do."""
+    """The verdict on one completion: PASS if all its test cases pass; ``share`` of them do.
+
+    ``base`` is the verdict by the original benchmark's cases alone, if there are more, and None if
+    it is not known.
+    """
 
     status: Status
     share: float
     detail: str = ""
+    base: Status | None = None
 
 
 class ProblemCheck(Check, Protocol):
