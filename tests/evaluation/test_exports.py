@@ -13,11 +13,12 @@ import pytest
 
 from azr_mlx import __version__
 from azr_mlx.cli import main
-from azr_mlx.commands.evaluate import EvalRequest
+from azr_mlx.commands.evaluate import EvalRequest, Report, _exported
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks, exports
 from azr_mlx.evaluation.benchmarks import Benchmark, Grade
 from azr_mlx.evaluation.benchmarks.plus import PlusCheck
+from azr_mlx.evaluation.compare import compare
 from azr_mlx.evaluation.imported_samples import score_samples
 from azr_mlx.evaluation.protocol import Settings, Subject
 from azr_mlx.evaluation.result import BenchmarkResult, Sample
@@ -240,6 +241,20 @@ def test_the_command_exports_given_samples(
     assert main([*words, "--out", str(tmp_path / "file")]) == 2
     told = capsys.readouterr().err
     assert "--export lm-eval: " in told and told.count("\n") == 1
+
+
+def test_a_comparison_exports_both_of_its_arms(
+    tmp_path: Path, measured: BenchmarkResult, small: Benchmark
+) -> None:
+    with_adapters = replace(measured, folder=str(tmp_path / "humaneval"))
+    bare = replace(measured.protocol, adapter="", adapter_sha256="")
+    base = replace(measured, protocol=bare, folder=str(tmp_path / "humaneval-base"))
+    report = Report((with_adapters,), (compare(base, with_adapters),))
+    request = EvalRequest(["humaneval"], exported=["lm-eval"], compare="base")
+    written = _exported(request, [small], report).exported
+    assert [path.parent.parent.name for path in written] == ["humaneval", "humaneval-base"]
+    names = [json.loads(path.read_text())["model_name"] for path in written]
+    assert names == ["runs/x", "org/model"]
 
 
 @pytest.mark.parametrize(
