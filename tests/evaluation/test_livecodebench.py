@@ -352,7 +352,6 @@ PRIVATE = ROWS["Halves"]["private_test_cases"]
         ({"private_test_cases": []}, "private_test_cases is not text"),
         ({"public_test_cases": WRONG_TYPE}, "'interactive' is neither stdin nor functional"),
         ({"public_test_cases": "oops"}, "public_test_cases: not JSON"),
-        ({"metadata": '{"func_name": "f"}'}, "it has a stdin test, and its metadata names f"),
         ({"metadata": '{"func_name": "f("}'}, "metadata is not an object whose func_name"),
         ({"metadata": "[]"}, "metadata is not an object whose func_name"),
         ({"difficulty": "extreme"}, "'extreme' is none of easy, medium, hard"),
@@ -370,13 +369,23 @@ def test_a_bad_row_is_one_clear_line(tmp_path: Path, change: dict[str, Any], mes
     assert "huggingface.co/datasets/livecodebench/code_generation_lite" in told
 
 
-def test_a_functional_test_without_a_name_or_of_other_than_json_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a functional test, and its metadata names no func_name"):
+def test_a_functional_test_without_a_name_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a functional test, and its metadata has no func_name"):
         loaded(tmp_path / "x.jsonl", {**CALLED, "metadata": "{}"})
+
+
+def test_the_name_decides_how_tests_run(sandbox: Sandbox, tmp_path: Path) -> None:
+    public = cases_of("stdin", ("[2, 1]", "[1, 2]"))
+    [problem] = loaded(tmp_path / "x.jsonl", {**CALLED, "public_test_cases": public}).problems
+    [found] = grade(sandbox, [(problem, f"{ENDS}return [min(nums), max(nums)]")])
+    assert found == Grade(PASS, 1.0)
+
+
+def test_a_method_s_test_of_other_than_json_leaves_its_problem_out(tmp_path: Path) -> None:
     for pair in (("[1", "1"), ("1", "one"), ("1\n\n2", "1")):
         row = {**CALLED, "public_test_cases": cases_of("functional", pair)}
-        with pytest.raises(UsageError, match="a functional test: not JSON"):
-            loaded(tmp_path / "x.jsonl", row)
+        found = loaded(tmp_path / "x.jsonl", row, STDIN)
+        assert found.excluded == ("LiveCodeBench/9001",) and len(found.problems) == 1
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
