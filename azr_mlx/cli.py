@@ -88,6 +88,15 @@ Thinking = Annotated[
 ]
 
 # Options of eval alone: with them its signature would hide its body. None is what was not given.
+BenchmarkNames = Annotated[
+    str,
+    typer.Option(
+        "--benchmark",
+        help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, mbpp-sanitized, "
+        "mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o, livecodebench; or "
+        "your own, as module:function.",
+    ),
+]
 _RUNS = "with --protocol training that of the adapters' run"
 EvalMaxTokens = Annotated[
     int | None,
@@ -149,6 +158,21 @@ Split = Annotated[
         "select its best checkpoint.",
     ),
 ]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="DATE",
+        help="Use only problems of contests on or after this day, such as 2024-10-31 "
+        "(LiveCodeBench).",
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="DATE", help="Use only problems of contests on or before this day."
+    ),
+]
 Samples = Annotated[
     Path | None,
     typer.Option(
@@ -165,6 +189,15 @@ EvalOut = Annotated[
         "--out",
         help="Output folder for samples and results; default evals/BENCHMARK-HASH. The same "
         "command again continues from it.",
+    ),
+]
+Export = Annotated[
+    str,
+    typer.Option(
+        "--export",
+        metavar="FORMATS",
+        help="Also write the results as other projects do, next to the samples: lm-eval "
+        "(lm-evaluation-harness), evalplus, or both, separated by a comma.",
     ),
 ]
 
@@ -461,15 +494,7 @@ def _solved(tries: Sequence[Try], as_json: bool) -> int:
 
 @app.command("eval")
 def evaluate(
-    benchmark: Annotated[
-        str,
-        typer.Option(
-            "--benchmark",
-            help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, "
-            "mbpp-sanitized, mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o; or "
-            "your own, as module:function.",
-        ),
-    ] = "humaneval",
+    benchmark: BenchmarkNames = "humaneval",
     model: Model = None,
     adapter_path: Adapters = None,
     num_samples: Annotated[
@@ -488,9 +513,12 @@ def evaluate(
         int | None, typer.Option("--limit", min=1, help="Use only the first N tasks.")
     ] = None,
     split: Split = "all",
+    since: Since = None,
+    until: Until = None,
     samples: Samples = None,
     data: Data = None,
     out: EvalOut = None,
+    export: Export = "",
     backend: BackendName = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     quiet: Quiet = False,
@@ -503,6 +531,7 @@ def evaluate(
     _start()
     from azr_mlx.commands.evaluate import EvalRequest
     from azr_mlx.commands.evaluate import evaluate as run
+    from azr_mlx.evaluation.benchmarks import Window
     from azr_mlx.evaluation.progress import reporter
     from azr_mlx.evaluation.protocol import Settings
 
@@ -514,6 +543,7 @@ def evaluate(
         temperature=temp,
         top_p=top_p,
         limit=limit,
+        window=Window.given(since, until),
         split=split,
         protocol=protocol,
         form=form,
@@ -521,7 +551,7 @@ def evaluate(
         **given,
     )
     request = EvalRequest(
-        [name.strip() for name in benchmark.split(",") if name.strip()],
+        _names(benchmark),
         settings,
         model=model,
         adapter_path=adapter_path,
@@ -529,6 +559,7 @@ def evaluate(
         samples=samples,
         compare=compare,
         out=out,
+        exported=_names(export),
         backend=backend or "auto",
         left_open=open_to_the_run.keys() - given.keys(),
     )
@@ -539,6 +570,11 @@ def evaluate(
     _print(*report.lines())
     _set_beside(report)
     return 0
+
+
+def _names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _set_beside(report: Report) -> None:

@@ -8,13 +8,14 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.config import Quantization, SandboxConfig, load_keys, schema
 from azr_mlx.errors import Interrupted, UsageError
-from azr_mlx.evaluation import benchmarks, contamination
+from azr_mlx.evaluation import benchmarks, contamination, exports
 from azr_mlx.evaluation.benchmarks import Benchmark
 from azr_mlx.evaluation.compare import Comparison, compare
 from azr_mlx.evaluation.contamination import Contamination
@@ -43,8 +44,9 @@ class EvalRequest:
 
     ``data`` is one benchmark's file, or a folder with several's. ``samples`` were made elsewhere
     and need no model. ``compare`` "base" runs the same protocol with the adapters off. ``out`` is
-    a folder with one for each benchmark in it; without it they are below ``evals/``. ``left_open``
-    names settings that nobody chose: see ``as_trained``.
+    a folder with one for each benchmark in it; without it they are below ``evals/``. ``exported``
+    are formats of other projects in which the results are written besides. ``left_open`` names
+    settings that nobody chose: see ``as_trained``.
     """
 
     benchmarks: Sequence[str]
@@ -55,6 +57,7 @@ class EvalRequest:
     samples: Path | None = None
     compare: str | None = None
     out: Path | None = None
+    exported: Sequence[str] = ()
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     quantization: Quantization | None = None  # that of the run, if the adapters belong to one
     backend: str = "auto"
@@ -73,11 +76,14 @@ class EvalRequest:
         self._check_data()
         if self.compare not in (None, BASE):
             raise UsageError(f"--compare {self.compare}: only base can be compared with")
-        if self.samples and (self.compare or self.out):
+        exports.check(self.exported, self.names)
+        if self.samples and (self.compare or (self.out and not self.exported)):
             raise UsageError(
                 f"{'--compare' if self.compare else '--out'}: --samples have no model and are on "
                 "disk already; leave one of them out"
             )
+        if self.samples and self.exported and not self.out:
+            raise UsageError("--export: of --samples; give --out FOLDER, where the files go")
         if self.compare and self.adapter_path is None:
             raise UsageError("--compare base: without --adapter-path there is only the base")
         if self.out is not None and self.out.suffix == ".jsonl":
@@ -105,18 +111,20 @@ class EvalRequest:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of it: one result per benchmark; a comparison with the base if asked for; and what
-    the run has practised on, if the adapters belong to a run.
+    """What came of it: one result per benchmark; a comparison with the base if asked for; what the
+    run has practised on, if the adapters belong to a run; and the files in others' formats.
     """
 
     results: tuple[BenchmarkResult, ...]
     comparisons: tuple[Comparison, ...] = ()
     contaminations: tuple[Contamination, ...] = ()
+    exported: tuple[Path, ...] = ()
 
     def lines(self) -> list[str]:
         lines = [line for result in self.results for line in result.lines()]
         lines += [line for one in self.comparisons for line in one.lines()]
-        return lines + [line for one in self.contaminations for line in one.lines()]
+        lines += [line for one in self.contaminations for line in one.lines()]
+        return lines + [f"exported to {path}" for path in self.exported]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -125,6 +133,7 @@ class Report:
                 one.to_json() | {"base": one.before.to_json()} for one in self.comparisons
             ],
             "contamination": [one.to_json() for one in self.contaminations],
+            "exported": [str(path) for path in self.exported],
         }
 
 
@@ -151,13 +160,16 @@ def evaluate(
         model = model or base_of(adapters)
         settings = as_trained(request.settings, adapters, request.left_open)
         request = replace(request, settings=settings)
-    loaded = [benchmarks.load(name, request.data) for name in request.names]
+    loaded = [
+        benchmarks.load(name, request.data, request.settings.window) for name in request.names
+    ]
     try:
         if request.samples is not None:
             given = read_samples(request.samples)
             with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
                 on_sandbox(sandbox)
-                return _score(request, loaded, given, sandbox, progress)
+                report = _score(request, loaded, given, sandbox, progress)
+            return _exported(request, loaded, report)
         if model is None:
             raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
         request.settings.check()
@@ -170,7 +182,8 @@ def evaluate(
             quantization = request.quantization or _quantization(adapters)
             backend, subject = open_model(model, adapters, quantization, request.backend)
             session = _Session(request, backend, subject, sandbox, progress)
-            return session.run(loaded, practised)
+            report = session.run(loaded, practised)
+        return _exported(request, loaded, report)
     finally:
         progress.close()
 
@@ -214,11 +227,28 @@ def _score(
     return Report(
         tuple(
             score_samples(
-                b, given, sandbox, ks=s.ks, limit=s.limit, split=s.split, progress=progress
+                b,
+                given,
+                sandbox,
+                ks=s.ks,
+                limit=s.limit,
+                split=s.split,
+                window=s.window,
+                progress=progress,
             )
             for b in loaded
         )
     )
+
+
+def _exported(request: EvalRequest, loaded: Sequence[Benchmark], report: Report) -> Report:
+    """The report, after its results were written in the formats of other projects."""
+    now, of = datetime.now(), {benchmark.spec.name: benchmark for benchmark in loaded}
+    written: list[Path] = []
+    for result in (*report.results, *(one.before for one in report.comparisons)):
+        folder = Path(result.folder) if result.folder else (request.out or EVALS) / result.name
+        written += exports.write(request.exported, result, of[result.name], folder, now)
+    return replace(report, exported=tuple(written))
 
 
 class _Session:

@@ -72,6 +72,7 @@ class EvaluationConfig:
         OneOfOrFunction(
             "humaneval", "humaneval-plus", "mbpp", "mbpp-sanitized", "mbpp-plus", "apps",
             "apps-introductory", "apps-interview", "apps-competition", "cruxeval-i", "cruxeval-o",
+            "livecodebench",
         ),
     ] = ("humaneval",)  # fmt: skip
     data: str = ""  # the same as --data of eval

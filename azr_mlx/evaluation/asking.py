@@ -158,7 +158,7 @@ class BenchmarkAsking:
     def described(self) -> dict[str, Any]:
         spec, in_chat = self.spec, self.form == "chat"
         return {
-            "prompt": f"chat: the question as a user message, thinking {_switch(self.thinking)}"
+            "prompt": f"chat: {spec.asked}, thinking {_switch(self.thinking)}"
             if in_chat
             else f"base: {spec.form}",
             "shots": spec.shots,

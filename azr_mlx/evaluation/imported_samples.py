@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import protocol
-from azr_mlx.evaluation.benchmarks import Benchmark
+from azr_mlx.evaluation.benchmarks import ALWAYS, Benchmark, Window
 from azr_mlx.evaluation.progress import Reporter, Silent
 from azr_mlx.evaluation.protocol import Extent, Settings
 from azr_mlx.evaluation.result import BenchmarkResult, Sample, by_task
@@ -24,14 +24,16 @@ def score_samples(
     ks: Sequence[int] = (1,),
     limit: int | None = None,
     split: str = "all",
+    window: Window = ALWAYS,
     progress: Reporter | None = None,
 ) -> BenchmarkResult:
     """Score completions by task id that were made elsewhere, each following its problem's prefix.
+    ``window`` is the one that the benchmark was loaded with.
 
     Raises:
         UsageError: there is none for this benchmark, or k is more than some task has.
     """
-    settings = Settings(limit=limit, split=split)
+    settings = Settings(limit=limit, split=split, window=window)
     settings.check()
     began, progress = time.monotonic(), progress or Silent()
     problems, subset = settings.choose(benchmark.problems)

@@ -12,7 +12,7 @@ from azr_mlx.backends.base import Sampling
 from azr_mlx.config import THOUGHT_TOKENS
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks, strategies
-from azr_mlx.evaluation.benchmarks import Benchmark, Problem
+from azr_mlx.evaluation.benchmarks import ALWAYS, Benchmark, Problem, Window
 from azr_mlx.evaluation.statistics import check_k
 
 SPLITS = ("all", "selection", "report")
@@ -23,8 +23,9 @@ MAX_TOKENS = 512  # enough for an answer to a problem of any benchmark, without 
 class Settings:
     """How a model is asked.
 
-    ``split`` is all, or the half of the tasks that a run's best adapters are selected on, or the
-    half that reports on them; ``limit`` takes the first tasks of it only. ``protocol`` auto is chat
+    ``window`` are the days of whose problems the benchmark consists, if these have any. ``split``
+    is all, or the half of the tasks that a run's best adapters are selected on, or the half that
+    reports on them; ``limit`` takes the first tasks of it only. ``protocol`` auto is chat
     for a model that has a chat template, and base for one that has none; training asks as self-play
     does, by the prompt form ``form``. ``strategy`` is one of ``strategies.STRATEGIES``, or auto:
     each in turn, until the visible tests pass. With ``thinking`` a chat model thinks before it
@@ -37,6 +38,7 @@ class Settings:
     top_p: float = 1.0
     max_tokens: int = MAX_TOKENS
     limit: int | None = None
+    window: Window = ALWAYS
     split: str = "all"
     protocol: str = "auto"
     strategy: str = "direct"
@@ -75,6 +77,8 @@ class Settings:
         """The problems that are evaluated, and a name for them."""
         chosen = [p for p in problems if self.split in ("all", half(p.id))]
         whole = "all" if self.split == "all" else f"{self.split} half"
+        if self.window:
+            whole = f"{whole} {self.window}"
         if self.limit is None or self.limit >= len(chosen):
             return tuple(chosen), whole
         first = f"first {self.limit}"

@@ -12,6 +12,8 @@ from azr_mlx.evaluation.protocol import Protocol
 from azr_mlx.evaluation.statistics import Estimate, estimate, pass_at_k
 from azr_mlx.types import Status
 
+# The words of the benchmarks for how hard a problem is, the easiest first.
+LEVELS = ("easy", "introductory", "medium", "interview", "hard", "competition")
 CASES = "test-case average"  # APPS's second metric: the mean share of test cases that pass
 
 
@@ -124,8 +126,8 @@ class BenchmarkResult:
 
     @property
     def levels(self) -> dict[str, tuple[TaskResult, ...]]:
-        """The tasks by level, if there is more than one."""
-        names = list(dict.fromkeys(t.level for t in self.tasks))
+        """The tasks by level, if there is more than one; the easiest first."""
+        names = sorted(dict.fromkeys(t.level for t in self.tasks), key=_rank)
         found = {n: tuple(t for t in self.tasks if t.level == n) for n in names}
         return found if len(found) > 1 else {}
 
@@ -204,6 +206,10 @@ class BenchmarkResult:
             "generated": self.generated,
             "folder": self.folder,
         }
+
+
+def _rank(level: str) -> int:
+    return LEVELS.index(level) if level in LEVELS else len(LEVELS)
 
 
 def shown_figure(name: str, e: Estimate) -> str:

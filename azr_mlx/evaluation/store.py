@@ -142,6 +142,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(sample: Sample) -> dict[str, Any]:
+    base = sample.grade.base
     return {
         "task_id": sample.task,
         "completion": sample.completion,
@@ -149,6 +150,7 @@ def _row(sample: Sample) -> dict[str, Any]:
         "status": sample.grade.status.value,
         "share": sample.grade.share,
         "detail": sample.grade.detail,
+        **({} if base is None else {"base": base.value}),
         "strategy": sample.strategy,
         "visible": sample.visible,
         "finish": sample.finish,
@@ -156,11 +158,12 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
+    base = Status(row["base"]) if "base" in row else None
     return Sample(
         task=row["task_id"],
         number=row["sample"],
         completion=row["completion"],
-        grade=Grade(Status(row["status"]), float(row["share"]), row["detail"]),
+        grade=Grade(Status(row["status"]), float(row["share"]), row["detail"], base),
         strategy=row["strategy"],
         visible=row["visible"],
         finish=row["finish"],

@@ -22,7 +22,7 @@ only each other and the standard library, and share ``codec`` and ``wire`` with 
 
 from azr_mlx.sandbox.jail.codec import is_opaque
 from azr_mlx.sandbox.jail.wire import MAX_CALLS, MAX_REPORTED
-from azr_mlx.sandbox.job import Job, Limits, Result, job_from_json
+from azr_mlx.sandbox.job import MAX_STDIN, Job, Limits, Result, job_from_json, size_of
 from azr_mlx.sandbox.literals import equal, literal, parse_literal
 from azr_mlx.sandbox.pool import JobBatch, Sandbox
 from azr_mlx.sandbox.worker import SandboxError
@@ -30,6 +30,7 @@ from azr_mlx.sandbox.worker import SandboxError
 __all__ = [
     "MAX_CALLS",
     "MAX_REPORTED",
+    "MAX_STDIN",
     "Job",
     "JobBatch",
     "Limits",
@@ -41,4 +42,5 @@ __all__ = [
     "job_from_json",
     "literal",
     "parse_literal",
+    "size_of",
 ]

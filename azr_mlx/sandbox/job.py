@@ -11,7 +11,8 @@ from azr_mlx.sandbox.jail.wire import MAX_CALLS
 from azr_mlx.sandbox.literals import literal, parse_literal
 from azr_mlx.types import Status
 
-MAX_TEXT = 4 << 20  # characters of all texts of one job together
+MAX_TEXT = 4 << 20  # characters of all texts of one job together, without its stdin
+MAX_STDIN = 15 << 20  # bytes; stdin is a file, and a job's files may have 16 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +129,12 @@ class Job:
             self.args,
             self.expect,
             self.tests,
-            self.stdin,
             self.expect_stdout,
         )
         if sum(len(text) for text in texts if text is not None) > MAX_TEXT:
             return f"more than {MAX_TEXT} characters"
+        if self.stdin is not None and size_of(self.stdin) > MAX_STDIN:
+            return f"more than {MAX_STDIN} bytes of stdin"
         if self.limits is not None and type(self.limits) is not Limits:
             return "limits must be Limits"
         return self.limits.error() if self.limits is not None else ""
@@ -150,6 +152,11 @@ class Job:
         if self.call is not None and not self.call.isidentifier():
             return f"call = {self.call[:80]!r}: must be the name of a function"
         return ""
+
+
+def size_of(text: str) -> int:
+    """How many bytes a text takes as a file."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 _STYLED = ("call", "args", "expect", "calls", "call_s", "tests", "stdin", "expect_stdout")

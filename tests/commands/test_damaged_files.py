@@ -72,6 +72,18 @@ BENCHMARKS = {
     "apps-interview": {**APPS, "input_output": '{"fn_name": "f", "inputs": [[1]], "outputs": [2]}'},
     "cruxeval-i": CRUXEVAL,
     "cruxeval-o": CRUXEVAL,
+    "livecodebench": {
+        "question_id": "a",
+        "question_content": "Add one.",
+        "contest_date": "2024-10-31T00:00:00",
+        "difficulty": "easy",
+        "starter_code": "",
+        "public_test_cases": '[{"input": "1", "output": "2", "testtype": "stdin"}]',
+        # a compressed pickle of the same text
+        "private_test_cases": "eJxrYJlqwQABPSbR1UqZeQWlJUpWCkqGSjoKSvmlJVCuEYhbklpcUlJZkAoSKC5J"
+        "ycxTqo2dogcAOgkSqg==",
+        "metadata": "{}",
+    },
 }
 TASK = Task.create(TaskKind.DEDUCTION, "def f(a):\n    return a", ("(1,)",), ("1",))
 BUFFER_ROW = {"task": TASK.to_json(), "attempts": 1, "successes": 0}

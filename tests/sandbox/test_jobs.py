@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError, is_opaque
+from azr_mlx.sandbox import MAX_STDIN, Job, Limits, Sandbox, SandboxError, is_opaque
 from azr_mlx.sandbox.worker import Worker, WorkerDied
 from azr_mlx.types import Status
 from benchmarks.sandbox_soak import descendants
@@ -267,6 +267,16 @@ def test_large_code_and_output(judge: Judge) -> None:
 # --- the pool ---
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "\U0001f600"])
+def test_a_long_stdin(judge: Judge, letter: str) -> None:
+    most = MAX_STDIN // len(letter.encode())
+    code = "import sys\nprint(len(sys.stdin.read()))"
+    result = judge(code, stdin=letter * most)
+    assert (result.status, result.stdout) == (Status.OK, f"{most}\n")
+    refused = judge(code, stdin=letter * (most + 1))
+    assert refused.status is Status.INVALID and "bytes" in refused.detail
+
+
 def test_results_are_in_order(sandbox: Sandbox) -> None:
     jobs = [
         Job(
@@ -343,7 +353,7 @@ def test_nothing_is_left_after_close() -> None:
 def test_sandbox_ends_with_its_owner(isolation: str) -> None:
     """kill -9 of the trainer must not leave zygotes or folders."""
     script = (
-        "import sys, time\nfrom azr_mlx.sandbox import Job, Sandbox\n"
+        "import sys, time\nfrom azr_mlx.sandbox import MAX_STDIN, Job, Sandbox\n"
         "s = Sandbox(1, sys.argv[1])\nz = s._crew[0]\nprint(z.process.pid, z.base, flush=True)\n"
         "s.run([Job('a', 'import time\\ntime.sleep(60)')])\n"
     )

@@ -17,21 +17,33 @@ from azr_mlx.backends.base import Tokenizer
 from azr_mlx.config import schema
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import strategies
-from azr_mlx.evaluation.benchmarks import apps, cruxeval, humaneval, mbpp, own, plus, source
+from azr_mlx.evaluation.benchmarks import (
+    apps,
+    cruxeval,
+    humaneval,
+    livecodebench,
+    mbpp,
+    own,
+    plus,
+    source,
+)
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.evaluation.benchmarks.problem import (
+    ALWAYS,
     AssertCheck,
     Benchmark,
     Grade,
     Problem,
     ProblemCheck,
     Spec,
+    Window,
 )
 from azr_mlx.evaluation.benchmarks.source import read_jsonl
 from azr_mlx.tasks.chat import conversation, written
 from azr_mlx.types import Prompt
 
 __all__ = [
+    "ALWAYS",
     "PROTOCOLS",
     "SPECS",
     "AssertCheck",
@@ -40,6 +52,7 @@ __all__ = [
     "Problem",
     "ProblemCheck",
     "Spec",
+    "Window",
     "completion",
     "content_sha256",
     "extract_code",
@@ -60,15 +73,17 @@ SPECS: dict[str, Spec] = {
         *apps.SPECS,
         cruxeval.INPUT,
         cruxeval.OUTPUT,
+        livecodebench.SPEC,
     )
 }
 
 
-def load(name: str, data: Path | None = None) -> Benchmark:
+def load(name: str, data: Path | None = None, window: Window = ALWAYS) -> Benchmark:
     """The benchmark ``name``, from ``data`` (its file, or a folder that holds it) if given.
 
     Else from an installed package, else through ``datasets`` from the hub or its cache. A plug-in
-    (``module:function``) brings its own data.
+    (``module:function``) brings its own data. Problems of days outside the ``window`` are passed
+    over.
 
     Raises:
         UsageError: the name is unknown, or its data is not available, or is not what it should be.
@@ -86,9 +101,12 @@ def load(name: str, data: Path | None = None) -> Benchmark:
             f"--benchmark {name}: unknown; {hint}there are {', '.join(SPECS)}, and your own as "
             "module:function"
         )
-    graded, excluded = source.problems(spec, rows, where)
+    if window and spec.date_of is None:
+        raise UsageError(f"--since, --until: the problems of {name} have no dates; leave them out")
+    graded, excluded = source.problems(spec, rows, where, window)
     if not graded:
-        raise UsageError(f"{where}: holds no {name} problem with tests; {spec.fix}")
+        of = f"{name} problem with tests{f' {window}' if window else ''}"
+        raise UsageError(f"{where}: holds no {of}; {spec.fix}")
     return Benchmark(spec, tuple(graded), tuple(excluded), where, content_sha256(graded))
 
 
@@ -112,7 +130,7 @@ def prompt(
     if protocol == "base":
         ids = tokenizer.encode(problem.prompt)
         return Prompt(problem.prompt, tuple(ids), form="base", stop=spec.stop)
-    asked = conversation(strategies.ask(problem.question, strategy))
+    asked = conversation(strategies.ask(problem.question, strategy), spec.system)
     text = written(tokenizer, asked, thinking=thinking)
     ids = tokenizer.encode(text, add_special_tokens=False)
     return Prompt(text, tuple(ids), form="chat", strategy=strategy, chat=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -20,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from azr_mlx.errors import UsageError
+from azr_mlx.evaluation.benchmarks import cases
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
 from azr_mlx.files import from_json, read_text
 from azr_mlx.sandbox import MAX_CALLS, MAX_REPORTED, Job, Limits, Result, literal, parse_literal
-from azr_mlx.text import NOT_PYTHON, parsed
+from azr_mlx.text import NOT_PYTHON
 from azr_mlx.types import Status
 
 # The reference harness stops a case at 4 s of wall time; a busy machine does not stretch CPU time.
@@ -52,18 +52,11 @@ class StdinCheck:
     outputs: tuple[str, ...]
 
     def jobs(self, code: str) -> list[Job]:
-        program = _headed(_program(code))
-        return [
-            Job(str(i), program, stdin=text, limits=LIMITS) for i, text in enumerate(self.inputs)
-        ]
+        program = cases.headed(HEADER, cases.as_program(code))
+        return cases.jobs(program, self.inputs, LIMITS)
 
     def grade(self, code: str, results: Sequence[Result]) -> Grade:
-        right = [
-            r.status is Status.OK and same_output(r.stdout, wanted)
-            for r, wanted in zip(results, self.outputs, strict=True)
-        ]
-        bad = next((r for r, ok in zip(results, right, strict=True) if not ok), None)
-        return _grade(right, bad)
+        return cases.grade(results, self.outputs, same_output)
 
     def content(self) -> Any:
         return [self.inputs, self.outputs]
@@ -80,7 +73,7 @@ class CallCheck:
     outputs: tuple[Any, ...]
 
     def jobs(self, code: str) -> list[Job]:
-        program = f"{_headed(code)}\n\n{_ENTRY.format(name=self.name)}"
+        program = cases.with_entry(cases.headed(HEADER, code), self.name)
         times = min(len(self.calls), MOST_SLOW)
         limits = replace(LIMITS, wall_s=times * LIMITS.wall_s, cpu_s=times * LIMITS.cpu_s)
         return [
@@ -112,52 +105,18 @@ class CallCheck:
             for value, wanted in zip(given, self.outputs, strict=True)
         ]
         if all(right):
-            return _grade(right, None)
+            return cases.counted(right, None)
         bad = next((r for r in results if r.detail), results[0])
         if bad.status is Status.OK and bad.detail:  # of a call that gave no value
             slow = bad.detail.startswith("TooLong")
             bad = replace(bad, status=Status.TIMEOUT if slow else Status.ERROR)
-        return _grade(right, bad)
+        return cases.counted(right, bad)
 
     def content(self) -> Any:
         return [self.name, self.calls, self.outputs]
 
 
 _NOTHING = object()
-_ENTRY = """
-def _entry(*args):
-    owner = globals().get("Solution")
-    return (getattr(owner(), "{name}") if owner else globals()["{name}"])(*args)
-"""
-
-
-def _headed(code: str) -> str:
-    """With the header, but for code that begins with a ``from __future__``: nothing may precede."""
-    return code if re.search(r"^from __future__ ", code, re.M) else HEADER + code
-
-
-def _program(code: str) -> str:
-    """The reference harness puts a program into a function, and some of the human solutions end
-    with a ``return``: those are put into one here.
-    """
-    tree = parsed(code)
-    if tree is None:
-        return code
-    outside = [n for n in tree.body if not isinstance(n, _SCOPES)]
-    if not any(isinstance(n, ast.Return) for statement in outside for n in ast.walk(statement)):
-        return code
-    return f"def _main():\n{textwrap.indent(code, '    ')}\n_main()\n"
-
-
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-
-
-def _grade(right: Sequence[bool], bad: Result | None) -> Grade:
-    share = sum(right) / len(right)
-    if bad is None:
-        return Grade(Status.PASS, share)
-    status = Status.FAIL if bad.status is Status.OK else bad.status
-    return Grade(status, share, bad.detail or f"case {right.index(False)}: another output expected")
 
 
 def same_output(given: str, wanted: str) -> bool:

@@ -42,16 +42,22 @@ Same = Callable[[tuple[Value, ...], Value, Value], bool]  # arguments, a value, 
 
 
 class PlusCheck:
-    """A function on many inputs, compared with the reference on the same inputs.
+    """A function on many inputs, compared with the reference on the same inputs. The first ``base``
+    of these are the original benchmark's.
 
     The first verdicts also ask for the reference, all with one job; its values are kept for the
     next ones.
     """
 
     def __init__(
-        self, entry: str, reference: str, inputs: Sequence[tuple[Value, ...]], atol: float
+        self,
+        entry: str,
+        reference: str,
+        inputs: Sequence[tuple[Value, ...]],
+        atol: float,
+        base: int = 0,
     ) -> None:
-        self.entry, self.reference, self.atol = entry, reference, atol
+        self.entry, self.reference, self.atol, self.base = entry, reference, atol, base
         self.inputs = tuple(inputs)
         self.call, self.calls, self.more = entry, _calls(self.inputs), ""
         if self.calls is None:
@@ -93,17 +99,34 @@ class PlusCheck:
             return Grade(Status.INVALID, 0.0, "the reference gives no value to compare with")
         wrong = self._wrong(given.values or (), self._expected, judged)
         share = 1.0 - len(wrong) / len(judged)
+        base = self._base(given, judged, wrong)
         if given.status is not Status.OK:
-            return Grade(given.status, share, given.detail)
-        taken = given.call_seconds
-        slow = [i for i, most in enumerate(self._limits()) if taken[i] > most]
-        if slow or sum(taken) > self._most():
+            return Grade(given.status, share, given.detail, base)
+        slow = self._slow(given)
+        if slow or sum(given.call_seconds) > self._most():
             most = self._limits()[slow[0]] if slow else self._most()
-            return Grade(Status.TIMEOUT, share, f"more than {most:.3g} s of CPU time")
+            return Grade(Status.TIMEOUT, share, f"more than {most:.3g} s of CPU time", base)
         if wrong:
             text = f"{self.entry}{_source(self.inputs[wrong[0]])}"
-            return Grade(Status.FAIL, share, f"{text[:200]}: another value is expected")
-        return Grade(Status.PASS, 1.0)
+            return Grade(Status.FAIL, share, f"{text[:200]}: another value is expected", base)
+        return Grade(Status.PASS, 1.0, base=base)
+
+    def _base(self, given: Result, judged: Sequence[int], wrong: Sequence[int]) -> Status | None:
+        """The verdict by the original inputs alone. It is not known if a limit ended the process:
+        no value came back then."""
+        made = len(given.values or ())
+        if not any(i < self.base for i in judged):
+            return None
+        if any(i < min(self.base, made) for i in wrong):
+            return Status.FAIL
+        if made < self.base:
+            return Status.ERROR if given.status is Status.ERROR else None
+        return Status.TIMEOUT if any(i < self.base for i in self._slow(given)) else Status.PASS
+
+    def _slow(self, given: Result) -> list[int]:
+        """The inputs that took longer than they may."""
+        taken = zip(given.call_seconds, self._limits(), strict=False)
+        return [i for i, (seconds, most) in enumerate(taken) if seconds > most]
 
     def _is_judged(self, wanted: Value) -> bool:
         return not is_opaque(wanted) or SPECIAL.get(self.entry) is _same_presence
@@ -315,7 +338,8 @@ def check(row: DataRow, *, base_only: bool = False) -> PlusCheck:
     if row["task_id"].startswith("HumanEval"):
         reference = row["prompt"] + reference
     inputs = arguments(row["task_id"], rows)
-    return PlusCheck(row["entry_point"], reference, inputs, row["atol"])
+    base = len(row["base_input"])
+    return PlusCheck(row["entry_point"], reference, inputs, row["atol"], base)
 
 
 def parse_mbpp(row: DataRow) -> Problem | None:

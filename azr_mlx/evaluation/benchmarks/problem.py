@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
+from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.sandbox import Job, Limits, Result
 from azr_mlx.tasks.verdicts import Check
@@ -19,11 +21,16 @@ DEFAULT_LIMITS = Limits()  # of one run of an answer with all its assertions
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The verdict on one completion: PASS if all its test cases pass; ``share`` of them do."""
+    """The verdict on one completion: PASS if all its test cases pass; ``share`` of them do.
+
+    ``base`` is the verdict by the original benchmark's cases alone, if there are more, and None if
+    it is not known.
+    """
 
     status: Status
     share: float
     detail: str = ""
+    base: Status | None = None
 
 
 class ProblemCheck(Check, Protocol):
@@ -91,19 +98,58 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The days from ``since`` to ``until``, both included; None: there is no such end."""
+
+    since: date | None = None
+    until: date | None = None
+
+    @classmethod
+    def given(cls, since: str | None, until: str | None) -> Window:
+        """The window that the options name. Raises UsageError if they name none."""
+        window = cls(_day("--since", since), _day("--until", until))
+        if window.since and window.until and window.since > window.until:
+            raise UsageError(f"--since {since} --until {until}: the first day is after the last")
+        return window
+
+    def __bool__(self) -> bool:
+        return self.since is not None or self.until is not None
+
+    def __contains__(self, day: date) -> bool:
+        after = self.since is None or self.since <= day
+        return after and (self.until is None or day <= self.until)
+
+    def __str__(self) -> str:
+        ends = (("since", self.since), ("until", self.until))
+        return " ".join(f"{word} {day}" for word, day in ends if day is not None)
+
+
+ALWAYS = Window()
+
+
+def _day(option: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} {text}: is not a day; write it like 2024-10-31") from None
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A benchmark.
 
     ``parse`` gives None for a problem without tests; ``id_of`` is its id in any case, and
     ``selected`` says of an id whether it belongs to the benchmark; so does ``level``, if it is
-    not "". ``files`` are the names that ``--data FOLDER`` looks for, ``rows`` reads a folder that
-    holds them otherwise (None: it does not), ``hub`` the arguments of ``datasets.load_dataset``
-    and ``hub_file`` the file that these read, if the hub does not say,
+    not "". ``date_of`` is the day of a problem, by which a window of them can be chosen (None: they
+    have none). ``files`` are the names that ``--data FOLDER`` looks for, ``rows`` reads a folder
+    that holds them otherwise (None: it does not), ``hub`` the arguments of
+    ``datasets.load_dataset`` and ``hub_file`` the file that these read, if the hub does not say,
     ``package`` a module that holds the rows if it is installed, ``cached`` a file that another
     program has left; all of these may be empty.
-    ``form`` is what the base prompt is, with ``shots`` examples; ``extract`` finds the answer in
-    what a chat model says, given the name of the function, and ``reads`` says how. ``fix``: how to
-    get the data by hand.
+    ``form`` is what the base prompt is, with ``shots`` examples; ``system`` comes before a chat
+    model's question, and ``asked`` says what it is asked; ``extract`` finds the answer in what it
+    says, given the name of the function, and ``reads`` says how. ``fix``: how to get the data by
+    hand.
     """
 
     name: str
@@ -121,7 +167,10 @@ class Spec:
     rows: Callable[[Path], Iterator[DataRow] | None] = lambda folder: None
     selected: Callable[[str], bool] = lambda name: True
     level: str = ""
+    date_of: Callable[[DataRow], date] | None = None
     shots: int = 0
+    system: str = ""
+    asked: str = "the question as a user message"
     extract: Callable[[str, str], str] = extract_code
     reads: str = "fenced Python block that defines the function"
 

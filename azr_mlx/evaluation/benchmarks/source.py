@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.errors import WRONG_VALUES, UsageError, first_line
-from azr_mlx.evaluation.benchmarks.problem import DataRow, Problem, Spec
+from azr_mlx.evaluation.benchmarks.problem import DataRow, Problem, Spec, Window
 from azr_mlx.files import Unreadable, from_json, read_lines
 from azr_mlx.files import read_json as read_value
 from azr_mlx.text import NOT_PYTHON
@@ -122,8 +122,11 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Problem], list[str]]:
-    """The problems of the benchmark that have tests, and the ids of those that have none.
+def problems(
+    spec: Spec, found: Iterator[DataRow], source: str, window: Window
+) -> tuple[list[Problem], list[str]]:
+    """The problems of the benchmark within the window that have tests, and the ids of those that
+    have none.
 
     Raises UsageError, naming the row that is not one.
     """
@@ -136,6 +139,8 @@ def problems(spec: Spec, found: Iterator[DataRow], source: str) -> tuple[list[Pr
         try:
             name = _id(spec, row)
             if not spec.selected(name) or spec.level not in ("", row.get("difficulty")):
+                continue
+            if spec.date_of is not None and spec.date_of(row) not in window:
                 continue
             problem = spec.parse(row)
         except (*WRONG_VALUES, *NOT_PYTHON) as e:
