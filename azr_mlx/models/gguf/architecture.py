@@ -7,11 +7,12 @@ means is in load_hparams of its src/llama-model.cpp.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from azr_mlx.errors import ModelError
+from azr_mlx.errors import ModelError, ModelUsageError
 from azr_mlx.models.gguf.keys import check_keys
 from azr_mlx.models.gguf.reader import GgufFile
 from azr_mlx.models.gguf.rope import rotary
@@ -103,6 +104,23 @@ class Architecture:
     rows: bool = False
     norms: float = 0.0
     partial_rotary: bool = False
+
+    def module(self, tensor: str) -> str | None:
+        """The module that has this tensor of ggml; None if the architecture has none."""
+        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(?:weight|bias)", tensor)
+        layer, leaf = match.groups() if match else (None, "")
+        name = (TOP if layer is None else self.layer).get(leaf)
+        return name if name is None or layer is None else f"model.layers.{layer}.{name}"
+
+    def tensor(self, parameter: str) -> str | None:
+        """ggml's name of a parameter, the reverse of ``module``; None if ggml has none."""
+        module, _, part = parameter.rpartition(".")
+        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+        names = {name: leaf for leaf, name in (self.layer if match else TOP).items()}
+        leaf = names.get(match[2] if match else module)
+        if leaf is None or part not in ("weight", "bias"):
+            return None
+        return f"blk.{match[1]}.{leaf}.{part}" if match else f"{leaf}.{part}"
 
 
 def _llama(file: GgufFile, config: dict[str, Any]) -> dict[str, Any]:
@@ -262,6 +280,20 @@ def architecture_of(file: GgufFile) -> Architecture:
             _FIX,
         )
     return ARCHITECTURES[kind]
+
+
+def architecture_for(args: Any) -> tuple[str, Architecture]:
+    """``general.architecture``, and what is known of it, of a model with these arguments of mlx-lm.
+    Raises ModelUsageError if there is none."""
+    module = type(args).__module__.rpartition(".")[2]
+    for kind, known in ARCHITECTURES.items():
+        if known.model_type == module:
+            return kind, known
+    kinds = ", ".join(known.model_type for known in ARCHITECTURES.values())
+    raise ModelUsageError(
+        f"model type {args.model_type!r} cannot be written as GGUF (only {kinds})",
+        "use --to hf or --to mlx",
+    )
 
 
 def build_config(file: GgufFile) -> dict[str, Any]:
