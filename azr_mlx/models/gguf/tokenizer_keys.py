@@ -39,7 +39,7 @@ def tokenizer_keys(tokenizer: Any, rows: int) -> dict[str, Any]:
     if most > rows:
         raise _unknown(f"has {most} tokens, and the model's embedding {rows} rows")
     pieces = bool(model.get("byte_fallback"))
-    kinds = dict(_kinds(names, added, model.get("unk_token"), pieces))
+    kinds = dict(_kinds(names, added, getattr(tokenizer, "unk_token", None), pieces))
     texts = {**names, **{index: token["content"] for index, token in added.items()}}
     keys = {
         **(_piece_keys(made, texts, rows) if pieces else _byte_level_keys(made)),
