@@ -141,7 +141,7 @@ def test_resolve_converts_it_once(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained_on_it(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Adapters that change every layer a little, and what the model says with them, float32 [tokens,
+    """Adapters that change every layer a little, and what the model says with them, [tokens,
     vocabulary]."""
     from azr_mlx.models.mlx_model import open_model
     from tests.models import trained
