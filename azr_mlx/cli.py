@@ -370,6 +370,11 @@ def export(
     else:
         done = to_model(adapter_path, out, to=to, model=model, dtype=dtype)
     _result({**asdict(done), "path": str(done.path)}, as_json)
+    if to == "gguf" and done.logp_change_mean > LARGE_CHANGE:
+        _say(
+            f"azr-mlx: warning: {done.dtype} changed the model's answers; take --outtype f16, and "
+            "let llama-quantize or Ollama quantize that"
+        )
     return 0
 
 

@@ -364,11 +364,20 @@ def test_the_command_says_what_it_wrote_and_what_that_changed(learned, tmp_path,
     _, run = learned
     given = ["export", "--adapter-path", str(run), "--to", "gguf", "--json", "--outtype", "Q8_0"]
     assert main([*given, "--out", str(tmp_path / "mine")]) == 0
-    said = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)
     assert said["path"] == str(tmp_path / "mine" / "mine-Q8_0.gguf")
     assert (said["dtype"], said["quantization"]) == ("q8_0", None)
-    assert 0 < said["logp_change_mean"] < 0.05
+    assert 0 < said["logp_change_mean"] < 0.05 and "warning" not in printed.err
     assert read_header(Path(said["path"])).metadata["general.name"] == "mine"
+
+
+def test_a_type_that_changes_the_answers_is_warned_of(learned, tmp_path, capsys, monkeypatch):
+    _, run = learned
+    monkeypatch.setattr("azr_mlx.cli.LARGE_CHANGE", 0.01)
+    given = ["export", "--adapter-path", str(run), "--to", "gguf", "--outtype", "q4_0"]
+    assert main([*given, "--out", str(tmp_path / "out")]) == 0
+    assert "warning: q4_0 changed the model's answers; take" in capsys.readouterr().err
 
 
 def test_weights_are_written_one_by_one(tmp_path, monkeypatch):
