@@ -364,9 +364,14 @@ def export(
         typer.Option(
             "--to",
             help="Format. hf: full model for transformers, adapters fused into dequantized "
-            "weights. mlx: for mlx-lm, quantized like the base (lossy). peft: the adapters alone.",
+            "weights. mlx: for mlx-lm, quantized like the base (lossy). gguf: one file for Ollama, "
+            "LM Studio and llama.cpp, with a Modelfile. peft: the adapters alone.",
         ),
     ] = "hf",
+    outtype: Annotated[
+        str | None,
+        typer.Option("--outtype", help="gguf: type of the weights, f16 (default), q8_0 or q4_0."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Base model, if the adapters do not name it.")
     ] = None,
@@ -379,19 +384,31 @@ def export(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Export a trained model for other programs: transformers, vLLM, mlx-lm, PEFT."""
-    if to not in ("hf", "mlx", "peft"):
-        raise UsageError(f"--to {to}: unknown; take hf, mlx or peft")
+    """Export a trained model for other programs: transformers, vLLM, mlx-lm, Ollama, LM Studio,
+    llama.cpp, PEFT."""
+    if to not in ("hf", "mlx", "gguf", "peft"):
+        raise UsageError(f"--to {to}: unknown; take hf, mlx, gguf or peft")
     if to == "peft" and (model or dtype):
         raise UsageError("--to peft: writes adapters alone; leave --model and --dtype out")
+    if to == "gguf" and dtype:
+        raise UsageError("--to gguf: takes --outtype f16, q8_0 or q4_0; leave --dtype out")
+    if to != "gguf" and outtype:
+        raise UsageError(f"--outtype: only for --to gguf; leave it out for --to {to}")
     _start("mlx")
-    from azr_mlx.commands.export import to_model, to_peft
+    from azr_mlx.commands.export import to_gguf, to_model, to_peft
 
     if to == "peft":
         done: Any = to_peft(adapter_path, out)
+    elif to == "gguf":
+        done = to_gguf(adapter_path, out, kind=(outtype or "f16").lower(), model=model)
     else:
         done = to_model(adapter_path, out, to=to, model=model, dtype=dtype)
     _result({**asdict(done), "path": str(done.path)}, as_json)
+    if to == "gguf" and done.logp_change_mean > LARGE_CHANGE:
+        _say(
+            f"azr-mlx: warning: {done.dtype} changed the model's answers; take --outtype f16, and "
+            "let llama-quantize or Ollama quantize that"
+        )
     return 0
 
 

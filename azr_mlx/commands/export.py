@@ -1,6 +1,6 @@
 """``azr-mlx export``: write a trained model for other programs. Either a whole model with the
-adapters fused into it, for transformers (``hf``) or mlx-lm (``mlx``), or only the adapters in
-PEFT's layout (``peft``).
+adapters fused into it, for transformers (``hf``), mlx-lm (``mlx``) or llama.cpp (``gguf``), or only
+the adapters in PEFT's layout (``peft``).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _NAMES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A model with its adapters fused: the folder, its base as ``kind:identity``, the type of its
-    weights, mlx-lm's quantisation (None: none) and the files' size. ``logp_change_*`` say what
-    fusing changed: |log-probability after - before| in nats per token, over the
-    ``measured_tokens`` tokens of ``measured_on``.
+    """A model with its adapters fused: the folder or file, its base as ``kind:identity``, the type
+    of its weights, mlx-lm's quantisation (None: none) and the files' size. ``logp_change_*`` say
+    what fusing, and writing the weights in that type, changed: |log-probability after - before| in
+    nats per token, over the ``measured_tokens`` tokens of ``measured_on``.
     """
 
     path: Path
@@ -79,14 +79,7 @@ def to_model(
         ModelError: the base is not available, or the folder cannot be written.
     """
     check_quantization(Quantization(bits=0), dtype)
-    source, name = adapter_folder(adapters), model or base_of(adapters)
-    if not os.path.isfile(source / ADAPTER_CONFIG):
-        raise UsageError(f"--adapter-path {adapters}: no adapters there; give runs/NAME")
-    if os.path.lexists(out):
-        raise UsageError(f"--out {out}: already exists; name another folder or remove it")
-    if name is None:
-        raise UsageError("--model: missing, and the adapters do not name their base model; name it")
-    base = resolve(name, quantization=quantization_of(source) or Quantization())
+    source, base = _sources(adapters, out, model)
     texts, measured_on = _measured(source)
     before = logprobs(base.path, texts, adapters=source)
     with whole_folder(out) as work:
@@ -95,18 +88,69 @@ def to_model(
         except Rearranged as error:
             raise UsageError(f"{asked} hf: {error}; use {asked} mlx") from error
         changes = np.abs(logprobs(work, texts) - before)
-        size = sum(file.stat().st_size for file in work.iterdir())
-    return Fused(
-        out,
-        base.source,
-        written,
-        config.get("quantization"),
-        size,
-        float(changes.mean()),
-        float(changes.max()),
-        len(changes),
-        measured_on,
-    )
+        size = _size(work)
+    quantization = config.get("quantization")
+    return _fused(out, base, written, quantization, size, changes, measured_on)
+
+
+def to_gguf(adapters: Path, out: Path, *, kind: str = "f16", model: str | None = None) -> Fused:
+    """Fuse adapters into the model that they were trained on, as one GGUF file with matrices of
+    type ``kind`` ("f16", "q8_0" or "q4_0") in the folder ``out``, and a Modelfile for Ollama.
+
+    The file is read back: it has to describe the same model and the same tokenizer, and what is
+    measured is the model that it holds. ``model`` is needed if the adapters do not name their base.
+
+    Raises:
+        UsageError: there are no such adapters, ``out`` exists, or there is no such type.
+        ModelUsageError: llama.cpp has no such model or tokenizer.
+        ModelError: the base is not available, or the folder cannot be written.
+    """
+    from azr_mlx.models.gguf.writer import TYPES
+
+    if kind not in TYPES:
+        raise UsageError(f"--outtype {kind}: unknown; take one of {', '.join(TYPES)}")
+    if out.suffix == ".gguf":
+        raise UsageError(
+            f"--out {out}: is the folder for the file and its Modelfile; leave .gguf out"
+        )
+    source, base = _sources(adapters, out, model)
+    texts, measured_on = _measured(source)
+    name = f"{out.name}-{kind.upper()}.gguf"
+    with whole_folder(out) as work:
+        _write_gguf(base, source, work / name, kind, out.name)
+        size = _size(work)
+        before = logprobs(base.path, texts, adapters=source)
+        changes = np.abs(_logprobs_of_file(work / name, texts) - before)
+    return _fused(out / name, base, kind, None, size, changes, measured_on)
+
+
+def _sources(adapters: Path, out: Path, model: str | None) -> tuple[Path, ResolvedModel]:
+    """The folder of the adapters, and their base. Raises UsageError and ModelError."""
+    source, name = adapter_folder(adapters), model or base_of(adapters)
+    if not os.path.isfile(source / ADAPTER_CONFIG):
+        raise UsageError(f"--adapter-path {adapters}: no adapters there; give runs/NAME")
+    if os.path.lexists(out):
+        raise UsageError(f"--out {out}: already exists; name another folder or remove it")
+    if name is None:
+        raise UsageError("--model: missing, and the adapters do not name their base model; name it")
+    return source, resolve(name, quantization=quantization_of(source) or Quantization())
+
+
+def _fused(
+    path: Path,
+    base: ResolvedModel,
+    dtype: str,
+    quantization: dict[str, Any] | None,
+    size: int,
+    changes: np.ndarray,
+    measured_on: str,
+) -> Fused:
+    change = float(changes.mean()), float(changes.max())
+    return Fused(path, base.source, dtype, quantization, size, *change, len(changes), measured_on)
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _measured(adapters: Path) -> tuple[list[Text] | None, str]:
@@ -138,7 +182,7 @@ def _write(
 ) -> tuple[dict[str, Any], str]:
     """Write the fused model. Returns its config.json and the type of its weights."""
     import mlx.core as mx
-    from mlx.utils import tree_map, tree_unflatten
+    from mlx.utils import tree_map
     from mlx_lm.utils import save_config, save_model
 
     model, tokenizer, config = open_model(base.path, adapters, dense=to == "hf")
@@ -149,8 +193,7 @@ def _write(
                 "keeps in another order than transformers"
             )
         config = {k: v for k, v in config.items() if not k.startswith("quantization")}
-    fused = [(n, m.fuse(dequantize=False)) for n, m in model.named_modules() if hasattr(m, "fuse")]
-    model.update_modules(tree_unflatten(fused))
+    _fuse(model)
     if dtype is not None:
         kind = getattr(mx, dtype)
         floating = lambda a: a.astype(kind) if mx.issubdtype(a.dtype, mx.floating) else a  # noqa: E731
@@ -163,6 +206,50 @@ def _write(
     for extra in base.path.glob("generation_config.json"):
         shutil.copy(extra, work)
     return read_config(work), written
+
+
+def _write_gguf(base: ResolvedModel, adapters: Path, file: Path, kind: str, name: str) -> None:
+    """Write the fused model and its Modelfile. Weights are read, fused and written one by one.
+    Raises ModelUsageError, and AzrError if the folder cannot be written."""
+    from mlx.utils import tree_flatten
+
+    from azr_mlx.models.gguf.modelfile import modelfile
+    from azr_mlx.models.gguf.writer import Model, write_gguf
+
+    model, tokenizer, _ = open_model(base.path, adapters, dense=True)
+    _fuse(model)
+    model = getattr(model, "language_model", model)
+    leaves: Any = tree_flatten(model.parameters())
+    source = Model(model.args, dict(leaves), tokenizer)
+    del model, leaves
+    try:
+        file.parent.mkdir()
+        write_gguf(source, file, kind, name)
+        (file.parent / "Modelfile").write_text(modelfile(file.name, tokenizer), "utf-8")
+    except OSError as e:
+        raise AzrError(
+            f"--out {file.parent}: {first_line(e)}; choose a folder that can be written"
+        ) from e
+
+
+def _fuse(model: Any) -> None:
+    """Put the adapters' products into the weights, in place."""
+    from mlx.utils import tree_unflatten
+
+    fused = [(n, m.fuse(dequantize=False)) for n, m in model.named_modules() if hasattr(m, "fuse")]
+    model.update_modules(tree_unflatten(fused))
+
+
+def _logprobs_of_file(file: Path, texts: list[Text] | None) -> np.ndarray:
+    """Log-probabilities of the model in a GGUF file, with its weights as they are."""
+    from azr_mlx.models.gguf import import_gguf
+
+    read_back = file.with_name("read-back")
+    try:
+        import_gguf(file, read_back, Quantization(bits=0), keep_blocks=True)
+        return logprobs(read_back, texts)
+    finally:
+        shutil.rmtree(read_back, ignore_errors=True)
 
 
 def _rearranged(model: Any, config: dict[str, Any]) -> bool:

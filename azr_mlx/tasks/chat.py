@@ -64,8 +64,11 @@ def conversation(user: str, system: str = "") -> list[dict[str, str]]:
     return [*first, {"role": "user", "content": user}]
 
 
-def written(tokenizer: ChatTokenizer, messages: Messages, *, thinking: bool = False) -> str:
-    """The prompt that asks for an answer to the messages, with all special tokens.
+def written(
+    tokenizer: ChatTokenizer, messages: Messages, *, thinking: bool = False, ask: bool = True
+) -> str:
+    """The prompt that asks for an answer to the messages, with all special tokens; without ``ask``,
+    the messages alone.
 
     A system message that the template refuses or leaves out becomes the beginning of the user's.
     Without ``thinking``, the thought that the model would begin with is switched off, or left out.
@@ -73,18 +76,18 @@ def written(tokenizer: ChatTokenizer, messages: Messages, *, thinking: bool = Fa
     Raises:
         TemplateError: the template cannot write the messages.
     """
-    template = _source(tokenizer)
+    template = template_of(tokenizer)
     why = "it leaves out what is said"
     for turns, options in _attempts(messages, template, thinking):
         try:
             text = tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, **options
+                turns, tokenize=False, add_generation_prompt=ask, **options
             )
         except Exception as error:  # a template is a program, and may raise anything
             why = first_line(error)
             continue
         if all(_squeezed(message["content"]) in _squeezed(text) for message in messages):
-            return str(text) if thinking else closed(text, template)
+            return closed(text, template) if ask and not thinking else str(text)
     raise TemplateError(
         f"the model's chat template fails: {why}",
         "repair the template, or ask without it: rollout.form=few_shot for train, "
@@ -100,7 +103,7 @@ def try_template(tokenizer: ChatTokenizer) -> None:
 def check_thinking(tokenizer: Any, key: str, fix: str) -> None:
     """Raise UsageError if the model is not known to think. ``key`` has asked for thoughts; ``fix``
     says how not to."""
-    template = _source(tokenizer)
+    template = template_of(tokenizer)
     by_code = has_template(tokenizer) and not template
     vocabulary: Mapping[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
     marked = any(mark.start in template or mark.start in vocabulary for mark in MARKS)
@@ -111,7 +114,7 @@ def check_thinking(tokenizer: Any, key: str, fix: str) -> None:
         )
 
 
-def _source(tokenizer: Any) -> str:
+def template_of(tokenizer: Any) -> str:
     """The text of the template, of the usual one if there are several; empty if it is code."""
     template = getattr(tokenizer, "chat_template", None) or ""
     if isinstance(template, Mapping):

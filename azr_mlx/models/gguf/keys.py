@@ -9,17 +9,9 @@ from typing import Any
 from azr_mlx.errors import ModelError
 from azr_mlx.models.gguf.reader import GgufFile
 
-# Used for every architecture, or without any meaning for what is computed.
+# Used for every architecture beside its sizes, or without any meaning for what is computed.
 _USED = (
-    "context_length",
-    "embedding_length",
-    "block_count",
-    "feed_forward_length",
     "vocab_size",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.layer_norm_rms_epsilon",
     "rope.freq_base",
     "rope.dimension_count",
     "rope.scale_linear",
@@ -83,8 +75,8 @@ _TOKENIZER = (
 
 
 def check_keys(file: GgufFile, used: tuple[str, ...], width: int) -> None:
-    """Raise ModelError for a key that is neither used (``used`` and those of all architectures)
-    nor known to change nothing. ``width`` is that of an attention head."""
+    """Raise ModelError for a key that is neither used (``used`` and those of ``_USED``) nor known
+    to change nothing. ``width`` is that of an attention head."""
     prefix = f"{file.architecture}."
     kind = file.metadata.get("general.type", "model")
     if kind != "model":

@@ -21,7 +21,7 @@ GROUP = 32  # weights per block of Q4_0, Q4_1 and Q8_0
 PLAIN = ("F32", "F16", "BF16")  # types that need no dequantising
 BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}  # of types whose blocks MLX has, too
 _NUMPY = {"F32": "f4", "F16": "f2", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8"}
-_WEIGHTS_AT_ONCE = 1 << 22  # that are dequantised together, 16 MB in float32
+WEIGHTS_AT_ONCE = 1 << 22  # that are dequantised together, 16 MB in float32
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
 
@@ -178,7 +178,7 @@ def load(tensor: Tensor, dtype: str = "float32", keep_blocks: bool = False) -> S
     if keep_blocks:
         return _UNPACK[tensor.kind](raw.reshape(*tensor.shape[:-1], -1), tensor.kind)
     rows = raw.reshape(prod(tensor.shape[:-1]), -1)
-    step = max(1, _WEIGHTS_AT_ONCE // tensor.shape[-1])
+    step = max(1, WEIGHTS_AT_ONCE // tensor.shape[-1])
     pieces = []
     for start in range(0, len(rows), step):
         values = mx.array(_floats(rows[start : start + step], tensor))

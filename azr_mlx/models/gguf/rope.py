@@ -1,4 +1,4 @@
-"""The rotary embedding of a GGUF file, in the words of mlx-lm and transformers."""
+"""The rotary embedding of a GGUF file, in the words of mlx-lm and transformers, and back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from azr_mlx.errors import ModelError
+from azr_mlx.errors import ModelError, ModelUsageError
 from azr_mlx.models.gguf.reader import GgufFile, load
 
 FACTORS = "rope_freqs.weight"
 _TOLERANCE = 1e-4  # relative, of a frequency
 _USUAL_LENGTH = 8192  # that Llama 3 was trained with
+_ORIGINAL = "original_max_position_embeddings"
+# mlx-lm's values for what is not said.
+_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, _ORIGINAL: _USUAL_LENGTH}
 _EDGE = 1e-6  # a share this near to 0 or 1 is 0 or 1
 
 
@@ -110,6 +113,47 @@ def _from_factors(file: GgufFile, theta: float, width: int) -> dict[str, Any] | 
         f"{file.path}: {FACTORS} holds rotary factors that are not Llama 3's",
         "convert the Hugging Face folder instead",
     )
+
+
+def rotary_keys(
+    args: Any, width: int, scalings: tuple[str, ...]
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The metadata keys of mlx-lm's arguments of a model, and the contents of ``FACTORS``, float32
+    [width / 2], if there is such a tensor. The reverse of ``rotary``.
+
+    Raises ModelUsageError for a scaling that a file of this architecture cannot have.
+    """
+    scaling = getattr(args, "rope_scaling", None) or {}
+    kind = scaling.get("type") or scaling.get("rope_type", "default")  # as mlx-lm reads it
+    rotated = int(width * getattr(args, "partial_rotary_factor", 1.0))
+    theta = float(args.rope_theta)
+    keys = {"rope.dimension_count": rotated, "rope.freq_base": theta}
+    if kind == "default":
+        return keys, None
+    if kind not in scalings or scaling.get("mscale_all_dim"):
+        raise ModelUsageError(
+            f"rotary scaling {kind!r} of a {args.model_type} cannot be written as GGUF",
+            "use --to hf or --to mlx",
+        )
+    if kind == "llama3":
+        whole = {**_LLAMA3, **scaling}
+        keys["rope.scaling.original_context_length"] = whole[_ORIGINAL]
+        return keys, llama3_factors(whole, theta, width).astype(np.float32)
+    keys |= {"rope.scaling.type": kind, "rope.scaling.factor": float(scaling["factor"])}
+    return keys | (_yarn_keys(scaling) if kind == "yarn" else {}), None
+
+
+def _yarn_keys(scaling: dict[str, Any]) -> dict[str, Any]:
+    """The reverse of ``_yarn``, with the defaults of mlx-lm, which reads ``mscale`` alone."""
+    longer = 0.1 * math.log(scaling["factor"])
+    keys = {
+        "rope.scaling.original_context_length": scaling.get(_ORIGINAL, 4096),
+        "rope.scaling.yarn_beta_fast": float(scaling.get("beta_fast", 32)),
+        "rope.scaling.yarn_beta_slow": float(scaling.get("beta_slow", 1)),
+    }
+    attention = (scaling.get("mscale", 1) * longer + 1) / (longer + 1)
+    near = math.isclose(attention, 1, rel_tol=_EDGE)
+    return keys if near else {**keys, "rope.scaling.attn_factor": attention}
 
 
 def _per_turn(theta: float, width: int) -> np.ndarray:

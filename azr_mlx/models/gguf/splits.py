@@ -21,7 +21,7 @@ class Split:
     composed: bool = False
 
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -52,12 +52,12 @@ _DEEPSEEK_3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
+_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
 
 _KINDS = {
-    Split((_GPT2,)): "gpt-2 gpt2 phi-2 mpt olmo jais trillion granite-docling exaone4 gigachat"
+    Split((GPT2,)): "gpt-2 gpt2 phi-2 mpt olmo jais trillion granite-docling exaone4 gigachat"
     " mellum modern-bert a.x-4.0 jina-es jina-de jina-v2-es jina-v2-de",
-    Split((r"\p{N}", _GPT2)): "smollm starcoder refact command-r codeshell exaone minerva-7b"
+    Split((r"\p{N}", GPT2)): "smollm starcoder refact command-r codeshell exaone minerva-7b"
     " mellum2",
     Split((_LLAMA3,), ignore_merges=True, bos=True): "llama-bpe llama3 llama-v3 falcon3 falcon-h1"
     " pixtral midm-2.0 lfm2 jina-v5-nano",
@@ -71,3 +71,14 @@ _KINDS = {
     Split(_DEFAULT): "default",
 }
 SPLITS = {name: split for split, names in _KINDS.items() for name in names.split()}
+
+
+def split_name(patterns: tuple[str, ...], ignore_merges: bool, composed: bool) -> str | None:
+    """The name of a split, the reverse of ``SPLITS``; None if it has none. llama.cpp never composes
+    characters, so that one that does has to do if there is no other."""
+    fits = [
+        name
+        for name, split in SPLITS.items()
+        if (split.patterns, split.ignore_merges) == (patterns, ignore_merges)
+    ]
+    return min(fits, key=lambda name: SPLITS[name].composed != composed, default=None)

@@ -27,8 +27,8 @@ from azr_mlx.models.gguf.reader import GgufFile
 from azr_mlx.models.gguf.splits import SPLITS, Split
 from azr_mlx.models.gguf.turns import CONTROL_NAMES, turn_ends
 
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # ...ggml.token_type
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's stand-in for a space
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's stand-in for a space
 _FIX = "convert the Hugging Face folder instead"
 # Tokens that a sentencepiece vocabulary has if the file does not say.
 _LLAMA_IDS = {"bos": 1, "eos": 2, "unknown": 0}
@@ -58,18 +58,18 @@ class Vocabulary:
         tokens = [
             token or f"[EMPTY_{index}]" for index, token in enumerate(_list(file, "tokens", str))
         ]
-        types = _list(file, "token_type", int) or [_NORMAL] * len(tokens)
+        types = _list(file, "token_type", int) or [NORMAL] * len(tokens)
         if not tokens or len(types) < len(tokens):
             raise ModelError(
                 f"{file.path}: the tokenizer has {len(tokens)} tokens and {len(types)} types", _FIX
             )
         ids = dict(_special_ids(file, model, len(tokens)))
         used = len(tokens)
-        while used - 1 > max(ids.values(), default=0) and types[used - 1] == _UNUSED:
+        while used - 1 > max(ids.values(), default=0) and types[used - 1] == UNUSED:
             used -= 1
         _check(file, tokens[:used])
         kinds = [
-            _CONTROL if token in CONTROL_NAMES else kind
+            CONTROL if token in CONTROL_NAMES else kind
             for token, kind in zip(tokens[:used], types, strict=False)
         ]
         return cls(file, model, tokens[:used], kinds, ids)
@@ -223,11 +223,11 @@ def _add_special(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
             special=True,
             rstrip=strips and token not in ("<unk>", "<s>", "<|endoftext|>"),
         )
-        for token in vocabulary.of_type(_CONTROL, _UNKNOWN)
+        for token in vocabulary.of_type(CONTROL, UNKNOWN)
     ]
     defined = [
         AddedToken(token, normalized=False, special=False)
-        for token in vocabulary.of_type(_USER_DEFINED)
+        for token in vocabulary.of_type(USER_DEFINED)
     ]
     tokenizer.add_special_tokens(control)
     tokenizer.add_tokens(defined)
@@ -263,11 +263,11 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
         models.BPE(ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
     prefix = vocabulary.flag("add_space_prefix", True)
-    escape = normalizers.Replace(" ", _SPACE)
+    escape = normalizers.Replace(" ", SPACE)
     tokenizer.normalizer = (
-        normalizers.Sequence([normalizers.Prepend(_SPACE), escape]) if prefix else escape
+        normalizers.Sequence([normalizers.Prepend(SPACE), escape]) if prefix else escape
     )
-    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
     return tokenizer
 
@@ -282,10 +282,10 @@ def _merges_by_score(vocabulary: Vocabulary, ids: dict[str, int]) -> list[tuple[
             f"{vocabulary.file.path}: there are {len(ids)} tokens but {len(scores)} scores",
             "fetch another file",
         )
-    whole = {_CONTROL, _UNKNOWN, _BYTE}  # never found in a text, or never merged
+    whole = {CONTROL, UNKNOWN, BYTE}  # never found in a text, or never merged
     order = [index for index, kind in enumerate(vocabulary.types) if kind not in whole]
     pairs: list[tuple[str, str]] = []
-    spaced = [token.startswith(_SPACE) for token in vocabulary.tokens]
+    spaced = [token.startswith(SPACE) for token in vocabulary.tokens]
     for index in sorted(order, key=lambda index: (-scores[index], not spaced[index])):
         token = vocabulary.tokens[index]
         for at in range(1, len(token)):

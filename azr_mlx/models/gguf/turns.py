@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_ENDS = (
+ENDS = (
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -45,7 +45,7 @@ _ENDS = (
 # model of code it may be a tag of HTML.
 CONTROL_NAMES = frozenset(
     (
-        *(name for name in _ENDS if name != "</s>"),
+        *(name for name in ENDS if name != "</s>"),
         *(f"<|fim_{part}|>" for part in ("prefix", "suffix", "middle")),
         *(f"<fim-{part}>" for part in ("prefix", "suffix", "middle")),
         *(f"<fim_{part}>" for part in ("prefix", "suffix", "middle")),
@@ -62,8 +62,8 @@ _WITHIN = (
 
 def turn_ends(tokens: Sequence[str], named: Sequence[int]) -> list[int]:
     """The ids of all tokens that end a turn: ``named``, those of the metadata, first."""
-    ids = {token: index for index, token in enumerate(tokens) if token in _ENDS}
+    ids = {token: index for index, token in enumerate(tokens) if token in ENDS}
     inner = {name for all_of, name in _WITHIN if set(all_of) <= ids.keys()}
-    by_name = [ids[name] for name in _ENDS if name in ids]
+    by_name = [ids[name] for name in ENDS if name in ids]
     within = {ids[name] for name in inner if name in ids}
     return [end for end in dict.fromkeys((*named, *by_name)) if end not in within]

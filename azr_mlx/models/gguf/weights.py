@@ -15,12 +15,14 @@ import numpy as np
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import ModelError
-from azr_mlx.models.gguf.architecture import TOP, Architecture
+from azr_mlx.models.gguf.architecture import Architecture
 from azr_mlx.models.gguf.header import Tensor
 from azr_mlx.models.gguf.reader import BITS, PLAIN, GgufFile, Stored, load
 from azr_mlx.models.gguf.rope import FACTORS
 
 _ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")  # as in mlx-lm never quantised to few bits
+# How many heads a tensor has whose rows are in llama.cpp's order, as an entry of config.json.
+HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 _EXPERT = re.compile(r"(.*\.mlp)\.switch_mlp\.(\w+)\.weight")
 
 
@@ -94,15 +96,13 @@ def _named(file: GgufFile, known: Architecture) -> Iterator[tuple[str, Tensor, s
     for name, tensor in file.tensors.items():
         if name == FACTORS and "llama3" in known.scalings:
             continue
-        match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
-        layer, leaf, _ = match.groups() if match else (None, "", "")
-        module = known.layer.get(leaf) if layer is not None else TOP.get(leaf)
+        module = known.module(name)
         if module is None:
             raise ModelError(
                 f"{file.path}: tensor {name} is not part of a {file.architecture}",
                 "convert the Hugging Face folder instead",
             )
-        yield name, tensor, module if layer is None else f"model.layers.{layer}.{module}"
+        yield name, tensor, module
 
 
 def _as_trained(
@@ -117,7 +117,7 @@ def _as_trained(
         weight = load(tensor).weight - known.norms  # in float32, in which the difference is exact
         return Stored(weight.astype(getattr(mx, how[0])), kind=tensor.kind)
     stored = load(tensor, *how)
-    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(leaf)
+    heads = HEADS.get(leaf)
     if known.rows and heads:
         if tensor.shape[0] % (2 * config[heads]):
             raise ModelError(
@@ -131,14 +131,17 @@ def _as_trained(
     return stored
 
 
+def trained_order(rows: int, heads: int) -> np.ndarray:
+    """Where in ggml's queries or keys each row of Hugging Face's is, int64 [rows]:
+    LlamaModel.permute of convert_hf_to_gguf.py interleaves each head's halves."""
+    halves = np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2)
+    return np.ascontiguousarray(halves).reshape(-1)
+
+
 def _unpermute(stored: Stored, heads: int) -> Stored:
-    """Undo LlamaModel.permute of convert_hf_to_gguf.py, which interleaves each head's halves."""
     import mlx.core as mx
 
-    rows = stored.weight.shape[0]
-    order = mx.array(
-        np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
-    )
+    order = mx.array(trained_order(stored.weight.shape[0], heads))
     if stored.scales is None or stored.biases is None:
         return replace(stored, weight=stored.weight[order])
     scales, biases = stored.scales[order], stored.biases[order]
