@@ -165,11 +165,12 @@ def test_llama_cpp_says_the_same(kind, outtype, tmp_path, monkeypatch):
     tokenizer = open_model(base).tokenizer
     texts = ["the hen, 12 of them\n\tdon't", "Gr\u00fc\u00dfe \U0001f389", "<|im_start|>user\nhe"]
     said = conversation("Hello", "Be short.")
-    found = llama_cpp.ask(done.path, texts, IDS, 8, [said])
+    bytes_alone = [i for i in range(trained.ROWS) if "\ufffd" in tokenizer.decode([i])]
+    found = llama_cpp.ask(done.path, texts, IDS, 8, [said], bytes_alone)
     assert found["tokens"] == [tokenizer.encode(text) for text in texts]
     assert found["chats"] == [written(tokenizer, said)]
     values = logits(base, run, outtype, [*IDS, *found["answer"]])[len(IDS) - 1 : -1]
-    assert llama_cpp.difference(found, values) < ROUNDED[outtype]
+    assert llama_cpp.difference(found, values, bytes_alone) < ROUNDED[outtype]
 
 
 def imported(tmp_path: Path, vocabulary: dict[str, Any], **keys: Any) -> Path:
