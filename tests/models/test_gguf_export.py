@@ -468,7 +468,7 @@ def test_what_ends_an_answer(learned, tmp_path):
     keys = tokenizer_keys(tokenizer, trained.ROWS)
     assert keys["tokenizer.ggml.eos_token_id"] == 0 and keys["tokenizer.ggml.eot_token_id"] == 2
     # Of further ends llama.cpp knows some by their names.
-    tokenizer.eos_token_ids = {0, 2, 3}
+    tokenizer.eos_token_ids = {0, 2, 3, 999}  # and one that is no token
     assert modelfile("m.gguf", tokenizer).endswith(ends + 'PARAMETER stop "!"\n')
     bare = mlx_lm.tokenizer_utils.TokenizerWrapper(chats.tokenizer_with(None))
     assert "# The model has no chat template" in modelfile("m.gguf", bare)
