@@ -165,11 +165,12 @@ def test_llama_cpp_says_the_same(kind, outtype, tmp_path, monkeypatch):
     tokenizer = open_model(base).tokenizer
     texts = ["the hen, 12 of them\n\tdon't", "Gr\u00fc\u00dfe \U0001f389", "<|im_start|>user\nhe"]
     said = conversation("Hello", "Be short.")
-    found = llama_cpp.ask(done.path, texts, IDS, 8, [said])
+    bytes_alone = [i for i in range(trained.ROWS) if "\ufffd" in tokenizer.decode([i])]
+    found = llama_cpp.ask(done.path, texts, IDS, 8, [said], bytes_alone)
     assert found["tokens"] == [tokenizer.encode(text) for text in texts]
     assert found["chats"] == [written(tokenizer, said)]
     values = logits(base, run, outtype, [*IDS, *found["answer"]])[len(IDS) - 1 : -1]
-    assert llama_cpp.difference(found, values) < ROUNDED[outtype]
+    assert llama_cpp.difference(found, values, bytes_alone) < ROUNDED[outtype]
 
 
 def imported(tmp_path: Path, vocabulary: dict[str, Any], **keys: Any) -> Path:
@@ -467,7 +468,7 @@ def test_what_ends_an_answer(learned, tmp_path):
     keys = tokenizer_keys(tokenizer, trained.ROWS)
     assert keys["tokenizer.ggml.eos_token_id"] == 0 and keys["tokenizer.ggml.eot_token_id"] == 2
     # Of further ends llama.cpp knows some by their names.
-    tokenizer.eos_token_ids = {0, 2, 3}
+    tokenizer.eos_token_ids = {0, 2, 3, 999}  # and one that is no token
     assert modelfile("m.gguf", tokenizer).endswith(ends + 'PARAMETER stop "!"\n')
     bare = mlx_lm.tokenizer_utils.TokenizerWrapper(chats.tokenizer_with(None))
     assert "# The model has no chat template" in modelfile("m.gguf", bare)

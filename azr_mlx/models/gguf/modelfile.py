@@ -61,6 +61,6 @@ def _ends(tokenizer: Any, texts: TurnTexts | None) -> list[str]:
     ends = [
         *([after] if after in tokenizer.get_added_vocab() else []),
         str(tokenizer.eos_token),
-        *(name for name in named if name not in ENDS),
+        *(name for name in named if name and name not in ENDS),
     ]
     return [name for name in dict.fromkeys(ends) if '"' not in name and "\n" not in name]

@@ -80,12 +80,11 @@ def write_gguf(model: Model, path: Path, kind: str, name: str) -> None:
     OSError.
     """
     from gguf import GGUFWriter
-    from gguf.constants import GGMLQuantizationType
 
     architecture, known = architecture_for(model.args)
     own, factors = _described(model.args, known)
     tensors = list(_tensors(model, known, kind))
-    rows = next(t.shape[0] for t in tensors if t.leaf == "token_embd")
+    rows = next(tensor.shape[0] for tensor in tensors if tensor.leaf == "token_embd")
     keys = {
         **_general(name, kind),
         **{f"{architecture}.{key}": value for key, value in own.items()},
@@ -96,16 +95,7 @@ def write_gguf(model: Model, path: Path, kind: str, name: str) -> None:
     try:
         for key, value in keys.items():
             _add(writer, key, value)
-        if factors is not None:
-            writer.add_tensor_info(FACTORS, factors.shape, factors.dtype, factors.nbytes)
-        for one in tensors:
-            which = GGMLQuantizationType[one.kind]
-            writer.add_tensor_info(
-                one.name, one.shape, np.dtype(np.float32), _size(one), raw_dtype=which
-            )
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
+        _write_header(writer, tensors, factors)
         if factors is not None:
             writer.write_tensor_data(factors)
         for one in tensors:
@@ -114,6 +104,20 @@ def write_gguf(model: Model, path: Path, kind: str, name: str) -> None:
     finally:
         writer.close()
     _check(model, known, read(path))
+
+
+def _write_header(writer: Any, tensors: list[_Tensor], factors: np.ndarray | None) -> None:
+    """All that comes before the weights: the metadata, and what tensors there are."""
+    from gguf.constants import GGMLQuantizationType
+
+    if factors is not None:
+        writer.add_tensor_info(FACTORS, factors.shape, factors.dtype, factors.nbytes)
+    for one in tensors:
+        kind, given = GGMLQuantizationType[one.kind], np.dtype(np.float32)
+        writer.add_tensor_info(one.name, one.shape, given, _size(one), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
 
 
 def _tensors(model: Model, known: Architecture, kind: str) -> Iterator[_Tensor]:
