@@ -33,6 +33,7 @@ class FakeBackend:
 
     def __init__(self, script: Script):
         self.script, self.tokenizer = script, CharTokenizer()
+        self.eos: set[int] = set()
         self.prompts: list[Prompt] = []
         self.scored: list[str] = []
         self.updates: list[tuple[Batch, Hyper, Batch | None]] = []

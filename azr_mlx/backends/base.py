@@ -75,6 +75,11 @@ class Backend(Protocol):
     name: str
     tokenizer: Tokenizer
 
+    @property
+    def eos(self) -> set[int]:
+        """The tokens that end a completion."""
+        ...
+
     def generate(
         self,
         prompts: Sequence[Prompt],

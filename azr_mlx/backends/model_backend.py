@@ -69,6 +69,10 @@ class ModelBackend(ABC):
         self.world: World = Alone()
         self._sampled: Policy = "current"  # the policy whose prompt prefixes the engine keeps
 
+    @property
+    def eos(self) -> set[int]:
+        return self.engine.eos
+
     # -- rollouts and scores -----------------------------------------------------------------------
 
     def generate(

@@ -61,7 +61,7 @@ def ended_answers(
         prompt = render(form.solve(task, strategy), backend.tokenizer)
         answer = form.right_answer(task, strategy).rstrip("\n")
         body = _completion(backend.tokenizer, prompt, answer)
-        ends = _ends(backend.tokenizer, prompt, answer, body)
+        ends = sorted(backend.eos | _line_ends(backend.tokenizer, prompt, answer, body))
         rows += [(prompt.token_ids, (*body, end)) for end in ends]
         owners += [number] * len(ends)
     found = np.zeros(len(tasks))
@@ -87,9 +87,8 @@ def _completion(tokenizer: Tokenizer, prompt: Prompt, answer: str) -> Sequence[i
     return whole[size:]
 
 
-def _ends(tokenizer: Tokenizer, prompt: Prompt, answer: str, body: Sequence[int]) -> list[int]:
-    """The tokens that may follow the answer's own, ``body``, where it ends."""
+def _line_ends(tokenizer: Tokenizer, prompt: Prompt, answer: str, body: Sequence[int]) -> set[int]:
+    """The tokens that may follow the answer's own, ``body``, if it ends with its line."""
     longer = (_completion(tokenizer, prompt, answer + end) for end in ("\n", "\n\n"))
     size = len(body)
-    after = {row[size] for row in longer if list(row[:size]) == list(body) and len(row) > size}
-    return sorted(after | set(getattr(tokenizer, "eos_token_ids", ())))
+    return {row[size] for row in longer if list(row[:size]) == list(body) and len(row) > size}
