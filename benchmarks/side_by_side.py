@@ -512,7 +512,7 @@ def _row(work: Work, rounds: list[dict], facts: dict) -> dict[str, Any]:
     }
     if not phases:  # a step multiplies more often than once a token: no share of it is given
         share = 2 * facts["multiplying"] * median / (facts["gflops"] * 1e9)
-        shown["flops_share"] = round(share, 4)
+        shown["flops_share"] = float(f"{share:.2g}")
     else:
         shown["phases_s"] = {
             name: round(statistics.median(s.get(name, 0.0) for s in steps), 4) for name in phases
