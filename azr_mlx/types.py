@@ -10,7 +10,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -190,10 +190,10 @@ class Experience:
     task_id: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        row = asdict(self)
-        row["verdict"]["status"] = self.verdict.status.value
-        row["role"], row["kind"] = self.role.value, self.kind.value
-        return row
+        parts = {name: _plain(getattr(self, name)) for name in ("prompt", "completion", "reward")}
+        verdict = {**_plain(self.verdict), "status": self.verdict.status.value}
+        names = {"role": self.role.value, "kind": self.kind.value}
+        return {**_plain(self), **parts, "verdict": verdict, **names}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Experience:

@@ -11,6 +11,9 @@ seeds (Student's t). The proposer is measured by p(1 - p) of its tasks, p their 
 over its run, to be compared with that of "frozen". Prints one JSON object; progress and a table go
 to stderr. With ``--keep FILE`` a run that has ended is not made again by the same command.
 
+A variant is one of a list or overrides with commas, such as
+"proposer.reference_choice=solve_rate,proposer.invalid_reward=0".
+
 Controls: "shuffled" permutes the rewards of a step's solvers, and of its proposers; "frozen" does
 not train the proposer; "fixed" trains on a set of template tasks that nobody adds to.
 """
@@ -76,6 +79,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "two_epochs": ("ppo.epochs=2", "ppo.minibatches=2"),
     "no_templates": ("proposer.templates_per_step=0",),
     "kl": ("kl_penalty=kl", "ppo.kl_coef=0.01"),
+    # tasks from templates alone, new ones in every step, as many as "base" has of both
+    "fresh": ("batch_size=0", "proposer.templates_per_step=48"),
 }  # fmt: skip
 CURVES = (
     "solve_rate/", "propose/valid_rate/", "propose/variance/", "reward/propose/", "difficulty/",
@@ -88,7 +93,7 @@ PACE = 5  # steps after which it is known how many there will be in the seconds 
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="quickstart")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0, help="of training a run; 0: max_steps")
     parser.add_argument("--parallel", type=int, default=os.cpu_count())
@@ -101,10 +106,14 @@ def main() -> int:
     if options.one:
         print(json.dumps(one(json.load(sys.stdin))))
         return 0
+    if unknown := [name for name in options.variants if "=" not in name and name not in VARIANTS]:
+        parser.error(
+            f"--variants: unknown: {', '.join(unknown)}; choose from {', '.join(VARIANTS)}"
+        )
     from azr_mlx.config import load
 
     for name in options.variants:  # what cannot be run is reported before anything is
-        load(options.config, [*options.set, *VARIANTS[name]])
+        load(options.config, [*options.set, *overrides(name)])
     found = every(options)
     runs = [run for run in found if "failed" not in run]
     rows = [summary(n, runs) for n in options.variants if any(r["variant"] == n for r in runs)]
@@ -112,6 +121,10 @@ def main() -> int:
         print(shown(row), file=sys.stderr)
     print(json.dumps({**sbs.machine(options), "rows": rows, "runs": found}, indent=1))
     return int(len(runs) < len(found))
+
+
+def overrides(variant: str) -> Sequence[str]:
+    return variant.split(",") if "=" in variant else VARIANTS[variant]
 
 
 def every(options: Namespace) -> list[dict[str, Any]]:
@@ -195,7 +208,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
     from azr_mlx.training.run import Trainer
     from azr_mlx.types import Task
 
-    given = [*row["set"], *VARIANTS[row["variant"]], f"seed={row['seed']}"]
+    given = [*row["set"], *overrides(row["variant"]), f"seed={row['seed']}"]
     if row["seconds"]:
         given.append("max_steps=100000")
     quiet = ["sandbox.workers=1", "tracking.save_rollouts=false", "checkpoint_interval=1000000"]

@@ -20,6 +20,10 @@ BEFORE = {
     "proposer.advantage": "same",  # every advantage was found as ppo.advantage says
     "proposer.loss_share": "0",  # a token of a proposal weighed as much as one of an answer
     "proposer.guessing": "counted",  # what a guess solves was solved
+    "proposer.reference_choice": "difficulty",
+    "proposer.hardest_template": "0.9",
+    "proposer.levels": "asked",
+    "proposer.duplicate_cost": "1.0",  # of what an invalid one cost
     # The chat template decided; "on" needs limits of tokens that those runs do not have.
     "rollout.thinking": "off",
     "held_out.hardest": "0.0",

@@ -156,10 +156,16 @@ class Ppo:
 @dataclass(frozen=True, slots=True)
 class Proposer:
     references: Count = 6  # K
+    # near which they are drawn: difficulty (1 - solve rate near the level) or the solve rate that
+    # is aimed at
+    reference_choice: Annotated[str, OneOf("difficulty", "solve_rate")] = "difficulty"
     # N; half are shown to the solver, and the hidden half needs two outputs that differ
     induction_inputs: Annotated[int, Between(4)] = 10
     # template tasks that join the model's proposals, to bootstrap and to top up
     templates_per_step: Count = 4
+    hardest_template: Difficulty = 0.9  # whatever the level of the model's own proposals
+    # asked: the level of a task is what was asked for; measured: what its program's length says
+    levels: Annotated[str, OneOf("asked", "measured")] = "asked"
     train: bool = True
     # how a proposal's advantage is found: as ppo.advantage says, or by running baselines
     advantage: Annotated[str, OneOf("same", "ema")] = "ema"
@@ -172,6 +178,8 @@ class Proposer:
     # corrected: what a guess among a program's few outputs solves does not count as solved
     guessing: Annotated[str, OneOf("corrected", "counted")] = "corrected"
     invalid_reward: float = -0.5
+    # the part of invalid_reward that a valid program earns which is known already
+    duplicate_cost: Fraction = 1.0
     malformed_reward: float = -1.0
     # programs, or chains of simple operations, which a tiny model can do
     template_set: Annotated[str, OneOfOrFunction("programs", "chains")] = "programs"

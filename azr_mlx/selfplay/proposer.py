@@ -156,8 +156,9 @@ class TaskProposer:
         return {program: one for program, one in read.items() if one is not None}
 
     def _references(self, r: Round, kind: TaskKind, place: int, level: float) -> list[Task]:
-        count = self.config.proposer.references
-        return self.buffer.references(kind, count, level, r.draw("references", place))
+        p, draw = self.config.proposer, r.draw("references", place)
+        wanted = p.target_solve_rate if p.reference_choice == "solve_rate" else None
+        return self.buffer.references(kind, p.references, level, draw, wanted)
 
     def _request(
         self, r: Round, index: int, kind: TaskKind, level: float, references: list[Task]
@@ -212,11 +213,13 @@ class TaskProposer:
         return [Proposed(self.template(r, i, k, levels[k])) for i, k in enumerate(kinds)]
 
     def template(self, r: Round, index: int, kind: TaskKind, level: float) -> Draft:
-        """The ``index``-th draft of a round from templates, of a shape that is not reserved.
+        """The ``index``-th draft of a round from templates, of a shape that is not reserved, and
+        no harder than ``proposer.hardest_template``.
 
         Raises AzrError if the templates seem to have no other shapes, which a plug-in may.
         """
         p, draw = self.config.proposer, r.draw("templates", index)
+        level = min(level, p.hardest_template)
         for _ in range(MOST_RESERVED):
             proposal = templates.draw(kind, level, draw, p.induction_inputs, p.template_set)
             if not (self.gate.rules.reserve and is_reserved(proposal.program)):

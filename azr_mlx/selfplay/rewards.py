@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from azr_mlx.config import Config, Proposer, Rollout, Solver, plugins, schema
 from azr_mlx.selfplay.round import Paid, Round, Solution, Validated
+from azr_mlx.tasks.gate import GateResult
 from azr_mlx.tasks.guessing import above_chance, chance
 from azr_mlx.types import Experience, Reward, Role, Status, Task, Verdict
 
@@ -113,7 +114,7 @@ def _paid_proposal(
     assert proposed.prompt is not None and proposed.completion is not None
     done, r = proposed.completion, config.rollout
     if task is None:
-        rate, reward = None, proposer_reward(result.verdict, None, config.proposer)
+        rate, reward = None, _refused_reward(result, config.proposer)
     else:
         found = passed[task.id]
         known = ValidProposal(task, proposed.references, len(found), sum(found), chance(task), step)
@@ -131,6 +132,15 @@ def _paid_proposal(
         "" if task is None else task.id,
     )
     return Paid(experience, config.proposer.train, one, rate)
+
+
+def _refused_reward(result: GateResult, config: Proposer) -> Reward:
+    """The reward of a proposal that became no task. A program that is known already is valid, and
+    a step from a new one, so it may cost less than what does not run."""
+    if result.reason == "duplicate":
+        value = config.duplicate_cost * config.invalid_reward
+        return Reward(value, {"duplicate": value})
+    return proposer_reward(result.verdict, None, config)
 
 
 def _task_reward(verdict: Verdict, known: ValidProposal, config: Proposer) -> Reward:

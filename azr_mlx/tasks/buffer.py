@@ -92,19 +92,28 @@ class TaskBuffer:
         return None
 
     def references(
-        self, kind: TaskKind, k: int, difficulty: float, rng: np.random.Generator
+        self,
+        kind: TaskKind,
+        k: int,
+        difficulty: float,
+        rng: np.random.Generator,
+        solve_rate: float | None = None,
     ) -> list[Task]:
-        """Up to ``k`` distinct tasks, drawn by how near their measured difficulty is to
-        ``difficulty``.
+        """Up to ``k`` distinct tasks, drawn by how near their solve rate is to ``solve_rate``; a
+        task that was never tried counts as right at it.
 
-        Measured difficulty is 1 - solve rate; a task that was never tried counts with its own
-        estimate.
+        Without ``solve_rate`` they are drawn by how near their measured difficulty, 1 - solve rate,
+        is to ``difficulty``; a task that was never tried counts with its own estimate.
         """
         entries = list(self._entries[kind].values())
         if not entries or k < 1:
             return []
-        measured = np.array([_difficulty(entry) for entry in entries])
-        weights = np.exp(-0.5 * ((measured - difficulty) / 0.2) ** 2) + 0.02
+        if solve_rate is None:
+            off = np.array([_difficulty(entry) for entry in entries]) - difficulty
+        else:
+            rates = [_rate(entry) for entry in entries]
+            off = np.array([0.0 if rate is None else rate - solve_rate for rate in rates])
+        weights = np.exp(-0.5 * (off / 0.2) ** 2) + 0.02
         size = min(k, len(entries))
         chosen = rng.choice(len(entries), size=size, replace=False, p=weights / weights.sum())
         return [entries[int(i)].task for i in chosen]

@@ -15,6 +15,7 @@ from azr_mlx.config import Config, SandboxConfig
 from azr_mlx.sandbox import Job, JobBatch, Result, equal, literal, parse_literal
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.parse import Proposal, check_program, clean_source, is_reserved, skeleton
+from azr_mlx.tasks.ruler import Ruler
 from azr_mlx.types import Status, Task, TaskKind, Verdict
 
 # Every reason for which a proposal is rejected, in the order of the checks; metric names are made
@@ -81,6 +82,7 @@ class GateRules:
     max_value_chars: int = 400
     n_inputs: int = 10
     reserve: bool = False  # whether the shapes of held-out tasks are kept out
+    ruler: Ruler | None = None  # measures how difficult a task is; None: as it was asked for
 
     @classmethod
     def from_config(cls, config: Config) -> GateRules:
@@ -91,6 +93,7 @@ class GateRules:
             proposer.max_value_chars,
             proposer.induction_inputs,
             config.held_out.tasks > 0,
+            Ruler(proposer.template_set) if proposer.levels == "measured" else None,
         )
 
 
@@ -251,7 +254,7 @@ def _judge(
             "duplicate", "an earlier proposal has this program's shape", seconds=seconds
         )
     seen.add(shape)
-    task = _task(draft, candidate, tuple(outputs))
+    task = _task(draft, candidate, tuple(outputs), rules.ruler)
     verdict = Verdict(Status.OK, "", outputs[0], seconds)
     return GateResult(task, verdict, "", results[0].steps)
 
@@ -274,8 +277,11 @@ def _output(value: str | None, max_chars: int) -> str | None:
         return None
 
 
-def _task(draft: Draft, candidate: _Candidate, outputs: tuple[str, ...]) -> Task:
+def _task(
+    draft: Draft, candidate: _Candidate, outputs: tuple[str, ...], ruler: Ruler | None
+) -> Task:
     induction = draft.kind is TaskKind.INDUCTION
+    level = draft.difficulty if ruler is None else ruler.level(candidate.program)
     return Task.create(
         draft.kind,
         candidate.program,
@@ -283,7 +289,7 @@ def _task(draft: Draft, candidate: _Candidate, outputs: tuple[str, ...]) -> Task
         outputs,
         message=draft.proposal.message if induction and draft.proposal else "",
         hidden=_hidden(draft, candidate),
-        difficulty=draft.difficulty,
+        difficulty=level,
         origin_step=draft.step,
         parents=draft.parents,
         source=draft.source,

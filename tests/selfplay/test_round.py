@@ -163,6 +163,17 @@ def test_a_repeated_program_is_a_duplicate_the_second_time(sandbox):
     assert len(game.memory.tasks.new(TaskKind.DEDUCTION, 2)) == 0
 
 
+@pytest.mark.parametrize(("cost", "pays"), [(1.0, -1.0), (0.25, -0.25)])
+def test_a_duplicate_can_cost_less_than_what_does_not_run(sandbox, cost, pays):
+    programs = itertools.cycle(["return x - 900", "return undefined_name"])
+    config = replace(CONFIG, proposer=replace(CONFIG.proposer, duplicate_cost=cost))
+    script = lambda p, n: proposes(next(programs)) if is_proposal(p) else " 1"  # noqa: E731
+    game, _ = play(sandbox, script, config)
+    one_round(game)
+    proposals = [e for e in one_round(game, 2).experiences if e.role is Role.PROPOSE]
+    assert [e.reward.total for e in proposals] == [pays, -1.0]
+
+
 def test_templates_top_up_what_the_model_fails_to_propose(sandbox):
     config = replace(CONFIG, proposer=replace(CONFIG.proposer, templates_per_step=3))
     game, _ = play(sandbox, lambda p, n: "nothing" if is_proposal(p) else " 0", config)
@@ -351,6 +362,34 @@ def test_templates_are_never_of_a_shape_that_is_kept_for_held_out_tasks(sandbox)
         is_reserved(templates.draw(TaskKind.DEDUCTION, 0.3, Round(0, 1).draw("t", i)).program)
         for i in range(64)
     ), "no template has such a shape: this test would prove nothing"
+
+
+def test_templates_are_no_harder_than_the_hardest(sandbox):
+    chains = replace(CONFIG.proposer, template_set="chains")
+    r, drawn = Round(0, 1), {}
+    for most in (0.2, 0.9):
+        config = replace(CONFIG, proposer=replace(chains, hardest_template=most))
+        game, _ = play(sandbox, lambda p, n: "", config)
+        drawn[most] = [game.proposer.template(r, i, TaskKind.DEDUCTION, 0.6) for i in range(8)]
+        assert {draft.difficulty for draft in drawn[most]} == {min(most, 0.6)}
+    short, long = (sum(len(d.proposal.program) for d in drawn[most]) for most in (0.2, 0.9))
+    assert short < 0.7 * long
+
+
+def test_a_task_has_the_level_that_its_length_says(sandbox):
+    """A proposal that was asked for at one level and is as long as templates of another."""
+    wanted = {"return x + 40": 0.1, f"return {' + '.join(['x * 2'] * 7)}": 0.6}
+    for levels in ("asked", "measured"):
+        p = replace(CONFIG.proposer, template_set="chains", levels=levels)
+        programs = iter(wanted)
+        script = lambda p, n: proposes(next(programs)) if is_proposal(p) else " 1"  # noqa: B023, E731
+        game, _ = play(sandbox, script, replace(CONFIG, proposer=p))
+        tasks = [v.task for v in one_round(game).validated if v.by_model]
+        found = [task.difficulty for task in tasks]
+        if levels == "asked":
+            assert len(set(found)) == 1
+        else:
+            assert found == [pytest.approx(level, abs=0.1) for level in wanted.values()]
 
 
 def test_the_difficulty_reaches_the_prompt(sandbox):

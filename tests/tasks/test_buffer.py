@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -89,6 +90,29 @@ def test_untried_tasks_count_with_their_own_difficulty() -> None:
     rng = np.random.default_rng(1)
     drawn = [t for _ in range(50) for t in buffer.references(DEDUCTION, 3, 0.9, rng)]
     assert np.mean([t.difficulty == 0.9 for t in drawn]) > 0.85
+
+
+def test_references_are_near_a_solve_rate() -> None:
+    """Not near 1 - a level that means length, which preferred tasks that are nearly always solved.
+    A task that was never tried is as likely as one right at the rate."""
+    buffer = TaskBuffer(64)
+    tasks = [_task(i, difficulty=0.2) for i in range(1, 31)]
+    solved: dict[str, int | None] = {}
+    for i, task in enumerate(tasks):
+        buffer.add(task)
+        wins = (8, 3, None)[i // 10]
+        solved[task.id] = wins
+        if wins is not None:
+            buffer.record(task.id, 10, wins)
+    rng = np.random.default_rng(0)
+    for rate, counts in ((None, (8, 3, None)), (0.35, (3, None, 8))):
+        drawn = [t for _ in range(200) for t in buffer.references(DEDUCTION, 1, 0.2, rng, rate)]
+        share = Counter(solved[t.id] for t in drawn)
+        found = [share[wins] / len(drawn) for wins in counts]
+        if rate is None:
+            assert found[0] > 0.4 > 0.1 > found[1], found
+        else:
+            assert min(found[:2]) > 0.35 and found[2] < 0.15, found
 
 
 def test_sample_is_distinct_and_repeatable() -> None:
