@@ -651,19 +651,35 @@ def show_run(
         str, typer.Argument(metavar="RUN", help="Run folder (runs/NAME), or latest.")
     ] = "latest",
     compare: Annotated[
-        str | None,
-        typer.Option("--compare", metavar="RUN2", help="Second run to draw in the same charts."),
+        list[str] | None,
+        typer.Option(
+            "--compare",
+            metavar="RUN2",
+            help="Another run to draw in the same charts; may be given several times.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Output file. Default: RUN/report.html.")
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Write it again and again until the run ends; the page renews itself."
+        ),
+    ] = False,
+    every: Annotated[
+        int, typer.Option("--every", min=1, help="Seconds between two pages of --follow.")
+    ] = 10,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Write a run's report as one HTML file: curves, held-out tasks, samples."""
-    from azr_mlx.commands.report import write_report
+    from azr_mlx.commands import report
 
-    written = write_report(run, compare, out)
+    if follow:
+        written = report.follow(run, compare or (), out, every, _say)
+    else:
+        written = report.write_report(run, compare or (), out)
     if as_json:
         _result(written, True)
     else:

@@ -13,8 +13,8 @@ from azr_mlx import run_folder
 from azr_mlx.commands.cards import CARD, PROJECT, code, front_matter, origin
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.files import json_lines, whole_folder, write_whole
-from azr_mlx.tasks.task_files import TASKS_FILE, row_of
-from azr_mlx.types import Task, TaskKind
+from azr_mlx.tasks.task_files import TASKS_FILE, rows_of
+from azr_mlx.types import TaskKind
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))  # the hub's names
 
@@ -71,10 +71,7 @@ def tasks_of(run: str, filters: Filters, asked: str = "tasks") -> tuple[Path, li
     """
     _, checkpoint = run_folder.find(run, Path(run_folder.OUTPUT_DIR), asked)
     try:
-        rows = [
-            row_of(Task.from_json(row["task"]), int(row["attempts"]), int(row["successes"]))
-            for row in run_folder.read_buffer(checkpoint)
-        ]
+        rows = rows_of(run_folder.read_buffer(checkpoint))
     except (OSError, *WRONG_VALUES) as error:
         raise UsageError(
             f"{checkpoint / run_folder.BUFFER_FILE}: cannot be read: {first_line(error)}; "

@@ -7,7 +7,7 @@ outputs is not used: the gate runs every program anew.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,15 @@ def row_of(task: Task, attempts: int, successes: int) -> dict[str, Any]:
         "origin": task.source,
         "parents": list(task.parents),
     }
+
+
+def rows_of(buffer: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows (see ``row_of``) of what a checkpoint keeps of its tasks. Raises one of
+    ``WRONG_VALUES`` if that is damaged."""
+    return [
+        row_of(Task.from_json(row["task"]), int(row["attempts"]), int(row["successes"]))
+        for row in buffer
+    ]
 
 
 def drafts_in(path: Path, kinds: Collection[TaskKind]) -> Iterator[list[Draft] | None]:

@@ -359,7 +359,9 @@ def test_files_that_are_damaged_leave_their_part_out(run: Path) -> None:
         ("", "template", "what its first tasks came from is not known"),
     ],
 )
-def test_own_code_is_not_shown_in_samples(seeds: str, source: str, shown: str, run: Path) -> None:
+def test_own_code_is_not_shown_in_the_report(
+    seeds: str, source: str, shown: str, run: Path
+) -> None:
     config = Config(model_id="org/base", proposer=Proposer(seed_tasks=seeds))
     other = make_run(Path("runs/other"), config)
     own = {"task": task(TaskKind.DEDUCTION, 3, source).to_json(), "attempts": 1, "successes": 1}
@@ -367,8 +369,9 @@ def test_own_code_is_not_shown_in_samples(seeds: str, source: str, shown: str, r
     if not seeds:
         (other / run_folder.CONFIG_FILE).write_text("\0")
     folder = written(str(other))
-    samples = b"read ~/notes" in (folder / "report.html").read_bytes()
-    assert samples == shown.startswith("data: none")
+    page = (folder / "report.html").read_bytes()
+    generated = shown.startswith("data: none")
+    assert (b"read ~/notes" in page) == (b'id="tasks"' in page) == generated
     assert shown in (folder / "README.md").read_text()
 
 

@@ -372,7 +372,7 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     assert list(figures["held_out"]) == ["greedy", "sampled"]
     assert list(figures["pass_at_k"]) == ["1", "2", "4", "8", "16"]
     assert set(figures["right_answers"]["in_range"]) > {"gained", "lost", "gain"}
-    two = report.write(run, report.read(tmp_path), tmp_path / "two.html").read_text()
+    two = report.write(run, report.read(tmp_path), out=tmp_path / "two.html").read_text()
     assert f"{tmp_path.name}: pass@k, in range" in two
 
 

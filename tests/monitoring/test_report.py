@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,11 @@ from azr_mlx.config import load, to_yaml
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.metrics import REGISTRY
-from azr_mlx.types import Prompt, Role, Status, TaskKind
+from azr_mlx.monitoring.report import charts
+from azr_mlx.monitoring.report.data import HeldOutFound
+from azr_mlx.monitoring.report.tasks import lineages
+from azr_mlx.tasks.task_files import rows_of
+from azr_mlx.types import Prompt, Role, Status, Task, TaskKind
 from tests.experiences import experience
 
 pytestmark = pytest.mark.pure
@@ -152,11 +158,149 @@ def test_samples_are_of_both_roles_and_all_kinds_good_and_bad(text):
     assert {r["data-step"] for r in rows} == {"1", "40"}
 
 
+def task(name: str, step: int, parents: tuple[str, ...] = (), **rest: Any) -> dict[str, Any]:
+    made = Task(
+        name, TaskKind.DEDUCTION, f"def f(x):\n    return {name!r}", ("(1,)",), (f"{name!r}",),
+        origin_step=step, parents=parents, difficulty=rest.get("difficulty", 0.2),
+    )  # fmt: skip
+    tried = {"attempts": rest.get("attempts", 8), "successes": rest.get("successes", 4)}
+    return {"task": made.to_json(), **tried}
+
+
+def with_tasks(run: Path, rows: list[dict[str, Any]]) -> Path:
+    checkpoint = run / "checkpoints" / "step_000040"
+    checkpoint.mkdir(parents=True)
+    with gzip.open(checkpoint / "buffer.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return run
+
+
+def test_the_longest_line_of_tasks_is_the_one_that_is_shown():
+    rows = rows_of(
+        [
+            task("seed", 0),
+            task("other", 0),
+            task("child", 3, ("other", "gone", "seed")),
+            task("late", 9, ("seed",)),
+            task("grandchild", 7, ("late", "child")),
+            task("loop", 7, ("loop", "grandchild")),
+        ]
+    )
+    [line] = lineages(rows).values()
+    assert [row["id"] for row in line] == ["other", "child", "grandchild"]
+    assert lineages(rows_of([task("seed", 0), task("orphan", 4, ("gone",))])) == {}
+
+
+def test_tasks_are_shown_by_level_and_by_line(tmp_path):
+    run = with_tasks(
+        write_run(tmp_path / "run", 40),
+        [
+            task("seed", 0, successes=8),
+            task(HOSTILE, 5, ("seed",), successes=2),
+            task("hard", 6, difficulty=0.34, successes=1),
+            task("untried", 7, difficulty=0.9, attempts=0, successes=0),
+        ],
+    )
+    text = report.write(report.read(run)).read_text()
+    page = Page(text)
+    [ladder] = [one for one in page.figures if "by level of difficulty" in one]
+    assert "deduction, 3 tasks 62.5 % → 12.5 %" in " ".join(ladder.split())
+    assert "each task was shown to the model when it wrote the next" in text
+    assert text.index("return &#x27;seed&#x27;") < text.index("&lt;script&gt;alert(1)")
+    assert len(page.named("script")) == 1 and page.named("img") == []
+    empty = report.write(report.read(with_tasks(write_run(tmp_path / "none", 2), [])))
+    assert 'id="tasks"' not in empty.read_text()
+    (run / "checkpoints" / "step_000040" / "buffer.jsonl.gz").write_bytes(b"damaged")
+    assert "buffer.jsonl.gz could not be read" in report.write(report.read(run)).read_text()
+
+
+def test_several_runs_have_marks_of_their_own_and_what_differs_is_of_all(run, tmp_path):
+    others = [write_run(tmp_path / name, 30) for name in ("two", "three", "four")]
+    (others[2] / "config.yaml").write_text(to_yaml(load("quickstart", ["ppo.advantage=gae"])))
+    out = report.write(*(report.read(one) for one in (run, *others)), out=tmp_path / "all.html")
+    text = out.read_text()
+    assert "<title>first, two, three and four - azr-mlx</title>" in text
+    assert all(f'd="{shape}"' in text for shape in charts.SHAPES[1:4])
+    assert f'd="{charts.SHAPES[4]}"' not in text
+    [row] = re.findall(r"<code>ppo.advantage</code></th>(.*?)</tr>", text)
+    assert re.findall("<td>(.*?)</td>", row) == ["rloo", "rloo", "rloo", "gae"]
+
+
+def test_more_runs_than_there_are_marks_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    for name in "abcdefg":
+        write_run(tmp_path / "runs" / name, 2)
+    monkeypatch.chdir(tmp_path)
+    given = [part for name in "bcdefg" for part in ("--compare", f"runs/{name}")]
+    assert cli.main(["report", "runs/a", *given]) == 2
+    assert capsys.readouterr().err == (
+        "azr-mlx: error: --compare runs/g: a chart shows 5 runs beside the first; leave some out\n"
+    )
+    assert cli.main(["report", "runs/a", *given[:-2]]) == 0
+
+
+def refreshes(page: Path) -> list[str | None]:
+    found = Page(page.read_text("utf-8")).named("meta")
+    return [m["content"] for m in found if m.get("http-equiv") == "refresh"]
+
+
+def test_a_run_is_followed_until_its_last_step(tmp_path, monkeypatch, capsys):
+    """Before its first step, while it goes on, until it has ended."""
+    run = write_run(tmp_path / "runs" / "a", 2)
+    settings = ["max_steps=4", "held_out.tasks=0"]
+    (run / "config.yaml").write_text(to_yaml(load("quickstart", settings)))
+    steps = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").unlink()
+    seen = []
+
+    def pass_time(seconds: float) -> None:
+        """Another step for every page that is written."""
+        page = run / "report.html"
+        seen.append((seconds, refreshes(page) if page.exists() else None))
+        number = len(seen)
+        row = steps[0].replace('"step": 1', f'"step": {number}', 1)
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(row)
+
+    monkeypatch.setattr(time, "sleep", pass_time)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "runs/a", "--follow", "--every", "3"]) == 0
+    assert seen == [(3, None), (3, ["3"]), (3, ["3"]), (3, ["3"])]
+    assert refreshes(run / "report.html") == []
+    said = capsys.readouterr()
+    assert said.out == "runs/a/report.html\n"
+    assert said.err.splitlines() == [
+        "runs/a: waiting for its first step",
+        "runs/a/report.html is renewed every 3 s until the run ends: open it in a browser",
+    ]
+
+
+def test_following_can_be_ended_and_leaves_a_page_that_stays(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "runs" / "a", 2)
+
+    def interrupted(seconds: float) -> None:
+        assert refreshes(run / "report.html") == ["10"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "--follow"]) == 130
+    assert refreshes(run / "report.html") == []
+
+
+def test_a_run_with_held_out_tasks_has_ended_when_they_are_solved(tmp_path):
+    run = write_run(tmp_path / "a", 120)
+    shown = report.read(run)
+    assert shown.max_steps == shown.last_step == 120 and not shown.ended
+    shown.held_out = HeldOutFound(solved={"greedy": {"in_range": []}})
+    assert shown.ended
+    assert not report.read(write_run(tmp_path / "b", 119)).ended
+
+
 def test_two_runs_are_drawn_together_and_what_differs_is_told(run, tmp_path):
     other = write_run(tmp_path / "second", 30)
     changed = to_yaml(load("quickstart", ["ppo.advantage=gae"]))
     (other / "config.yaml").write_text(changed)
-    out = report.write(report.read(run), report.read(other), tmp_path / "both.html")
+    out = report.write(report.read(run), report.read(other), out=tmp_path / "both.html")
     text = out.read_text()
     assert "<title>first and second - azr-mlx</title>" in text
     assert "What differs" in text and "<code>ppo.advantage</code>" in text

@@ -228,8 +228,8 @@ def _public_config(run: Path) -> str:
 
 
 def _report(run: Path, folder: Path, made: Origin, *, generated: bool) -> None:
-    """The report of the run, if it has metrics. It has no samples if the first tasks were not
-    ``generated``, as prompts show its user's own code then."""
+    """The report of the run, if it has metrics. It has no samples and no tasks if the first tasks
+    were not ``generated``, as these show its user's own code then."""
     try:
         shown = report.read(run)
     except AzrError:
@@ -246,6 +246,7 @@ def _report(run: Path, folder: Path, made: Origin, *, generated: bool) -> None:
         config=config,
         config_text=_public_config(run),
         starts=starts,
+        tasks=shown.tasks if generated else [],
     )
     (folder / run_folder.REPORT_FILE).write_text(hide(page.compose([public], taken)), "utf-8")
 

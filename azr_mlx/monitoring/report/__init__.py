@@ -1,8 +1,9 @@
 """The report of a run: one HTML file, with everything in it.
 
 ``data`` reads a run's files, ``figures`` decides from the registry of metrics which charts there
-are, ``charts`` draws them as SVG, ``solved`` shows the held-out tasks, ``page`` puts the page
-together, and ``summary`` gives the most important figures, also as JSON.
+are, ``charts`` draws them as SVG, ``solved`` shows the held-out tasks, ``tasks`` those of the
+buffers, ``page`` puts the page together, and ``summary`` gives the most important figures, also as
+JSON.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ from pathlib import Path
 from azr_mlx.errors import AzrError
 from azr_mlx.files import write_whole
 from azr_mlx.monitoring import samples
-from azr_mlx.monitoring.report import page
+from azr_mlx.monitoring.report import charts, page
 from azr_mlx.monitoring.report.data import ShownRun, locate, read
 from azr_mlx.monitoring.report.summary import to_json
 from azr_mlx.run_folder import REPORT_FILE
 
-__all__ = ["ShownRun", "locate", "read", "to_json", "write"]
+__all__ = ["MOST_COMPARED", "ShownRun", "locate", "read", "to_json", "write"]
+
+MOST_COMPARED = len(charts.SHAPES) - 1  # runs beside the first: each has a mark of its own
 
 
-def write(run: ShownRun, compared: ShownRun | None = None, out: Path | None = None) -> Path:
+def write(run: ShownRun, *compared: ShownRun, out: Path | None = None, every: int = 0) -> Path:
     """Write the report, completely or not at all. Returns its path: ``out``, or RUN/report.html if
-    that is None.
+    that is None. ``every`` is as in ``page.compose``.
 
     Raises:
         AzrError: it cannot be written there.
     """
-    runs = [run] if compared is None else [run, compared]
-    text = page.compose(runs, samples.of_run(run.path))
+    text = page.compose([run, *compared], samples.of_run(run.path), every)
     path = run.path / REPORT_FILE if out is None else out
     try:
         write_whole(path, text)

@@ -1,6 +1,6 @@
 """Charts as static SVG. Colours are classes of style.css, and nothing is shown by colour alone:
-lines differ in their dashes, areas in their patterns, and the lines of the second run have
-rings."""
+lines differ in their dashes, areas in their patterns, and the lines of every run but the first have
+marks."""
 
 from __future__ import annotations
 
@@ -29,21 +29,30 @@ from azr_mlx.types import Float64Array
 
 STYLES = 8  # the number of styles in style.css, and of patterns in ``patterns``
 FEW = 24  # up to this many points are also drawn as dots
-RINGS = 7  # rings on a line of the second run
+MARKS = 7  # marks on a line of another run
+# By the number of the run: SVG paths around a point, about 6 pixels wide.
+SHAPES = (
+    "",
+    "M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0z",  # a ring
+    "M-3-3h6v6h-6z",
+    "M0-3.8l3.6 6.4h-7.2z",
+    "M0-4l4 4l-4 4l-4-4z",
+    "M-3-3l6 6M3-3l-6 6",
+)
 LAYERS = 8  # most layers of a stack; the smallest ones are merged
 OTHERS = "others"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values over steps. ``style`` is the number of their colour and dashes; ``ringed`` marks a
-    line of the second run."""
+    """Values over steps. ``style`` is the number of their colour and dashes, ``mark`` that of the
+    shape in ``SHAPES`` that tells their run from others."""
 
     label: str
     steps: Float64Array
     values: Float64Array
     style: int = 0
-    ringed: bool = False
+    mark: int = 0
     broken: int = 0  # values that were not finite numbers
 
 
@@ -84,7 +93,7 @@ def _note(series: Sequence[Series], smoothed: Sequence[Series], compared: bool, 
             behind = "lowest to highest value of neighbouring steps" if buckets else "every step"
             notes.append(f"Pale: {behind}.")
     if compared:
-        notes.append("With rings: the second run.")
+        notes.append("With marks: the runs that the first is compared with.")
     if y.log:
         notes.append("Logarithmic axis.")
     broken = [(one.label, one.broken) for one in series if one.broken]
@@ -96,10 +105,10 @@ def _line(one: Series, final: Float64Array, x: Scale, y: Scale) -> str:
     steps, values = curves.thinned(one.steps), curves.thinned(final)
     xs, ys = [x(s) for s in steps], [y(v) for v in values]
     drawn = f'<path class="line s{one.style}" d="{_path(xs, ys)}"/>'
-    if one.ringed:
-        every = max(1, len(xs) // RINGS)
+    if one.mark:
+        every = max(1, len(xs) // MARKS)
         points = list(zip(xs, ys, strict=True))[every // 2 :: every]
-        return drawn + _dots(points, f"ring s{one.style}", 3.2)
+        return drawn + "".join(_mark(one, *point) for point in points)
     if len(xs) <= FEW:
         drawn += _dots(zip(xs, ys, strict=True), f"dot f{one.style}", 2.4)
     return drawn
@@ -127,8 +136,8 @@ def _legend(series: Sequence[Series], unit: str) -> str:
     items = []
     for one in series:
         first, last = (number(v, unit) for v in curves.ends(one.values))
-        ring = f'<circle class="ring s{one.style}" cx="14" cy="6" r="3.2"/>' if one.ringed else ""
-        swatch = f'<path class="line s{one.style}" d="M0 6H28"/>{ring}'
+        mark = _mark(one, 14, 6) if one.mark else ""
+        swatch = f'<path class="line s{one.style}" d="M0 6H28"/>{mark}'
         change = first if first == last else f"{first} → {last}"
         items.append(_item(swatch, one.label, change))
     return f'<ul class="legend">{"".join(items)}</ul>'
@@ -139,25 +148,26 @@ def _legend(series: Sequence[Series], unit: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Banded:
-    """Estimates with their intervals, one for each place on the horizontal axis."""
+    """Estimates with their intervals, one for each of the places on the horizontal axis."""
 
     label: str
+    places: Sequence[float]
     estimates: Sequence[Estimate]
 
 
 def bands(
-    title: str, places: Sequence[float], across: str, series: Sequence[Banded], top: float
+    title: str, across: str, series: Sequence[Banded], top: float, *, log: bool = True
 ) -> Drawn:
-    """Shares up to ``top`` over places whose logarithms are evenly spaced, such as powers of two;
-    ``across`` names what they are. The intervals are areas behind the lines."""
-    x = Scale(places[0], places[-1], LEFT, RIGHT, log=True, name=across, marks=tuple(places))
-    y = y_scale(0.0, top, "%")
-    xs = [x(place) for place in places]
+    """Shares up to ``top`` over places; ``across`` names what they are. With ``log`` their
+    logarithms are evenly spaced, as those of powers of two. The intervals are areas behind the
+    lines."""
+    x, y = _places(series, across, log), y_scale(0.0, top, "%")
     behind, before, items, said = [], [], [], []
     for style, one in enumerate(series):
+        xs = [x(place) for place in one.places]
         low, value, high = (np.array([getattr(e, n) for e in one.estimates]) for n in _INTERVAL)
         behind.append(f'<path class="band f{style}" d="{_area(xs, low, high, y)}"/>')
-        line = Series(one.label, np.array(places), value, style)
+        line = Series(one.label, np.array(one.places), value, style)
         before.append(_line(line, value, x, y))
         ends = tuple(number(float(v), "%") for v in (value[0], value[-1]))
         items.append(
@@ -166,6 +176,13 @@ def bands(
         said.append(f"{one.label}: from {ends[0]} to {ends[1]}")
     drawn = _svg(title, "; ".join(said), x, y, "%", [*behind, *before])
     return Drawn([drawn], f'<ul class="legend">{"".join(items)}</ul>')
+
+
+def _places(series: Sequence[Banded], across: str, log: bool) -> Scale:
+    marks = sorted({place for one in series for place in one.places})
+    room = 0.05 if len(marks) == 1 else 0.0
+    ends = marks[0] - room, marks[-1] + room
+    return Scale(*ends, LEFT, RIGHT, log=log, name=across, marks=tuple(marks))
 
 
 _INTERVAL = ("low", "value", "high")
@@ -334,6 +351,11 @@ def _area(xs: Sequence[float], low: Float64Array, high: Float64Array, y: Scale) 
     there = _path(xs, [y(v) for v in high])
     back = _path(xs[::-1], [y(v) for v in low[::-1]])
     return f"{there}L{back[1:]}Z"
+
+
+def _mark(one: Series, x: float, y: float) -> str:
+    at = f"translate({x:.1f} {y:.1f})"
+    return f'<path class="ring s{one.style}" transform="{at}" d="{SHAPES[one.mark]}"/>'
 
 
 def _dots(points: Iterable[tuple[float, float]], classes: str, radius: float) -> str:

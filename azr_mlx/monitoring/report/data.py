@@ -16,6 +16,7 @@ from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError
 from azr_mlx.evaluation.held_out import Lines, Record, RightAnswerLine
 from azr_mlx.monitoring.metrics import MetricsFile, is_number
 from azr_mlx.run_folder import (
+    BUFFER_FILE,
     CONFIG_FILE,
     HELD_OUT_FILE,
     LATEST,
@@ -23,6 +24,7 @@ from azr_mlx.run_folder import (
     OUTPUT_DIR,
     RUN_FILE,
 )
+from azr_mlx.tasks.task_files import rows_of
 from azr_mlx.types import Float64Array
 
 T = TypeVar("T")
@@ -51,6 +53,7 @@ class ShownRun:
     config_text: str = ""
     starts: list[dict[str, Any]] = field(default_factory=list)
     held_out: HeldOutFound = field(default_factory=HeldOutFound)
+    tasks: list[dict[str, Any]] = field(default_factory=list)  # rows of ``task_files``
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -65,6 +68,14 @@ class ShownRun:
     def max_steps(self) -> int | None:
         value = self.config.get("max_steps")
         return int(value) if isinstance(value, str) and value.isdecimal() else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is expected: the last step has been taken and, if the run has
+        held-out tasks, they have been solved after it."""
+        if self.max_steps is None or self.last_step < self.max_steps:
+            return False
+        return flat(self.config).get("held_out.tasks", "0") == "0" or bool(self.held_out.solved)
 
     def column(self, key: str) -> tuple[Float64Array, Float64Array]:
         """(steps, values) of a metric, at the steps that have finite values."""
@@ -97,6 +108,7 @@ def read(path: Path) -> ShownRun:
     run.config = _attempt(run, CONFIG_FILE, _mapping, path / CONFIG_FILE, {})
     run.starts = _attempt(run, RUN_FILE, _starts, path, [])
     run.held_out = _attempt(run, HELD_OUT_FILE, _held_out, path, HeldOutFound())
+    run.tasks = _attempt(run, BUFFER_FILE, _tasks, path, [])
     return run
 
 
@@ -159,6 +171,11 @@ def _held_out(path: Path) -> HeldOutFound:
     solved = {way: lines for way, lines in record.compared.items() if lines}
     passes = {k: lines for k in record.ks if (lines := record.pass_at(k))}
     return HeldOutFound(solved, passes, record.right_answers)
+
+
+def _tasks(path: Path) -> list[dict[str, Any]]:
+    saved = run_folder.checkpoints(path)
+    return rows_of(run_folder.read_buffer(saved[-1])) if saved else []
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -93,7 +93,7 @@ def draw(figure: Figure, runs: Sequence[ShownRun]) -> Drawn | None:
             one.steps,
             one.values,
             (styles[one.label] if several else which) % charts.STYLES,
-            ringed=which > 0,
+            mark=which,
             broken=one.broken,
         )
         for which, run in enumerate(runs)

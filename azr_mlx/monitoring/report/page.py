@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from azr_mlx import __version__
-from azr_mlx.monitoring.report import charts, figures, solved
+from azr_mlx.monitoring.report import charts, figures, solved, tasks
 from azr_mlx.monitoring.report.data import ShownRun, flat
 from azr_mlx.monitoring.report.summary import facts, headline
 from azr_mlx.monitoring.report.tables import table
@@ -25,13 +25,15 @@ from azr_mlx.text import clip, escape
 SAMPLE_COLUMNS = ("step", "role", "kind", "verdict", "reward", "prompt and completion")
 
 
-def compose(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
-    """The report of the first run. If there is a second run, it is drawn in the same charts."""
+def compose(runs: Sequence[ShownRun], samples: Sequence[ShownRollout], every: int = 0) -> str:
+    """The report of the first run. The others are drawn in the same charts. A browser that shows it
+    loads it again ``every`` so many seconds, without a script; 0: never."""
     style, script = _asset("style.css"), _asset("filter.js")
-    title = " and ".join(run.name for run in runs)
+    title = _listed([run.name for run in runs])
     parts = {"Held-out tasks": solved.html(runs)}
     parts |= figures.html(figures.sections(runs), runs)
     parts |= {
+        "Tasks": tasks.html(runs),
         "Samples": _samples(runs, samples),
         "Run": _starts(runs),
         "Configuration": _config(runs),
@@ -50,14 +52,26 @@ def compose(runs: Sequence[ShownRun], samples: Sequence[ShownRollout]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
+        f'<meta name="color-scheme" content="light dark">{_again(every)}'
         f"<title>{escape(title)} - azr-mlx</title><style>{style}</style></head><body>"
         f"{charts.patterns()}<header><p>azr-mlx {escape(__version__)}, a report of "
-        f"{time.strftime('%Y-%m-%d %H:%M %Z')}</p><h1>{escape(title)}</h1>"
+        f"{time.strftime('%Y-%m-%d %H:%M %Z')}{_told(every)}</p><h1>{escape(title)}</h1>"
         f"{_notes(runs)}{_headline(runs)}{_facts(runs)}</header>"
         f'<nav aria-label="Sections">{links}</nav><main>{body}</main>'
         f"<script>{script}</script></body></html>\n"
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
+
+
+def _again(every: int) -> str:
+    return f'<meta http-equiv="refresh" content="{every}">' if every else ""
+
+
+def _told(every: int) -> str:
+    return f", renewed every {every} s while the run goes on" if every else ""
 
 
 def _asset(name: str) -> str:
@@ -181,16 +195,17 @@ def _starts(runs: Sequence[ShownRun]) -> str:
 
 
 def _config(runs: Sequence[ShownRun]) -> str:
-    differences = ""
-    if len(runs) > 1:
-        first, second = (flat(run.config) for run in runs)
-        keys = [k for k in {**first, **second} if first.get(k) != second.get(k)]
-        rows = [
-            f"<tr><th scope=row><code>{escape(k)}</code></th><td>{escape(first.get(k, '-'))}</td>"
-            f"<td>{escape(second.get(k, '-'))}</td></tr>"
-            for k in keys
-        ]
-        differences = table(("key", *(run.name for run in runs)), rows, "What differs")
+    found = [flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for one in found for key in one)
+    rows = [
+        f"<tr><th scope=row><code>{escape(key)}</code></th>"
+        + "".join(f"<td>{escape(one.get(key, '-'))}</td>" for one in found)
+        + "</tr>"
+        for key in keys
+        if len({one.get(key) for one in found}) > 1
+    ]
+    names = (run.name for run in runs)
+    differences = table(("key", *names), rows, "What differs") if len(runs) > 1 else ""
     whole = "".join(
         f"<details><summary>config.yaml of {escape(run.name)}</summary>"
         f"<pre>{escape(run.config_text)}</pre></details>"

@@ -83,10 +83,10 @@ def _passes(run: ShownRun, of: str) -> str:
 
 def _chart(title: str, ks: Sequence[int], lines: Sequence[HeldOutLine], top: float) -> str:
     series = [
-        charts.Banded("before", [line.before for line in lines]),
-        charts.Banded("after", [line.after for line in lines]),
+        charts.Banded("before", ks, [line.before for line in lines]),
+        charts.Banded("after", ks, [line.after for line in lines]),
     ]
-    drawn = charts.bands(title, ks, "k, sampled answers", series, top)
+    drawn = charts.bands(title, "k, sampled answers", series, top)
     return (
         f"<figure><h3>{escape(title)}</h3>{drawn.legend}{''.join(drawn.svgs)}"
         "<figcaption>Lines that meet to the right: the model does more reliably what it could "
