@@ -18,8 +18,8 @@ pytestmark = pytest.mark.e2e
 NOTEBOOK = ROOT / "docs" / "an-afternoon.ipynb"
 # A shorter run: fewer steps, and fewer tasks before and after.
 SHORTER = {
-    "STEPS = 120": "STEPS = 3",
-    "run_name=notebook": "run_name=notebook held_out.tasks=4 sandbox.workers=1",
+    "STEPS = 120": "STEPS = 2",
+    "run_name=notebook": "run_name=notebook held_out.tasks=3 batch_size=9 sandbox.workers=1",
 }
 
 
@@ -40,7 +40,7 @@ def test_it_runs_and_shows_a_gain_tasks_and_an_answer(
     trained, learned, tasks, answer, taken = [
         said(one) for one in book.cells if one.cell_type == "code"
     ][1:]
-    assert "done: 3 steps; adapters in runs/notebook/adapters" in trained
+    assert "done: 2 steps; adapters in runs/notebook/adapters" in trained
     assert [line.split()[0] for line in learned.splitlines()] == ["greedy"] * 2 + ["sampled"] * 2
     assert "of them by the model" in tasks and "def f(" in tasks
     assert "[2, 1, 3]" in answer, "nano has known this since its lessons"

@@ -171,7 +171,11 @@ def bands(
         before.append(_line(line, value, x, y))
         ends = tuple(number(float(v), "%") for v in (value[0], value[-1]))
         items.append(
-            _item(f'<path class="line s{style}" d="M0 6H28"/>', one.label, " → ".join(ends))
+            _item(
+                f'<path class="line s{style}" d="M0 6H28"/>',
+                one.label,
+                " → ".join(dict.fromkeys(ends)),
+            )
         )
         said.append(f"{one.label}: from {ends[0]} to {ends[1]}")
     drawn = _svg(title, "; ".join(said), x, y, "%", [*behind, *before])
