@@ -27,10 +27,10 @@ from azr_mlx.tasks.prompts import arguments
 from azr_mlx.types import Experience, Role, Task
 
 PICTURES = Path(__file__).parent / "pictures"
-AT = 60  # the step at which the live view is shown
+AT = 90  # the step at which the live view is shown: its tasks are still in the last checkpoint
 COLUMNS, LINES = 84, 24
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SCREEN = "1280,860"
+SCREEN = "1280,1240"
 # The font that rich names would be fetched from a server.
 FETCHED = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
