@@ -53,10 +53,8 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
     shapes.
     """
     kinds, wanted = [TaskKind(k) for k in config.task_types], config.held_out.tasks
-    known, rules = (
-        TaskBuffer(max(wanted, 1)),
-        replace(GateRules.from_config(config), reserve=False, ruler=None),
-    )
+    known = TaskBuffer(max(wanted, 1))
+    rules = replace(GateRules.from_config(config), reserve=False, ruler=None)
     source = rng.generator(SEED, "held_out", round(low * 1e6), round(high * 1e6))
 
     fruitless = 0

@@ -25,7 +25,7 @@ from tests.sandbox.hostile.targets import Targets
 
 LIMITS = Limits(wall_s=1.5, cpu_s=1, memory_mb=256, output_kb=16)
 HONEST = Job("honest", "def f(x): return sorted(x)", call="f", args="([2, 1],)", expect="[1, 2]")
-GRACE_S = 0.5
+GRACE_S = 0.5  # what a verdict may take beyond the limits of its runs
 MAX_WAIT_S = 3.0  # how much waiting for a core can excuse
 ON_LINUX = sys.platform == "linux"
 
@@ -206,13 +206,7 @@ _next_values: WeakKeyDictionary[Sandbox, str] = WeakKeyDictionary()
 
 
 @pytest.fixture
-def grace() -> float:
-    """Seconds that a verdict may take beyond the limits of its runs."""
-    return GRACE_S
-
-
-@pytest.fixture
-def judge(sandbox: Sandbox, targets: Targets, grace: float) -> Judge:
+def judge(sandbox: Sandbox, targets: Targets) -> Judge:
     """Runs one job and checks the invariants.
 
     The parent lives and answers; the wall limit holds, for each run and in all; no process and no
@@ -226,7 +220,7 @@ def judge(sandbox: Sandbox, targets: Targets, grace: float) -> Judge:
             _first_next(sandbox)
             before = _Machine(targets)
             try:
-                result = _timed(sandbox, job, grace)
+                result = _timed(sandbox, job)
                 after = _Machine(targets)
                 harm = targets.harm()
                 assert not harm, f"{harm[:5]} ({result})"
@@ -241,7 +235,7 @@ def judge(sandbox: Sandbox, targets: Targets, grace: float) -> Judge:
     return run
 
 
-def _timed(sandbox: Sandbox, job: Job, grace: float) -> Result:
+def _timed(sandbox: Sandbox, job: Job) -> Result:
     """The result, in time. On a loaded machine, the time for which tasks waited for a core is
     excused, up to MAX_WAIT_S; on one that is not loaded it is next to nothing.
     """
@@ -251,12 +245,12 @@ def _timed(sandbox: Sandbox, job: Job, grace: float) -> Result:
     took = time.monotonic() - started
     excuse = min(_waiting_s() - waited, MAX_WAIT_S)
     runs = 2 if job.deterministic or job.tests is not None else 1
-    assert result.seconds <= limits.wall_s + grace + excuse, (
+    assert result.seconds <= limits.wall_s + GRACE_S + excuse, (
         f"a run took {result.seconds:.2f} s of {limits.wall_s:g} s (excused: {excuse:.2f} s)"
     )
-    assert took <= runs * limits.wall_s + grace + excuse, (
+    assert took <= runs * limits.wall_s + GRACE_S + excuse, (
         f"the verdict took {took:.2f} s, where {runs} runs of {limits.wall_s:g} s may take "
-        f"{grace:g} s more (excused: {excuse:.2f} s): {result}"
+        f"{GRACE_S:g} s more (excused: {excuse:.2f} s): {result}"
     )
     return result
 

@@ -20,7 +20,7 @@ import pytest
 
 from azr_mlx.sandbox import Job, Limits, Sandbox, SandboxError
 from azr_mlx.types import Status
-from tests.sandbox.conftest import GRACE_S, LIMITS, ON_LINUX, Judge, crew, folders_in
+from tests.sandbox.conftest import LIMITS, ON_LINUX, Judge, crew, folders_in
 from tests.sandbox.hostile import ATTACKS, CONTROLS, Attack
 from tests.sandbox.hostile.attack import SHORT, USUAL
 from tests.sandbox.hostile.targets import PROJECT, Targets
@@ -55,13 +55,6 @@ def sandbox(
     ):
         made.run([Job("warm", "def f(): return 1", call="f", deterministic=True)])
         yield made
-
-
-@pytest.fixture
-def grace() -> float:
-    """The processes of this Mac are made of Python: to start and end some of them takes seconds if
-    the machine is slow."""
-    return 10 * GRACE_S
 
 
 def _name(attack: Attack) -> str:

@@ -55,7 +55,7 @@ class Mac:
         self.enforces_address_space = enforces_address_space
         self.profile: seatbelt.Profile | None = None
         self.most_processes = self.most_cpu_s = resource.RLIM_INFINITY
-        self.table: dict[int, list[str]] = {}
+        self.table: dict[int, dict[int, list[int]]] = {}
         self.table_is_old = 0.0
         self.behind_the_scenes = False  # while this module itself looks at the real machine
 
@@ -394,13 +394,16 @@ def apply(profile: seatbelt.Profile) -> int:
     return 0
 
 
-def table() -> dict[int, list[str]]:
-    """The real processes: from the id, the fields of /proc/.../stat after the name. It is read anew
-    after some milliseconds, since reading takes longer than a Mac's kernel does.
+def table() -> dict[int, dict[int, list[int]]]:
+    """The real processes by the columns that libproc lists by, and their value there. It is read
+    anew after some milliseconds, since reading takes longer than a Mac's kernel does.
     """
     if time.monotonic() > mac.table_is_old:
-        ids = [int(name) for name in unseen(os.listdir)("/proc") if name.isdigit()]
-        mac.table = {pid: fields for pid in ids if (fields := stat_of(pid))}
+        mac.table = {GROUP: {}, PARENT: {}}
+        for pid in [int(name) for name in unseen(os.listdir)("/proc") if name.isdigit()]:
+            if fields := stat_of(pid):
+                for column, found in mac.table.items():
+                    found.setdefault(int(fields[column]), []).append(pid)
         mac.table_is_old = time.monotonic() + 0.005
     return mac.table
 
@@ -419,7 +422,7 @@ STATE, PARENT, GROUP, THREADS = 0, 1, 2, 17
 
 def proc_listpids(kind: int, of: int, buffer: Any, size: int) -> int:
     column = {2: GROUP, 6: PARENT}[kind]
-    found = [pid for pid, fields in table().items() if int(fields[column]) == of][: size // 4]
+    found = table()[column].get(of, [])[: size // 4]
     buffer[: len(found)] = found
     return 4 * len(found)
 
