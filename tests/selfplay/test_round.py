@@ -364,6 +364,23 @@ def test_templates_are_never_of_a_shape_that_is_kept_for_held_out_tasks(sandbox)
     ), "no template has such a shape: this test would prove nothing"
 
 
+@pytest.mark.parametrize(("choice", "rate"), [("difficulty", 0.8), ("solve_rate", 0.3)])
+def test_the_setting_decides_which_tasks_a_proposal_is_shown(sandbox, choice, rate):
+    """At a level of 0.2: those of a difficulty of 0.2, or those near the rate that is aimed at."""
+    p = replace(CONFIG.proposer, references=1, reference_choice=choice, target_solve_rate=0.3)
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=p))
+    buffer = game.memory.tasks
+    buffer.restore([])
+    for i in range(20):
+        program = f"def f(x):\n    return {' + '.join(['x'] * (i + 2))}"
+        made = Task.create(TaskKind.DEDUCTION, program, ("(1,)",), (str(i + 2),))
+        buffer.add(made)
+        buffer.record(made.id, 10, 8 if i % 2 else 3)
+    rounds = [Round(0, step) for step in range(60)]
+    drawn = [game.proposer._references(r, TaskKind.DEDUCTION, 0, 0.2)[0] for r in rounds]
+    assert sum(buffer.solve_rate(task.id) == rate for task in drawn) > 45
+
+
 def test_templates_are_no_harder_than_the_hardest(sandbox):
     chains = replace(CONFIG.proposer, template_set="chains")
     r, drawn = Round(0, 1), {}
