@@ -34,14 +34,17 @@ SETTINGS = (
     "max_steps=70",
     "kl_penalty=none",
     "ppo.loss_aggregation=sequence_mean",
-    "batch_size=12",
-    "proposer.templates_per_step=12",
+    "batch_size=6",
+    "proposer.templates_per_step=6",
+    "solver.buffer_tasks_per_step=4",
+    "difficulty_schedule=linear",
     "initial_difficulty=0.2",
-    "final_difficulty=0.5",
+    "final_difficulty=0.4",
     "rollout.max_prompt_tokens=768",
     "rollout.max_propose_tokens=96",
     "rollout.max_solve_tokens=48",
     "rollout.max_batch=128",
+    "ppo.micro_batch_tokens=1024",
     "lora.rank=2",
     "lora.scale=4",
     "checkpoint_interval=5",
@@ -49,7 +52,7 @@ SETTINGS = (
 ARMS = {
     "main": (),
     "shuffled": (),
-    "templates": ("batch_size=0", "proposer.templates_per_step=24"),
+    "templates": ("batch_size=0", "proposer.templates_per_step=12"),
 }
 ASKED = ("--protocol", "training", "-m", "48")
 WAYS = {

@@ -9,7 +9,9 @@ PREFILL_TOKENS = 2048  # the most prompt tokens that are read in one forward pas
 # Positions beyond the longest row, if places are used again. Keys and values then have to move only
 # once in so many steps.
 SLACK = 64
-ROW_MULTIPLE = 8  # the lengths in a micro-batch are padded to a multiple of this
+# The lengths in a micro-batch are padded to a multiple of this, so that fewer different shapes have
+# to be compiled or cached. On a CPU without ppo.compile nothing is, and nothing is padded.
+ROW_MULTIPLE = 8
 # On MLX, flat arrays of trained tokens are padded to a multiple of this, so that fewer different
 # shapes occur.
 TOKEN_MULTIPLE = 16

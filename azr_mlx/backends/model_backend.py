@@ -59,13 +59,16 @@ class ModelBackend(ABC):
         seed: int,
         micro_batch_tokens: int,
         share_prompts: bool,
+        row_multiple: int,
     ):
         """``policy`` is the library's ``PolicyModel``; ``base`` is the name of the model that
-        adapter_config.json records ("": none)."""
+        adapter_config.json records ("": none); lengths in micro-batches are padded to a multiple
+        of ``row_multiple``."""
         self.policy, self.engine, self.tokenizer = policy, engine, engine.tokenizer
         self.adapter_config = {**adapter_config, **({"model": base} if base else {})}
         self.lora, self.seed = lora, seed
         self.micro_batch_tokens, self.share_prompts = micro_batch_tokens, share_prompts
+        self.row_multiple = row_multiple
         self.world: World = Alone()
         self._sampled: Policy = "current"  # the policy whose prompt prefixes the engine keeps
 
@@ -109,7 +112,8 @@ class ModelBackend(ABC):
 
     def _micro_batches(self, batch: Batch, tokens: int) -> list[MicroBatch]:
         """The micro-batches of this rank."""
-        return split(own_part(self.world, batch), tokens, self.share_prompts)
+        part = own_part(self.world, batch)
+        return split(part, tokens, self.share_prompts, self.row_multiple)
 
     # -- update ------------------------------------------------------------------------------------
 

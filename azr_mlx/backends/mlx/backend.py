@@ -21,6 +21,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.utils import load as load_mlx
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
+from azr_mlx.backends.limits import ROW_MULTIPLE
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.mlx import adapters, cpu, gated_delta, ppo, recompute, trials
 from azr_mlx.backends.mlx.anatomy import Anatomy
@@ -101,6 +102,7 @@ class MlxBackend(ModelBackend):
             seed=seed,
             micro_batch_tokens=micro_batch_tokens,
             share_prompts=share_prompts and self.path == "shared",
+            row_multiple=1 if mx.default_device() == mx.cpu and not compile else ROW_MULTIPLE,
         )
         self.optimizer = optim.AdamW(learning_rate=0.0, weight_decay=0.0, bias_correction=True)
         self.value_optimizer = optim.Adam(learning_rate=0.0, bias_correction=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from azr_mlx.backends.base import Hyper, MemoryUse, Tokenizer
+from azr_mlx.backends.limits import ROW_MULTIPLE
 from azr_mlx.backends.microbatch import MicroBatch
 from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.process_memory import peak_bytes
@@ -79,6 +80,7 @@ class TorchBackend(ModelBackend):
             seed=seed,
             micro_batch_tokens=micro_batch_tokens,
             share_prompts=share_prompts and shared,
+            row_multiple=1 if self.device.type == "cpu" else ROW_MULTIPLE,
         )
         self.parameters = adapters.named_parameters(model)
         head = policy.value_head
