@@ -1,4 +1,4 @@
-"""What self-play learns, and what of it helps: variants of a configuration over several seeds.
+r"""What self-play learns, and what of it helps: variants of a configuration over several seeds.
 
     python benchmarks/learning.py                                   # all, 5 seeds
     python benchmarks/learning.py --variants base shuffled frozen --seeds 10
@@ -16,6 +16,14 @@ A variant is one of a list or overrides with commas, such as
 
 Controls: "shuffled" permutes the rewards of a step's solvers, and of its proposers; "frozen" does
 not train the proposer; "fixed" trains on a set of template tasks that nobody adds to.
+
+What self-play adds to templates: those have at most two operations, and chains of three, four and
+five are measured. ("OUT-first" is nano before its slips: what it gains is ability.)
+
+    python -m azr_mlx.nano.pretrain OUT
+    python benchmarks/learning.py --variants base fixed fresh frozen oracle \
+        --seeds 8 --seconds 300 --rungs 0.3 0.4 0.5 --set model_id=OUT-first \
+        proposer.hardest_template=0.2 final_difficulty=0.5
 """
 
 from __future__ import annotations
@@ -81,6 +89,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "kl": ("kl_penalty=kl", "ppo.kl_coef=0.01"),
     # tasks from templates alone, new ones in every step, as many as "base" has of both
     "fresh": ("batch_size=0", "proposer.templates_per_step=48"),
+    # the same, and the templates become as hard as the curriculum asks
+    "oracle": (
+        "batch_size=0", "proposer.templates_per_step=48", "proposer.hardest_template=0.9",
+    ),
 }  # fmt: skip
 CURVES = (
     "solve_rate/", "propose/valid_rate/", "propose/variance/", "reward/propose/", "difficulty/",
@@ -96,7 +108,15 @@ def main() -> int:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0, help="of training a run; 0: max_steps")
-    parser.add_argument("--parallel", type=int, default=os.cpu_count())
+    parser.add_argument("--parallel", type=int, default=len(cores_here()))
+    parser.add_argument(
+        "--rungs",
+        nargs="*",
+        type=float,
+        default=[],
+        metavar="DIFFICULTY",
+        help="measure tasks of these difficulties and not those of the configuration",
+    )
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants"
     )
@@ -127,9 +147,16 @@ def overrides(variant: str) -> Sequence[str]:
     return variant.split(",") if "=" in variant else VARIANTS[variant]
 
 
+def cores_here() -> list[int]:
+    """The cores that this process may use."""
+    here = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
+    return sorted(here(0))
+
+
 def every(options: Namespace) -> list[dict[str, Any]]:
     """All runs, seed by seed, so that a slow minute hits all variants alike."""
     shared = {"config": options.config, "set": options.set, "seconds": options.seconds}
+    shared |= {"rungs": options.rungs} if options.rungs else {}
     # The tasks and the untrained model's answers are the same for all.
     known = kept(options.keep, {**shared, "variant": "base", "seed": 0, "known": None}, 0)
     asked = [
@@ -138,8 +165,8 @@ def every(options: Namespace) -> list[dict[str, Any]]:
         for name in options.variants
     ]
     cores: Queue[int] = Queue()
-    for core in range(options.parallel):
-        cores.put(core)
+    for number in range(options.parallel):
+        cores.put(cores_here()[number % len(cores_here())])
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         core = cores.get()
@@ -203,7 +230,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
     blas.enable()
     from azr_mlx.commands import train
     from azr_mlx.config import load
-    from azr_mlx.evaluation.held_out import HeldOut, compare
+    from azr_mlx.evaluation.held_out import HeldOut, compare, draw
     from azr_mlx.monitoring.terminal import Display
     from azr_mlx.training.run import Trainer
     from azr_mlx.types import Task
@@ -218,7 +245,8 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         display = Display(config.max_steps, quiet=True)
         trainer = Trainer(config, Path(folder), backend, sandbox, display=display)
         if row["known"] is None:
-            held = HeldOut(config, backend, sandbox, trainer.selfplay.solver.form)
+            rungs = {f"{at:g}": draw(config, at, at, sandbox) for at in row.get("rungs", [])}
+            held = HeldOut(config, backend, sandbox, trainer.selfplay.solver.form, rungs or None)
             tasks = {name: [t.to_json() for t in group] for name, group in held.tasks.items()}
             return {"tasks": tasks, "before": held.measure()}
         tasks = {
