@@ -11,8 +11,8 @@ seeds (Student's t). The proposer is measured by p(1 - p) of its tasks, p their 
 over its run, to be compared with that of "frozen". Prints one JSON object; progress and a table go
 to stderr. With ``--keep FILE`` a run that has ended is not made again by the same command.
 
-A variant is one of a list or overrides with commas, such as
-"proposer.reference_choice=solve_rate,proposer.invalid_reward=0".
+A variant is one of a list or overrides with commas, or both, such as
+"frozen,proposer.reference_choice=solve_rate,proposer.invalid_reward=0".
 
 Controls: "shuffled" permutes the rewards of a step's solvers, and of its proposers; "frozen" does
 not train the proposer; "fixed" trains on a set of template tasks that nobody adds to.
@@ -24,6 +24,13 @@ five are measured. ("OUT-first" is nano before its slips: what it gains is abili
     python benchmarks/learning.py --variants base fixed fresh frozen oracle \
         --seeds 8 --seconds 300 --rungs 0.3 0.4 0.5 --set model_id=OUT-first \
         proposer.hardest_template=0.2 final_difficulty=0.5
+
+Whether a proposer's tasks are better than templates, apart from what proposing costs and from what
+it does to the weights: a run writes the tasks of its last third with ``--pools FOLDER``, and a
+fresh solver trains on such a file and nothing else:
+
+    python benchmarks/learning.py --variants base frozen fresh --pools FOLDER ...
+    python benchmarks/learning.py --variants fixed,proposer.seed_tasks=FOLDER/base-0.jsonl ...
 """
 
 from __future__ import annotations
@@ -99,6 +106,7 @@ CURVES = (
     "program/", "entropy", "health/",
 )  # fmt: skip
 STRETCHES = 5  # of a run, in which curves are averaged
+POOL = 144  # tasks of each kind that "fixed" trains on, and that a run leaves to others
 PACE = 5  # steps after which it is known how many there will be in the seconds given
 
 
@@ -120,13 +128,14 @@ def main() -> int:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants"
     )
+    parser.add_argument("--pools", default="", help="a folder for the tasks of the runs")
     parser.add_argument("--keep", default="", help="a .jsonl file for what has been computed")
     parser.add_argument("--one", action="store_true", help=SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(json.load(sys.stdin))))
         return 0
-    if unknown := [name for name in options.variants if "=" not in name and name not in VARIANTS]:
+    if unknown := [one for name in options.variants for one in parts(name) if not is_variant(one)]:
         parser.error(
             f"--variants: unknown: {', '.join(unknown)}; choose from {', '.join(VARIANTS)}"
         )
@@ -143,8 +152,16 @@ def main() -> int:
     return int(len(runs) < len(found))
 
 
-def overrides(variant: str) -> Sequence[str]:
-    return variant.split(",") if "=" in variant else VARIANTS[variant]
+def parts(variant: str) -> list[str]:
+    return variant.split(",")
+
+
+def is_variant(part: str) -> bool:
+    return "=" in part or part in VARIANTS
+
+
+def overrides(variant: str) -> list[str]:
+    return [word for one in parts(variant) for word in ([one] if "=" in one else VARIANTS[one])]
 
 
 def cores_here() -> list[int]:
@@ -158,7 +175,9 @@ def every(options: Namespace) -> list[dict[str, Any]]:
     shared = {"config": options.config, "set": options.set, "seconds": options.seconds}
     shared |= {"rungs": options.rungs} if options.rungs else {}
     # The tasks and the untrained model's answers are the same for all.
-    known = kept(options.keep, {**shared, "variant": "base", "seed": 0, "known": None}, 0)
+    start = {**shared, "variant": "base", "seed": 0, "known": None}
+    known = kept(options.keep, start, cores_here()[0])
+    shared |= {"pools": options.pools} if options.pools else {}
     asked = [
         {**shared, "variant": name, "seed": seed, "known": known}
         for seed in range(options.seeds)
@@ -256,7 +275,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         held = HeldOut(config, backend, sandbox, trainer.selfplay.solver.form, tasks)
         before = row["known"]["before"]
         trainer.start()
-        changed(trainer, row["variant"])
+        changed(trainer, parts(row["variant"])[0])
         began = time.perf_counter()
         while trainer.step < config.max_steps:
             trainer._train_step(Uninterrupted())
@@ -269,6 +288,8 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         after = held.measure()
         rows = [json.loads(x) for x in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        if row.get("pools"):
+            leave(trainer, Path(row["pools"]) / f"{row['variant']}-{row['seed']}.jsonl")
     return {
         "variant": row["variant"],
         "seed": row["seed"],
@@ -300,7 +321,8 @@ def changed(trainer: Any, variant: str) -> None:
             r, shuffled(experiences, r.step, trainer.config.seed), *rest
         )
     if variant == "fixed":
-        fill(selfplay, 4 * trainer.config.batch_size)
+        if trainer.config.proposer.seed_tasks == "templates":
+            fill(selfplay, POOL)
         selfplay.play = partial(play_fixed, selfplay)
 
 
@@ -326,6 +348,24 @@ def play_fixed(selfplay: Any, r: Any, log: Any) -> None:
     tasks = selfplay.memory.replay(r, selfplay.config.batch_size)
     solutions = selfplay.solver.solve_batch(r, tasks, selfplay.memory)
     log.add([], solutions, rewards.pay(r, [], solutions, selfplay.config))
+
+
+def leave(trainer: Any, file: Path) -> None:
+    """Write the tasks of the run's last third, at most ``POOL`` of each kind, those of the model if
+    it proposed any."""
+    from azr_mlx import rng
+    from azr_mlx.tasks.task_files import rows_of
+
+    every = rows_of(trainer.selfplay.memory.tasks.to_json())
+    every = [row for row in every if 3 * row["step"] > 2 * trainer.step]
+    own = [row for row in every if row["origin"] == "model"] or every
+    draw = rng.generator(trainer.config.seed, "pool", 0)
+    chosen = [own[int(i)] for i in draw.permutation(len(own))]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as out:
+        for kind in sorted({row["kind"] for row in chosen}):
+            for row in [row for row in chosen if row["kind"] == kind][:POOL]:
+                out.write(json.dumps(row) + "\n")
 
 
 def shuffled(experiences: Sequence[Any], step: int, seed: int) -> list[Any]:
