@@ -53,7 +53,7 @@ def live_view(run: Path) -> str:
         if step <= AT:
             lines = run_folder.rollouts_of(run, step).read_text("utf-8").splitlines()
             experiences = [Experience.from_json(json.loads(line)) for line in lines]
-            view.finish(row, experiences, shown(experiences, {task.id: task for task in tasks}))
+            view.finish(row, shown(experiences, {task.id: task for task in tasks}))
     view.enter("solve", AT + 1, 112, 312)
     console = Console(
         record=True, width=COLUMNS, height=LINES, file=io.StringIO(), force_terminal=True

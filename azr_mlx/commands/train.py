@@ -37,6 +37,7 @@ from azr_mlx.evaluation.held_out import (
     Record,
     recorded,
 )
+from azr_mlx.evaluation.progress import reporter
 from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.models.template import check_template
 from azr_mlx.monitoring import report
@@ -203,17 +204,18 @@ def _held_out(
         )
         return None
     tasks = None if record is None else record.tasks
-    held = HeldOut(config, trainer.backend, sandbox, trainer.selfplay.solver.form, tasks)
+    form, progress = trainer.selfplay.solver.form, reporter(display.silent)
+    held = HeldOut(config, trainer.backend, sandbox, form, tasks, progress)
     compared = BeforeAndAfter(run_dir, held, record)
     for text in compared.shortage:
         display.warn(text)
-    compared.measure_before(display.note)
+    compared.measure_before()
     return compared
 
 
 def _show_gain(compared: BeforeAndAfter, step: int, display: Display) -> None:
     """Solve the held-out tasks again after the last step, and show what changed."""
-    display.note("held-out tasks after training")
+    display.close()
     found, record = compared.measure_after(step), compared.record
     passed = {
         name: replace(lines[-1], name=f"pass@{SHOWN_K}")

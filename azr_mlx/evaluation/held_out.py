@@ -8,7 +8,7 @@ tasks keeps them from its buffer. The distributions are ``in_range`` (difficulti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -20,6 +20,7 @@ from azr_mlx.backends.base import Backend, Sampling
 from azr_mlx.config import Config
 from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.evaluation import likelihood, statistics
+from azr_mlx.evaluation.progress import SILENT, Reporter, reported
 from azr_mlx.files import read_json, write_json
 from azr_mlx.run_folder import HELD_OUT_FILE
 from azr_mlx.selfplay.round import Round
@@ -45,7 +46,9 @@ Probabilities = dict[str, float]  # task id -> the probability of its right answ
 Lines = dict[str, list["HeldOutLine"]]  # by distribution
 
 
-def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]:
+def draw(
+    config: Config, low: float, high: float, sandbox: Runner, progress: Reporter = SILENT
+) -> list[Task]:
     """Up to ``held_out.tasks`` tasks of each kind, of distinct reserved shapes, difficulty ``low``
     to ``high``.
 
@@ -75,6 +78,7 @@ def draw(config: Config, low: float, high: float, sandbox: Runner) -> list[Task]
         for result in gate(list(fresh.values()), sandbox, rules, buffer=known):
             if result.task is not None and known.count(result.task.kind) < wanted:
                 known.add(result.task)
+                progress.advance()
         fruitless = fruitless + 1 if len(known) == before else 0
     return [task for kind in kinds for task in known.tasks(kind)]
 
@@ -111,16 +115,25 @@ class HeldOut:
         sandbox: Runner,
         form: PromptForm,
         tasks: Mapping[str, Sequence[Task]] | None = None,
+        progress: Reporter = SILENT,
     ) -> None:
-        """``tasks`` by distribution; drawn if none are given."""
-        self.config, self.backend = config, backend
+        """``tasks`` by distribution; drawn if none are given. ``progress`` hears of each task that
+        is drawn, and of each answer."""
+        self.config, self.backend, self.progress = config, backend, progress
         self.solver = TaskSolver(backend, sandbox, form, config=config)
-        c = config.held_out
-        self.tasks = tasks or {
-            "in_range": draw(config, 0.0, c.in_range, sandbox),
-            "harder": draw(config, c.harder, c.harder, sandbox),
-            **({"hardest": draw(config, c.hardest, c.hardest, sandbox)} if c.hardest else {}),
-        }
+        self.tasks = tasks or self._drawn(sandbox)
+
+    def _drawn(self, sandbox: Runner) -> dict[str, list[Task]]:
+        c = self.config.held_out
+        ranges = {"in_range": (0.0, c.in_range), "harder": (c.harder, c.harder)}
+        if c.hardest:
+            ranges["hardest"] = c.hardest, c.hardest
+        wanted = len(ranges) * len(self.config.task_types) * c.tasks
+        with reported(self.progress, "making held-out tasks", wanted):
+            return {
+                name: draw(self.config, low, high, sandbox, self.progress)
+                for name, (low, high) in ranges.items()
+            }
 
     def measure(self) -> Verdicts:
         """Verdicts on every task: one greedy answer, and ``held_out.draws`` sampled as in
@@ -130,12 +143,12 @@ class HeldOut:
         what differs from one call to the next is the model.
         """
         tasks = [task for group in self.tasks.values() for task in group]
-        found = {
-            "greedy": self._scores(tasks, 1, 0.0),
-            "sampled": self._scores(
-                tasks, self.config.held_out.draws, self.config.rollout.temperature
-            ),
-        }
+        draws, temperature = self.config.held_out.draws, self.config.rollout.temperature
+        with reported(self.progress, "solving held-out tasks", len(tasks) * (1 + draws)):
+            found = {
+                "greedy": self._scores(tasks, 1, 0.0),
+                "sampled": self._scores(tasks, draws, temperature),
+            }
         self.backend.forget()  # so that the next step does not depend on this measurement
         return found
 
@@ -157,13 +170,22 @@ class HeldOut:
     def _scores(
         self, tasks: Sequence[Task], samples: int, temperature: float
     ) -> dict[str, list[float]]:
-        r = self.config.rollout
-        strategy = self.config.solver.strategies[0]
+        rollout, strategy = self.config.rollout, self.config.solver.strategies[0]
         posed = [(task, strategy) for task in tasks for _ in range(samples)]
-        sampling = Sampling(r.max_solve_tokens, temperature, r.top_p if temperature else 1.0)
+        top_p = rollout.top_p if temperature else 1.0
+        sampling = Sampling(rollout.max_solve_tokens, temperature, top_p)
         keys = [rng.key(SEED, "held_out_answers", i) for i in range(len(posed))]
         found: dict[str, list[float]] = {task.id: [] for task in tasks}
-        for solution in self.solver.solve_all(Round(SEED, 0), posed, sampling, keys):
+        ended = 0
+
+        def announce(name: str, step: int, done: int = 0, total: int = 0) -> None:
+            nonlocal ended
+            for _ in range(done - ended):
+                self.progress.advance()
+            ended = max(ended, done)
+
+        r = Round(SEED, 0, announce=announce)
+        for solution in self.solver.solve_all(r, posed, sampling, keys):
             found[solution.task.id].append(float(solution.verdict.passed))
         return found
 
@@ -434,10 +456,9 @@ class BeforeAndAfter:
             if len(tasks) < wanted
         ]
 
-    def measure_before(self, note: Callable[[str], None] = lambda text: None) -> None:
-        """Solve the tasks, unless the run has done so; ``note`` hears of it first."""
+    def measure_before(self) -> None:
+        """Solve the tasks, unless the run has done so."""
         if not self.record.before:
-            note("held-out tasks before training")
             self.record.before = self.held.measure()
             self.record.right_before = self.held.right_answers()
             self.record.write(self.run_dir)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -13,7 +15,7 @@ QUIET_S = 30.0  # the longest time in seconds without a line while samples come
 
 
 class Reporter(Protocol):
-    """What an evaluation reports of its progress. Counts are samples."""
+    """What reports the progress of an evaluation. Counts are samples, or tasks."""
 
     def start(self, label: str, total: int, done: int) -> None:
         """Begin; ``done`` of ``total`` samples exist already."""
@@ -40,6 +42,20 @@ class Silent:
     def chunk(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+SILENT = Silent()
+
+
+@contextmanager
+def reported(reporter: Reporter, label: str, total: int) -> Iterator[None]:
+    """Report the work of the block."""
+    reporter.start(label, total, 0)
+    try:
+        yield
+        reporter.chunk()
+    finally:
+        reporter.close()
 
 
 class Bar:
@@ -96,7 +112,7 @@ class Lines:
 
     def _say(self, more: str) -> None:
         self.said = time.monotonic()
-        sys.stderr.write(f"{self.label}: {self.done} of {self.total} samples, {more}\n")
+        sys.stderr.write(f"{self.label}: {self.done} of {self.total}, {more}\n")
         sys.stderr.flush()
 
 

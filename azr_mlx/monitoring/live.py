@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import median
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -21,7 +21,7 @@ from rich.text import Text
 from azr_mlx.monitoring.metrics import MetricsRow
 from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import duration, plain
-from azr_mlx.types import Experience, TaskKind
+from azr_mlx.types import TaskKind
 
 LABELS = {
     "propose": "proposing tasks",
@@ -53,7 +53,6 @@ class View:
     phase_since: float = field(default_factory=time.monotonic)
     step_since: float = field(default_factory=time.monotonic)
     rows: tuple[MetricsRow, ...] = ()
-    rewards: tuple[float, ...] = ()
     proposed: ShownProposal | None = None
 
     def enter(self, phase: str, step: int, done: int, total: int) -> None:
@@ -64,13 +63,9 @@ class View:
             self.phase, self.phase_since = phase, now
         self.done, self.total = done, total
 
-    def finish(
-        self, row: MetricsRow, experiences: Sequence[Experience], chosen: ShownProposal | None
-    ) -> None:
+    def finish(self, row: MetricsRow, chosen: ShownProposal | None) -> None:
         """Take over the results of a step that has ended."""
-        reward = fmean(e.reward.total for e in experiences) if experiences else 0.0
         self.rows = (*self.rows, dict(row))[-KEPT:]
-        self.rewards = (*self.rewards, reward)[-KEPT:]
         self.proposed = chosen or self.proposed
         self.phase, self.step_since = "", time.monotonic()
 
@@ -156,11 +151,12 @@ class View:
 
     def _figures(self, width: int) -> list[Text]:
         row = self.rows[-1]
-        curve = sparkline(self.rewards, min(40, width - 40), None, None)
+        rewards = [r["reward"] for r in self.rows if "reward" in r]
+        curve = sparkline(rewards, min(40, width - 40), None, None)
         signs = [key.removeprefix("health/") for key in row if key.startswith("health/")]
         tripped = [name for name in signs if row[f"health/{name}"]]
         lines = [
-            Text.assemble("reward ", (f"{self._reward()} ", "bold"), (curve, "yellow")),
+            Text.assemble("reward ", (f"{reward_of(row)} ", "bold"), (curve, "yellow")),
             Text(
                 "   ".join(
                     [
@@ -181,9 +177,6 @@ class View:
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         return lines
-
-    def _reward(self) -> str:
-        return f"{self.rewards[-1]:+.2f}" if self.rewards else "-"
 
     def _last(self, room: int) -> list[Text]:
         """The last proposal that was chosen to be shown, in at most ``room`` lines."""
@@ -217,6 +210,11 @@ class LiveView:
     def stop(self) -> None:
         """Stop drawing; the last picture stays on the screen."""
         self._live.stop()
+
+
+def reward_of(row: MetricsRow) -> str:
+    """The mean reward of a step; runs of version 0.1 have not kept it."""
+    return f"{row['reward']:+.2f}" if "reward" in row else "-"
 
 
 def kl_parts(row: MetricsRow) -> list[str]:

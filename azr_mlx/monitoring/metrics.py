@@ -59,6 +59,13 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Reward and solving": (
         Metric("step", "number of the training step, from 1", "", "steps", "axis"),
         Metric(
+            "reward",
+            "mean reward of all rollouts, as the live view shows it",
+            "rises, with ups and downs",
+            "reward",
+            "axis",
+        ),
+        Metric(
             f"solve_rate/{{{KINDS}}}",
             "share of solver rollouts that are correct",
             "30 to 70 %",

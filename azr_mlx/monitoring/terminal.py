@@ -18,11 +18,19 @@ from rich.table import Table
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import HeldOutLine, RightAnswerLine
 from azr_mlx.evaluation.statistics import Estimate
-from azr_mlx.monitoring.live import KEPT, LiveView, View, kl_parts, program_lines, verdict_line
+from azr_mlx.monitoring.live import (
+    KEPT,
+    LiveView,
+    View,
+    kl_parts,
+    program_lines,
+    reward_of,
+    verdict_line,
+)
 from azr_mlx.monitoring.metrics import is_number
 from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import duration, plain
-from azr_mlx.types import Experience, TaskKind
+from azr_mlx.types import TaskKind
 
 # How much of a program is shown: characters per line, and lines.
 LONGEST_LINE, MOST_LINES = 200, 13
@@ -67,17 +75,12 @@ class Display:
             self.live = LiveView(self.console, self.view)
             self.live.start()
 
-    def step(
-        self,
-        row: Mapping[str, float],
-        experiences: Sequence[Experience],
-        proposed: Sequence[ShownProposal],
-    ) -> None:
+    def step(self, row: Mapping[str, float], proposed: Sequence[ShownProposal]) -> None:
         """Show the figures of a step that has ended, and one of its proposals (see ``telling``)."""
         chosen = telling(proposed)
-        self.view.finish(row, experiences, chosen)
+        self.view.finish(row, chosen)
         if not self.silent and self.live is None:
-            self._say(step_line(row, experiences, self.view.max_steps))
+            self._say(step_line(row, self.view.max_steps))
             if chosen is not None:
                 self._say(describe(chosen))
         if not self._pace_told and (when := ending(row, self.view.max_steps, datetime.now())):
@@ -114,13 +117,12 @@ class Display:
         self.console.print(escape(plain(text)), style=style, soft_wrap=True)
 
 
-def step_line(row: Mapping[str, float], experiences: Sequence[Experience], max_steps: int) -> str:
+def step_line(row: Mapping[str, float], max_steps: int) -> str:
     """One line: reward, solve and valid rate by kind, KL, entropy, gradient, speed, memory and
     time."""
-    reward = sum(e.reward.total for e in experiences) / max(len(experiences), 1)
     parts = [
         f"step {int(row['step'])}/{max_steps}",
-        f"reward {reward:+.2f}",
+        f"reward {reward_of(row)}",
         f"solve {_by_kind(row, 'solve_rate')}",
         f"valid {_by_kind(row, 'propose/valid_rate')}",
         *kl_parts(row),

@@ -151,8 +151,8 @@ def _proposals_of(kind: TaskKind, counted: Sequence[Validated], paid: Sequence[P
 
 
 def _rewards(experiences: Sequence[Experience]) -> Metrics:
-    """Mean reward by role and kind; solve rate by kind, and by strategy."""
-    row: Metrics = {}
+    """Mean reward, of all and by role and kind; solve rate by kind, and by strategy."""
+    row: Metrics = {"reward": mean(e.reward.total for e in experiences)} if experiences else {}
     for role in Role:
         for kind in TaskKind:
             own = [e for e in experiences if e.role is role and e.kind is kind]

@@ -171,7 +171,7 @@ class Trainer:
         self.metrics.write(row)
         for tracker in self.trackers:
             tracker.log(row, self.step)
-        self.display.step(row, log.experiences, log.shown())
+        self.display.step(row, log.shown())
 
     def _throughput(
         self, experiences: Sequence[Experience], clock: Clock, row: dict[str, float]

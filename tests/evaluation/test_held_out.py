@@ -19,6 +19,7 @@ from azr_mlx.config.shipped import config_dir
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import BeforeAndAfter, HeldOut, HeldOutLine, Record, mean_line
+from azr_mlx.evaluation.progress import Silent
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.terminal import Display, held_out_table
@@ -54,6 +55,20 @@ def knowing(prompt, n):
 KNOWN: dict[str, str] = {}
 
 
+class Told(Silent):
+    """What a reporter heard: (label, total, how much of it was done)."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, int, int]] = []
+
+    def start(self, label: str, total: int, done: int) -> None:
+        self.said.append((label, total, done))
+
+    def advance(self) -> None:
+        label, total, done = self.said[-1]
+        self.said[-1] = (label, total, done + 1)
+
+
 @pytest.fixture(scope="module")
 def held(sandbox):
     made = HeldOut(CONFIG, FakeBackend(knowing), sandbox, load_form("compact"))
@@ -64,8 +79,10 @@ def held(sandbox):
 
 
 def test_tasks_are_of_reserved_shapes_distinct_and_the_same_each_time(held, sandbox):
-    again = HeldOut(CONFIG, FakeBackend(knowing), sandbox, held.solver.form)
+    told = Told()
+    again = HeldOut(CONFIG, FakeBackend(knowing), sandbox, held.solver.form, progress=told)
     assert again.tasks == held.tasks
+    assert told.said == [("making held-out tasks", 30, 30)]
     for group in held.tasks.values():
         assert [sum(t.kind is k for t in group) for k in TaskKind] == [5, 5, 5]
         for kind in TaskKind:
@@ -111,7 +128,10 @@ def test_a_run_meets_no_reserved_shape_and_pays_nothing_for_one(tmp_path, held, 
 
 def test_measuring_judges_every_answer_and_a_gain_is_paired(held):
     before = held.backend.forgotten
+    told = held.progress = Told()
     good = held.measure()
+    answers = 30 * (1 + CONFIG.held_out.draws)
+    assert told.said == [("solving held-out tasks", answers, answers)]
     assert held.backend.forgotten == before + 1, "the next step would begin from what this read"
     assert set(good) == {"greedy", "sampled"}
     assert all(len(v) == CONFIG.held_out.draws == 4 for v in good["sampled"].values())

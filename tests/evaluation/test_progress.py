@@ -37,9 +37,9 @@ def test_a_line_a_chunk_with_the_time_left(clock: Clock, capsys) -> None:
         lines.advance()
     lines.chunk()
     assert capsys.readouterr().err.splitlines() == [
-        "humaneval: 10 of 40 samples, already there",
-        "humaneval: 30 of 40 samples, about 10 s left",
-        "humaneval: 40 of 40 samples, in 30 s",
+        "humaneval: 10 of 40, already there",
+        "humaneval: 30 of 40, about 10 s left",
+        "humaneval: 40 of 40, in 30 s",
     ]
 
 
@@ -50,7 +50,7 @@ def test_a_long_chunk_is_not_silent(clock: Clock, capsys) -> None:
         clock.now += 20.0
         lines.advance()
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "mbpp: 2 of 10 samples, about 3 min left" and len(said) == 4
+    assert said[0] == "mbpp: 2 of 10, about 3 min left" and len(said) == 4
 
 
 def test_durations_are_as_people_say_them() -> None:

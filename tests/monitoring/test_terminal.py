@@ -20,6 +20,7 @@ pytestmark = pytest.mark.pure
 
 ROW = {
     "step": 3,
+    "reward": -0.12,
     "solve_rate/deduction": 0.25,
     "solve_rate/abduction": 0.5,
     "propose/valid_rate/deduction": 0.75,
@@ -49,7 +50,7 @@ def view(one: ShownProposal | None = None) -> View:
     made = View(max_steps=10, name="runs/first")
     for step in (1, 2, 3):
         made.enter("solve", step, 0, 0)
-        made.finish({**ROW, "step": step}, [], proposed() if one is None else one)
+        made.finish({**ROW, "step": step}, proposed() if one is None else one)
     made.enter("solve", 4, 30, 96)
     return made
 
@@ -99,7 +100,7 @@ def test_a_run_that_goes_on_has_its_curves_behind_it():
     assert len(shown.view.rows) == live.KEPT
     shown.view.enter("solve", 200, 0, 0)
     text = drawn(shown.view, 100, 40, color_system=None)
-    assert "reward -" in text and "▃" * 10 in text
+    assert "reward -0.12 ▁▁▁▁▁" in text
 
 
 def test_before_the_first_step_only_the_phase_is_known():
@@ -116,7 +117,7 @@ def test_the_time_left_is_told_from_the_last_steps(monkeypatch):
     assert made.time_left() is None
     made.enter("solve", 1, 0, 0)
     for step, seconds in ((1, 400.0), (2, 4.0), (3, 6.0)):
-        made.finish({"step": step, "time/step": seconds}, [], None)
+        made.finish({"step": step, "time/step": seconds}, None)
     assert made.time_left() == 7 * 6.0  # the median: one slow step says nothing
     made.enter("solve", 4, 0, 0)
     now[0] += 2.0
@@ -182,7 +183,7 @@ def steps(err: io.StringIO, **options) -> None:
     for step in (1, 2):
         shown.phase("propose", step)
         shown.phase("solve", step, 3, 9)
-        shown.step({**ROW, "step": step}, [], [proposed()])
+        shown.step({**ROW, "step": step}, [proposed()])
     shown.warn("step 2: something trips")
     shown.note("done")
 
@@ -191,7 +192,7 @@ def steps(err: io.StringIO, **options) -> None:
 def test_where_there_is_no_terminal_it_is_a_line_a_step(err):
     steps(err)
     lines = err.getvalue().splitlines()
-    assert lines[0].startswith("step 1/2 | reward +0.00 | solve d 0.25 a 0.50 i - | valid d 0.75")
+    assert lines[0].startswith("step 1/2 | reward -0.12 | solve d 0.25 a 0.50 i - | valid d 0.75")
     assert lines[1] == "  deduction proposed by the model: valid, solved in 12% of tries, " \
         "reward +0.88"  # fmt: skip
     assert lines[2] == "      def f(a):"
@@ -262,7 +263,7 @@ def test_no_line_lets_anything_through(err):
     with redirect_stderr(err):
         shown = Display(2, name=HOSTILE)
     one = proposed(HOSTILE, HOSTILE, reason=HOSTILE)
-    shown.step({**ROW, "step": 1}, [], [one])
+    shown.step({**ROW, "step": 1}, [one])
     shown.warn(HOSTILE)
     shown.note(HOSTILE)
     assert err.getvalue() == plain(err.getvalue()) and "[red]b[/red]" in err.getvalue()
