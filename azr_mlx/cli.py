@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from azr_mlx import __version__
-from azr_mlx.errors import AzrError, Interrupted, UsageError
-from azr_mlx.text import is_text, middle_out, one_line, plain
+from azr_mlx.errors import PROGRAM, AzrError, Interrupted, UsageError
+from azr_mlx.text import is_text, middle_out, one_line, plain, storage
 
 if TYPE_CHECKING:
     from azr_mlx.commands.evaluate import Report
@@ -46,6 +46,7 @@ _own_process = False  # whether this process ends with this command
 app = typer.Typer(
     name=_PROGRAM,
     help="A small language model teaches itself to reason about code, on your own machine.",
+    epilog=f"To begin: {PROGRAM} train -c quickstart (some minutes, no download).",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -246,7 +247,8 @@ def train(
         typer.Option(
             "-c",
             "--config",
-            help="Name of a shipped configuration, or a YAML file. Default: azr_config.",
+            help="Name of a shipped configuration (quickstart, smollm2, qwen2.5-coder-0.5b, "
+            "azr_config or azr_paper), or a YAML file. Default: azr_config.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None,
@@ -455,6 +457,8 @@ def generate(
     streams = checked is None and not as_json
     on_thought = thought.add if streams else _ignore
     generator = Generator(model, adapter_path, raw=raw, thinking=thinking, on_thought=on_thought)
+    if not raw and not generator.has_template:
+        _say("the model has no chat template, so it continues the text (as with --raw)")
     wanted = strategy or ("direct" if checked is None else "auto")
     strategies = generate_tested.strategies_for(generator, wanted, raw=raw)
     seed_sampler(seed)
@@ -477,7 +481,7 @@ def generate(
     thought.end_line()
     shown.end()
     speed = f"{done.tokens} tokens ({done.finish}), {done.tokens_per_s:.1f} tokens/s"
-    _say(f"{speed}, peak {done.peak_gb:.2f} GB")
+    _say(f"{speed}, peak {storage(done.peak_gb * 1e9)}")
     return 0
 
 

@@ -182,7 +182,8 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
     if os.path.isdir(path) and checkpoints(path):
         return path, checkpoints(path)[-1]
     raise CheckpointError(
-        f"{asked} {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME"
+        f"{asked} {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME or "
+        f"{LATEST}"
     )
 
 

@@ -314,7 +314,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_generate_writes_the_text_to_stdout_and_the_rest_to_stderr(cli: Cli, model: Path) -> None:
     done = cli("generate", "--model", str(model), "-p", "-", "-m", "5", "--raw", input="def f")
     assert done.returncode == 0, done.stderr
-    assert "tokens/s" in done.stderr
+    assert "tokens/s" in done.stderr and "chat template" not in done.stderr
     assert "tokens/s" not in done.stdout
 
 
@@ -325,7 +325,9 @@ def test_generate_repeats_itself_with_a_seed(
     rows = []
     for seed in ("1", "1", "2"):
         assert cli.main([*fixed, "--seed", seed]) == 0
-        rows.append(json.loads(capsys.readouterr().out))
+        said = capsys.readouterr()
+        rows.append(json.loads(said.out))
+        assert "the model has no chat template, so it continues the text" in said.err
     assert rows[0]["text"] == rows[1]["text"] != rows[2]["text"]
     assert 1 <= rows[0]["tokens"] <= 8
     assert rows[0]["finish"] in ("stop", "length")
@@ -334,7 +336,8 @@ def test_generate_repeats_itself_with_a_seed(
 @pytest.mark.parametrize(
     ("extra", "fragment"),
     [
-        (["--adapter-path", "nowhere"], "no adapter_config.json in it"),
+        (["--adapter-path", "nowhere"], "nowhere: no such folder"),
+        (["--adapter-path", "."], "no adapter_config.json in it"),
         (["--raw", "--system", "x"], "needs a chat template"),
         (["--strategy", "step_by_step"], "an instruction to a chat model"),
         (["--strategy", "auto"], "needs --tests to choose by"),

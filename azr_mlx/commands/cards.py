@@ -20,7 +20,7 @@ from azr_mlx.private import short, shortened
 from azr_mlx.text import one_line
 
 CARD = "README.md"
-PROJECT = "[azr-mlx](https://pypi.org/project/azr-mlx/)"
+PROJECT = "azr-mlx"
 UNKNOWN = "unknown"
 # Settings that say where a run is kept and shown, and nothing of what was trained.
 OWN_KEYS = ("output_dir", "wandb_entity", "wandb_project")

@@ -64,8 +64,10 @@ class Generator:
             adapter_path = adapter_folder(adapter_path)
             model_id = model_id or base_of(adapter_path)
         if adapter_path is not None and not os.path.isfile(adapter_path / ADAPTER_CONFIG):
+            there = os.path.isdir(adapter_path)
+            why = f"no {ADAPTER_CONFIG} in it" if there else "no such folder"
             raise UsageError(
-                f"--adapter-path: {adapter_path}: no {ADAPTER_CONFIG} in it; give a folder that "
+                f"--adapter-path: {adapter_path}: {why}; give a folder that "
                 "train or mlx_lm.lora has written, for example runs/NAME/adapters"
             )
         if model_id is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from os import cpu_count
@@ -26,7 +26,7 @@ from azr_mlx.backends.select import (
 )
 from azr_mlx.config import Config, ConfigError, diff, load_keys, to_yaml
 from azr_mlx.config.plugins import PlugIn
-from azr_mlx.errors import PROGRAM, AzrError, UsageError
+from azr_mlx.errors import PROGRAM, AzrError, Interrupted, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import (
@@ -136,11 +136,21 @@ def train(
             before_step=power.before_step,
         )
         _begin(trainer, start, display)
-        compared = _held_out(config, run_dir, record, trainer, sandbox, display)
+        with _can_go_on(run_dir):
+            compared = _held_out(config, run_dir, record, trainer, sandbox, display)
         code = _run(trainer, compared, leads)
         if code == 0:
             power.tell(f"done, {config.max_steps} steps")
         return code
+
+
+@contextmanager
+def _can_go_on(run_dir: Path) -> Iterator[None]:
+    """Raises Interrupted, with the command that continues the run, if Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"to continue: {PROGRAM} train --resume {run_dir}") from None
 
 
 def _say_first(display: Display, sandbox: Sandbox, *texts: str) -> None:
@@ -240,7 +250,7 @@ def _report(run_dir: Path, display: Display, leads: bool) -> None:
             f"no report: {type(e).__name__}: {e}; to try again: {PROGRAM} report {run_dir}"
         )
     else:
-        display.note(f"report: {path}")
+        display.note(f"report: {path} (for a browser)")
 
 
 def _begin(trainer: Trainer, start: Path | None, display: Display) -> None:

@@ -36,11 +36,7 @@ class Comparison:
                 f"{self.after.name} {name}: {_interval(after)} with the adapters, "
                 f"{_interval(before)} without"
             )
-            lines.append(
-                f"  difference {100 * gap.value:+.1f} points "
-                f"(95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}: "
-                f"paired bootstrap over {len(self.after.tasks)} tasks)"
-            )
+            lines.append(f"  {_gap(gap, len(self.after.tasks))}")
         if self.gained is not None and self.lost is not None:
             lines.append(
                 f"  {len(self.gained)} tasks gained, {len(self.lost)} lost; "
@@ -93,3 +89,13 @@ def _changed(without: Sequence[TaskResult], having: Sequence[TaskResult]) -> tup
 
 def _interval(e: Estimate) -> str:
     return f"{e.value:.1%} ({e.low:.1%} to {e.high:.1%})"
+
+
+def _gap(gap: Estimate, tasks: int) -> str:
+    """A bootstrap of tasks that all came out alike knows no interval."""
+    if gap.low == gap.high:
+        return f"difference {100 * gap.value:+.1f} points: the same on each of {tasks} tasks"
+    return (
+        f"difference {100 * gap.value:+.1f} points (95 % interval {100 * gap.low:+.1f} to "
+        f"{100 * gap.high:+.1f}: paired bootstrap over {tasks} tasks)"
+    )

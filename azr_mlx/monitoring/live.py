@@ -183,7 +183,7 @@ class View:
         one = self.proposed
         if one is None or room < 1:
             return []
-        title = _line(f"{one.kind.value} by the {one.source}: ", "dim")
+        title = _line(f"new {one.kind.value}: ", "dim")
         title.append(verdict_line(one), "green" if one.reason == "" else "red")
         return [title, *(_line(f"  {line}") for line in program_lines(one, min(room - 1, 14)))]
 

@@ -191,14 +191,14 @@ def held_out_table(
 
 
 def right_answer_line(found: Mapping[str, RightAnswerLine]) -> str:
-    """One line: how likely the right answers to deduction tasks became; empty if not measured."""
+    """One line: how likely the right answers to deduction tasks became; empty if not measured. The
+    report says for how many tasks they became likely at all."""
     parts = [
-        f"{held_out.NAMES[name]} {line.probability.before.value:.1%} to "
-        f"{line.probability.after.value:.1%}, {line.gained.value:.1%} of the tasks from under 1/64 "
-        f"to over 1/2, {line.lost.value:.1%} back"
+        f"{held_out.NAMES[name]} {line.probability.before.value:.1%} before and "
+        f"{line.probability.after.value:.1%} after"
         for name, line in found.items()
     ]
-    return f"probability of the right answer, deduction: {'; '.join(parts)}" if parts else ""
+    return f"mean probability of the right answer, deduction: {'; '.join(parts)}" if parts else ""
 
 
 def _points(one: Estimate) -> str:

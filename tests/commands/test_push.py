@@ -266,7 +266,7 @@ def test_held_out_figures_are_those_of_these_weights(
     point(run / run_folder.BEST, run_folder.checkpoint_of(run, 10))
     card = ModelCard.load(written(where) / "README.md")
     assert ("held-out tasks, in range" in card.text) == theirs
-    assert ("were not solved with these adapters" in card.text) != theirs
+    assert ("have not been measured with these adapters" in card.text) != theirs
 
 
 @pure

@@ -194,6 +194,14 @@ def test_apps_comes_from_the_hub_s_file(monkeypatch, tmp_path):
     assert load("apps").problems == load("apps", path).problems
 
 
+def test_a_hub_that_cannot_be_reached_is_said_to_be_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("azr_mlx.evaluation.benchmarks.source.hub_answers", lambda endpoint: False)
+    with pytest.raises(UsageError, match="not on this machine, and the hub is unreachable; "):
+        load("apps")
+
+
 @pytest.mark.parametrize("status", [200, 404, 503])
 def test_a_hub_that_says_anything_answers(status, monkeypatch):
     """Asked through the proxy that the environment names, where it names one."""

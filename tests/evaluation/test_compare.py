@@ -71,6 +71,8 @@ def test_equal_results_differ_by_nothing(small, sandbox):
     gap = found.differences["pass@1"]
     assert (gap.value, gap.low, gap.high) == (0, 0, 0)
     assert found.gained == found.lost == () and found.p_value == 1.0
+    shown = "\n".join(found.lines())
+    assert "difference +0.0 points: the same on each of 6 tasks" in shown
 
 
 @pytest.mark.parametrize(

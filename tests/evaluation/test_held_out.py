@@ -6,17 +6,19 @@ import json
 from dataclasses import replace
 from itertools import combinations
 from math import exp
+from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
 
+from azr_mlx.commands.train import _can_go_on as can_go_on
 from azr_mlx.commands.train import _held_out as compared_at_the_start
 from azr_mlx.commands.train import _run as end_run
 from azr_mlx.commands.train import _show_gain as show_gain
 from azr_mlx.config import Config, HeldOutConfig, Proposer, Rollout, Solver
 from azr_mlx.config.shipped import config_dir
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import Interrupted, UsageError
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import BeforeAndAfter, HeldOut, HeldOutLine, Record, mean_line
 from azr_mlx.evaluation.progress import Silent
@@ -376,15 +378,18 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     held = HeldOut(config, held.backend, held.solver.sandbox, held.solver.form, held.tasks)
     compared = BeforeAndAfter(tmp_path, held, None)
     compared.measure_before()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "entropy": 0.5}\n')
+    waiting = "before training the model solved 33.3% in range, 33.3% one step harder of the held"
+    assert waiting in report.write(report.read(tmp_path)).read_text()
     show_gain(compared, 2, Display(2))
     shown = capsys.readouterr().err
     places = [shown.index(text) for text in ("solved, greedy", "solved, sampled", "pass@16")]
     assert places == sorted(places) and shown.count("pass@16") == 2
     assert "pass@8" not in shown and max(map(len, shown.splitlines()[:-1])) <= 80
-    assert "probability of the right answer, deduction: in range" in " ".join(shown.split())
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "entropy": 0.5}\n')
+    assert "mean probability of the right answer, deduction: in range" in " ".join(shown.split())
     run = report.read(tmp_path)
     page = report.write(run).read_text().partition("<script>")[0]  # all of it without scripts
+    assert "before training the model solved" not in page
     for text in ("pass@k, in range", "pass@k, one step harder", "pass@16", 'class="band f1"'):
         assert text in page
     assert "from under 1/64 to over 1/2" in page and page.index("greedy") < page.index("sampled as")
@@ -394,6 +399,12 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     assert set(figures["right_answers"]["in_range"]) > {"gained", "lost", "gain"}
     two = report.write(run, report.read(tmp_path), out=tmp_path / "two.html").read_text()
     assert f"{tmp_path.name}: pass@k, in range" in two
+
+
+def test_ctrl_c_before_the_first_step_says_how_to_go_on():
+    told = pytest.raises(Interrupted, match="train --resume runs/first")
+    with told, can_go_on(Path("runs/first")):
+        raise KeyboardInterrupt
 
 
 def test_fewer_shapes_than_asked_are_named(tmp_path, held):

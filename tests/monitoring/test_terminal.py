@@ -81,7 +81,7 @@ def test_the_view_says_where_the_run_is_and_how_it_does():
     for part in (
         *("solving them, 30 of 96", "runs/first", "deduction  0.25", "0.75", "0.31"),
         *("KL 0.0042", "entropy 0.61", "3,593 tokens/s", "0.2 GB", "4.0 s per step"),
-        *("collapse? flat_groups", "deduction by the model: valid, solved in 12% of tries, reward"),
+        *("collapse? flat_groups", "new deduction: valid, solved in 12% of tries, reward"),
         *("return [x for x in t if x > 6]", "f([7, 8]) == [8, 7]"),
     ):
         assert part in text, part
@@ -288,4 +288,4 @@ def test_the_last_picture_stays(err):
     shown = LiveView(console, view())
     shown.start()
     shown.stop()
-    assert "deduction by the model" in err.getvalue()
+    assert "new deduction" in err.getvalue()

@@ -54,7 +54,8 @@ def doctor(*, as_json: bool = False, report: bool = False, debug: bool = False) 
         sys.stdout.write(json.dumps(row) + "\n")
     else:
         seconds = time.perf_counter() - start
-        counted = f"{len(lines)} checks, {count[WARN]} warnings, {count[FAIL]} failed"
+        warnings = "1 warning" if count[WARN] == 1 else f"{count[WARN]} warnings"
+        counted = f"{len(lines)} checks, {warnings}, {count[FAIL]} failed"
         sys.stderr.write(f"{counted}, {seconds:.1f} s\n")
     return good
 

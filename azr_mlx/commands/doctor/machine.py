@@ -27,7 +27,8 @@ def chip() -> Finding:
     """The processor, and whether this Python is built for it."""
     name = _sysctl("machdep.cpu.brand_string") if ON_MAC else _cpu_model()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    what = f"{name or platform.machine()}, {cores} cores, {platform.platform(terse=True)}"
+    counted = "1 core" if cores == 1 else f"{cores} cores"
+    what = f"{name or platform.machine()}, {counted}, {platform.platform(terse=True)}"
     facts = {"chip": name, "machine": platform.machine(), "cores": cores}
     if ON_MAC and _sysctl("sysctl.proc_translated") == "1":
         fix = "install an arm64 Python (brew install python) and create .venv again"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from azr_mlx import run_folder
+from azr_mlx.commands.cards import CARD
 from azr_mlx.commands.push.folder import FORMATS, WHAT, Filled, Wanted, fill
 from azr_mlx.commands.push.upload import check_login, check_name, upload
 from azr_mlx.errors import UsageError
@@ -45,6 +46,7 @@ def write(wanted: Wanted, out: Path | None, say: Callable[[str], None]) -> Path:
     with whole_folder(folder) as work:
         filled = fill(wanted, work, online=False)
         _tell(filled, work, say)
+    say(f"written, and nothing sent: look at {folder / CARD}, then leave out --dry-run")
     return folder
 
 

@@ -162,7 +162,8 @@ def _facts(one: Published) -> Iterator[tuple[str, str]]:
     cores = f", {last['cores']} cores" if "cores" in last else ""
     yield "machine", code(f"{last.get('platform', UNKNOWN)}{cores}")
     yield "backend", code(last.get("backend", UNKNOWN))
-    again = f"; resumed {len(starts) - 1} times, last on {_date(last)}" if starts[1:] else ""
+    times = "once" if len(starts) == 2 else f"{len(starts) - 1} times, last"
+    again = f"; resumed {times} on {_date(last)}" if starts[1:] else ""
     yield "begun", f"{_date(first)}{again}"
     versions = last.get("versions")
     named = versions.items() if isinstance(versions, dict) else ()

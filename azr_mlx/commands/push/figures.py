@@ -91,7 +91,7 @@ def _held_out(run: Path, step: int, settings: Mapping[str, str]) -> tuple[list[F
     if record is None:
         return [], ["This run has no held-out tasks."]
     if not record.compared or not record.is_of(step, int(last) if last.isdecimal() else -1):
-        return [], ["The run's held-out tasks were not solved with these adapters."]
+        return [], ["The run's held-out tasks have not been measured with these adapters."]
     asked = shortened(dict(record.settings))
     draws = min(len(verdicts) for verdicts in record.after["sampled"].values())
     found: list[Figure] = []

@@ -61,17 +61,16 @@ def _of_hub(spec: Spec) -> Iterator[DataRow]:
     datasets: Any = importlib.import_module("datasets")
     hub: Any = importlib.import_module("huggingface_hub.constants")
     offline = datasets.config.HF_HUB_OFFLINE
-    if not offline and not hub_answers(hub.ENDPOINT):
+    reached = offline or hub_answers(hub.ENDPOINT)
+    if not reached:
         datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
     files = {"data_files": {"test": spec.hub_file}} if spec.hub_file else {}
     try:
         found: Iterator[DataRow] = iter(datasets.load_dataset(*spec.hub, split="test", **files))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as e:
-        reason = first_line(e)
-        raise UsageError(
-            f"{spec.name}: not on this machine, and the hub does not give it ({reason[:120]}); "
-            f"{spec.fix}"
-        ) from e
+        refused = f"the hub does not give it ({first_line(e)[:120]})"
+        why = refused if reached else "the hub is unreachable"
+        raise UsageError(f"{spec.name}: not on this machine, and {why}; {spec.fix}") from e
     finally:
         datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = offline
     return found

@@ -13,7 +13,7 @@ import numpy as np
 from azr_mlx import run_folder
 from azr_mlx.config import schema
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError
-from azr_mlx.evaluation.held_out import Lines, Record, RightAnswerLine
+from azr_mlx.evaluation.held_out import Lines, Record, RightAnswerLine, compare
 from azr_mlx.monitoring.metrics import MetricsFile, is_number
 from azr_mlx.run_folder import (
     BUFFER_FILE,
@@ -33,11 +33,14 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class HeldOutFound:
     """The held-out comparison: by way of answering, pass@k by k, and how likely right answers to
-    deduction tasks became; empty until both measurements exist."""
+    deduction tasks became; empty until both measurements exist. ``waiting`` is what was measured
+    before training, as long as that is all: the share of sampled answers that were right, by
+    distribution."""
 
     solved: dict[str, Lines] = field(default_factory=dict)
     passes: dict[int, Lines] = field(default_factory=dict)
     right_answers: dict[str, RightAnswerLine] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -170,7 +173,11 @@ def _held_out(path: Path) -> HeldOutFound:
         return HeldOutFound()
     solved = {way: lines for way, lines in record.compared.items() if lines}
     passes = {k: lines for k in record.ks if (lines := record.pass_at(k))}
-    return HeldOutFound(solved, passes, record.right_answers)
+    waiting: dict[str, float] = {}
+    if record.before and not solved:
+        alone = compare(record.tasks, record.before, record.before, "sampled")
+        waiting = {name: lines[-1].before.value for name, lines in alone.items()}
+    return HeldOutFound(solved, passes, record.right_answers, waiting)
 
 
 def _tasks(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ PAIRED = "95 % intervals, paired by task"
 
 
 def html(runs: Sequence[ShownRun]) -> str:
-    """The section; empty if no run has solved held-out tasks before and after."""
+    """The section; empty if no run has solved held-out tasks."""
     names = [f"{run.name}: " if len(runs) > 1 else "" for run in runs]
     tables = [
         _table(found, f"{of}solved, {WAYS[way]}; {PAIRED}")
@@ -28,6 +28,7 @@ def html(runs: Sequence[ShownRun]) -> str:
     parts = [f'<div class="pairs">{"".join(tables)}</div>'] if tables else []
     for run, of in zip(runs, names, strict=True):
         parts += [_passes(run, of), _right_answers(run.held_out.right_answers, of)]
+        parts += [_waiting(run.held_out.waiting, of)]
     return "".join(parts)
 
 
@@ -48,6 +49,16 @@ def _row(line: HeldOutLine, extent: float) -> str:
         f"<tr{mean}><th scope=row>{escape(line.name)}</th><td>{line.tasks}</td>"
         f"<td>{_share(line.before)}</td><td>{_share(line.after)}</td>"
         f"<td>{_points(line.gain)}</td><td>{_interval(line.gain, extent)}</td></tr>"
+    )
+
+
+def _waiting(before: Mapping[str, float], of: str) -> str:
+    if not before:
+        return ""
+    shares = ", ".join(f"{share:.1%} {NAMES.get(name, name)}" for name, share in before.items())
+    return (
+        f"<p>{escape(of)}before training the model solved {escape(shares)} of the held-out tasks "
+        f"({WAYS['sampled']}). It solves them again after the last step.</p>"
     )
 
 

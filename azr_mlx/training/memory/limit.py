@@ -17,6 +17,7 @@ from azr_mlx.training.memory.estimate import Peaks, Planner, up
 GB = 1e9
 STEP = 64  # budgets of a micro-batch are tried in steps of this many tokens
 LEAST_TOKENS = 16  # shorter completions are useless
+FIRST = "quickstart"  # the configuration to begin with
 LEAST_PROMPT = 256  # shorter prompts refer to hardly any task
 
 
@@ -152,7 +153,10 @@ def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
     if (other := nearest(c, planner, limit)) is not None:
         return f"this fits: {' '.join(overrides(c, other))}"
     name = largest(planner.device, limit)
-    fix = f"-c {name} fits" if name else "use a smaller model, or close other programs"
+    fix = "use a smaller model, or close other programs"
+    if name:
+        also = "" if name == FIRST else f", and -c {FIRST}, which needs no download"
+        fix = f"-c {name} fits{also}"
     return f"the model alone takes {storage(planner.weights(c))}: {fix}"
 
 
