@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from azr_mlx import __version__, cli
+from azr_mlx.cli import program
 from azr_mlx.errors import AzrError
 from tests.conftest import ROOT, Cli
 
@@ -194,7 +195,7 @@ def test_resuming_where_there_is_no_run_is_refused(cli: Cli) -> None:
     ],
 )
 def test_resume_takes_a_value_or_none(given: list[str], read: list[str]) -> None:
-    assert cli._bare_resume(given) == read
+    assert program._bare_resume(given) == read
 
 
 def test_a_run_whose_name_has_an_equals_sign_can_be_resumed(
@@ -202,7 +203,7 @@ def test_a_run_whose_name_has_an_equals_sign_can_be_resumed(
 ) -> None:
     (tmp_path / "lr=3").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert cli._bare_resume(["--resume", "lr=3"]) == ["--resume", "lr=3"]
+    assert program._bare_resume(["--resume", "lr=3"]) == ["--resume", "lr=3"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_errors_become_exit_codes(
     def fail(arguments: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setattr(program, "_run", fail)
     assert cli.main(["train"]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -236,7 +237,7 @@ def test_errors_become_exit_codes(
 def test_the_traceback_is_shown_with_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_run", lambda arguments: 1 // 0)
+    monkeypatch.setattr(program, "_run", lambda arguments: 1 // 0)
     assert cli.main(["train", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from azr_mlx import cli
+from azr_mlx.cli.arguments import config_of
 from azr_mlx.config import (
     Config,
     ConfigError,
@@ -74,7 +74,7 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_was(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run_with(tmp_path, EARLIER.read_text("utf-8"))
-    config, said = cli._config(None, "runs/old", ["max_steps=7"])
+    config, said = config_of(None, "runs/old", ["max_steps=7"])
     found = values(config)
     assert {key: found[key] for key in AS_IT_WAS} == AS_IT_WAS
     assert (found["proposer.reward"], found["proposer.invalid_reward"]) == ("one_minus", -1.0)
@@ -98,7 +98,7 @@ def test_a_run_of_this_version_is_resumed_with_its_own(
     given = ["proposer.loss_share=0.1", "proposer.guessing=counted", "run_name=old"]
     made = load("quickstart", given)
     run_with(tmp_path, to_yaml(made))
-    assert cli._config(None, "latest", []) == (made, "")
+    assert config_of(None, "latest", []) == (made, "")
 
 
 @pytest.mark.parametrize("inputs", [2, 3])
@@ -140,14 +140,14 @@ def test_a_rank_is_given_a_copy_of_the_file_by_name(tmp_path: Path) -> None:
     """It does not see the run, and has to have the same configuration as the rank that does."""
     copy = tmp_path / "copy.yaml"
     copy.write_text(EARLIER.read_text("utf-8"))
-    config, _ = cli._config(str(copy), "runs/elsewhere", [])
+    config, _ = config_of(str(copy), "runs/elsewhere", [])
     assert config == load_run(EARLIER)[0]
-    config, said = cli._config(str(copy), None, [])
+    config, said = config_of(str(copy), None, [])
     assert config.proposer.advantage == "ema" and not said, "a new run has the new defaults"
     copy.write_text("max_steps: 3\n")
-    config, said = cli._config(str(copy), "runs/elsewhere", [])
+    config, said = config_of(str(copy), "runs/elsewhere", [])
     assert config == load(None, ["max_steps=3"]) and not said, "no run wrote this"
-    assert cli._config("quickstart", "runs/elsewhere", []) == (load("quickstart"), "")
+    assert config_of("quickstart", "runs/elsewhere", []) == (load("quickstart"), "")
 
 
 def test_a_file_of_a_run_has_every_setting(tmp_path: Path) -> None:

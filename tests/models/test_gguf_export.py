@@ -391,7 +391,7 @@ def test_the_command_says_what_it_wrote_and_what_that_changed(learned, tmp_path,
 
 def test_a_type_that_changes_the_answers_is_warned_of(learned, tmp_path, capsys, monkeypatch):
     _, run = learned
-    monkeypatch.setattr("azr_mlx.cli.LARGE_CHANGE", 0.01)
+    monkeypatch.setattr("azr_mlx.cli.commands.LARGE_CHANGE", 0.01)
     given = ["export", "--adapter-path", str(run), "--to", "gguf", "--outtype", "q4_0"]
     assert main([*given, "--out", str(tmp_path / "out")]) == 0
     assert "warning: q4_0 changed the model's answers; take" in capsys.readouterr().err
