@@ -215,7 +215,7 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     """The probability of the right answer to CRUXEval-O, before and after."""
     from azr_mlx import rng
     from azr_mlx.backends import blas
-    from azr_mlx.commands.evaluate import _quantization
+    from azr_mlx.commands.evaluate import quantization_for
     from azr_mlx.evaluation import benchmarks, statistics
     from azr_mlx.evaluation.likelihood import right_answers
     from azr_mlx.evaluation.model import open_model
@@ -228,7 +228,7 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     if not kept.exists():
         blas.enable()
         model = base_of(adapters) or options.model
-        backend, _ = open_model(model, adapters, _quantization(adapters), options.backend)
+        backend, _ = open_model(model, adapters, quantization_for(adapters), options.backend)
         problems = benchmarks.load("cruxeval-o", options.data).problems
         tasks = [problem.task for problem in problems if problem.task is not None]
         tasks = tasks[: int(options.limit)]

@@ -1,7 +1,7 @@
 """Writes docs/models.md: what works with each architecture of the installed mlx-lm, and with some
 of transformers.
 
-python docs/survey.py                   # takes a quarter of an hour; tests/survey.py and
+python docs/survey.py                   # takes 40 minutes on two slow cores; tests/survey.py and
                                         # tests/torch_survey.py say what is tried
 python docs/survey.py phi3 torch:llama  # prints these architectures only
 """

@@ -39,7 +39,16 @@ def test_help_is_fast_and_imports_nothing_heavy(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "wanted"),
-    [("azr-mlx tr", "train"), ("azr-mlx train --resume-", "--resume-adapter-file")],
+    [
+        ("azr-mlx tr", "train"),
+        ("azr-mlx train --resume-", "--resume-adapter-file"),
+        ("azr-mlx train -c qu", "quickstart"),
+        ("azr-mlx train --backend t", "torch"),
+        ("azr-mlx eval --benchmark humaneval,mbpp-s", "humaneval,mbpp-sanitized"),
+        ("azr-mlx export --to g", "gguf"),
+        ("azr-mlx export --adapter-path l", "latest"),
+        ("azr-mlx report l", "latest"),
+    ],
 )
 def test_a_shell_that_asks_gets_completions(cli: Cli, typed: str, wanted: str) -> None:
     asked = {

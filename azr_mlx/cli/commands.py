@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from azr_mlx import __version__
+from azr_mlx.cli import completion
 from azr_mlx.cli.arguments import config_of, given_text, names_in
 from azr_mlx.cli.options import (
     ADAPTERS_HELP,
@@ -98,6 +99,7 @@ def train(
             "--config",
             help="Name of a shipped configuration (quickstart, smollm2, qwen2.5-coder-0.5b, "
             "azr_config or azr_paper), or a YAML file. Default: azr_config.",
+            autocompletion=completion.configurations,
         ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help=MODEL_HELP)] = None,
@@ -110,6 +112,7 @@ def train(
             metavar="[RUN_DIR|CHECKPOINT|latest]",
             help="Continue a run exactly; without a value, the latest one. Uses the run's own "
             "configuration unless -c is given.",
+            autocompletion=completion.runs,
         ),
     ] = None,
     resume_adapter_file: Annotated[
@@ -217,6 +220,7 @@ def export(
             help="Format. hf: full model for transformers, adapters fused into dequantized "
             "weights. mlx: for mlx-lm, quantized like the base (lossy). gguf: one file for Ollama, "
             "LM Studio and llama.cpp, with a Modelfile. peft: the adapters alone.",
+            autocompletion=completion.exports,
         ),
     ] = "hf",
     outtype: Annotated[
@@ -496,7 +500,12 @@ def show_cache(
 @app.command("report")
 def show_run(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Run folder (runs/NAME), or latest.")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Run folder (runs/NAME), or latest.",
+            autocompletion=completion.runs,
+        ),
     ] = "latest",
     compare: Annotated[
         list[str] | None,
@@ -539,7 +548,7 @@ def show_run(
 def show_tasks(
     run: Annotated[
         str,
-        typer.Argument(metavar="RUN", help=RUN_HELP),
+        typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=completion.runs),
     ] = "latest",
     out: Annotated[
         Path | None,
@@ -585,7 +594,9 @@ def show_tasks(
 
 @app.command()
 def push(
-    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=completion.runs)
+    ],
     to: Annotated[
         str,
         typer.Option("--to", metavar="USER/NAME", help="Repository; made if it does not exist."),

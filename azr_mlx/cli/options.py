@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from azr_mlx.cli import completion
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback if an error occurs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Overrides = Annotated[
@@ -24,7 +26,10 @@ Model = Annotated[
     str | None, typer.Option("--model", help=MODEL_HELP + " Default: the model of the adapters.")
 ]
 ADAPTERS_HELP = "Trained adapters: a run (runs/NAME), latest, or a folder."
-Adapters = Annotated[Path | None, typer.Option("--adapter-path", help=ADAPTERS_HELP)]
+Adapters = Annotated[
+    Path | None,
+    typer.Option("--adapter-path", help=ADAPTERS_HELP, autocompletion=completion.runs),
+]
 MaxTokens = Annotated[
     int, typer.Option("-m", "--max-tokens", min=1, help="Maximum number of tokens to generate.")
 ]
@@ -32,7 +37,12 @@ Temp = Annotated[float, typer.Option("--temp", min=0.0, help="Sampling temperatu
 TopP = Annotated[
     float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus sampling probability.")
 ]
-BackendName = Annotated[str | None, typer.Option("--backend", help="Backend: auto, mlx or torch.")]
+BackendName = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", help="Backend: auto, mlx or torch.", autocompletion=completion.backends
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress.")]
 
 Thinking = Annotated[
@@ -51,6 +61,7 @@ BenchmarkNames = Annotated[
         help="Benchmarks, separated by commas: humaneval, humaneval-plus, mbpp, mbpp-sanitized, "
         "mbpp-plus, apps, apps-LEVEL, cruxeval, cruxeval-i, cruxeval-o, livecodebench; or "
         "your own, as module:function.",
+        autocompletion=completion.benchmarks,
     ),
 ]
 _RUNS = "with --protocol training that of the adapters' run"

@@ -35,7 +35,6 @@ from azr_mlx.types import Task
 
 EVALS = Path("evals")  # where samples go if --out is not given
 BASE = "base"
-TOGETHER = {"cruxeval": ("cruxeval-i", "cruxeval-o")}  # names that stand for several benchmarks
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,9 @@ class EvalRequest:
     @property
     def names(self) -> tuple[str, ...]:
         """The benchmarks, each once, in the order in which they were asked for."""
-        found = [name for given in self.benchmarks for name in TOGETHER.get(given, (given,))]
+        found = [
+            name for given in self.benchmarks for name in benchmarks.TOGETHER.get(given, (given,))
+        ]
         return tuple(dict.fromkeys(found))
 
     def check(self) -> None:
@@ -179,7 +180,7 @@ def evaluate(
         # First, so that an isolation that is not available is reported before a model is loaded.
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             on_sandbox(sandbox)
-            quantization = request.quantization or _quantization(adapters)
+            quantization = request.quantization or quantization_for(adapters)
             backend, subject = open_model(model, adapters, quantization, request.backend)
             session = _Session(request, backend, subject, sandbox, progress)
             report = session.run(loaded, practised)
@@ -211,7 +212,8 @@ def as_trained(settings: Settings, adapters: Path, left_open: Collection[str] = 
     return replace(settings, form=rollout.form, **taken)
 
 
-def _quantization(adapters: Path | None) -> Quantization:
+def quantization_for(adapters: Path | None) -> Quantization:
+    """What the adapters' run quantised its base to; the default if there was none."""
     of_run = None if adapters is None else quantization_of(adapters)
     return of_run or Quantization()
 

@@ -76,6 +76,11 @@ SPECS: dict[str, Spec] = {
         livecodebench.SPEC,
     )
 }
+TOGETHER = {"cruxeval": ("cruxeval-i", "cruxeval-o")}  # names that stand for several of them
+
+
+def known_names() -> list[str]:
+    return [*SPECS, *TOGETHER]
 
 
 def load(name: str, data: Path | None = None, window: Window = ALWAYS) -> Benchmark:
@@ -95,11 +100,11 @@ def load(name: str, data: Path | None = None, window: Window = ALWAYS) -> Benchm
         spec = SPECS[name]
         rows, where = source.rows(spec, data)
     else:
-        near = get_close_matches(name, SPECS, 1)
+        near = get_close_matches(name, known_names(), 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
-            f"--benchmark {name}: unknown; {hint}there are {', '.join(SPECS)}, and your own as "
-            "module:function"
+            f"--benchmark {name}: unknown; {hint}there are {', '.join(known_names())}, and your "
+            "own as module:function"
         )
     if window and spec.date_of is None:
         raise UsageError(f"--since, --until: the problems of {name} have no dates; leave them out")
