@@ -73,6 +73,7 @@ def main() -> int:
     parser.add_argument("--limit", default="400", help="the first items of each benchmark")
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--code", action="store_true", help="also HumanEval and MBPP")
+    parser.add_argument("--ship", type=Path, help="a new folder for what is worth keeping of it")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args()
     options.out = options.out.resolve()
@@ -93,7 +94,7 @@ def main() -> int:
     print(json.dumps(row, indent=1))
     for line in table(row):
         print(line, file=sys.stderr)
-    return 0
+    return ship(options, row) if options.ship else 0
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -156,14 +157,17 @@ def code_benchmarks(options: Namespace) -> dict[str, Any]:
 
 
 def evaluated(options: Namespace, words: list[str], name: str) -> dict[str, Any]:
-    kept = options.out / f"{options.name}-{name}.json"
     adapters = ["--adapter-path", str(run_of(options)), "--compare", "base", "--json"]
     backend = ["--backend", options.backend]
     done = run(options, ["-m", "azr_mlx", "eval", *words, *adapters, *backend], capture=True)
     if done.returncode:
         raise SystemExit(done.returncode)
-    kept.write_text(done.stdout)
+    kept(options, name).write_text(done.stdout)
     return json.loads(done.stdout)
+
+
+def kept(options: Namespace, name: str) -> Path:
+    return options.out / f"{options.name}-{name}.json"
 
 
 def run(
@@ -224,8 +228,8 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     from azr_mlx.tasks.prompts import load_form
 
     adapters = adapter_folder(run_of(options))
-    kept = options.out / f"{options.name}-right-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}.json"
-    if not kept.exists():
+    file = kept(options, f"right-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}")
+    if not file.exists():
         blas.enable()
         model = base_of(adapters) or options.model
         backend, _ = open_model(model, adapters, quantization_for(adapters), options.backend)
@@ -236,8 +240,8 @@ def probabilities(options: Namespace) -> dict[str, Any]:
             policy: right_answers(backend, load_form("few_shot"), tasks, policy=policy)
             for policy in ("reference", "current")
         }
-        kept.write_text(json.dumps(found))
-    found = json.loads(kept.read_text())
+        file.write_text(json.dumps(found))
+    found = json.loads(file.read_text())
     before, after = found["reference"], found["current"]
     gap = statistics.difference(before, after, rng.generator(0, "bootstrap", 0))
     low, high = NEW_ABILITY
@@ -252,6 +256,20 @@ def probabilities(options: Namespace) -> dict[str, Any]:
         "from under 1/64 to over 1/2": sum(a < low and b > high for a, b in pairs),
         "from over 1/2 to under 1/64": sum(b < low and a > high for a, b in pairs),
     }
+
+
+def ship(options: Namespace, row: dict[str, Any]) -> int:
+    """The adapters with their card, configuration, metrics and report, and what was measured of
+    them, in a folder that ``azr-mlx eval --adapter-path`` takes; the exit code of ``push``."""
+    folder = options.ship.resolve()
+    given = ["--to", f"azr-mlx/{folder.name}", "--dry-run", "--out", str(folder)]
+    if code := run(options, ["-m", "azr_mlx", "push", str(run_of(options)), *given]).returncode:
+        return code
+    shutil.copyfile(run_of(options) / "metrics.jsonl", folder / "metrics.jsonl")
+    measured = {name: json.loads(kept(options, name).read_text()) for name in WAYS}
+    for name, found in {**measured, "gains": row}.items():
+        (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return 0
 
 
 def table(row: dict[str, Any]) -> list[str]:
