@@ -265,7 +265,6 @@ def ship(options: Namespace, row: dict[str, Any]) -> int:
     given = ["--to", f"azr-mlx/{folder.name}", "--dry-run", "--out", str(folder)]
     if code := run(options, ["-m", "azr_mlx", "push", str(run_of(options)), *given]).returncode:
         return code
-    shutil.copyfile(run_of(options) / "metrics.jsonl", folder / "metrics.jsonl")
     measured = {name: json.loads(kept(options, name).read_text()) for name in WAYS}
     for name, found in {**measured, "gains": row}.items():
         (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
