@@ -30,11 +30,12 @@ it does to the weights: a run writes the tasks of its last third with ``--pools 
 fresh solver trains on such a file and nothing else:
 
     python benchmarks/learning.py --variants base frozen fresh --pools FOLDER ...
-    python benchmarks/learning.py --variants fixed,proposer.seed_tasks=FOLDER/base-0.jsonl ...
+    python benchmarks/learning.py --variants fixed,proposer.seed_tasks=FOLDER/base-{seed}.jsonl ...
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -135,7 +136,9 @@ def main() -> int:
     if options.one:
         print(json.dumps(one(json.load(sys.stdin))))
         return 0
-    if unknown := [one for name in options.variants for one in parts(name) if not is_variant(one)]:
+    if unknown := [
+        part for name in options.variants for part in parts(name) if not is_variant(part)
+    ]:
         parser.error(
             f"--variants: unknown: {', '.join(unknown)}; choose from {', '.join(VARIANTS)}"
         )
@@ -160,8 +163,18 @@ def is_variant(part: str) -> bool:
     return "=" in part or part in VARIANTS
 
 
-def overrides(variant: str) -> list[str]:
-    return [word for one in parts(variant) for word in ([one] if "=" in one else VARIANTS[one])]
+def overrides(variant: str, seed: int = 0) -> list[str]:
+    words = [word for part in parts(variant) for word in VARIANTS.get(part, (part,))]
+    return [word.replace("{seed}", str(seed)) for word in words]
+
+
+def tasks_of(variant: str, seed: int) -> dict[str, str]:
+    """The hash of the file of tasks that a variant begins with, so that another is another run."""
+    for word in overrides(variant, seed):
+        key, _, path = word.partition("=")
+        if key == "proposer.seed_tasks" and Path(path).is_file():
+            return {"tasks": hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}
+    return {}
 
 
 def cores_here() -> list[int]:
@@ -179,13 +192,14 @@ def every(options: Namespace) -> list[dict[str, Any]]:
     known = kept(options.keep, start, cores_here()[0])
     shared |= {"pools": options.pools} if options.pools else {}
     asked = [
-        {**shared, "variant": name, "seed": seed, "known": known}
+        {**shared, "variant": name, "seed": seed, "known": known, **tasks_of(name, seed)}
         for seed in range(options.seeds)
         for name in options.variants
     ]
     cores: Queue[int] = Queue()
+    here = cores_here()
     for number in range(options.parallel):
-        cores.put(cores_here()[number % len(cores_here())])
+        cores.put(here[number % len(here)])
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         core = cores.get()
@@ -198,10 +212,10 @@ def every(options: Namespace) -> list[dict[str, Any]]:
             cores.put(core)
         gains = " ".join(f"{k} {v['mean']['gain']:+.3f}" for k, v in found["greedy"].items())
         sampled = " ".join(f"{k} {v['mean']['gain']:+.3f}" for k, v in found["sampled"].items())
+        told = found["proposer"] and f"p(1 - p) {found['proposer']['valid']:.3f}; "
         print(
             f"seed {row['seed']} {row['variant']}: greedy {gains}; sampled {sampled}; "
-            f"p(1 - p) {found['proposer']['valid']:.3f}; {found['steps']} steps, "
-            f"{found['seconds']:.0f} s",
+            f"{told or ''}{found['steps']} steps, {found['seconds']:.0f} s",
             file=sys.stderr,
             flush=True,
         )
@@ -254,7 +268,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
     from azr_mlx.training.run import Trainer
     from azr_mlx.types import Task
 
-    given = [*row["set"], *overrides(row["variant"]), f"seed={row['seed']}"]
+    given = [*row["set"], *overrides(row["variant"], row["seed"]), f"seed={row['seed']}"]
     if row["seconds"]:
         given.append("max_steps=100000")
     quiet = ["sandbox.workers=1", "tracking.save_rollouts=false", "checkpoint_interval=1000000"]
@@ -275,7 +289,8 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         held = HeldOut(config, backend, sandbox, trainer.selfplay.solver.form, tasks)
         before = row["known"]["before"]
         trainer.start()
-        changed(trainer, parts(row["variant"])[0])
+        for part in parts(row["variant"]):
+            changed(trainer, part)
         began = time.perf_counter()
         while trainer.step < config.max_steps:
             trainer._train_step(Uninterrupted())
@@ -289,7 +304,8 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         after = held.measure()
         rows = [json.loads(x) for x in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
         if row.get("pools"):
-            leave(trainer, Path(row["pools"]) / f"{row['variant']}-{row['seed']}.jsonl")
+            name = f"{row['variant']}-{row['seed']}.jsonl".replace("/", "_")
+            write_last_tasks(trainer, Path(row["pools"]) / name)
     return {
         "variant": row["variant"],
         "seed": row["seed"],
@@ -323,7 +339,13 @@ def changed(trainer: Any, variant: str) -> None:
     if variant == "fixed":
         if trainer.config.proposer.seed_tasks == "templates":
             fill(selfplay, POOL)
+        elif others := [t.id for t in all_tasks(selfplay) if t.source != "file"]:
+            raise ValueError(f"{len(others)} tasks are not of the file: it lacks a kind")
         selfplay.play = partial(play_fixed, selfplay)
+
+
+def all_tasks(selfplay: Any) -> list[Any]:
+    return [task for kind in selfplay.memory.kinds for task in selfplay.memory.tasks.tasks(kind)]
 
 
 def fill(selfplay: Any, wanted: int) -> None:
@@ -350,17 +372,19 @@ def play_fixed(selfplay: Any, r: Any, log: Any) -> None:
     log.add([], solutions, rewards.pay(r, [], solutions, selfplay.config))
 
 
-def leave(trainer: Any, file: Path) -> None:
+def write_last_tasks(trainer: Any, file: Path) -> None:
     """Write the tasks of the run's last third, at most ``POOL`` of each kind, those of the model if
-    it proposed any."""
+    it proposed any; nothing if there are none."""
     from azr_mlx import rng
     from azr_mlx.tasks.task_files import rows_of
 
-    every = rows_of(trainer.selfplay.memory.tasks.to_json())
-    every = [row for row in every if 3 * row["step"] > 2 * trainer.step]
-    own = [row for row in every if row["origin"] == "model"] or every
+    tasks = rows_of(trainer.selfplay.memory.tasks.to_json())
+    last = [row for row in tasks if 3 * row["step"] > 2 * trainer.step]
+    own = [row for row in last if row["origin"] == "model"] or last
     draw = rng.generator(trainer.config.seed, "pool", 0)
     chosen = [own[int(i)] for i in draw.permutation(len(own))]
+    if not chosen:
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as out:
         for kind in sorted({row["kind"] for row in chosen}):
@@ -397,15 +421,18 @@ def gains(compared: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def proposer(rows: list[dict[str, float]]) -> dict[str, float]:
+def proposer(rows: list[dict[str, float]]) -> dict[str, float] | None:
     """How much the proposer's tasks tell of the solver: p(1 - p), a mean over steps and kinds, of
-    the valid ones and of all proposals (one that is not valid counts as 0)."""
+    the valid ones and of all proposals (one that is not valid counts as 0). None if the model
+    proposed nothing that was valid."""
     valid, every = list[float](), list[float]()
     for row in rows:
         for name in (n for n in row if n.startswith("propose/valid_rate/")):
             variance = row.get(name.replace("valid_rate", "variance"))
             valid += [] if variance is None else [variance]
             every.append(row[name] * (variance or 0.0))
+    if not valid:
+        return None
     return {"valid": round(statistics.fmean(valid), 4), "all": round(statistics.fmean(every), 4)}
 
 
@@ -443,8 +470,9 @@ def summary(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if name != "base" and base:
                 apart = [gain[s] - base[s][way][where]["mean"]["gain"] for s in gain if s in base]
                 row[f"{way}/{where}/against_base"] = interval(apart)
-    for which in ("valid", "all"):
-        found = {seed: run["proposer"][which] for seed, run in own.items()}
+    proposed = {seed: run["proposer"] for seed, run in own.items() if run["proposer"]}
+    for which in ("valid", "all") if proposed else ():
+        found = {seed: one[which] for seed, one in proposed.items()}
         row[f"p(1-p) of {which} proposals"] = interval(list(found.values()))
         if name != "base" and base:
             apart = [found[s] - base[s]["proposer"][which] for s in found if s in base]

@@ -48,7 +48,7 @@ def measured(columns: int, seconds: float) -> dict[str, float]:
     with os.fdopen(theirs, "w") as terminal, redirect_stderr(terminal):
         display = Display(100, name="runs/first")
         for step in range(60):
-            display.view.finish(row(step), [], TASK)
+            display.view.finish(row(step), TASK)
         display.phase("solve", 61)
         before = time.process_time()
         time.sleep(seconds)
@@ -56,7 +56,7 @@ def measured(columns: int, seconds: float) -> dict[str, float]:
         began = time.process_time()
         for done in range(500):
             display.phase("solve", 61, done, 500)
-        display.step(row(61), [], [TASK])
+        display.step(row(61), [TASK])
         calls = time.process_time() - began
         display.close()
     return {

@@ -10,7 +10,8 @@ PREFILL_TOKENS = 2048  # the most prompt tokens that are read in one forward pas
 # once in so many steps.
 SLACK = 64
 # The lengths in a micro-batch are padded to a multiple of this, so that fewer different shapes have
-# to be compiled or cached. On a CPU without ppo.compile nothing is, and nothing is padded.
+# to be compiled or cached. A CPU that compiles nothing needs no padding; the memory plan, which
+# counts it, is then an upper bound.
 ROW_MULTIPLE = 8
 # On MLX, flat arrays of trained tokens are padded to a multiple of this, so that fewer different
 # shapes occur.

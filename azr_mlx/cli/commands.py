@@ -49,7 +49,7 @@ from azr_mlx.cli.options import (
     Until,
 )
 from azr_mlx.cli.output import Answer, ignore, say, show_result, write
-from azr_mlx.cli.process import start
+from azr_mlx.cli.process import CHECK_FAILED, start
 from azr_mlx.errors import PROGRAM, UsageError
 from azr_mlx.text import one_line, storage
 
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from azr_mlx.commands.generate_tested import Try
     from azr_mlx.sandbox import Sandbox
 
-CHECK_FAILED = 3  # exit code
 LARGE_CHANGE = 0.3  # mean change in nats per token above which the model is another one
 
 app = typer.Typer(
@@ -310,8 +309,6 @@ def generate(
     streams = checked is None and not as_json
     on_thought = thought.add if streams else ignore
     generator = Generator(model, adapter_path, raw=raw, thinking=thinking, on_thought=on_thought)
-    if not raw and not generator.has_template:
-        say("the model has no chat template, so it continues the text (as with --raw)")
     wanted = strategy or ("direct" if checked is None else "auto")
     strategies = generate_tested.strategies_for(generator, wanted, raw=raw)
     seed_sampler(seed)
@@ -327,6 +324,8 @@ def generate(
             thought.end_line()
         shown.add(text)
 
+    if not (raw or system or generator.has_template):
+        say("the model has no chat template, so it continues the text (as with --raw)")
     done = generate_tested.answer(generator, question, wanted, on_text=show if streams else ignore)
     if as_json:
         show_result(done.to_json(), True)

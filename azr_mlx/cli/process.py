@@ -1,10 +1,13 @@
-"""The process that a command runs in."""
+"""The process that a command runs in: how it starts, and the codes it can end with."""
 
 from __future__ import annotations
 
 import importlib.util
 
 from azr_mlx.cli.output import say
+from azr_mlx.errors import Interrupted
+
+FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, Interrupted.exit_code  # exit codes
 
 own = False  # whether this process ends with this command
 

@@ -17,11 +17,11 @@ import typer
 from azr_mlx.cli import process
 from azr_mlx.cli.commands import app
 from azr_mlx.cli.output import say
+from azr_mlx.cli.process import FAILED, INTERRUPTED, USAGE
 from azr_mlx.errors import AzrError, Interrupted, UsageError
 from azr_mlx.text import middle_out, one_line
 
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
-FAILED, USAGE, INTERRUPTED = 1, 2, Interrupted.exit_code
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")  # how a word that is KEY=VALUE begins
 _PROGRAM = "azr-mlx"

@@ -136,7 +136,7 @@ def train(
             before_step=power.before_step,
         )
         _begin(trainer, start, display)
-        with _can_go_on(run_dir):
+        with _can_go_on(run_dir, leads):
             compared = _held_out(config, run_dir, record, trainer, sandbox, display)
         code = _run(trainer, compared, leads)
         if code == 0:
@@ -145,11 +145,14 @@ def train(
 
 
 @contextmanager
-def _can_go_on(run_dir: Path) -> Iterator[None]:
-    """Raises Interrupted, with the command that continues the run, if Ctrl-C ends the block."""
+def _can_go_on(run_dir: Path, leads: bool) -> Iterator[None]:
+    """If Ctrl-C ends the block, raises Interrupted with the command that continues the run; only
+    the rank that leads knows the run's folder."""
     try:
         yield
     except KeyboardInterrupt:
+        if not leads:
+            raise
         raise Interrupted(f"to continue: {PROGRAM} train --resume {run_dir}") from None
 
 
@@ -168,7 +171,8 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
     if trainer.step >= config.max_steps:
         # The run may have been interrupted during its last measurement.
         if compared is not None and not compared.record.is_of(trainer.step, trainer.step):
-            _show_gain(compared, trainer.step, display)
+            with _can_go_on(run_dir, leads):
+                _show_gain(compared, trainer.step, display)
             _report(run_dir, display, leads)
         display.note(
             f"nothing to do: the run already has {trainer.step} steps; give a larger max_steps=N"
@@ -176,7 +180,8 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
         return 0
     code = trainer.run()
     if code == 0 and compared is not None:
-        _show_gain(compared, trainer.step, display)
+        with _can_go_on(run_dir, leads):
+            _show_gain(compared, trainer.step, display)
     _report(run_dir, display, leads)
     if code == 0:
         newest = run_dir / run_folder.NEWEST
@@ -214,18 +219,20 @@ def _held_out(
         )
         return None
     tasks = None if record is None else record.tasks
+    if tasks is None:
+        display.note("making held-out tasks")
     form, progress = trainer.selfplay.solver.form, reporter(display.silent)
     held = HeldOut(config, trainer.backend, sandbox, form, tasks, progress)
     compared = BeforeAndAfter(run_dir, held, record)
     for text in compared.shortage:
         display.warn(text)
-    compared.measure_before()
+    compared.measure_before(display.note)
     return compared
 
 
 def _show_gain(compared: BeforeAndAfter, step: int, display: Display) -> None:
     """Solve the held-out tasks again after the last step, and show what changed."""
-    display.close()
+    display.note("held-out tasks after training")
     found, record = compared.measure_after(step), compared.record
     passed = {
         name: replace(lines[-1], name=f"pass@{SHOWN_K}")

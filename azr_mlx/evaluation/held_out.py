@@ -8,7 +8,7 @@ tasks keeps them from its buffer. The distributions are ``in_range`` (difficulti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -129,7 +129,7 @@ class HeldOut:
         if c.hardest:
             ranges["hardest"] = c.hardest, c.hardest
         wanted = len(ranges) * len(self.config.task_types) * c.tasks
-        with reported(self.progress, "making held-out tasks", wanted):
+        with reported(self.progress, "tasks", wanted):
             return {
                 name: draw(self.config, low, high, sandbox, self.progress)
                 for name, (low, high) in ranges.items()
@@ -144,7 +144,7 @@ class HeldOut:
         """
         tasks = [task for group in self.tasks.values() for task in group]
         draws, temperature = self.config.held_out.draws, self.config.rollout.temperature
-        with reported(self.progress, "solving held-out tasks", len(tasks) * (1 + draws)):
+        with reported(self.progress, "answers", len(tasks) * (1 + draws)):
             found = {
                 "greedy": self._scores(tasks, 1, 0.0),
                 "sampled": self._scores(tasks, draws, temperature),
@@ -180,8 +180,7 @@ class HeldOut:
 
         def announce(name: str, step: int, done: int = 0, total: int = 0) -> None:
             nonlocal ended
-            for _ in range(done - ended):
-                self.progress.advance()
+            self.progress.advance(max(0, done - ended))
             ended = max(ended, done)
 
         r = Round(SEED, 0, announce=announce)
@@ -456,9 +455,10 @@ class BeforeAndAfter:
             if len(tasks) < wanted
         ]
 
-    def measure_before(self) -> None:
-        """Solve the tasks, unless the run has done so."""
+    def measure_before(self, note: Callable[[str], None] = lambda text: None) -> None:
+        """Solve the tasks, unless the run has done so; ``note`` hears of it first."""
         if not self.record.before:
+            note("held-out tasks before training")
             self.record.before = self.held.measure()
             self.record.right_before = self.held.right_answers()
             self.record.write(self.run_dir)

@@ -15,14 +15,15 @@ QUIET_S = 30.0  # the longest time in seconds without a line while samples come
 
 
 class Reporter(Protocol):
-    """What reports the progress of an evaluation. Counts are samples, or tasks."""
+    """What reports the progress of an evaluation. What is counted is samples; with held-out tasks,
+    tasks that are made and answers that are written."""
 
     def start(self, label: str, total: int, done: int) -> None:
-        """Begin; ``done`` of ``total`` samples exist already."""
+        """Begin; ``done`` of ``total`` exist already."""
         ...
 
-    def advance(self) -> None:
-        """One more sample is graded."""
+    def advance(self, count: int = 1) -> None:
+        """So many more are there; samples, when they are graded."""
         ...
 
     def chunk(self) -> None:
@@ -37,7 +38,7 @@ class Silent:
 
     def start(self, label: str, total: int, done: int) -> None: ...
 
-    def advance(self) -> None: ...
+    def advance(self, count: int = 1) -> None: ...
 
     def chunk(self) -> None: ...
 
@@ -53,7 +54,6 @@ def reported(reporter: Reporter, label: str, total: int) -> Iterator[None]:
     reporter.start(label, total, 0)
     try:
         yield
-        reporter.chunk()
     finally:
         reporter.close()
 
@@ -79,8 +79,8 @@ class Bar:
         # Only the work of this session shows its speed, so the estimate starts from ``done``.
         self._task = self._progress.add_task(label, total=total, completed=done)
 
-    def advance(self) -> None:
-        self._progress.advance(self._task)
+    def advance(self, count: int = 1) -> None:
+        self._progress.advance(self._task, count)
 
     def chunk(self) -> None: ...
 
@@ -98,8 +98,8 @@ class Lines:
         if done:
             self._say("already there")
 
-    def advance(self) -> None:
-        self.done += 1
+    def advance(self, count: int = 1) -> None:
+        self.done += count
         if time.monotonic() - self.said > QUIET_S:
             self.chunk()
 

@@ -28,7 +28,7 @@ MetricsRow = Mapping[str, float]  # a step's metrics by name
 class Metric:
     """A metric: its name (``{a|b}`` lists alternatives, ``{}`` is any word), a description, its
     values in a healthy run, its unit, and how the report draws it: "line", "stack" (parts of a
-    whole), "flags" (signs that are there or not) or "axis" (not drawn)."""
+    whole), "flags" (signs that are there or not) or "none"."""
 
     name: str
     description: str
@@ -57,13 +57,13 @@ def _pattern(name: str) -> re.Pattern[str]:
 # If several names match a key, the first one counts.
 SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Reward and solving": (
-        Metric("step", "number of the training step, from 1", "", "steps", "axis"),
+        Metric("step", "number of the training step, from 1", "", "steps", "none"),
         Metric(
             "reward",
             "mean reward of all rollouts, as the live view shows it",
             "rises, with ups and downs",
             "reward",
-            "axis",
+            "none",
         ),
         Metric(
             f"solve_rate/{{{KINDS}}}",

@@ -246,8 +246,8 @@ def test_a_form_that_the_model_does_not_know_leaves_nothing_to_resume(tmp_path):
     assert got == 2 and "no run with a checkpoint" in the_error(lines)
 
 
-def test_ctrl_c_before_the_first_step_is_one_word(tmp_path):
-    command = [sys.executable, "-m", "azr_mlx.cli", *QUICK, "held_out.tasks=12"]
+def test_ctrl_c_before_the_first_step_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "azr_mlx.cli", *QUICK, "held_out.tasks=12", "run_name=first"]
     process = subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -262,7 +262,9 @@ def test_ctrl_c_before_the_first_step_is_one_word(tmp_path):
             break
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert process.stderr.read() == "azr-mlx: interrupted\n"
+    said = process.stderr.read()
+    assert said.startswith("azr-mlx: interrupted: to continue: "), said
+    assert said.endswith(" train --resume runs/first\n") and said.count("\n") == 1
 
 
 def test_a_missing_extra_names_the_command(tmp_path):

@@ -72,7 +72,7 @@ def test_equal_results_differ_by_nothing(small, sandbox):
     assert (gap.value, gap.low, gap.high) == (0, 0, 0)
     assert found.gained == found.lost == () and found.p_value == 1.0
     shown = "\n".join(found.lines())
-    assert "difference +0.0 points: the same on each of 6 tasks" in shown
+    assert "difference +0.0 points: the same on every task (6)" in shown
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,9 @@ class Told(Silent):
     def start(self, label: str, total: int, done: int) -> None:
         self.said.append((label, total, done))
 
-    def advance(self) -> None:
+    def advance(self, count: int = 1) -> None:
         label, total, done = self.said[-1]
-        self.said[-1] = (label, total, done + 1)
+        self.said[-1] = (label, total, done + count)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_tasks_are_of_reserved_shapes_distinct_and_the_same_each_time(held, sand
     told = Told()
     again = HeldOut(CONFIG, FakeBackend(knowing), sandbox, held.solver.form, progress=told)
     assert again.tasks == held.tasks
-    assert told.said == [("making held-out tasks", 30, 30)]
+    assert told.said == [("tasks", 30, 30)]
     for group in held.tasks.values():
         assert [sum(t.kind is k for t in group) for k in TaskKind] == [5, 5, 5]
         for kind in TaskKind:
@@ -133,7 +133,7 @@ def test_measuring_judges_every_answer_and_a_gain_is_paired(held):
     told = held.progress = Told()
     good = held.measure()
     answers = 30 * (1 + CONFIG.held_out.draws)
-    assert told.said == [("solving held-out tasks", answers, answers)]
+    assert told.said == [("answers", answers, answers)]
     assert held.backend.forgotten == before + 1, "the next step would begin from what this read"
     assert set(good) == {"greedy", "sampled"}
     assert all(len(v) == CONFIG.held_out.draws == 4 for v in good["sampled"].values())
@@ -379,7 +379,7 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     compared = BeforeAndAfter(tmp_path, held, None)
     compared.measure_before()
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "entropy": 0.5}\n')
-    waiting = "before training the model solved 33.3% in range, 33.3% one step harder of the held"
+    waiting = "the model solved 33.3% in range, 33.3% one step harder before training"
     assert waiting in report.write(report.read(tmp_path)).read_text()
     show_gain(compared, 2, Display(2))
     shown = capsys.readouterr().err
@@ -389,7 +389,7 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     assert "mean probability of the right answer, deduction: in range" in " ".join(shown.split())
     run = report.read(tmp_path)
     page = report.write(run).read_text().partition("<script>")[0]  # all of it without scripts
-    assert "before training the model solved" not in page
+    assert "the model solved" not in page
     for text in ("pass@k, in range", "pass@k, one step harder", "pass@16", 'class="band f1"'):
         assert text in page
     assert "from under 1/64 to over 1/2" in page and page.index("greedy") < page.index("sampled as")
@@ -403,7 +403,9 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
 
 def test_ctrl_c_before_the_first_step_says_how_to_go_on():
     told = pytest.raises(Interrupted, match="train --resume runs/first")
-    with told, can_go_on(Path("runs/first")):
+    with told, can_go_on(Path("runs/first"), leads=True):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), can_go_on(Path("/tmp/of-a-rank"), leads=False):
         raise KeyboardInterrupt
 
 

@@ -100,7 +100,7 @@ def load(name: str, data: Path | None = None, window: Window = ALWAYS) -> Benchm
         spec = SPECS[name]
         rows, where = source.rows(spec, data)
     else:
-        near = get_close_matches(name, known_names(), 1)
+        near = get_close_matches(name, SPECS, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
             f"--benchmark {name}: unknown; {hint}there are {', '.join(known_names())}, and your "

@@ -40,7 +40,7 @@ def sections(runs: Sequence[ShownRun]) -> dict[str, list[Figure]]:
 
 
 def _figures(metric: Metric, keys: Sequence[str]) -> list[Figure]:
-    if metric.chart == "axis":
+    if metric.chart == "none":
         return []
     slots = {key: metric.slots(key) or () for key in keys if find(key) is metric}
     in_order = sorted(slots, key=lambda key: [metric.name.find(slot) for slot in slots[key]])

@@ -57,8 +57,8 @@ def _waiting(before: Mapping[str, float], of: str) -> str:
         return ""
     shares = ", ".join(f"{share:.1%} {NAMES.get(name, name)}" for name, share in before.items())
     return (
-        f"<p>{escape(of)}before training the model solved {escape(shares)} of the held-out tasks "
-        f"({WAYS['sampled']}). It solves them again after the last step.</p>"
+        f"<p>{escape(of)}Of the held-out tasks the model solved {escape(shares)} before training "
+        f"({WAYS['sampled']}). They have not been solved after it.</p>"
     )
 
 
