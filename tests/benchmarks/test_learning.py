@@ -79,3 +79,25 @@ def test_variants_are_paired_with_base_by_seed(bench):
     assert apart["low"] == pytest.approx(0.05)
     alone = bench.summary("rloo", runs)["greedy/in_range"]
     assert alone["high"] - alone["low"] > 0.3
+
+
+def test_a_run_without_proposals_is_summed_up_like_any_other(bench):
+    assert bench.proposer([{"step": 1, "entropy": 0.5}]) is None
+    lines = {"in range": {"mean": {"gain": 0.1}}}
+    run = {"variant": "fresh", "steps": 2, "seconds": 1.0, "greedy": lines, "sampled": lines}
+    runs = [{**run, "seed": seed, "proposer": None} for seed in (0, 1)]
+    row = bench.summary("fresh", runs)
+    assert row["greedy/in range"]["mean"] == 0.1 and "fresh" in bench.shown(row)
+    assert not [key for key in row if "proposals" in key]
+
+
+def test_a_variant_has_parts_and_may_name_the_seed(bench, tmp_path):
+    pool = tmp_path / "base-3.jsonl"
+    pool.write_text("{}\n")
+    variant = f"fixed,proposer.seed_tasks={tmp_path}/base-{{seed}}.jsonl"
+    assert bench.overrides(variant, 3) == [f"proposer.seed_tasks={pool}"]
+    before = bench.tasks_of(variant, 3)
+    pool.write_text("{} \n")
+    assert bench.tasks_of(variant, 2) == {} != before != bench.tasks_of(variant, 3)
+    assert bench.parts("ema,shuffled") == ["ema", "shuffled"]
+    assert [bench.is_variant(part) for part in ("ema", "seed=1", "none")] == [True, True, False]
