@@ -210,7 +210,10 @@ def convert(
 
 @app.command()
 def export(
-    adapter_path: Annotated[Path, typer.Option("--adapter-path", help=ADAPTERS_HELP)],
+    adapter_path: Annotated[
+        Path,
+        typer.Option("--adapter-path", help=ADAPTERS_HELP, autocompletion=completion.runs),
+    ],
     out: Annotated[Path, typer.Option("--out", "--save-path", help="Output folder.")],
     to: Annotated[
         str,

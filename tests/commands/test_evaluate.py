@@ -174,7 +174,7 @@ def test_a_folder_of_another_protocol_is_told_before_anything_is_made(here, cli:
 
 def test_progress_goes_to_stderr_and_quiet_is_quiet(here, tmp_path):
     done = finished(here, "--limit", "2", cwd=tmp_path)
-    assert re.search(r"^humaneval: 2 of 2 samples, in \d+ s$", done.stderr, re.M)
+    assert re.search(r"^humaneval: 2 of 2, in \d+ s$", done.stderr, re.M)
     assert "humaneval pass@1: " in done.stdout and "samples in evals/humaneval-" in done.stdout
     again = finished(here, "--limit", "2", "--quiet", cwd=tmp_path)
     assert "samples" not in again.stderr and again.stdout == done.stdout
