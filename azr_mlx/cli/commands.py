@@ -243,7 +243,7 @@ def export(
 ) -> int:
     """Export a trained model for other programs: transformers, vLLM, mlx-lm, Ollama, LM Studio,
     llama.cpp, PEFT."""
-    if to not in ("hf", "mlx", "gguf", "peft"):
+    if to not in completion.EXPORTS:
         raise UsageError(f"--to {to}: unknown; take hf, mlx, gguf or peft")
     if to == "peft" and (model or dtype):
         raise UsageError("--to peft: writes adapters alone; leave --model and --dtype out")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+EXPORTS = ("hf", "mlx", "gguf", "peft")  # what export --to takes
+
 
 def configurations(begun: str) -> list[str]:
     from azr_mlx.config.shipped import shipped_configs
@@ -32,7 +34,7 @@ def benchmarks(begun: str) -> list[str]:
 
 
 def exports(begun: str) -> list[str]:
-    return _matching(["hf", "mlx", "gguf", "peft"], begun)
+    return _matching(EXPORTS, begun)
 
 
 def _matching(words: Iterable[str], begun: str) -> list[str]:

@@ -96,13 +96,7 @@ def train(
         model = resolve_model(backend_name, config.model_id, config.quantization)
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0
-        display = Display(
-            config.max_steps,
-            quiet=quiet or not leads,
-            log_level=config.log_level,
-            name=str(run_dir),
-        )
-        display.muted = not leads
+        display = _display(config, run_dir, quiet, leads)
         stack.callback(display.close)
         power = stack.enter_context(
             PowerWatch(display, str(run_dir), config.power.min_battery, world)
@@ -142,6 +136,18 @@ def train(
         if code == 0:
             power.tell(f"done, {config.max_steps} steps")
         return code
+
+
+def _display(config: Config, run_dir: Path, quiet: bool, leads: bool) -> Display:
+    """What the user sees; only the rank that leads says anything."""
+    display = Display(
+        config.max_steps,
+        quiet=quiet or not leads,
+        log_level=config.log_level,
+        name=str(run_dir),
+    )
+    display.muted = not leads
+    return display
 
 
 @contextmanager

@@ -400,6 +400,15 @@ def test_rows_without_a_trained_token_are_left_out():
     assert 2 not in rows and set(rows) == {0, 1, 3, 4}
 
 
+def test_on_a_cpu_nothing_is_padded_unless_it_is_compiled():
+    batch, prompts = make_batch(rows=1, width=21), []
+    for options in ({}, {"compile": True}):
+        (micro,) = make_backend(**options)._micro_batches(batch, 4096)
+        prompts.append([(int(s.lengths.max()), s.tokens.shape[1]) for s in micro.stages])
+    assert all(longest == width for longest, width in prompts[0])
+    assert prompts[1][-1][1] % 8 == 0 and prompts[1] != prompts[0]
+
+
 def test_padding_cannot_poison_the_reference_penalty():
     """On padding the log-probability may be anything: exp of it overflows, and 0 x inf is NaN."""
     backend = make_backend()

@@ -182,15 +182,22 @@ def test_the_gain_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path, he
     assert "gain in points" in shown and "-100.0" in shown
 
 
-def test_what_was_measured_after_an_earlier_step_is_measured_again(tmp_path, held):
+def test_what_was_measured_after_an_earlier_step_is_measured_again(tmp_path, held, monkeypatch):
     compared = before_and_after(tmp_path, held)
     compared.measure_before()
     compared.measure_after(1)
     trainer = SimpleNamespace(
         config=CONFIG, run_dir=tmp_path, display=Display(2, quiet=True), step=CONFIG.max_steps
     )
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="train --resume"):
+        patched.setattr(held, "measure", ctrl_c)
+        end_run(trainer, compared, leads=True)
     assert end_run(trainer, compared, leads=True) == 0
     assert Record.read(tmp_path).after_step == CONFIG.max_steps
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
