@@ -21,6 +21,7 @@ BEFORE = {
     "proposer.loss_share": "0",  # a token of a proposal weighed as much as one of an answer
     "proposer.guessing": "counted",  # what a guess solves was solved
     "proposer.reference_choice": "difficulty",
+    "proposer.extended": "0.0",
     "proposer.hardest_template": "0.9",
     "proposer.levels": "asked",
     "proposer.duplicate_cost": "1.0",  # of what an invalid one cost

@@ -17,6 +17,7 @@ from azr_mlx.tasks import templates
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import Draft, Gate, GateRules, Runner
 from azr_mlx.tasks.parse import Proposal, is_reserved, parse_proposal
+from azr_mlx.tasks.program import beginning
 from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
 from azr_mlx.types import Completion, Prompt, Task, TaskKind
 
@@ -31,13 +32,15 @@ class ProposalError(AzrError):
 
 
 class _Request(NamedTuple):
-    """What the model is asked; ``program`` is the one that an induction task is wanted for."""
+    """What the model is asked; ``program`` is the one that an induction task is wanted for, and
+    ``beginning`` what another program goes on from."""
 
     kind: TaskKind
     level: float
     prompt: Prompt
     references: tuple[Task, ...]
-    program: str
+    program: str = ""
+    beginning: str = ""
 
 
 class TaskProposer:
@@ -113,10 +116,10 @@ class TaskProposer:
 
     def _from_model(self, r: Round, kinds: Sequence[TaskKind], levels: Levels) -> list[Proposed]:
         """One proposal a place of ``kinds``. Those of one kind are shown the same references, and
-        form a group."""
+        form a group; those that go on from known programs form one of their own."""
         assert self.backend is not None
         places = {kind: place for place, kind in enumerate(levels)}
-        groups = {kind: r.new_group() for kind in levels}
+        groups = {(kind, further): r.new_group() for further in (False, True) for kind in levels}
         shown = {k: self._references(r, k, places[k], levels[k]) for k in dict.fromkeys(kinds)}
         asked = [self._request(r, i, k, levels[k], shown[k]) for i, k in enumerate(kinds)]
         done = self._completions(r, [one.prompt for one in asked])
@@ -125,7 +128,7 @@ class TaskProposer:
                 self._draft(r, one, completion),
                 one.prompt,
                 completion,
-                groups[one.kind],
+                groups[one.kind, bool(one.beginning)],
                 one.references,
             )
             for one, completion in zip(asked, done, strict=True)
@@ -145,7 +148,9 @@ class TaskProposer:
         The proposer must have a backend.
         """
         kind, level = TaskKind.INDUCTION, self.config.initial_difficulty
-        prompts = {program: self._rendered(kind, [], level, program) for program in programs}
+        prompts = {
+            program: self._rendered(kind, [], level, program=program) for program in programs
+        }
         most = self.config.rollout.max_prompt_tokens
         prompts = {one: prompt for one, prompt in prompts.items() if len(prompt.token_ids) <= most}
         done = self._completions(r, list(prompts.values())) if prompts else []
@@ -156,42 +161,66 @@ class TaskProposer:
         return {program: one for program, one in read.items() if one is not None}
 
     def _references(self, r: Round, kind: TaskKind, place: int, level: float) -> list[Task]:
-        p, draw = self.config.proposer, r.draw("references", place)
+        draw = r.draw("references", place)
+        return self._drawn(kind, self.config.proposer.references, level, draw)
+
+    def _drawn(
+        self, kind: TaskKind, count: int, level: float, draw: np.random.Generator
+    ) -> list[Task]:
+        p = self.config.proposer
         wanted = p.target_solve_rate if p.reference_choice == "solve_rate" else None
-        return self.buffer.references(kind, p.references, level, draw, wanted)
+        return self.buffer.references(kind, count, level, draw, wanted)
 
     def _request(
         self, r: Round, index: int, kind: TaskKind, level: float, references: list[Task]
     ) -> _Request:
-        program = ""
         if kind is TaskKind.INDUCTION:
             draw = r.draw("programs", index)
             known = self.buffer.programs()
             references = [known[int(draw.integers(len(known)))]] if known else []
             # If every program has its induction task already, a fresh one comes from a template.
             program = references[0].program if known else self._fresh_program(level, draw)
-            prompt = self._rendered(kind, [], level, program)
-        else:
-            references, prompt = self._fitting(kind, references, level)
-        return _Request(kind, level, prompt, tuple(references), program)
+            prompt = self._rendered(kind, [], level, program=program)
+            return _Request(kind, level, prompt, tuple(references), program=program)
+        if extending := self._extending(r, index, kind, level, references):
+            return extending
+        references, prompt = self._fitting(kind, references, level)
+        return _Request(kind, level, prompt, tuple(references))
+
+    def _extending(
+        self, r: Round, index: int, kind: TaskKind, level: float, references: list[Task]
+    ) -> _Request | None:
+        """A request to go on from a known program, if the draw is for one and the program can be
+        gone on from."""
+        draw = r.draw("extended", index)
+        if draw.random() >= self.config.proposer.extended:
+            return None
+        for task in self._drawn(kind, 1, level, draw):
+            if start := beginning(task.program):
+                others = [one for one in references if one.id != task.id]
+                others, prompt = self._fitting(kind, others, level, start)
+                if len(prompt.token_ids) <= self.config.rollout.max_prompt_tokens:
+                    return _Request(kind, level, prompt, (task, *others), beginning=start)
+        return None
 
     def _fitting(
-        self, kind: TaskKind, references: list[Task], level: float
+        self, kind: TaskKind, references: list[Task], level: float, start: str = ""
     ) -> tuple[list[Task], Prompt]:
         """As many of the references as fit into ``rollout.max_prompt_tokens``, and the prompt."""
         most = self.config.rollout.max_prompt_tokens
-        prompt = self._rendered(kind, references, level)
+        prompt = self._rendered(kind, references, level, beginning=start)
         while references and len(prompt.token_ids) > most:
             references = references[:-1]
-            prompt = self._rendered(kind, references, level)
+            prompt = self._rendered(kind, references, level, beginning=start)
         return references, prompt
 
     def _rendered(
-        self, kind: TaskKind, references: list[Task], level: float, program: str = ""
+        self, kind: TaskKind, references: list[Task], level: float, **given: str
     ) -> Prompt:
+        """The prompt, with the ``program`` or the ``beginning`` that is ``given``."""
         assert self.backend is not None
         count = self.config.proposer.induction_inputs
-        output = self.form.propose(kind, references, level, program=program, n_inputs=count)
+        output = self.form.propose(kind, references, level, n_inputs=count, **given)
         thinking = self.config.rollout.thinks
         return render(output, self.backend.tokenizer, thinking=thinking)
 
@@ -200,7 +229,8 @@ class TaskProposer:
         return templates.draw(TaskKind.DEDUCTION, level, draw, which=which).program
 
     def _draft(self, r: Round, asked: _Request, completion: Completion) -> Draft:
-        proposal = parse_proposal(completion.text, asked.kind, self.form, asked.program)
+        given = asked.program, asked.beginning
+        proposal = parse_proposal(completion.text, asked.kind, self.form, *given)
         lacking = CUT if completion.cut_before_answer else ""
         parents = tuple(task.id for task in asked.references)
         return Draft(proposal, asked.kind, asked.level, r.step, parents, lacking=lacking)

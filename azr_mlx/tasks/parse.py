@@ -98,17 +98,20 @@ class Proposal:
     message: str = ""
 
 
-def parse_proposal(text: str, kind: TaskKind, form: Form, program: str = "") -> Proposal | None:
+def parse_proposal(
+    text: str, kind: TaskKind, form: Form, program: str = "", beginning: str = ""
+) -> Proposal | None:
     """The proposal in a completion, or None if its form is not kept.
 
     For induction the model writes inputs and a message for ``program``, which the prompt showed.
+    A completion may go on from the ``beginning`` of a program, with which the prompt ended.
     """
     text = text[:MAX_TEXT]
     chat = _is_chat(form)
     try:
         if kind is TaskKind.INDUCTION:
             return _induction_proposal(text, chat, program)
-        return _chat_proposal(text) if chat else _completion_proposal(text)
+        return _chat_proposal(text) if chat else _completion_proposal(text, beginning)
     except RecursionError:
         return None
 
@@ -139,8 +142,8 @@ def _is_chat(form: Form) -> bool:
 # ---------------------------------------------------------------- completions
 
 
-def _completion_proposal(text: str) -> Proposal | None:
-    source = _with_opener("def f", text)
+def _completion_proposal(text: str, beginning: str) -> Proposal | None:
+    source = beginning + text if beginning else _with_opener("def f", text)
     found = re.search(r"^assert[ \t]+f[ \t]*\(", source, re.M)
     if found is None:
         return None

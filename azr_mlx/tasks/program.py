@@ -20,6 +20,7 @@ from azr_mlx.text import parsed
 
 MAX_SOURCE = 20_000  # longer programs are not parsed
 MOST_INLINED = 500  # nodes of a program whose temporary variables are written out
+RESULTS = ("t", "result", "value")  # what a value may be called that was returned
 RESERVED = 8  # one shape in so many is kept for held-out tasks
 
 # Names that a program may not use unless it binds them itself: I/O, other people's code, and what
@@ -57,6 +58,32 @@ def parse_source(source: str) -> ast.Module | None:
     if len(source) > MAX_SOURCE:
         return None
     return parsed(source)
+
+
+def beginning(source: str) -> str | None:
+    """The program up to where ``f`` returns, for somebody to go on from there: what it would return
+    has a name instead. None unless ``f`` ends the program, and its only ``return`` ends ``f``."""
+    tree = parse_source(source)
+    function = None if tree is None else entry(tree)
+    if tree is None or function is None or tree.body[-1] is not function:
+        return None
+    last = function.body[-1]
+    returns = [node for node in ast.walk(function) if isinstance(node, ast.Return)]
+    if not isinstance(last, ast.Return) or last.value is None or returns != [last]:
+        return None
+    # If f gave a value the name of a helper or a module that it uses, it would lose that.
+    nodes = list(ast.walk(function))
+    used = {n.id for n in nodes if isinstance(n, ast.Name) and not _is_stored(n)}
+    outside = used - _bound_names(nodes)
+    free = [name for name in RESULTS if name not in outside]
+    if not free:
+        return None
+    if isinstance(last.value, ast.Name) and len(function.body) > 1:
+        function.body.pop()  # it has a name already
+    else:
+        result = ast.Name(free[0], ast.Store())
+        function.body[-1] = ast.Assign([result], last.value, lineno=last.lineno)
+    return unparse(tree)
 
 
 def unparse(node: ast.AST) -> str | None:

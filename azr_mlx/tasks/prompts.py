@@ -18,7 +18,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from azr_mlx.text import NOT_PYTHON
 from azr_mlx.types import Prompt, Role, Task, TaskKind
 
 STYLES = ("completion", "chat")
+WRITTEN = (TaskKind.DEDUCTION, TaskKind.ABDUCTION)  # of which a proposal is a whole program
 
 
 class PromptTokenizer(Protocol):
@@ -50,6 +51,7 @@ class Recipe:
     """The parts that one kind of prompt is put together from."""
 
     ask: str
+    extend: str = ""
     shot: str = ""
     pair: str = ""
     intro: str = ""
@@ -113,16 +115,21 @@ class PromptForm:
         *,
         program: str = "",
         n_inputs: int = 10,
+        beginning: str = "",
     ) -> FormOutput:
         """A request for a new task of about ``difficulty``, with references to differ from.
 
         Induction needs ``program``, for which the model writes ``n_inputs`` inputs and a message.
+        With a ``beginning``, the new program is to go on from there.
         """
         if kind is TaskKind.INDUCTION and not program:
             raise ValueError("an induction proposal needs a program to write inputs for")
         recipe = self._recipe(Role.PROPOSE, kind, "")
         known = [_task_fields(task, recipe, n_inputs) for task in references]
         ask = {"program": program.rstrip("\n"), "n": str(n_inputs), "difficulty": difficulty}
+        if beginning:
+            recipe = replace(recipe, ask=recipe.extend)
+            ask["beginning"] = beginning
         return self._fill(recipe, known, ask, "", n_inputs)
 
     def solve(self, task: Task, strategy: str = "direct") -> FormOutput:
@@ -149,6 +156,10 @@ class PromptForm:
                 "like is not fixed"
             )
         return whole.removeprefix(asked) + "\n\n"
+
+    def extends(self, kind: TaskKind) -> bool:
+        """Whether a program can be asked for that goes on from the beginning of another."""
+        return bool(self._recipe(Role.PROPOSE, kind, "").extend)
 
     def _recipe(self, role: Role, kind: TaskKind, strategy: str) -> Recipe:
         found = self.recipes.get((role, kind, strategy))
@@ -305,6 +316,11 @@ def form_for_training(config: Config, tokenizer: PromptTokenizer) -> PromptForm:
         chat.check_thinking(tokenizer, "rollout.thinking: on", "give rollout.thinking=off")
     if form.style == "chat":
         chat.try_template(tokenizer)
+    if config.proposer.extended and not all(map(form.extends, WRITTEN)):
+        raise UsageError(
+            f"proposer.extended: {config.proposer.extended}: prompt form {form.name!r} has no "
+            "`extend` to ask with for deduction and abduction; add it, or give proposer.extended=0"
+        )
     for kind in map(TaskKind, config.task_types):
         lacking = [s for s in config.solver.strategies if s not in form.strategies(kind)]
         if lacking:
@@ -330,7 +346,7 @@ def _form(row: Mapping[str, Any]) -> PromptForm:
 
 def _recipe(row: Mapping[str, Any]) -> Recipe:
     """One recipe; ``work`` of the strategy at hand is a list, one line of work per shot."""
-    unknown = set(row) - {"ask", "shot", "pair", "intro", "stop", "shots", "work"}
+    unknown = set(row) - {"ask", "extend", "shot", "pair", "intro", "stop", "shots", "work"}
     if unknown:
         raise ValueError(f"unknown keys in a recipe: {', '.join(sorted(unknown))}")
     shots, work = row.get("shots", []), row.get("work", [])
@@ -339,6 +355,7 @@ def _recipe(row: Mapping[str, Any]) -> Recipe:
     joined = tuple({**shot, "work": work[i] if work else ""} for i, shot in enumerate(shots))
     return Recipe(
         ask=row["ask"],
+        extend=row.get("extend", ""),
         shot=row.get("shot", ""),
         pair=row.get("pair", ""),
         intro=row.get("intro", ""),

@@ -33,6 +33,7 @@ AS_IT_WAS = {
     "proposer.loss_share": 0.0,
     "proposer.guessing": "counted",
     "proposer.reference_choice": "difficulty",
+    "proposer.extended": 0.0,
     "proposer.hardest_template": 0.9,
     "proposer.levels": "asked",
     "proposer.duplicate_cost": 1.0,

@@ -102,7 +102,8 @@ class Planner:
     def prompts(self, c: Config) -> tuple[int, int]:
         """The most tokens of the prompts of each of ``calls``. Tasks that a prompt refers to may be
         as long as a model writes them: ``rollout.max_prompt_tokens`` alone bounds them."""
-        most = c.rollout.max_prompt_tokens if c.proposer.references else 0
+        shown = c.proposer.references or c.proposer.extended
+        most = c.rollout.max_prompt_tokens if shown else 0
         return max(most, self.proposal_tokens), self.prompt_tokens
 
     def generated(self, c: Config) -> list[tuple[int, int, int]]:
