@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from azr_mlx.models import cache
@@ -109,7 +110,7 @@ def _choose(setting: str) -> BlasInfo:
     for name, load in _candidates(setting):
         try:
             path = load()
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, subprocess.SubprocessError, PackageNotFoundError) as error:
             failures.append(f"{name}: {next(iter(str(error).splitlines()), type(error).__name__)}")
         else:
             return BlasInfo(name, path, f"loaded {path}", True)
@@ -197,9 +198,10 @@ def _wheel_library() -> Path | None:
 
 
 def _renamed(library: Path) -> Path:
-    """The cached copy of the wheel's library with plain names, made at the first call."""
-    stat = library.stat()
-    identity = f"{stat.st_size}:{stat.st_mtime_ns}:{_PREFIX}:{' '.join(SYMBOLS)}"
+    """The cached copy of the wheel's library with plain names, made at the first call. All
+    environments with the same version of the wheel share it."""
+    release = version("scipy-openblas32")
+    identity = f"{release}:{library.stat().st_size}:{_PREFIX}:{' '.join(SYMBOLS)}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     target = cache.folder() / f"libopenblas-{digest}.so"
     if not target.exists():

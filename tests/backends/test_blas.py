@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,20 @@ def test_the_renamed_copy_is_made_once(tmp_path: Path) -> None:
     run(AZR_MLX_BLAS="", AZR_MLX_CACHE=str(tmp_path))
     assert sorted(tmp_path.iterdir()) == made
     assert made[0].stat().st_mtime_ns == stamp
+
+
+@linux_only
+def test_environments_with_the_same_wheel_share_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = blas._wheel_library()
+    if library is None:
+        pytest.skip("scipy-openblas32 is not installed")
+    monkeypatch.setenv("AZR_MLX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(blas, "_rename_symbols", lambda library, work: shutil.copy(library, work))
+    other = tmp_path / library.name  # as another environment has it, installed at another time
+    shutil.copy(library, other)
+    assert blas._renamed(library) == blas._renamed(other)
 
 
 @linux_only
