@@ -30,6 +30,7 @@ BEFORE = {
     "held_out.hardest": "0.0",
     "held_out.draws": "4",
     "solver.reward": "verdict",
+    "solver.buffer_choice": "uniform",
 }
 GONE = ("ppo", "micro_batch")  # it decided how an update is packed, and not what it does
 

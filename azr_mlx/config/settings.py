@@ -205,6 +205,8 @@ class Solver:
     wrong_reward: float = -0.5
     malformed_reward: float = -1.0
     buffer_tasks_per_step: Count = 0  # tasks from the buffer that are solved again
+    # which: any, or those from which there is most to learn by their solve rate p, p(1 - p)
+    buffer_choice: Annotated[str, OneOf("uniform", "learnable")] = "uniform"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Memory:
     def __init__(self, config: Config) -> None:
         c = config
         self.kinds = tuple(TaskKind(k) for k in c.task_types)
+        self.buffer_choice = c.solver.buffer_choice
         self.tasks = TaskBuffer(c.task_buffer_size)
         self.solutions = SolutionBuffer(c.distill.buffer_size, c.distill.max_age)
         self.curriculum = Curriculum(
@@ -42,9 +43,10 @@ class Memory:
         """``count`` tasks to solve again, spread over the kinds; ``without`` are ids to leave out,
         ``extra`` distinguishes several calls of a round."""
         draw, kinds = r.draw("replay", extra), len(self.kinds)
+        learnable = self.buffer_choice == "learnable"
         share = [count // kinds + ((i + r.step) % kinds < count % kinds) for i in range(kinds)]
         pools = [
-            self.tasks.sample(kind, n + len(without), draw)
+            self.tasks.sample(kind, n + len(without), draw, learnable)
             for kind, n in zip(self.kinds, share, strict=True)
         ]
         old = [[task for task in pool if task.id not in without] for pool in pools]

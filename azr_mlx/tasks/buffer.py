@@ -118,11 +118,22 @@ class TaskBuffer:
         chosen = rng.choice(len(entries), size=size, replace=False, p=weights / weights.sum())
         return [entries[int(i)].task for i in chosen]
 
-    def sample(self, kind: TaskKind, n: int, rng: np.random.Generator) -> list[Task]:
-        """Up to ``n`` distinct tasks, uniformly."""
-        tasks = self.tasks(kind)
-        chosen = rng.permutation(len(tasks))[: max(n, 0)]
-        return [tasks[int(i)] for i in chosen]
+    def sample(
+        self, kind: TaskKind, n: int, rng: np.random.Generator, learnable: bool = False
+    ) -> list[Task]:
+        """Up to ``n`` distinct tasks: uniformly, or by p(1 - p) of their solve rate p, which is how
+        much there is to learn from them (Rutherford et al., arXiv 2408.15099). p is estimated as
+        (successes + 1) / (attempts + 2), so what was tried little is likely to be tried again.
+        """
+        entries = list(self._entries[kind].values())
+        count = min(max(n, 0), len(entries))
+        if learnable and count:
+            p = np.array([(e.successes + 1) / (e.attempts + 2) for e in entries])
+            weights = p * (1 - p)
+            chosen = rng.choice(len(entries), count, replace=False, p=weights / weights.sum())
+        else:
+            chosen = rng.permutation(len(entries))[:count]
+        return [entries[int(i)].task for i in chosen]
 
     def programs(self) -> list[Task]:
         """Tasks to make induction tasks of: deduction's and abduction's, each program shape once,

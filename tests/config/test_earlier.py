@@ -41,6 +41,7 @@ AS_IT_WAS = {
     "held_out.hardest": 0.0,
     "held_out.draws": 4,
     "solver.reward": "verdict",
+    "solver.buffer_choice": "uniform",
 }
 
 

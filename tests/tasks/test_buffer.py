@@ -125,6 +125,26 @@ def test_sample_is_distinct_and_repeatable() -> None:
     assert len(buffer.sample(DEDUCTION, 40, np.random.default_rng(7))) == 10
 
 
+def test_learnable_tasks_are_those_that_are_sometimes_solved() -> None:
+    buffer = TaskBuffer(16)
+    solved = {_task(i).id: rate for i, rate in enumerate((0, 4, 8, None), 1)}
+    for i, wins in enumerate(solved.values(), 1):
+        buffer.add(_task(i))
+        if wins is not None:
+            buffer.record(_task(i).id, 8, wins)
+    rng = np.random.default_rng(0)
+    drawn = Counter(
+        solved[t.id] for _ in range(400) for t in buffer.sample(DEDUCTION, 1, rng, learnable=True)
+    )
+    # (successes + 1) / (attempts + 2) is 0.1, 0.5, 0.9, 0.5: weights of 9, 25, 9 and 25.
+    assert [round(drawn[wins] / 400 * 68) for wins in (0, 4, 8, None)] == pytest.approx(
+        [9, 25, 9, 25], abs=4
+    )
+    both = buffer.sample(DEDUCTION, 9, rng, learnable=True)
+    assert sorted(t.id for t in both) == sorted(solved)
+    assert TaskBuffer(4).sample(DEDUCTION, 2, rng, learnable=True) == []
+
+
 def test_induction_programs_come_from_the_other_two_and_are_unused() -> None:
     buffer = TaskBuffer(8)
     for kind, i in ((DEDUCTION, 1), (ABDUCTION, 1), (ABDUCTION, 2), (DEDUCTION, 3), (INDUCTION, 3)):
