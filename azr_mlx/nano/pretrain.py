@@ -6,7 +6,8 @@ Two parts: correct lessons, and then lessons of which a quarter are answered wit
 (``lessons``), so that the model knows better than it answers. Needs torch (the dev extra); on two
 CPU cores some 18,000 tokens are read a second: half an hour. Writes a Hugging Face folder that
 ``transformers`` and ``mlx_lm`` load, with ``training.json``: versions, loss over time. The first
-part alone is left in OUT-first, and ``--begin`` goes on from it.
+part alone is left in OUT-first, and ``--begin`` goes on from it. If it is cut off, the same command
+goes on from the last of the states that it keeps beside OUT, and makes the same weights.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -50,7 +52,11 @@ BATCH = 4096  # tokens
 POOL = 4096  # lessons that are sorted by length before they are batched
 PROMPT_WEIGHT = 0.1  # weight of a prompt's token in the loss; a token of an answer counts 1
 MUON_RATE, ADAM_RATE, WARMUP = 0.02, 3e-3, 100
+KEEP = 250  # batches after which the state is written
 
+DONE = "training.json"  # the last file of a complete folder
+
+Optimizers = list[tuple[Any, float]]  # each with its rate
 WeightedTokens = tuple[list[int], list[float]]  # tokens and their weights in the loss
 
 
@@ -71,20 +77,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--begin", type=Path, help="folder of the first part")
     options = parser.parse_args()
+    if (options.out / DONE).exists():
+        parser.error(f"{options.out} is complete; choose another folder")
     torch.manual_seed(options.seed)
-    first = options.begin
-    if first is None:
-        first = options.out.with_name(f"{options.out.name}-first")
+    first = options.begin or beside(options.out, "-first")
+    if not (first / DONE).exists():
+        if options.begin:
+            parser.error(f"--begin {first}: not a complete first part: it has no {DONE}")
         tokenizer = make_tokenizer(options.seed)
         model = make_model(tokenizer)
-        save(first, model, tokenizer, train(model, tokenizer, FIRST, options.seed))
+        log = train(model, tokenizer, FIRST, options.seed, beside(first, ".state"))
+        save(first, model, tokenizer, log)
     # From the file, whose weights are rounded: so it is the same with --begin and without.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(first)
     model = Qwen3ForCausalLM.from_pretrained(first, dtype=torch.float32)
-    log = train(model, tokenizer, SECOND, options.seed)
-    before = json.loads((first / "training.json").read_text())["log"]
+    log = train(model, tokenizer, SECOND, options.seed, beside(options.out, ".state"))
+    before = json.loads((first / DONE).read_text())["log"]
     save(options.out, model, tokenizer, [*before, *log])
     return 0
+
+
+def beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(folder.name + ending)
 
 
 def make_tokenizer(seed: int) -> PreTrainedTokenizerFast:
@@ -140,40 +154,91 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 # -- training --------------------------------------------------------------------------------------
 
 
+@dataclass
+class Progress:
+    """How far a part is: batches, their tokens, the losses of the last hundred, and the log."""
+
+    number: int = 0
+    read: int = 0
+    losses: list[float] = field(default_factory=list)
+    log: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, rows: list[WeightedTokens], loss: float, slips: float) -> None:
+        self.number += 1
+        self.read += sum(len(tokens) for tokens, _ in rows)
+        self.losses = [*self.losses[-99:], loss]
+        if self.number % 100 == 0:
+            mean = round(float(np.mean(self.losses)), 4)
+            self.log.append({"slips": slips, "tokens": self.read, "loss": mean})
+
+
 def train(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Stretch, seed: int
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    phase: Stretch,
+    seed: int,
+    state: Path,
 ) -> list[dict[str, float]]:
-    """A warm-up, and a cosine to a twentieth; the loss is that of the last hundred batches."""
+    """A warm-up, and a cosine to a twentieth. Returns the loss over time. The file ``state`` is
+    there until the part is complete, and if it is there at the start, the part goes on from it."""
     optimizers = make_optimizers(model)
-    read, began, log = 0, time.monotonic(), list[dict[str, float]]()
-    losses = list[float]()
-    for number, rows in enumerate(batches(tokenizer, phase, seed)):
-        done = read / phase.tokens
+    at = restored(state, model, optimizers)
+    began, before = time.monotonic(), at.read
+    for rows in islice(batches(tokenizer, phase, seed), at.number, None):
+        done = at.read / phase.tokens
         if done >= 1:
             break
-        factor = min(1.0, (number + 1) / WARMUP) * (
+        factor = min(1.0, (at.number + 1) / WARMUP) * (
             0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2
         )
-        for optimizer, rate in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-        loss, answer_loss = loss_of(model, rows)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, _ in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        read += sum(len(tokens) for tokens, _ in rows)
-        losses.append(answer_loss)
-        if number % 100 == 99:
-            mean = float(np.mean(losses[-100:]))
-            log.append({"slips": phase.slips, "tokens": read, "loss": round(mean, 4)})
-            speed = read / (time.monotonic() - began)
-            sys.stderr.write(f"{read / 1e6:.1f} M tokens, loss {mean:.4f}, {speed:.0f} tok/s\n")
-    return log
+        at.add(rows, step(model, optimizers, rows, factor), phase.slips)
+        if at.number % 100 == 0:
+            speed = (at.read - before) / (time.monotonic() - began)
+            loss = at.log[-1]["loss"]
+            sys.stderr.write(f"{at.read / 1e6:.1f} M tokens, loss {loss:.4f}, {speed:.0f} tok/s\n")
+        if at.number % KEEP == 0:
+            keep(state, model, optimizers, at)
+    state.unlink(missing_ok=True)
+    return at.log
 
 
-def make_optimizers(model: Qwen3ForCausalLM) -> list[tuple[Any, float]]:
+def step(
+    model: Qwen3ForCausalLM, optimizers: Optimizers, rows: list[WeightedTokens], factor: float
+) -> float:
+    """One step of the optimizers at ``factor`` times their rates; the mean loss of the answers."""
+    for optimizer, rate in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+    loss, answer_loss = loss_of(model, rows)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, _ in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return answer_loss
+
+
+def keep(state: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, at: Progress) -> None:
+    of_optimizers = [optimizer.state_dict() for optimizer, _ in optimizers]
+    made = state.with_suffix(".new")
+    torch.save(
+        {"model": model.state_dict(), "optimizers": of_optimizers, "progress": asdict(at)}, made
+    )
+    made.replace(state)
+
+
+def restored(state: Path, model: Qwen3ForCausalLM, optimizers: Optimizers) -> Progress:
+    """How far a part had come, with the weights and the optimizers as they were then."""
+    if not state.exists():
+        return Progress()
+    found = torch.load(state, weights_only=True)
+    model.load_state_dict(found["model"])
+    for (optimizer, _), held in zip(optimizers, found["optimizers"], strict=True):
+        optimizer.load_state_dict(held)
+    return Progress(**found["progress"])
+
+
+def make_optimizers(model: Qwen3ForCausalLM) -> Optimizers:
     """Muon for the layers' matrices, which halves the tokens that Adam needs here; Adam for the
     rest."""
     named = list(model.named_parameters())
@@ -254,7 +319,7 @@ def save(
     made = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
     count = sum(p.numel() for p in model.parameters())
     row = {"versions": made, "parameters": count, "threads": torch.get_num_threads(), "log": log}
-    (path / "training.json").write_text(json.dumps(row, indent=1) + "\n")
+    (path / DONE).write_text(json.dumps(row, indent=1) + "\n")
 
 
 if __name__ == "__main__":

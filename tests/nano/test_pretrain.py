@@ -1,0 +1,68 @@
+"""Nano's pre-training: what is cut off goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from azr_mlx.nano import pretrain  # noqa: E402
+
+pytestmark = pytest.mark.backend
+
+FOLDER = Path(pretrain.__file__).parent / "model"
+PART = pretrain.Stretch(0, 4_000, 0.25)  # eight batches
+
+
+class CutOff(Exception):
+    """Stands for the end of the process."""
+
+
+def weights(state: Path, seed: int = 0) -> dict[str, Any]:
+    """The weights after a part that was trained from nothing, or from ``state``."""
+    tokenizer = pretrain.PreTrainedTokenizerFast.from_pretrained(FOLDER)
+    torch.manual_seed(seed)
+    model = pretrain.make_model(tokenizer)
+    pretrain.train(model, tokenizer, PART, 0, state)
+    return model.state_dict()
+
+
+def test_a_part_that_was_cut_off_makes_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("BATCH", 512), ("POOL", 128), ("KEEP", 2)):
+        monkeypatch.setattr(pretrain, name, value)
+    whole = weights(tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+
+    step, taken = pretrain.step, list[float]()
+
+    def cut(*given: Any) -> float:
+        if len(taken) == 5:
+            raise CutOff
+        taken.append(0.0)
+        return step(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "step", cut)
+        with pytest.raises(CutOff):
+            weights(tmp_path / "state")
+    assert (tmp_path / "state").exists()
+    again = weights(tmp_path / "state", seed=1)  # other weights, which the state replaces
+    assert not (tmp_path / "state").exists()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_complete_folder_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["pretrain", str(FOLDER)])
+    with pytest.raises(SystemExit):
+        pretrain.main()
+    assert "is complete; choose another folder" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["pretrain", str(tmp_path / "out"), "--begin", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        pretrain.main()
+    assert f"--begin {tmp_path}: not a complete first part" in capsys.readouterr().err
