@@ -23,7 +23,7 @@ from azr_mlx.sandbox import Sandbox
 from azr_mlx.selfplay.answering import Answering, Asked, Judged
 from azr_mlx.types import Prompt
 
-ROWS = 256  # samples that are asked for together
+ROWS = 1024  # samples that are asked for together: at the end of each such set few rows are decoded
 
 
 @dataclass(frozen=True, slots=True)
