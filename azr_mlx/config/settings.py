@@ -159,8 +159,7 @@ class Proposer:
     # near which they are drawn: difficulty (1 - solve rate near the level) or the solve rate that
     # is aimed at
     reference_choice: Annotated[str, OneOf("difficulty", "solve_rate")] = "difficulty"
-    # share of the model's programs that go on from a known one, drawn as a reference is: longer by
-    # a step, and so a step harder than what the solver has met
+    # share of the model's programs that go on from a known one, drawn as a reference is
     extended: Fraction = 0.0
     # N; half are shown to the solver, and the hidden half needs two outputs that differ
     induction_inputs: Annotated[int, Between(4)] = 10

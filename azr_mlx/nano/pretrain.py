@@ -81,17 +81,20 @@ def main() -> int:
         parser.error(f"{options.out} is complete; choose another folder")
     torch.manual_seed(options.seed)
     first = options.begin or beside(options.out, "-first")
+    kept = f".state-{options.seed}"  # what another seed has begun is left alone
     if not (first / DONE).exists():
         if options.begin:
             parser.error(f"--begin {first}: not a complete first part: it has no {DONE}")
         tokenizer = make_tokenizer(options.seed)
         model = make_model(tokenizer)
-        log = train(model, tokenizer, FIRST, options.seed, beside(first, ".state"))
+        log = train(model, tokenizer, FIRST, options.seed, beside(first, kept))
         save(first, model, tokenizer, log)
+    elif not options.begin:
+        sys.stderr.write(f"{first} is complete: going on from it, whatever its seed was\n")
     # From the file, whose weights are rounded: so it is the same with --begin and without.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(first)
     model = Qwen3ForCausalLM.from_pretrained(first, dtype=torch.float32)
-    log = train(model, tokenizer, SECOND, options.seed, beside(options.out, ".state"))
+    log = train(model, tokenizer, SECOND, options.seed, beside(options.out, kept))
     before = json.loads((first / DONE).read_text())["log"]
     save(options.out, model, tokenizer, [*before, *log])
     return 0
@@ -220,7 +223,7 @@ def step(
 
 def keep(state: Path, model: Qwen3ForCausalLM, optimizers: Optimizers, at: Progress) -> None:
     of_optimizers = [optimizer.state_dict() for optimizer, _ in optimizers]
-    made = state.with_suffix(".new")
+    made = beside(state, ".new")
     torch.save(
         {"model": model.state_dict(), "optimizers": of_optimizers, "progress": asdict(at)}, made
     )

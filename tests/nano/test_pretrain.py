@@ -55,6 +55,24 @@ def test_a_part_that_was_cut_off_makes_the_same_weights(
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+def test_a_seed_goes_on_from_its_own_state_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = list[Path]()
+
+    def cut(*given: Any) -> None:
+        found.append(given[-1])
+        raise CutOff
+
+    monkeypatch.setattr(pretrain, "train", cut)
+    monkeypatch.setattr(pretrain, "sample", lambda seed, count: [[("def f", True)]])
+    for seed in ("0", "1"):
+        monkeypatch.setattr("sys.argv", ["pretrain", str(tmp_path / "out"), "--seed", seed])
+        with pytest.raises(CutOff):
+            pretrain.main()
+    assert len(set(found)) == 2
+
+
 def test_a_complete_folder_is_not_written_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -344,6 +344,21 @@ def test_a_task_that_is_being_solved_is_not_replayed_with_it(sandbox):
     assert again and again.isdisjoint(new)
 
 
+def test_what_is_replayed_follows_buffer_choice(sandbox):
+    shares = {}
+    for choice in ("uniform", "learnable"):
+        solver = replace(CONFIG.solver, buffer_choice=choice)
+        config = replace(CONFIG, solver=solver, task_types=("deduction",))
+        memory = play(sandbox, lambda p, n: "", config)[0].memory
+        tasks = memory.tasks.tasks(TaskKind.DEDUCTION)
+        for task in tasks[1:]:
+            memory.tasks.record(task.id, 100, 100)
+        drawn = [memory.replay(Round(0, step), 1)[0].id for step in range(60)]
+        shares[choice] = drawn.count(tasks[0].id) / len(drawn), 1 / len(tasks)
+    (uniform, fair), (learnable, _) = shares["uniform"], shares["learnable"]
+    assert uniform < fair + 0.2 and learnable > 0.6, shares
+
+
 def test_a_solution_that_was_cut_off_is_not_learned_from_again(sandbox):
     """It may be right so far, but its end was never drawn."""
     task = Task.create(TaskKind.DEDUCTION, "def f(x):\n    return x\n", ("(1,)",), ("1",))

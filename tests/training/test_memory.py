@@ -384,6 +384,8 @@ def test_prompts_are_planned_as_long_as_they_may_be():
     assert p.prompts(c) == (c.rollout.max_prompt_tokens, solved) and alone < 550 < solved
     none = replace(c, proposer=replace(c.proposer, references=0))
     assert p.prompts(none) == (alone, solved)
+    begun = replace(c, proposer=replace(c.proposer, references=0, extended=0.5))
+    assert p.prompts(begun) == p.prompts(c)  # the program that is gone on from is as long as any
     easy = replace(c, initial_difficulty=0.1, final_difficulty=0.1)
     assert prompts.planned_prompts(easy)[0] < solved
     short = replace(c, rollout=replace(c.rollout, max_prompt_tokens=768))
