@@ -4,6 +4,7 @@
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --arm shuffled max_steps=30
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --code
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --ship results/NAME
+    python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --adapters results/NAME
 
 Trains, solves CRUXEval as self-play asks it with the adapters and without (deduction from -O,
 abduction from -I: eight drawn answers, a greedy one, and the probability of the right one), and
@@ -13,6 +14,8 @@ same command again goes on where the last one stopped, exactly. ``FOLDER`` holds
 Arms: "main"; the controls "shuffled" (the rewards of a step go to other rollouts of the same role)
 and "templates" (tasks from templates alone, as many as "main" has of both). Arms share the base's
 answers. With ``--code`` HumanEval and MBPP (sanitized), greedy, whole, are compared as well.
+``--adapters`` measures a folder that was shipped, without a run; ``--ship`` with the same folder
+writes what was measured into it.
 """
 
 from __future__ import annotations
@@ -75,16 +78,19 @@ def main() -> int:
     parser.add_argument("--limit", default="400", help="the first items of each benchmark")
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--code", action="store_true", help="also HumanEval and MBPP")
+    parser.add_argument("--adapters", type=Path, help="measure these and train nothing")
     parser.add_argument("--ship", type=Path, help="a new folder for what is worth keeping of it")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args()
     options.out = options.out.resolve()
     options.name = options.name or options.arm
-    if options.ship and (options.train_only or options.ship.exists()):
+    known = options.adapters and options.adapters.resolve()
+    options.adapters = known or run_of(options)
+    if options.ship and (options.train_only or (options.ship.exists() and not known)):
         parser.error(
             f"--ship {options.ship}: needs measurements, and a folder that is not there yet"
         )
-    if code := train(options):
+    if not known and (code := train(options)):
         return code
     if options.train_only:
         return 0
@@ -163,9 +169,9 @@ def code_benchmarks(options: Namespace) -> dict[str, Any]:
 
 
 def evaluated(options: Namespace, words: list[str], name: str) -> dict[str, Any]:
-    adapters = ["--adapter-path", str(run_of(options)), "--compare", "base", "--json"]
-    backend = ["--backend", options.backend]
-    done = run(options, ["-m", "azr_mlx", "eval", *words, *adapters, *backend], capture=True)
+    model = ["--model", options.model, "--adapter-path", str(options.adapters)]
+    how = ["--compare", "base", "--json", "--backend", options.backend]
+    done = run(options, ["-m", "azr_mlx", "eval", *words, *model, *how], capture=True)
     if done.returncode:
         raise SystemExit(done.returncode)
     kept(options, name).write_text(done.stdout)
@@ -229,16 +235,14 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     from azr_mlx.evaluation import benchmarks, statistics
     from azr_mlx.evaluation.likelihood import right_answers
     from azr_mlx.evaluation.model import open_model
-    from azr_mlx.models.adapters import base_of
     from azr_mlx.run_folder import ADAPTER_WEIGHTS, adapter_folder, sha256
     from azr_mlx.tasks.prompts import load_form
 
-    adapters = adapter_folder(run_of(options))
+    adapters = adapter_folder(options.adapters)
     file = kept(options, f"right-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}")
     if not file.exists():
         blas.enable()
-        model = base_of(adapters) or options.model
-        backend, _ = open_model(model, adapters, quantization_for(adapters), options.backend)
+        backend, _ = open_model(options.model, adapters, quantization_for(adapters), options.backend)
         problems = benchmarks.load("cruxeval-o", options.data).problems
         tasks = [problem.task for problem in problems if problem.task is not None]
         tasks = tasks[: int(options.limit)]
@@ -270,10 +274,11 @@ def ship(options: Namespace, row: dict[str, Any]) -> int:
     from azr_mlx.private import shortened
 
     folder = options.ship.resolve()
-    given = ["--to", f"azr-mlx/{folder.name}", "--dry-run", "--out", str(folder)]
-    words = ["-m", "azr_mlx", "push", str(run_of(options)), *given]
-    if code := run(options, words, capture=True).returncode:  # stdout is the row's
-        return code
+    if not folder.exists():
+        given = ["--to", f"azr-mlx/{folder.name}", "--dry-run", "--out", str(folder)]
+        words = ["-m", "azr_mlx", "push", str(run_of(options)), *given]
+        if code := run(options, words, capture=True).returncode:  # stdout is the row's
+            return code
     measured = {name: json.loads(kept(options, name).read_text()) for name in WAYS}
     for name, found in {**measured, "gains": row}.items():
         (folder / f"{name}.json").write_text(json.dumps(shortened(found), indent=1) + "\n")
