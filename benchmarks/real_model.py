@@ -242,7 +242,9 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     file = kept(options, f"right-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}")
     if not file.exists():
         blas.enable()
-        backend, _ = open_model(options.model, adapters, quantization_for(adapters), options.backend)
+        backend, _ = open_model(
+            options.model, adapters, quantization_for(adapters), options.backend
+        )
         problems = benchmarks.load("cruxeval-o", options.data).problems
         tasks = [problem.task for problem in problems if problem.task is not None]
         tasks = tasks[: int(options.limit)]
