@@ -14,8 +14,8 @@ same command again goes on where the last one stopped, exactly. ``FOLDER`` holds
 Arms: "main"; the controls "shuffled" (the rewards of a step go to other rollouts of the same role)
 and "templates" (tasks from templates alone, as many as "main" has of both). Arms share the base's
 answers. With ``--code`` HumanEval and MBPP (sanitized), greedy, whole, are compared as well.
-``--adapters`` measures a folder that was shipped, without a run; ``--ship`` with the same folder
-writes what was measured into it.
+``--adapters`` measures a folder that was shipped, without a run. ``--ship`` with such a folder, or
+of a control with the folder of "main", adds what was measured to it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def main() -> int:
     options.name = options.name or options.arm
     known = options.adapters and options.adapters.resolve()
     options.adapters = known or run_of(options)
-    if options.ship and (options.train_only or (options.ship.exists() and not known)):
+    new = not known and options.arm == "main"
+    if options.ship and (options.train_only or (new and options.ship.exists())):
         parser.error(
             f"--ship {options.ship}: needs measurements, and a folder that is not there yet"
         )
@@ -281,9 +282,11 @@ def ship(options: Namespace, row: dict[str, Any]) -> int:
         words = ["-m", "azr_mlx", "push", str(run_of(options)), *given]
         if code := run(options, words, capture=True).returncode:  # stdout is the row's
             return code
-    measured = {name: json.loads(kept(options, name).read_text()) for name in WAYS}
+    ways = [*WAYS, *(["code"] if options.code else [])]
+    measured = {name: json.loads(kept(options, name).read_text()) for name in ways}
+    arm = "" if options.arm == "main" else f"{options.arm}-"
     for name, found in {**measured, "gains": row}.items():
-        (folder / f"{name}.json").write_text(json.dumps(shortened(found), indent=1) + "\n")
+        (folder / f"{arm}{name}.json").write_text(json.dumps(shortened(found), indent=1) + "\n")
     return 0
 
 

@@ -1,0 +1,93 @@
+"""The real model: what is made of the reports of ``azr-mlx eval``, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from tests.conftest import ROOT, benchmark_script
+
+pytestmark = pytest.mark.pure
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with benchmark_script("real_model") as script:
+        yield script
+
+
+def compared(benchmark, before, after, gap, p_value=None):
+    """A report's result and its comparison, of pass@1."""
+    result = {"pass_at": {"1": {"value": after}}}
+    comparison = {
+        "benchmark": benchmark,
+        "base": {"pass_at": {"1": {"value": before}}},
+        "differences": {"pass@1": dict(zip(("value", "low", "high"), gap, strict=True))},
+        "p_value": p_value,
+        "gained": ["a", "b"],
+        "lost": ["c"],
+    }
+    return result, comparison
+
+
+def report(*parts):
+    results, comparisons = zip(*(compared(*part) for part in parts), strict=True)
+    return {"results": results, "comparisons": comparisons}
+
+
+def test_gains_pair_each_benchmark_with_its_own_base(bench):
+    found = bench.gains(
+        report(
+            ("cruxeval-o", 0.2, 0.3, (0.1, 0.04, 0.16), 0.5),
+            ("cruxeval-i", 0.4, 0.4, (0.0, -0.08, 0.08)),
+        )
+    )
+    assert found["cruxeval-o pass@1"] == {
+        "before": 0.2, "after": 0.3, "value": 0.1, "low": 0.04, "high": 0.16,
+    }  # fmt: skip
+    assert found["cruxeval-o McNemar"] == {"gained": 2, "lost": 1, "p_value": 0.5}
+    assert "cruxeval-i McNemar" not in found
+    # The half-widths 0.06 and 0.08 add in quadrature to 0.1, and a mean of two halves them.
+    mean = found["mean pass@1"]
+    assert mean["value"] == pytest.approx(0.05)
+    assert (mean["low"], mean["high"]) == pytest.approx((0.0, 0.1))
+
+
+def options(tmp_path, **given):
+    folder = tmp_path / "shipped"
+    folder.mkdir()
+    (tmp_path / "named-code.json").write_text('{"at": "code"}')
+    for way in ("sampled", "greedy"):
+        (tmp_path / f"named-{way}.json").write_text(json.dumps({"at": "/home/somebody/x"}))
+    given = {"arm": "main", "code": False, **given}
+    return Namespace(out=tmp_path, name="named", ship=folder, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "files"),
+    [
+        ({}, ["gains.json", "greedy.json", "sampled.json"]),
+        ({"code": True}, ["code.json", "gains.json", "greedy.json", "sampled.json"]),
+        ({"arm": "shuffled"}, [f"shuffled-{n}.json" for n in ("gains", "greedy", "sampled")]),
+    ],
+)
+def test_what_was_measured_is_added_to_a_shipped_folder(bench, tmp_path, given, files):
+    asked = options(tmp_path, **given)
+    assert bench.ship(asked, {"arm": asked.arm}) == 0
+    assert sorted(p.name for p in asked.ship.iterdir()) == files
+    for file in asked.ship.iterdir():
+        assert "somebody" not in file.read_text()
+
+
+def test_a_run_is_not_shipped_over_an_older_one(tmp_path):
+    script = ROOT / "benchmarks" / "real_model.py"
+    words = ["--model", "m", "--data", str(tmp_path), "--ship", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "out"), *words], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--ship" in done.stderr and not (tmp_path / "out").exists()
