@@ -2,6 +2,7 @@
 and the first screen of the run's report.
 
     python docs/pictures.py runs/NAME     # writes docs/pictures/; needs Chromium for the report
+    python docs/pictures.py report.html   # the beginning of any report, as curves.png beside it
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ PICTURES = Path(__file__).parent / "pictures"
 AT = 90  # the step at which the live view is shown: its tasks are still in the last checkpoint
 COLUMNS, LINES = 84, 24
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SCREEN = "1280,1240"
+SCREEN = 1280, 1240
+CURVES = 1200, 1525  # as far as the curves of rewards and of answers that are right
 # The font that rich names would be fetched from a server.
 FETCHED = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 def main() -> int:
     run = Path(sys.argv[1])
+    if run.suffix == ".html":
+        screenshot(run, run.with_name("curves.png"), CURVES)
+        return 0
     PICTURES.mkdir(exist_ok=True)
     (PICTURES / "live-view.svg").write_text(live_view(run), encoding="utf-8")
-    screenshot(report.write(report.read(run)), PICTURES / "report.png")
+    screenshot(report.write(report.read(run)), PICTURES / "report.png", SCREEN)
     return 0
 
 
@@ -82,12 +87,13 @@ def shown(experiences: Sequence[Experience], tasks: dict[str, Task]) -> ShownPro
     )
 
 
-def screenshot(page: Path, out: Path) -> None:
+def screenshot(page: Path, out: Path, size: tuple[int, int]) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise SystemExit(f"none of {', '.join(BROWSERS)} is on the PATH; install one")
     command = [browser, "--headless=new", "--no-sandbox", "--hide-scrollbars", "--disable-gpu"]
-    command += [f"--screenshot={out.resolve()}", f"--window-size={SCREEN}", page.resolve().as_uri()]
+    command += [f"--screenshot={out.resolve()}", f"--window-size={size[0]},{size[1]}"]
+    command += [page.resolve().as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
