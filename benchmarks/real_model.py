@@ -30,29 +30,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = "qwen2.5-coder-0.5b"
 BENCHMARKS = ("cruxeval-o", "cruxeval-i")
-SETTINGS = (
-    "learning_rate=2e-4",
-    "warmup_steps=4",
-    "lr_scheduler_type=linear",
-    "max_steps=70",
-    "kl_penalty=none",
-    "ppo.loss_aggregation=sequence_mean",
-    "batch_size=6",
-    "proposer.templates_per_step=6",
-    "solver.buffer_tasks_per_step=4",
-    "difficulty_schedule=linear",
-    "initial_difficulty=0.1",
-    "final_difficulty=0.3",
-    "rollout.max_prompt_tokens=768",
-    "rollout.max_propose_tokens=80",
-    "rollout.max_solve_tokens=40",
-    "rollout.max_batch=128",
-    "ppo.micro_batch_tokens=1024",
-    "lora.rank=2",
-    "lora.scale=4",
-    "checkpoint_interval=5",
-)
 ARMS = {
     "main": (),
     "shuffled": (),
@@ -117,13 +96,14 @@ def train(options: Namespace) -> int:
     """Start the run, or go on with it; the exit code of the command."""
     from azr_mlx.run_folder import checkpoints
 
-    given = [*SETTINGS, *ARMS[options.arm], *options.settings]
+    given = [*ARMS[options.arm], *options.settings]
     if run_of(options).is_dir() and not checkpoints(run_of(options)):
         shutil.rmtree(run_of(options))  # it was cut off before it began
     if run_of(options).is_dir():
-        words = ["--resume", str(run_of(options)), f"max_steps={value(given, 'max_steps')}"]
+        longer = [word for word in given if word.startswith("max_steps=")]
+        words = ["--resume", str(run_of(options)), *longer]
     else:
-        words = ["-c", "qwen2.5-coder-0.5b", f"model_id={options.model}", *given]
+        words = ["-c", CONFIG, f"model_id={options.model}", *given]
         words += [f"backend={options.backend}", f"run_name={options.name}"]
         words += [f"output_dir={options.out / 'runs'}"]
     program = [__file__, "--shuffled"] if options.arm == "shuffled" else ["-m", "azr_mlx"]
@@ -132,11 +112,6 @@ def train(options: Namespace) -> int:
 
 def run_of(options: Namespace) -> Path:
     return options.out / "runs" / options.name
-
-
-def value(given: list[str], key: str) -> str:
-    """The value of the last override of a key."""
-    return next(one.partition("=")[2] for one in reversed(given) if one.startswith(f"{key}="))
 
 
 def shuffled(words: list[str]) -> int:
