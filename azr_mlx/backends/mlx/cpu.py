@@ -121,8 +121,8 @@ def attention(
     apart = (batch, shared, heads // shared, length, keys.shape[2])
     seen = _seen(mask, length, keys.shape[2], shared)
 
-    # Passes over the scores, [B, K, H / K * N, S], are what takes the time: nothing is divided by the
-    # rows' sums or summed up there that can be among the results, [B, K, H / K * N, d].
+    # Passes over the scores, [B, K, H / K * N, S], are what takes the time: nothing is divided by
+    # the rows' sums or summed up there that can be among the results, [B, K, H / K * N, d].
     def forward(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         scores = (q * scale) @ k.swapaxes(-1, -2)
         if seen is not None:
