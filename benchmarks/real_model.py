@@ -175,7 +175,8 @@ def run(
 
 def gains(report: dict[str, Any]) -> dict[str, Any]:
     """Of each figure: before, after, and the paired difference with its interval; "mean" is that of
-    the benchmarks, whose intervals are independent."""
+    the benchmarks, whose intervals are independent. "unread" is the share of answers that could not
+    be read, "right if read" the share of the others that are right."""
     found: dict[str, Any] = {}
     for one, after in zip(report["comparisons"], report["results"], strict=True):
         before, name = one["base"], one["benchmark"]
@@ -186,6 +187,12 @@ def gains(report: dict[str, Any]) -> dict[str, Any]:
                 "after": after["pass_at"][k]["value"],
                 **gap,
             }
+        both = {"before": before["statuses"], "after": after["statuses"]}
+        for when, of in both.items():
+            total, unread = sum(of.values()), of.get("format", 0)
+            right = of.get("pass", 0) / max(total - unread, 1)
+            found.setdefault(f"{name} unread", {})[when] = unread / total
+            found.setdefault(f"{name} right if read", {})[when] = right
         if one["p_value"] is not None:
             counts = {"gained": len(one["gained"]), "lost": len(one["lost"])}
             found[f"{name} McNemar"] = {**counts, "p_value": one["p_value"]}
@@ -271,14 +278,14 @@ def table(row: dict[str, Any]) -> list[str]:
         if not isinstance(found, dict):
             continue
         for name, v in {"": found}.items() if "value" in found else found.items():
-            if "value" in v:
-                lines.append(
-                    f"{way:<12} {name:<18} {100 * v['before']:5.1f} -> {100 * v['after']:5.1f}  "
-                    f"{100 * v['value']:+.1f} ({100 * v['low']:+.1f} to {100 * v['high']:+.1f})"
-                )
+            if "p_value" in v:
+                text = f"{v['gained']} gained, {v['lost']} lost, p = {v['p_value']:.2g}"
             else:
-                counts = f"{v['gained']} gained, {v['lost']} lost, p = {v['p_value']:.2g}"
-                lines.append(f"{way:<12} {name:<18} {counts}")
+                text = f"{100 * v['before']:5.1f} -> {100 * v['after']:5.1f}"
+            if "value" in v:
+                bounds = f"({100 * v['low']:+.1f} to {100 * v['high']:+.1f})"
+                text += f"  {100 * v['value']:+.1f} {bounds}"
+            lines.append(f"{way:<12} {name:<24} {text}")
     return lines
 
 

@@ -22,10 +22,13 @@ def bench():
 
 def compared(benchmark, before, after, gap, p_value=None):
     """A report's result and its comparison, of pass@1."""
-    result = {"pass_at": {"1": {"value": after}}}
+    result = {"pass_at": {"1": {"value": after}}, "statuses": {"pass": 3, "fail": 7}}
     comparison = {
         "benchmark": benchmark,
-        "base": {"pass_at": {"1": {"value": before}}},
+        "base": {
+            "pass_at": {"1": {"value": before}},
+            "statuses": {"pass": 2, "fail": 3, "format": 5},
+        },
         "differences": {"pass@1": dict(zip(("value", "low", "high"), gap, strict=True))},
         "p_value": p_value,
         "gained": ["a", "b"],
@@ -51,6 +54,10 @@ def test_gains_pair_each_benchmark_with_its_own_base(bench):
     }  # fmt: skip
     assert found["cruxeval-o McNemar"] == {"gained": 2, "lost": 1, "p_value": 0.5}
     assert "cruxeval-i McNemar" not in found
+    assert found["cruxeval-o unread"] == {"before": 0.5, "after": 0.0}
+    assert found["cruxeval-o right if read"] == pytest.approx({"before": 0.4, "after": 0.3})
+    lines = bench.table({"arm": "main", "sampled": found})
+    assert len(lines) == len(found) and "20.0 ->  30.0  +10.0 (+4.0 to +16.0)" in lines[0]
     # The half-widths 0.06 and 0.08 add in quadrature to 0.1, and a mean of two halves them.
     mean = found["mean pass@1"]
     assert mean["value"] == pytest.approx(0.05)
