@@ -8,35 +8,38 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 from azr_mlx.errors import Interrupted
 
 # A progress bar hides the cursor; a process that exits at once must show it again itself.
 _SHOW_CURSOR = "\x1b[?25h"
+_END = 0  # no signal has this number
 
 
 class Interrupts:
     """Within the block the first Ctrl-C only sets ``asked``. KeyboardInterrupt is raised at the
     next ``check``, or at once inside an ``allowed`` block. A second Ctrl-C ends the process.
+    ``tell`` is called when the first one comes, on another thread, and at most once.
 
     Outside the main thread, where Python delivers no signals, nothing is changed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], None] | None = None) -> None:
         self.shielded, self.asked = True, False
-        self._previous: Any = None
+        self._tell, self._stack = tell, contextlib.ExitStack()
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._on_signal)
+            previous = signal.signal(signal.SIGINT, self._on_signal)
+            self._stack.callback(signal.signal, signal.SIGINT, previous)
+            if self._tell is not None:
+                self._stack.enter_context(_told_at_once(self._tell))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        self._stack.close()
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if Ctrl-C was pressed."""
@@ -62,3 +65,30 @@ class Interrupts:
         self.asked = True
         if not self.shielded:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _told_at_once(tell: Callable[[], None]) -> Iterator[None]:
+    """Within the block ``tell`` is called when Ctrl-C is pressed, even while the main thread is in
+    a library. Python runs signal handlers only when such a call returns, and an update of a model
+    is one of several seconds; but it writes the signal's number to a file at once."""
+    heard, written = os.pipe()
+    os.set_blocking(written, False)
+    previous = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    listener = threading.Thread(target=_listen, args=(heard, tell), daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.write(written, bytes([_END]))
+        listener.join()
+        os.close(written)
+        os.close(heard)
+
+
+def _listen(heard: int, tell: Callable[[], None]) -> None:
+    """Wait for SIGINT, or for the end of the block."""
+    while (number := os.read(heard, 1)[0]) != _END:
+        if number == signal.SIGINT:
+            return tell()

@@ -8,11 +8,13 @@ text and cut to the size of the terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from statistics import median
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -31,10 +33,15 @@ LABELS = {
     "evaluate": "evaluating",
     "pause": "paused: the battery is low",
 }
+STOPPING = "Ctrl-C: finishing what is half done, then saving (once more: end without saving)"
 PER_SECOND = 2  # how often the view is drawn
 KEPT = 60  # the curves show this many of the last steps
 RECENT = 10  # the time left is estimated from this many of the last steps
-WIDE = 120  # columns from which the last proposal is shown next to the figures
+LONG = 600.0  # seconds that are left from which the time of day is shown as well
+# What a terminal writes where the cursor is if a user presses Ctrl-C. In a full line it would move
+# the cursor to the next one, and then the view would be drawn again one line too low.
+ECHO = "^C"
+WIDE = 118  # columns from which the last proposal is shown next to the figures
 BARS = "▁▂▃▄▅▆▇█"
 COLORS = ("cyan", "magenta", "green")
 
@@ -54,6 +61,7 @@ class View:
     step_since: float = field(default_factory=time.monotonic)
     rows: tuple[MetricsRow, ...] = ()
     proposed: ShownProposal | None = None
+    stopping: bool = False  # Ctrl-C was pressed; what cannot be interrupted is being finished
 
     def enter(self, phase: str, step: int, done: int, total: int) -> None:
         now = time.monotonic()
@@ -81,7 +89,11 @@ class View:
     # -- drawing -----------------------------------------------------------------------------------
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width, height = options.max_width, console.size.height - 1
+        width, height = max(1, options.max_width - len(ECHO)), console.size.height - 1
+        for part in self._parts(width, height):
+            yield Constrain(part, width)
+
+    def _parts(self, width: int, height: int) -> Iterator[RenderableType]:
         yield self._progress()
         yield self._status(width)
         if not self.rows:
@@ -103,7 +115,6 @@ class View:
 
     def _progress(self) -> Table:
         done = int(self.rows[-1]["step"]) if self.rows else max(self.step - 1, 0)
-        left = self.time_left()
         grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True, style="bold")
         grid.add_column(ratio=1)
@@ -111,12 +122,21 @@ class View:
         grid.add_row(
             f"step {min(done + bool(self.phase), self.max_steps)}/{self.max_steps}",
             ProgressBar(total=max(self.max_steps, 1), completed=done),
-            "" if left is None else f"{duration(left)} left",
+            self._left(),
         )
         return grid
 
+    def _left(self) -> str:
+        left = self.time_left()
+        if left is None:
+            return ""
+        until = f", until {time_of_day(left, datetime.now())}" if left >= LONG else ""
+        return f"{duration(left)} left{until}"
+
     def _status(self, width: int) -> Text:
         """The current phase, how much of it is done, and how long it has been running."""
+        if self.stopping:
+            return _line(STOPPING, "yellow")
         if not self.phase:
             return _line(self.name, "dim")
         since = time.monotonic() - self.phase_since
@@ -210,6 +230,13 @@ class LiveView:
     def stop(self) -> None:
         """Stop drawing; the last picture stays on the screen."""
         self._live.stop()
+
+
+def time_of_day(seconds: float, now: datetime) -> str:
+    """What the clock will show in so many seconds, and the date if it is not today's."""
+    then = now + timedelta(seconds=seconds)
+    day = "" if then.date() == now.date() else f" on {then:%a} {then.day} {then:%b}"
+    return f"{then:%H:%M}{day}"
 
 
 def reward_of(row: MetricsRow) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -20,11 +20,13 @@ from azr_mlx.evaluation.held_out import HeldOutLine, RightAnswerLine
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.live import (
     KEPT,
+    STOPPING,
     LiveView,
     View,
     kl_parts,
     program_lines,
     reward_of,
+    time_of_day,
     verdict_line,
 )
 from azr_mlx.monitoring.metrics import is_number
@@ -83,9 +85,9 @@ class Display:
             self._say(step_line(row, self.view.max_steps))
             if chosen is not None:
                 self._say(describe(chosen))
-        if not self._pace_told and (when := ending(row, self.view.max_steps, datetime.now())):
-            self.remark(when)
-        self._pace_told = True
+            if not self._pace_told and (when := ending(row, self.view.max_steps, datetime.now())):
+                self._say(when)
+            self._pace_told = True
 
     def note(self, text: str) -> None:
         self.close()
@@ -96,6 +98,12 @@ class Display:
         """Print a line above the live view, which stays."""
         if not self.silent:
             self._say(text)
+
+    def stopping(self) -> None:
+        """Say that Ctrl-C was noticed. May be called by another thread."""
+        self.view.stopping = True
+        if not self.silent and self.live is None:
+            self._say(STOPPING)
 
     def table(self, made: Table) -> None:
         self.close()
@@ -141,10 +149,8 @@ def ending(row: Mapping[str, float], max_steps: int, now: datetime) -> str:
     left = seconds * (max_steps - row["step"])
     if left <= 0:
         return ""
-    end = now + timedelta(seconds=left)
-    day = "" if end.date() == now.date() else f" on {end:%a} {end.day} {end:%b}"
     pace = f"at {duration(seconds)} per step"
-    return f"{pace} the last step ends in {duration(left)}, at {end:%H:%M}{day}"
+    return f"{pace} the last step ends in {duration(left)}, at {time_of_day(left, now)}"
 
 
 def _by_kind(row: Mapping[str, float], name: str) -> str:

@@ -121,7 +121,7 @@ class Trainer:
 
         Raises AzrError: among others if a plug-in fails, and then all finished steps are saved.
         """
-        with Interrupts() as interrupts:
+        with Interrupts(self.display.stopping) as interrupts:
             while self.step < self.config.max_steps:
                 before = self._snapshot()
                 try:

@@ -15,13 +15,16 @@ import pytest
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 pyte = pytest.importorskip("pyte", reason="pyte is not installed")
 
-from azr_mlx.monitoring.live import LABELS  # noqa: E402
+from azr_mlx.monitoring.live import LABELS, STOPPING  # noqa: E402
 
 pytestmark = pytest.mark.e2e
 
 
-def run_on_terminal(arguments: list[str], columns: int, lines: int) -> tuple[int, list[list[str]]]:
-    """(exit code, the screen after each piece of output) of azr-mlx on a terminal of that size."""
+def run_on_terminal(
+    arguments: list[str], columns: int, lines: int, stop_at: tuple[str, ...] = ()
+) -> tuple[int, list[list[str]]]:
+    """(exit code, the screen after each piece of output) of azr-mlx on a terminal of that size.
+    Ctrl-C is pressed there once it shows all of ``stop_at``."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -32,6 +35,7 @@ def run_on_terminal(arguments: list[str], columns: int, lines: int) -> tuple[int
         stderr=theirs,
         env={**environment, "TERM": "xterm-256color"},
         start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(theirs)
     screen = pyte.HistoryScreen(columns, lines, history=1000)
@@ -45,6 +49,9 @@ def run_on_terminal(arguments: list[str], columns: int, lines: int) -> tuple[int
             break
         stream.feed(data)
         screens.append([line.rstrip() for line in screen.display])
+        if stop_at and all(part in "\n".join(screens[-1]) for part in stop_at):
+            os.write(ours, b"\x03")
+            stop_at = ()
     os.close(ours)
     return process.wait(60), screens
 
@@ -66,3 +73,19 @@ def test_the_screen_shows_the_run_in_place(tmp_path):
         assert part in last, part
     assert last.count("step 3/3") == 1, "drawn below itself"
     assert (tmp_path / "first" / "report.html").exists()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("columns", [80, 130])
+def test_ctrl_c_is_noticed_at_once_and_leaves_one_view(tmp_path, columns):
+    given = [
+        *("train", "-c", "quickstart", "max_steps=9", "held_out.tasks=0", "run_name=cut"),
+        *("batch_size=6", "rollout.group_size=4", "ppo.epochs=9", f"output_dir={tmp_path}"),
+    ]
+    code, screens = run_on_terminal(given, columns, 24, stop_at=("step 2/9", "updating the policy"))
+    assert code == 130, screens[-1]
+    stopping = ["\n".join(screen) for screen in screens if STOPPING[:40] in "\n".join(screen)]
+    assert stopping and "interrupted: saved" not in stopping[0]
+    last = "\n".join(screens[-1])
+    assert last.count("step 2/9") == 1, last
+    assert "interrupted: saved" in last and "to continue:" in last

@@ -225,11 +225,17 @@ def test_a_dumb_terminal_gets_lines(err, monkeypatch):
     assert "step 1/2 |" in err.getvalue() and "\x1b[?25l" not in err.getvalue()
 
 
-@pytest.mark.parametrize("err", ["file", "terminal"], indirect=True)
+@pytest.mark.parametrize("err", ["file"], indirect=True)
 def test_after_the_first_step_it_says_when_the_last_will_end(err):
     steps(err)
     text = err.getvalue()
     assert text.count("at 4.0 s per step the last step ends in 4.0 s, at ") == 1
+
+
+@pytest.mark.parametrize("err", ["terminal"], indirect=True)
+def test_the_live_view_alone_says_what_is_left(err):
+    steps(err)
+    assert "the last step ends" not in err.getvalue()
 
 
 @pytest.mark.parametrize(
