@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
 
 # The name by which the user started the program. Commands that messages suggest start with it.
 PROGRAM = os.environ.get("AZR_MLX_PROGRAM", "azr-mlx")
@@ -52,6 +56,20 @@ def first_line(error: BaseException) -> str:
         return error.strerror
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
+
+
+def install(*packages: str) -> str:
+    """The command that installs packages where this program runs, which need not be where the pip
+    on the path installs them. pip's options may stand among the packages."""
+    own, found = Path(sys.executable).with_name("pip"), shutil.which("pip")
+    if not own.is_file():  # environments that uv makes have none
+        command = ["uv", "pip", "install", "--python", sys.executable]
+    elif found is not None and os.path.samefile(found, own):
+        command = ["pip", "install"]
+    else:
+        here = own.is_relative_to(Path.cwd())
+        command = [str(own.relative_to(Path.cwd()) if here else own), "install"]
+    return shlex.join([*command, *packages])
 
 
 class Interrupted(AzrError):

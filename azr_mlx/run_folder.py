@@ -164,7 +164,7 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
     Raises:
         CheckpointError: there is none.
     """
-    if where == LATEST:
+    if means_latest(where, output_dir):
         runs = [p for p in output_dir.glob("*") if checkpoints(p)]
         if not runs:
             raise CheckpointError(
@@ -181,10 +181,15 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
         return path.parent.parent, path
     if os.path.isdir(path) and checkpoints(path):
         return path, checkpoints(path)[-1]
-    raise CheckpointError(
-        f"{asked} {where}: neither a run with checkpoints nor a checkpoint; give runs/NAME or "
-        f"{LATEST}"
-    )
+    why = "neither a run with checkpoints nor a checkpoint" if path.exists() else "no such folder"
+    raise CheckpointError(f"{asked} {where}: {why}; give runs/NAME or {LATEST}")
+
+
+def means_latest(where: str | Path, output_dir: Path) -> bool:
+    """Whether the user, who named this run or folder, means the newest one: "latest", or, if no
+    run has that name, "runs/latest"."""
+    given = Path(where)
+    return str(where) == LATEST or (given == output_dir / LATEST and not os.path.lexists(given))
 
 
 def _checkpoint_behind(path: Path) -> Path:
@@ -210,7 +215,7 @@ def adapter_folder(path: Path, output_dir: Path = Path(OUTPUT_DIR)) -> Path:
     Raises:
         UsageError: there is no latest run.
     """
-    if str(path) == LATEST:
+    if means_latest(path, output_dir):
         saved = output_dir.glob(f"*/{NEWEST}/{ADAPTER_CONFIG}")
         last = max(saved, key=lambda p: p.stat().st_mtime_ns, default=None)
         if last is None:

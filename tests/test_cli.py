@@ -165,6 +165,12 @@ def test_every_mistake_of_a_configuration_gets_a_line(cli: Cli) -> None:
     assert "did you mean quickstart?" in done.stderr.splitlines()[0]
 
 
+def test_an_option_that_is_a_key_of_a_group_names_the_key(cli: Cli) -> None:
+    done = cli("train", "--temp", "0.7")
+    assert done.returncode == 2
+    assert "did you mean rollout.temperature=VALUE" in done.stderr
+
+
 def test_flags_are_configuration_too(cli: Cli) -> None:
     done = cli("train", "--backend", "jax")
     assert done.returncode == 2

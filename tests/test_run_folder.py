@@ -67,8 +67,18 @@ def test_what_is_not_there_is_one_line(runs):
         run_folder.find("latest", runs / "empty")
     with pytest.raises(CheckpointError, match="neither a run with checkpoints"):
         run_folder.find(str(runs), runs)
+    with pytest.raises(CheckpointError, match="no such folder; give runs/NAME or latest"):
+        run_folder.find(str(runs / "x"), runs)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         run_folder.find(str(missing), runs)
+
+
+def test_the_latest_run_may_be_named_with_the_folder_of_runs(runs):
+    assert run_folder.find(str(runs / "latest"), runs) == run_folder.find("latest", runs)
+    assert not run_folder.means_latest("elsewhere/latest", runs)
+    (runs / "latest").mkdir()
+    with pytest.raises(CheckpointError, match="neither a run with checkpoints"):
+        run_folder.find(str(runs / "latest"), runs)  # a run of that name
 
 
 def test_the_run_of_adapters_is_found_from_any_of_its_folders(runs):

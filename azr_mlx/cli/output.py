@@ -8,6 +8,12 @@ from typing import Any, TextIO
 
 from azr_mlx.text import plain
 
+# What a reader would not guess; the keys themselves are the same in JSON.
+MEANINGS = {
+    "logp_change_mean": "how far a token's log-probability moved by rounding, in nats",
+    "logp_change_max": "the largest of these",
+}
+
 
 class Answer:
     """Writes a model's text while it comes: as it is into a file or a pipe, and on a terminal with
@@ -47,7 +53,8 @@ def show_result(row: dict[str, Any], as_json: bool) -> None:
         return
     for key, value in row.items():
         if value is not None:
-            write(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
+            meaning = f"  ({MEANINGS[key]})" if key in MEANINGS else ""
+            write(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}{meaning}")
 
 
 def write(*lines: str) -> None:

@@ -118,14 +118,19 @@ def _meant(error: Exception, arguments: Sequence[str]) -> str:
     command."""
     from dataclasses import fields
 
-    from azr_mlx.config import Config
+    from azr_mlx.config import Config, schema
     from azr_mlx.config.shipped import shipped_configs
 
     key = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
     if key in {f.name for f in fields(Config)}:
         return f"it is a key of the configuration: write {key}=VALUE"
-    if arguments and arguments[0] in shipped_configs():
-        return f"did you mean train -c {arguments[0]}?"
+    first = arguments[0] if arguments else ""
+    if first in shipped_configs():
+        return f"did you mean train -c {first}?"
+    parts = ((name, name.split(".")[-1]) for name, _ in schema.flat(Config()))
+    like = [name for name, last in parts if key and last.startswith(key)]
+    if first == "train" and like:
+        return f"did you mean {' or '.join(f'{name}=VALUE' for name in like[:3])}?"
     return ""
 
 

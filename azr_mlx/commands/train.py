@@ -41,7 +41,7 @@ from azr_mlx.evaluation.progress import reporter
 from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.models.template import check_template
 from azr_mlx.monitoring import report
-from azr_mlx.monitoring.terminal import Display, held_out_table, right_answer_line
+from azr_mlx.monitoring.terminal import Display, held_out_table, right_answer_line, standing_line
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.selfplay import first_tasks
@@ -194,6 +194,11 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
         display.note(f"done: {config.max_steps} steps; adapters in {newest}")
         if trainer.best is not None:
             display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
+        if compared is None and trainer.best is None:
+            display.note(
+                "what it gained was not measured (held_out.tasks and evaluation_interval are 0); "
+                f"{PROGRAM} eval --adapter-path {run_dir} --compare base measures it"
+            )
     return code
 
 
@@ -233,6 +238,7 @@ def _held_out(
     for text in compared.shortage:
         display.warn(text)
     compared.measure_before(display.note)
+    display.note(standing_line(compared.record))
     return compared
 
 

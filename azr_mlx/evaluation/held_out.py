@@ -458,7 +458,11 @@ class BeforeAndAfter:
     def measure_before(self, note: Callable[[str], None] = lambda text: None) -> None:
         """Solve the tasks, unless the run has done so; ``note`` hears of it first."""
         if not self.record.before:
-            note("held-out tasks before training")
+            count, draws = sum(map(len, self.held.tasks.values())), self.held.config.held_out.draws
+            note(
+                f"held-out tasks before training: {count} tasks, each with a greedy answer and "
+                f"{draws} sampled"
+            )
             self.record.before = self.held.measure()
             self.record.right_before = self.held.right_answers()
             self.record.write(self.run_dir)

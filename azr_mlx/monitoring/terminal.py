@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from azr_mlx.evaluation import held_out
-from azr_mlx.evaluation.held_out import HeldOutLine, RightAnswerLine
+from azr_mlx.evaluation.held_out import WAYS, HeldOutLine, Record, RightAnswerLine
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring.live import (
     KEPT,
@@ -194,6 +194,18 @@ def held_out_table(
             cells = [str(line.tasks), *shares, _points(line.gain)]
             made.add_row(f"  {line.name}", *cells, end_section=line is shown[-1])
     return made
+
+
+def standing_line(record: Record) -> str:
+    """One line: what was solved before training, in the mean of the kinds."""
+    parts = []
+    for way, said in WAYS.items():
+        lines = held_out.compare(record.tasks, record.before, record.before, way)
+        shares = (
+            f"{held_out.NAMES[name]} {own[-1].before.value:.1%}" for name, own in lines.items()
+        )
+        parts.append(f"{said}: {', '.join(shares)}")
+    return f"solved before training, {'; '.join(parts)}"
 
 
 def right_answer_line(found: Mapping[str, RightAnswerLine]) -> str:

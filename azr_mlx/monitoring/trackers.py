@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from azr_mlx.config import Config
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import UsageError, install
 from azr_mlx.monitoring.samples import COLUMNS, ShownRollout
 
 TABLE = "samples"
@@ -73,7 +73,7 @@ def _check(name: str) -> None:
     except ImportError as e:
         raise UsageError(
             f"tracking.report_to: {name} cannot be imported ({e}); "
-            f"pip install {name}, or pip install 'azr-mlx[track]' for all trackers"
+            f"{install(name)}, or {install('azr-mlx[track]')} for all trackers"
         ) from e
 
 

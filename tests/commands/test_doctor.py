@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
 from azr_mlx import cli
+from azr_mlx.backends import blas
 from azr_mlx.commands import doctor
 from azr_mlx.commands.doctor import machine, software, trials
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding, examine
@@ -118,6 +119,15 @@ def test_a_model_that_answers_wrongly_is_found(monkeypatch):
     monkeypatch.setattr(trials, "ANSWER", "[9, 9]")
     found = trials.model()
     assert found.status == FAIL and "but answers '[2, 1, 3]' for '[9, 9]'" in found.what
+
+
+def test_a_blas_that_is_slower_than_it_can_be_is_a_warning(monkeypatch):
+    monkeypatch.setattr(blas, "enable", lambda: blas.BlasInfo("OpenBLAS", None, "", True))
+    monkeypatch.setattr(blas, "measure", lambda: 6.0)
+    found = machine.blas()
+    assert found.status == "warn" and "6 GFLOP/s" in found.what and "other programs" in found.fix
+    monkeypatch.setattr(blas, "measure", lambda: 60.0)
+    assert machine.blas().status == "ok"
 
 
 @pytest.mark.parametrize(("free", "status"), [(5e9, WARN), (1e8, FAIL), (5e10, OK)])

@@ -24,7 +24,7 @@ from azr_mlx.evaluation.held_out import BeforeAndAfter, HeldOut, HeldOutLine, Re
 from azr_mlx.evaluation.progress import Silent
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring import report
-from azr_mlx.monitoring.terminal import Display, held_out_table
+from azr_mlx.monitoring.terminal import Display, held_out_table, standing_line
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks import parse
@@ -194,6 +194,19 @@ def test_what_was_measured_after_an_earlier_step_is_measured_again(tmp_path, hel
         end_run(trainer, compared, leads=True)
     assert end_run(trainer, compared, leads=True) == 0
     assert Record.read(tmp_path).after_step == CONFIG.max_steps
+
+
+def test_what_was_solved_before_training_is_said_in_the_mean_of_the_kinds(tmp_path, held):
+    compared = before_and_after(tmp_path, held)
+    said = []
+    compared.measure_before(said.append)
+    count = sum(map(len, held.tasks.values()))
+    assert f"{count} tasks, each with a greedy answer and 4 sampled" in said[0]
+    line = standing_line(compared.record)
+    for way, answers in held_out.WAYS.items():
+        right, tasks = compared.record.before[way], held.tasks["in_range"]
+        kinds = [fmean(fmean(right[t.id]) for t in tasks if t.kind is k) for k in TaskKind]
+        assert f"{answers}: in range {fmean(kinds):.1%}, one step harder " in line
 
 
 def ctrl_c():

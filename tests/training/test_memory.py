@@ -244,7 +244,7 @@ def test_without_proposals_none_are_planned():
     assert p.update(c).total < p.update(with_some).total
     resampled = replace(c, rollout=replace(c.rollout, resample=2))
     assert estimate.round_rollouts(resampled) == (0, (8 + 2 * 8) * 8)
-    assert not any("for a proposal" in line for line in memory.memory_lines(c, p, 0))
+    assert not any("for a proposal" in line for line in memory.memory_lines(c, p))
 
 
 def test_auto_recomputes_only_where_the_update_would_not_fit_without():
@@ -323,8 +323,15 @@ def test_a_dry_run_names_each_phase_its_parts_and_the_machine(folder):
     for phase in ("rollout", "score", "update"):
         assert f"# memory, {phase}:" in text
     assert "keys and values" in text and "activations kept" in text
-    assert "# machine: " in text and "this fits" in text
+    last = text.splitlines()[-1]
+    assert last.startswith("# memory: needs ") and last.endswith(": fits"), "read first on a screen"
     assert json.dumps(text)  # plain text
+
+
+def test_a_dry_run_of_what_does_not_fit_ends_with_what_does(folder):
+    text = memory.describe(load(None, [f"model_id={folder}", "memory_limit_gb=0.2"]))
+    verdict, instead = text.splitlines()[-2:]
+    assert verdict.endswith(" of 200 MB: DOES NOT FIT") and instead.startswith("# instead: ")
 
 
 def test_a_rollouts_keys_and_values_are_freed_at_its_end(bench):

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from azr_mlx.config import Quantization
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import UsageError, install
 from azr_mlx.models.folder import read_config
 
 
@@ -86,7 +86,7 @@ def quantized(bits: int) -> dict[str, Any]:
     except ImportError as e:
         raise UsageError(
             f"quantization.bits: {bits}: bitsandbytes does not import ({e}); "
-            "pip install 'azr-mlx[torch]', or set quantization.bits=0"
+            f"{install('azr-mlx[torch]')}, or set quantization.bits=0"
         ) from e
     made: Any = BitsAndBytesConfig  # transformers does not type it
     if bits == 8:

@@ -20,6 +20,7 @@ MIB = 1 << 20
 ROOM = 10 * GB  # disk space for a model of 4 B parameters and its conversion
 LEAST_ROOM = 0.2 * GB  # less free disk space than this is a failure
 LEAST_MEMORY = 1.5 * GB  # what the quickstart needs, with a margin
+SLOW = 15.0  # GFLOP/s; one core with AVX2 that has nothing else to do does 50 and more
 ON_MAC = sys.platform == "darwin"
 
 
@@ -110,6 +111,9 @@ def blas() -> Finding:
     info, speed = chosen.enable(), chosen.measure()
     facts = {"name": info.name, "path": info.path, "reason": info.reason, "gflops": speed}
     what = f"{info.name}, {speed:.0f} GFLOP/s in float32"
+    if info.fast and speed < SLOW:
+        fix = "end other programs that compute, and try again"
+        return Finding(WARN, f"{what}, which is slow for it", fix, facts)
     if info.fast:
         return Finding(OK, what, facts=facts)
     return Finding(WARN, f"{what} ({info.reason})", info.fix, facts)

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from azr_mlx.commands.doctor.finding import OK, WARN, Finding
+from azr_mlx.errors import install
 
 NEEDED = ("mlx", "mlx-lm", "transformers")
 OPTIONAL = ("torch", "peft")
@@ -26,7 +27,7 @@ def versions() -> Finding:
     here = {k: v for k, v in found.items() if v or k in NEEDED}
     what = ", ".join(f"{name} {value or 'not installed'}" for name, value in here.items())
     if wrong := _out_of_range():
-        fix = "pip install --upgrade " + " ".join(f"'{want}'" for want in wrong)
+        fix = install("--upgrade", *wrong)
         return Finding(WARN, f"{what}: not the versions that azr-mlx requires", fix, found)
     return Finding(OK, what, facts=found)
 
@@ -63,7 +64,7 @@ def torch() -> Finding:
     """The second backend: whether it is installed, and what it would compute on."""
     if importlib.util.find_spec("torch") is None:
         return Finding(OK, "not installed; only --backend torch needs it (the extra [torch])")
-    fix = "pip install 'azr-mlx[torch]', or do not use --backend torch"
+    fix = f"{install('azr-mlx[torch]')}, or do not use --backend torch"
     try:
         import torch as library
     except Exception as error:  # its libraries may raise anything if they do not fit together

@@ -228,6 +228,7 @@ def step() -> Finding:
     from azr_mlx.training.memory import needs
     from azr_mlx.training.memory.limit import device, limit_of
 
+    sys.stderr.write(f"step: training nano for {STEPS} steps, which takes up to a minute\n")
     with tempfile.TemporaryDirectory() as folder:
         given = [*_STEP, f"output_dir={folder}", "--quiet"]
         command = [sys.executable, "-m", "azr_mlx.cli", "train", *given]

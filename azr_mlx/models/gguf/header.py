@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from azr_mlx.errors import ModelError
+from azr_mlx.errors import ModelError, install
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -168,7 +168,7 @@ class _Walk:
         return ModelError(
             f"{self.path}: tensor {name!r} has type {f'{known} ({number})' if known else number}, "
             "which the installed package gguf does not know",
-            "pip install -U gguf, or fetch a Q4_0, Q8_0 or K-quant file of the model",
+            f"{install('-U', 'gguf')}, or fetch a Q4_0, Q8_0 or K-quant file of the model",
         )
 
     def _damaged(self, why: str) -> ModelError:

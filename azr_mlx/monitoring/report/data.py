@@ -19,10 +19,10 @@ from azr_mlx.run_folder import (
     BUFFER_FILE,
     CONFIG_FILE,
     HELD_OUT_FILE,
-    LATEST,
     METRICS_FILE,
     OUTPUT_DIR,
     RUN_FILE,
+    means_latest,
 )
 from azr_mlx.tasks.task_files import rows_of
 from azr_mlx.types import Float64Array
@@ -92,7 +92,7 @@ class ShownRun:
 def locate(where: str) -> Path:
     """The run folder ``where``; for "latest", the run that wrote metrics last. Raises UsageError if
     there is none."""
-    if where != LATEST:
+    if not means_latest(where, Path(OUTPUT_DIR)):
         if not os.path.isdir(where):
             raise UsageError(f"report {where}: no such folder; give runs/NAME or latest")
         return Path(where)

@@ -36,33 +36,34 @@ from azr_mlx.training.memory.shape import Shape, UnknownModel
 
 
 def describe(config: Config, asking: str = "") -> str:
-    """What the configuration will cost, as comments, followed by the resolved configuration;
-    ``asking`` is a line about the prompt form. Raises ModelUsageError if ``model_id`` cannot name a
-    model."""
+    """What the configuration will cost, as comments, the resolved configuration, and the verdict,
+    which is then the last line on a terminal; ``asking`` is a line about the prompt form. Raises
+    ModelUsageError if ``model_id`` cannot name a model."""
     lines = ["what this run will need", *([asking] if asking else []), *rollout_lines(config)]
-    config, memory = _described(config)
+    config, memory, verdict = _described(config)
     decided = resolve_checkpointing(config, None, 0)  # as a run on a model of unknown sizes
     lines.append(f"time:            {step_times.line(decided, _available(config))}")
     lines += [*memory, f"cache of models: {cache.describe()}"]
-    return "\n".join([*(f"# {line}" for line in lines), "", to_yaml(config).rstrip("\n")]) + "\n"
+    above, below = ([f"# {line}" for line in part] for part in (lines, verdict))
+    return "\n".join([*above, "", to_yaml(config).rstrip("\n"), "", *below]) + "\n"
 
 
-def _described(config: Config) -> tuple[Config, list[str]]:
-    """The configuration with ``ppo.grad_checkpoint`` decided, if the model's sizes are known, and
-    lines about its sizes and the memory that it needs. Raises ModelUsageError."""
+def _described(config: Config) -> tuple[Config, list[str], list[str]]:
+    """The configuration with ``ppo.grad_checkpoint`` decided, if the model's sizes are known; lines
+    about its sizes and the memory that it needs, and whether it fits. Raises ModelUsageError."""
     backend = "torch" if "torch" in (_available(config), config.backend) else "mlx"
     try:
         planner = planner_of(config, backend=backend)
     except ModelUsageError:
         raise
     except (ModelError, UnknownModel) as e:
-        return config, [f"memory: unknown: {e}"]
+        return config, [], [f"memory: unknown: {e}"]
     limit = _limit(config, planner)
     decided = resolve_checkpointing(config, planner, limit)
-    lines = [*size_lines(config, planner), *memory_lines(decided, planner, limit)]
+    lines = [*size_lines(config, planner), *memory_lines(decided, planner)]
     if backend == "torch":
         lines.append("torch:           by the formulas of MLX, which were not measured here")
-    return decided, lines
+    return decided, lines, verdict_lines(decided, planner, limit)
 
 
 def _available(config: Config) -> str:
@@ -192,9 +193,8 @@ def size_lines(c: Config, planner: Planner) -> list[str]:
     ]
 
 
-def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
-    """Lines about the peak of each phase and its parts, the memory of the machine, and, if the
-    configuration does not fit, one that does."""
+def memory_lines(c: Config, planner: Planner) -> list[str]:
+    """Lines about the peak of each phase and its parts."""
     lines, peaks = [], planner.peaks(c)
     for phase, peak in peaks.items():
         parts = sorted(peak.parts.items(), key=lambda part: -part[1])
@@ -206,8 +206,16 @@ def memory_lines(c: Config, planner: Planner, limit: int) -> list[str]:
         f"prompts:         planned with {proposed}{planner.prompt_tokens} tokens for a solution"
     )
     lines.append(f"recomputing:     ppo.grad_checkpoint is {again}")
-    verdict = "" if not limit else "; this fits" if fits(peaks, limit) else "; THIS DOES NOT FIT"
-    lines.append(f"machine:         {storage(limit) if limit else 'unknown'}{verdict}")
-    if limit and not fits(peaks, limit):
-        lines.append(f"instead:         {what_fits(c, planner, limit, largest_shipped)}")
     return lines
+
+
+def verdict_lines(c: Config, planner: Planner, limit: int) -> list[str]:
+    """Whether the largest peak fits the memory of the machine, and if not, what does."""
+    peaks = planner.peaks(c)
+    need = f"memory: needs {storage(max(peak.total for _, peak in peaks.items()))}"
+    if not limit:
+        return [f"{need}; how much this machine has is unknown"]
+    if fits(peaks, limit):
+        return [f"{need} of {storage(limit)}: fits"]
+    instead = f"instead: {what_fits(c, planner, limit, largest_shipped)}"
+    return [f"{need} of {storage(limit)}: DOES NOT FIT", instead]
