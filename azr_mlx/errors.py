@@ -67,8 +67,8 @@ def install(*packages: str) -> str:
     elif found is not None and os.path.samefile(found, own):
         command = ["pip", "install"]
     else:
-        here = own.is_relative_to(Path.cwd())
-        command = [str(own.relative_to(Path.cwd()) if here else own), "install"]
+        here = Path.cwd()
+        command = [str(own.relative_to(here) if here in own.parents[1:] else own), "install"]
     return shlex.join([*command, *packages])
 
 
