@@ -231,6 +231,18 @@ def test_the_limits_of_a_thought_are_kept_and_prompts_shortened():
     assert any("max_solve_tokens=" in one for one in nearest(c, p, bound))
 
 
+def test_what_is_measured_is_planned_as_well():
+    small = ["rollout.max_solve_tokens=40", "rollout.max_batch=600"]
+    few, p = [*small, "batch_size=0", "proposer.templates_per_step=1"], planner()
+    plain, held, evaluated = (
+        load(None, [*few, *more]) for more in ([], ["held_out.tasks=50"], ["evaluation_interval=5"])
+    )
+    assert p.generated(held)[-1] == (3 * 2 * 50 * 4, p.prompt_tokens, 40)
+    assert p.generated(evaluated)[-1] == (25, estimate.BENCHMARK_PROMPT, 512)
+    for one in (held, evaluated):
+        assert p.rollout(one).total > p.rollout(plain).total, "more rows, or longer ones"
+
+
 def test_without_proposals_none_are_planned():
     """Their prompts and completions are the longest."""
     given = ["rollout.max_propose_tokens=2048", "rollout.max_solve_tokens=64"]

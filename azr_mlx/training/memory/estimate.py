@@ -35,10 +35,12 @@ from azr_mlx.backends.limits import (
     chunk_rows,
 )
 from azr_mlx.config import Config
+from azr_mlx.evaluation.protocol import MAX_TOKENS
 from azr_mlx.training.memory.coefficients import COEFFICIENTS
 from azr_mlx.training.memory.shape import Shape
 
 FLOAT32, FLOAT16 = 4, 2
+BENCHMARK_PROMPT = 768  # tokens; nearly all of HumanEval's, MBPP's and APPS' prompts are shorter
 MOMENTS = 2  # AdamW keeps two numbers per weight
 
 Counts = Mapping[str, float]
@@ -107,10 +109,12 @@ class Planner:
         return max(most, self.proposal_tokens), self.prompt_tokens
 
     def generated(self, c: Config) -> list[tuple[int, int, int]]:
-        """(rows, longest prompt, longest completion) of the rollouts that are generated together;
-        none for proposals if there are no proposals."""
+        """(rows, longest prompt, longest completion) of what is generated together: proposals,
+        solutions, and what is measured before, during and after training; none for what a run does
+        not have."""
         both = zip(calls(c), self.prompts(c), strict=True)
-        return [(rows, prompt, answer) for (rows, answer), prompt in both if rows]
+        found = [(rows, prompt, answer) for (rows, answer), prompt in both]
+        return [one for one in (*found, *measured(c, self.prompt_tokens)) if one[0]]
 
     def rollout_of(
         self, c: Config, rows: int, prompt: int, answer: int, start: int
@@ -475,6 +479,18 @@ def calls(c: Config) -> list[tuple[int, int]]:
     r = c.rollout
     proposals, solutions = round_rollouts(replace(c, rollout=replace(r, resample=0)))
     return [(proposals, r.max_propose_tokens), (solutions, r.max_solve_tokens)]
+
+
+def measured(c: Config, prompt_tokens: int) -> list[tuple[int, int, int]]:
+    """(rows, longest prompt, longest completion) of the answers to held-out tasks, whose prompts
+    are those of other tasks, and to the benchmarks that are evaluated during training."""
+    own, answer = c.held_out, c.rollout.max_solve_tokens
+    groups = len(c.task_types) * (3 if own.hardest else 2)
+    benchmarks = -(-c.evaluation.max_tasks_per_benchmark // 2) * c.evaluation.num_samples
+    return [
+        (groups * own.tasks * own.draws, prompt_tokens, answer),
+        (benchmarks * (c.evaluation_interval > 0), BENCHMARK_PROMPT, max(answer, MAX_TOKENS)),
+    ]
 
 
 def answer_tokens(c: Config) -> int:
