@@ -45,6 +45,17 @@ def test_no_page_holds_an_unfinished_merge():
     assert not [p.name for p in PAGES if any(m in p.read_text("utf-8") for m in marks)]
 
 
+COMMAND = re.compile(r"    (?:\./run\.sh|\.venv|azr-mlx|python|pip|uv|mlx|torchrun|ollama|git) ?\S")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_can_be_pasted_into_zsh(page):
+    """A Mac's shell takes a comment behind a command as arguments, and ``<this>`` as a file."""
+    lines = page.read_text("utf-8").splitlines()
+    bad = [one for one in lines if COMMAND.match(one) and re.search(r"\s#|<\w+ ", one)]
+    assert bad == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text("utf-8")):
