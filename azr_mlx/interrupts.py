@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -16,6 +17,8 @@ from azr_mlx.errors import Interrupted
 # A progress bar hides the cursor; a process that exits at once must show it again itself.
 _SHOW_CURSOR = "\x1b[?25h"
 _END = 0  # no signal has this number
+# Seconds within which a second SIGINT is the same key: a launcher may pass on what we got as well.
+_AGAIN = 0.3
 
 
 class Interrupts:
@@ -58,20 +61,26 @@ class Interrupts:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            if sys.stderr.isatty():
-                sys.stderr.write(_SHOW_CURSOR)
-                sys.stderr.flush()
-            os._exit(Interrupted.exit_code)
+            _end()
         self.asked = True
         if not self.shielded:
             raise KeyboardInterrupt
 
 
+def _end() -> None:
+    """End the process as it is."""
+    if sys.stderr.isatty():
+        sys.stderr.write(_SHOW_CURSOR)
+        sys.stderr.flush()
+    os._exit(Interrupted.exit_code)
+
+
 @contextlib.contextmanager
 def _told_at_once(tell: Callable[[], None]) -> Iterator[None]:
-    """Within the block ``tell`` is called when Ctrl-C is pressed, even while the main thread is in
-    a library. Python runs signal handlers only when such a call returns, and an update of a model
-    is one of several seconds; but it writes the signal's number to a file at once."""
+    """Within the block ``tell`` is called when Ctrl-C is pressed, and the process ended when it is
+    pressed again, even while the main thread is in a library. Python runs signal handlers only when
+    such a call returns, and an update of a model is one of several seconds; but it writes the
+    signal's number to a file at once."""
     heard, written = os.pipe()
     os.set_blocking(written, False)
     previous = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
@@ -88,7 +97,13 @@ def _told_at_once(tell: Callable[[], None]) -> Iterator[None]:
 
 
 def _listen(heard: int, tell: Callable[[], None]) -> None:
-    """Wait for SIGINT, or for the end of the block."""
+    """Act on each SIGINT until the block ends."""
+    first = None
     while (number := os.read(heard, 1)[0]) != _END:
-        if number == signal.SIGINT:
-            return tell()
+        if number != signal.SIGINT:
+            continue
+        if first is None:
+            first = time.monotonic()
+            tell()
+        elif time.monotonic() - first > _AGAIN:
+            _end()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -32,6 +34,22 @@ def test_it_is_told_while_a_library_works():
         returned = time.monotonic()
         assert interrupts.asked
     assert len(told) == 1 and told[0] < returned - 0.05
+
+
+def test_a_second_one_ends_the_process_while_a_library_works():
+    code = """
+import hashlib, os, signal, threading
+from azr_mlx.interrupts import Interrupts
+with Interrupts(lambda: print("told", flush=True)):
+    for after in GIVEN:
+        threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"salt", 8_000_000)
+    print("returned")
+"""
+    for given, said in (("0.05, 0.6", "told\n"), ("0.05, 0.05", "told\nreturned\n")):
+        source = code.replace("GIVEN", f"({given})")
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (130 if said == "told\n" else 0, said)
 
 
 def test_afterwards_everything_is_as_before():
