@@ -26,6 +26,7 @@ CONFIG_FILE, RUN_FILE, METRICS_FILE = "config.yaml", "run.json", "metrics.jsonl"
 HELD_OUT_FILE, REPORT_FILE = "held_out.json", "report.html"
 NEWEST, BEST = "adapters", "best"
 OUTPUT_DIR = "runs"  # where runs are, if the configuration does not say
+ENDED = "ended_after"  # the entry of run.json that has the step after which a run was done
 LATEST = "latest"  # what users write for the newest run
 CHECKPOINTS, ROLLOUTS = "checkpoints", "rollouts"
 

@@ -105,7 +105,20 @@ class Task:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Task:
-        return cls(**{**_tuples(row), "kind": TaskKind(row["kind"])})
+        """Raises one of ``WRONG_VALUES`` if the row is not one that ``to_json`` has made."""
+        task = cls(**{**_tuples(row), "kind": TaskKind(row["kind"])})
+        texts = (task.id, task.program, task.message, task.source)
+        listed = (*task.inputs, *task.outputs, *task.parents)
+        numbers = (task.origin_step, *task.hidden)
+        if not (
+            all(isinstance(text, str) for text in (*texts, *listed))
+            and all(isinstance(number, int) for number in numbers)
+            and isinstance(task.difficulty, (int, float))
+        ):
+            raise TypeError("a task with a value of another type")
+        if not task.inputs or len(task.inputs) != len(task.outputs):
+            raise ValueError("a task without an output for each of its inputs")
+        return task
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,8 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
     if code == 0 and compared is not None:
         with _can_go_on(run_dir, leads):
             _show_gain(compared, trainer.step, display)
+    if code == 0 and leads:
+        run_folder.record(run_dir, **{run_folder.ENDED: trainer.step})
     _report(run_dir, display, leads)
     if code == 0:
         newest = run_dir / run_folder.NEWEST

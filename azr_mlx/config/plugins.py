@@ -27,6 +27,8 @@ from typing import Any
 from azr_mlx.config.settings import ConfigError
 from azr_mlx.errors import AzrError, first_line
 
+LARGEST = 3e38  # what is trained on is a float of 32 bits
+
 
 class PlugInError(AzrError):
     """A plug-in raised an error, or returned what it must not. ``why`` is without its name."""
@@ -65,8 +67,9 @@ class PlugIn:
             value = float(found)
         except OverflowError:
             value = math.inf
-        if not math.isfinite(value):
-            raise PlugInError(self, f"returned {value}, and not a finite float")
+        if not abs(value) <= LARGEST:
+            wanted = "one that fits into 32 bits" if math.isfinite(value) else "a finite float"
+            raise PlugInError(self, f"returned {value}, and not {wanted}")
         return value
 
     @contextmanager
@@ -75,8 +78,10 @@ class PlugIn:
         not."""
         try:
             yield
-        except (Exception, SystemExit) as error:
-            why = f"{type(error).__name__}: {first_line(error)}{self._place(error)}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            why = f"{type(error).__name__}: {_message(error)}{self._place(error)}"
             raise PlugInError(self, why) from error
 
     @property
@@ -99,6 +104,13 @@ class PlugIn:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if frame.filename == self.file]
         return f" ({Path(self.file).name}, line {own[-1].lineno})" if own else ""
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return first_line(error)
+    except Exception:  # of an error's own __str__, which is the user's code, too
+        return "its message cannot be read"
 
 
 @cache

@@ -57,7 +57,7 @@ def read(config: Config, kinds: Collection[TaskKind]) -> Seeds:
     try:
         seeds = _read(config, kinds)
         if not seeds.offers and not seeds.without_inputs:
-            why = f": {reasons(seeds.refused)}" if seeds.refused else ""
+            why = f": {reasons(seeds.refused)}" if seeds.refused.total() else ""
             names = ", ".join(kind.value for kind in kinds)
             raise UsageError(f"no task of {names} in it{why}; give another path, or templates")
         return seeds

@@ -33,13 +33,13 @@ def functions_in(path: Path, rules: Rules) -> tuple[list[OwnFunction], Counter[s
     modules: dict[Path, Module] = {}
     read = 0
     for file in _python_files(path, left_out):
-        read += file.stat().st_size
         if len(modules) >= MOST_FILES or read > MOST_BYTES_READ:
             left_out["files beyond what is read"] += 1
             continue
         try:
             modules[file] = _module(file)
-        except UsageError:
+            read += file.stat().st_size
+        except (OSError, UsageError):
             left_out["unreadable files"] += 1
     return _with_inputs_of_others(modules, rules), left_out
 
@@ -78,12 +78,16 @@ def _module(file: Path) -> Module:
 
 def _python_files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
     """The regular .py files, in the order of their names; hidden folders and links are left out."""
-    for where, folders, files in os.walk(folder, followlinks=False):
+
+    def unreadable(error: OSError) -> None:
+        left_out["unreadable folders"] += 1
+
+    for where, folders, files in os.walk(folder, onerror=unreadable, followlinks=False):
         left_out["links"] += sum(os.path.islink(os.path.join(where, name)) for name in folders)
         folders[:] = sorted(n for n in folders if n not in LEFT_OUT and not n.startswith("."))
         for name in sorted(files):
             file = Path(where, name)
-            if file.is_symlink():
+            if os.path.islink(file):  # False, and not an error, in a folder that hides it
                 left_out["links"] += 1
-            elif file.suffix == ".py" and file.is_file():
+            elif file.suffix == ".py" and not os.path.isdir(file):
                 yield file

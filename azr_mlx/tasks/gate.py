@@ -16,6 +16,7 @@ from azr_mlx.sandbox import Job, JobBatch, Result, equal, literal, parse_literal
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.parse import Proposal, check_program, clean_source, is_reserved, skeleton
 from azr_mlx.tasks.ruler import Ruler
+from azr_mlx.text import is_text
 from azr_mlx.types import Status, Task, TaskKind, Verdict
 
 # Every reason for which a proposal is rejected, in the order of the checks; metric names are made
@@ -198,6 +199,8 @@ def _check(draft: Draft, rules: GateRules, buffer: TaskBuffer | None) -> _Candid
     reason = check_program(proposal.program, rules.allowed_imports, rules.max_program_chars)
     if reason is not None:
         return _rejected(reason)
+    if not is_text(proposal.message) or len(proposal.message) > rules.max_program_chars:
+        return _rejected("format", "the message is too long, or not Unicode text", Status.FORMAT)
     inputs = list[str]()
     for text in proposal.inputs:
         try:

@@ -17,14 +17,16 @@ from typing import NamedTuple
 
 from azr_mlx.tasks.inputs import MAX_INPUTS, arguments_of_call, is_literal
 from azr_mlx.tasks.program import (
+    MAX_SOURCE,
     check_program,
     clean_source,
     entry,
     parse_source,
+    scopes,
     unparse,
     without_annotations,
 )
-from azr_mlx.text import NOT_PYTHON, parsed
+from azr_mlx.text import parsed
 
 MOST_STATEMENTS = 30  # of a module that one function needs
 
@@ -76,7 +78,7 @@ class Module:
             for part, name in _given(statement):
                 self._givers.setdefault(name, []).append(part)
         self._place = {id(part): i for i, part in enumerate(_all(self._givers))}
-        self._free: dict[int, set[str] | None] = {}
+        self._read: dict[int, tuple[set[str] | None, int]] = {}
         # What a function changes is another thing at every call.
         self._changed = {
             name for n in ast.walk(tree) if isinstance(n, ast.Global) for name in n.names
@@ -114,7 +116,7 @@ class Module:
         """The statements that a function needs, itself among them, in the order of the module; or
         why there are none, in a word."""
         found: dict[int, ast.stmt] = {}
-        names, seen = [name], {name}
+        names, seen, size = [name], {name}, 0
         while names:
             givers = self._givers.get(name := names.pop(), [])
             if not givers:
@@ -123,18 +125,22 @@ class Module:
                 return "changing_name"
             (giver,) = givers
             found[self._place[id(giver)]] = giver
-            free = self._free_names(giver)
-            if free is None or len(found) > MOST_STATEMENTS:
+            free, length = self._needs(giver)
+            size += length
+            if free is None or len(found) > MOST_STATEMENTS or size > MAX_SOURCE:
                 return "too_large"
             more = free - seen - (_BUILTINS - self._givers.keys())
             seen |= more
             names += sorted(more)
         return [found[place] for place in sorted(found)]
 
-    def _free_names(self, statement: ast.stmt) -> set[str] | None:
-        if id(statement) not in self._free:
-            self._free[id(statement)] = _free_names(statement)
-        return self._free[id(statement)]
+    def _needs(self, statement: ast.stmt) -> tuple[set[str] | None, int]:
+        """What ``_free_names`` says of a statement, and the length of its source."""
+        if id(statement) not in self._read:
+            source = unparse(statement)
+            names = None if source is None else _free_names(source)
+            self._read[id(statement)] = names, len(source or "")
+        return self._read[id(statement)]
 
 
 def read_module(source: str) -> Module | None:
@@ -176,25 +182,35 @@ def _given(statement: ast.stmt) -> Iterator[tuple[ast.stmt, str]]:
                 yield ast.ImportFrom(module, [alias], level), (alias.asname or alias.name)
         case ast.AnnAssign(target=ast.Name(id=name) as target, value=ast.expr() as value):
             yield ast.Assign([target], value, lineno=0), name
+        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+            pass  # runs in a script only
         case _:
             for node in ast.walk(statement):
                 if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
                     yield statement, node.id
+                elif changed := _changed(node):
+                    yield statement, changed
+
+
+def _changed(node: ast.AST) -> str:
+    """The name of the thing that is changed by storing into it, or by a method that is called for
+    its effect; "" if the node does neither."""
+    match node:
+        case (
+            ast.Subscript(ctx=ast.Store() | ast.Del()) | ast.Attribute(ctx=ast.Store() | ast.Del())
+        ):
+            thing: ast.AST = node
+        case ast.Expr(value=ast.Call(func=ast.Attribute() as thing)):
+            pass
+        case _:
+            return ""
+    while isinstance(thing, (ast.Subscript, ast.Attribute)):
+        thing = thing.value
+    return thing.id if isinstance(thing, ast.Name) else ""
 
 
 def _all(givers: Mapping[str, list[ast.stmt]]) -> list[ast.stmt]:
     return [part for parts in givers.values() for part in parts]
-
-
-def _scopes(source: str) -> list[symtable.SymbolTable]:
-    """All scopes of a source, the module's first; none if Python cannot tell them."""
-    try:
-        scopes = [symtable.symtable(source, "<own code>", "exec")]
-    except NOT_PYTHON:
-        return []
-    for scope in scopes:
-        scopes += scope.get_children()
-    return scopes
 
 
 def _uses(scope: symtable.SymbolTable) -> set[str]:
@@ -207,10 +223,10 @@ def _uses(scope: symtable.SymbolTable) -> set[str]:
     }
 
 
-def _free_names(statement: ast.stmt) -> set[str] | None:
+def _free_names(source: str) -> set[str] | None:
     """The names that a statement needs of its module or of Python; None if it cannot be read."""
-    scopes = _scopes(unparse(statement) or "")
-    return set().union(*map(_uses, scopes)) if scopes else None
+    found = scopes(source)
+    return set().union(*map(_uses, found)) if found else None
 
 
 def _renamed(statements: Sequence[ast.stmt], name: str) -> str | None:
@@ -220,11 +236,11 @@ def _renamed(statements: Sequence[ast.stmt], name: str) -> str | None:
     tree = None if source is None else parse_source(source)
     if source is None or tree is None or name == "f":
         return source  # the rules refuse what is too large
-    scopes = _scopes(source)
-    if not scopes or "f" in scopes[0].get_identifiers():
+    found = scopes(source)
+    if not found or "f" in found[0].get_identifiers():
         return None
-    referring = any(name in _uses(scope) for scope in scopes)
-    if referring and any(_binds(scope, n) for scope in scopes[1:] for n in ("f", name)):
+    referring = any(name in _uses(scope) for scope in found)
+    if referring and any(_binds(scope, n) for scope in found[1:] for n in ("f", name)):
         return None
     for node in ast.walk(tree):
         if referring and isinstance(node, ast.Name) and node.id == name:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import ModuleType
 
 from azr_mlx.tasks.dead_code import remove_dead_code
-from azr_mlx.text import parsed
+from azr_mlx.text import NOT_PYTHON, parsed
 
 MAX_SOURCE = 20_000  # longer programs are not parsed
 MOST_INLINED = 500  # nodes of a program whose temporary variables are written out
@@ -94,6 +94,18 @@ def unparse(node: ast.AST) -> str | None:
         return None
 
 
+def scopes(source: str) -> list[symtable.SymbolTable]:
+    """All scopes of a source, the module's first. None if it is not Python: its parser takes some
+    programs that its compiler does not, such as one with two parameters of one name."""
+    try:
+        found = [symtable.symtable(source, "<program>", "exec")]
+    except NOT_PYTHON:
+        return []
+    for scope in found:
+        found += scope.get_children()
+    return found
+
+
 def check_program(
     source: str, allowed_imports: Collection[str], max_chars: int = MAX_SOURCE
 ) -> str | None:
@@ -111,6 +123,10 @@ def check_program(
     tree = parse_source(source)
     if tree is None:
         return "syntax"
+    text = unparse(tree)
+    own = [] if text is None else scopes(text)
+    if text is not None and not own:
+        return "syntax"
     function = entry(tree)
     if function is None:
         return "no_f"
@@ -121,7 +137,10 @@ def check_program(
         return "no_return"
     if not all(_import_allowed(node, allowed_imports) for node in ast.walk(tree)):
         return "import"
-    return "banned" if _uses_banned(tree, _modules_within(tuple(allowed_imports))) else None
+    modules = _modules_within(tuple(allowed_imports))
+    if text is None or _uses_banned_names(tree, own) or _uses_banned(tree, modules):
+        return "banned"
+    return None
 
 
 def _returns(function: ast.FunctionDef) -> bool:
@@ -193,7 +212,7 @@ def _uses_banned(tree: ast.Module, modules: Collection[str]) -> bool:
             return True
         if isinstance(node, ast.MatchClass) and banned & set(node.kwd_attrs):
             return True
-    return _uses_banned_names(tree) or _finds_by_text(nodes, banned | BANNED_ATTRIBUTES)
+    return _finds_by_text(nodes, banned | BANNED_ATTRIBUTES)
 
 
 def _own_attributes(nodes: list[ast.AST]) -> set[str]:
@@ -213,18 +232,13 @@ def _is_stored(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
-def _uses_banned_names(tree: ast.Module) -> bool:
-    """Whether a banned name anywhere means what Python means by it. A name that a function or the
-    module binds is its own there, unless its value is taken from outside (``eval=eval``).
+def _uses_banned_names(tree: ast.Module, found: Collection[symtable.SymbolTable]) -> bool:
+    """Whether a banned name in any of the scopes means what Python means by it. A name that a
+    function or the module binds is its own there, unless its value is taken from outside
+    (``eval=eval``).
     """
-    text = unparse(tree)
-    if text is None:
-        return True
-    scopes = [symtable.symtable(text, "<program>", "exec")]
     defined = {n.name for n in tree.body if isinstance(n, (*_FUNCTIONS, ast.ClassDef))}
-    while scopes:
-        scope = scopes.pop()
-        scopes += scope.get_children()
+    for scope in found:
         for symbol in scope.get_symbols():
             if symbol.get_name() in BANNED_NAMES and symbol.is_referenced():
                 local = symbol.is_local() and scope.get_type() == "function"

@@ -84,7 +84,7 @@ def _drafts(row: Any, kinds: Collection[TaskKind]) -> list[Draft] | None:
     if "snippet" in row:
         return _of_seed(row, kinds)
     kind = next((one for one in TaskKind if one.value == row.get("kind")), None)
-    program, message = row.get("program"), row.get("message", "")
+    program, message = row.get("program"), row.get("message") or ""
     inputs: Any = row.get("inputs")
     if kind is None or not _texts([program, message]) or not _texts(inputs):
         return None
@@ -99,9 +99,9 @@ def _of_seed(row: Mapping[str, Any], kinds: Collection[TaskKind]) -> list[Draft]
     """A triplet gives a task of deduction and one of abduction; several inputs, one of
     induction."""
     snippet, imports = row["snippet"], row.get("imports") or []
-    single = "inputs" not in row
+    single = row.get("inputs") is None
     given: Any = [row.get("input")] if single else row["inputs"]
-    message = row.get("message", "")
+    message = row.get("message") or ""
     if not (_texts([snippet, message]) and _texts(given) and _texts(imports)):
         return None
     missing = [line for line in imports if line not in snippet]

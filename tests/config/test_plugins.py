@@ -185,6 +185,7 @@ def test_what_counts_as_a_float(value: Any, number: float) -> None:
         (float("nan"), "returned nan, and not a finite float"),
         (float("-inf"), "returned -inf, and not a finite float"),
         (10**400, "returned inf, and not a finite float"),
+        (1e39, "returned 1e+39, and not one that fits into 32 bits"),
     ],
 )
 def test_what_does_not(value: Any, why: str) -> None:
@@ -200,6 +201,21 @@ def test_an_error_says_where_in_the_file(write: Write) -> None:
     write("ends_.py", "import sys\ndef f(text, number): sys.exit()\n")
     with pytest.raises(PlugInError, match=r"ends_:f: SystemExit: SystemExit \(ends_.py"):
         found("ends_:f").number("a", 1)
+
+
+def test_whatever_it_raises_is_its_error(write: Write) -> None:
+    write(
+        "odd_.py",
+        "import asyncio\n"
+        "class Odd(Exception):\n"
+        "    def __str__(self): raise ValueError\n"
+        "def f(text, number): raise Odd\n"
+        "def g(text, number): raise asyncio.CancelledError\n",
+    )
+    with pytest.raises(PlugInError, match="Odd: its message cannot be read"):
+        found("odd_:f").number("a", 1)
+    with pytest.raises(PlugInError, match="CancelledError"):
+        found("odd_:g").number("a", 1)
 
 
 def test_ctrl_c_is_not_an_error_of_the_function(write: Write) -> None:

@@ -10,14 +10,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from azr_mlx import cli
+from azr_mlx import cli, run_folder
 from azr_mlx.config import load, to_yaml
 from azr_mlx.errors import AzrError, UsageError
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.metrics import REGISTRY
-from azr_mlx.monitoring.report import charts
+from azr_mlx.monitoring.report import charts, curves
 from azr_mlx.monitoring.report.data import HeldOutFound
 from azr_mlx.monitoring.report.tasks import lineages
 from azr_mlx.tasks.task_files import rows_of
@@ -169,7 +170,7 @@ def task(name: str, step: int, parents: tuple[str, ...] = (), **rest: Any) -> di
 
 def with_tasks(run: Path, rows: list[dict[str, Any]]) -> Path:
     checkpoint = run / "checkpoints" / "step_000040"
-    checkpoint.mkdir(parents=True)
+    checkpoint.mkdir(parents=True, exist_ok=True)
     with gzip.open(checkpoint / "buffer.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     return run
@@ -210,6 +211,12 @@ def test_tasks_are_shown_by_level_and_by_line(tmp_path):
     assert len(page.named("script")) == 1 and page.named("img") == []
     empty = report.write(report.read(with_tasks(write_run(tmp_path / "none", 2), [])))
     assert 'id="tasks"' not in empty.read_text()
+    for wrong in ({"difficulty": None}, {"program": 5}, {"inputs": []}, {"origin_step": "<b>"}):
+        row = task("odd", 3)
+        row["task"] |= wrong
+        assert "buffer.jsonl.gz could not be read" in (
+            report.write(report.read(with_tasks(run, [row]))).read_text()
+        )
     (run / "checkpoints" / "step_000040" / "buffer.jsonl.gz").write_bytes(b"damaged")
     assert "buffer.jsonl.gz could not be read" in report.write(report.read(run)).read_text()
 
@@ -294,6 +301,30 @@ def test_a_run_with_held_out_tasks_has_ended_when_they_are_solved(tmp_path):
     shown.held_out = HeldOutFound(solved={"greedy": {"in_range": []}})
     assert shown.ended
     assert not report.read(write_run(tmp_path / "b", 119)).ended
+
+
+def test_a_run_that_says_that_it_is_done_has_ended(tmp_path):
+    run = write_run(tmp_path / "a", 120)
+    run_folder.record(run, **{run_folder.ENDED: 120})
+    assert report.read(run).ended
+    run_folder.record(run, **{run_folder.ENDED: 60})
+    assert not report.read(run).ended, "it went on since"
+
+
+def test_a_collapse_of_many_magnitudes_is_drawn(tmp_path):
+    run = write_run(tmp_path / "collapsed", 40)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["ppo/ratio_max"] = 1e20 if i in (5, 6, 20, 30) else 1.0 + i / 100
+        row["grad_norm"] = 5e-324 if i == 3 else 1e17 if i > 30 else 0.1
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "ppo/ratio_max" in report.write(report.read(run)).read_text()
+
+
+def test_a_mean_is_never_outside_of_its_values():
+    values = np.array([1.0, 2.0, 1e20, 1e20, 1.0, 1.5] + [1.0] * 30)
+    assert curves.smooth(values).min() >= 1.0
+    assert curves.smooth(values[:0]).size == 0
 
 
 def test_two_runs_are_drawn_together_and_what_differs_is_told(run, tmp_path):

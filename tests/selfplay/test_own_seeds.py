@@ -161,11 +161,29 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     assert "no task of deduction" in refused(file)
     file.write_text('{"question": 1}\n')
     assert "1 of no known format" in refused(file)
+    (tmp_path / "none").mkdir()
+    assert "no task of deduction, abduction, induction in it; give another" in refused(
+        tmp_path / "none"
+    )
     with file.open("wb") as big:
         big.truncate(MOST_BYTES + 1)
     assert "at most 64 MB" in refused(file)
     (tmp_path / "a.csv").write_text("a,b\n")
     assert "of another format" in refused(tmp_path / "a.csv")
+
+
+def test_fields_that_are_null_are_as_if_missing(sandbox: Sandbox, tmp_path: Path) -> None:
+    rows = [
+        {"snippet": "def f(a):\n    return a", "input": "1", "inputs": None, "message": None},
+        {
+            "kind": "deduction",
+            "program": "def f(a):\n    return -a",
+            "inputs": ["(1,)"],
+            "message": None,
+        },
+    ]
+    memory, _ = seeded(sandbox, write(tmp_path / "null_seed_io.jsonl", rows))
+    assert len(memory.tasks.tasks(DEDUCTION)) == 2
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

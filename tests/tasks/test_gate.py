@@ -129,6 +129,34 @@ def test_invalid_proposals_are_rejected_for_their_reason(
     assert result.verdict.status not in (Status.OK, Status.PASS)
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "def f(a, a):\n    return a",
+        "def f(a):\n    global a\n    return a",
+        "def f(a):\n    nonlocal b\n    return a",
+        "def f(a):\n    return [i := 0 for i in a]",
+        "class A:\n    nonlocal a\ndef f(a):\n    return a",
+    ],
+)
+def test_what_the_parser_takes_and_the_compiler_does_not_is_no_program(
+    sandbox: Sandbox, program: str
+) -> None:
+    draft = Draft(Proposal(program, ("(1,)",)), TaskKind.DEDUCTION)
+    assert gate([draft], sandbox)[0].reason == "syntax"
+    pairs = ("(1,)", "(2,)", "(3,)", "(4,)")
+    task = Task.create(TaskKind.INDUCTION, "def f(a):\n    return a\n", pairs, tuple("1234"))
+    [verdict] = _verdicts(sandbox, task, [program])
+    assert verdict.status is Status.FORMAT
+
+
+@pytest.mark.parametrize("message", ["\ud800 of bytes", "long " * 1000])
+def test_a_message_is_text_of_bounded_size(sandbox: Sandbox, message: str) -> None:
+    proposal = Proposal("def f(a):\n    return a", ("(1,)",), message)
+    [result] = gate([Draft(proposal, TaskKind.DEDUCTION)], sandbox)
+    assert result.reason == "format" and "message" in result.verdict.detail
+
+
 def test_no_proposal_is_a_format_error(sandbox: Sandbox) -> None:
     result = gate([Draft(None, DEDUCTION)], sandbox)[0]
     assert (result.task, result.reason, result.verdict.status) == (None, "format", Status.FORMAT)

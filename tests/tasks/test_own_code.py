@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from azr_mlx.errors import UsageError
-from azr_mlx.tasks.code_folder import MOST_BYTES, functions_in
+from azr_mlx.tasks.code_folder import MOST_BYTES, MOST_BYTES_READ, functions_in
 from azr_mlx.tasks.own_code import OwnFunction, Rules, read_module
 
 pytestmark = pytest.mark.pure
@@ -94,6 +98,9 @@ def test_a_function_comes_with_what_it_needs_and_no_more() -> None:
         ("def g():\n    return 1", "no_params"),
         ("N = 1\nN = 2\ndef g(x):\n    return x + N", "changing_name"),
         ("N = 1\nN += 2\ndef g(x):\n    return x + N", "changing_name"),
+        ("T = {}\nT['a'] = 1\ndef g(x):\n    return T.get(x, 0)", "changing_name"),
+        ("T = []\nfor i in 1, 2:\n    T.append(i)\ndef g(x):\n    return x in T", "changing_name"),
+        ("class A: pass\nA.n = 1\ndef g(x):\n    return A.n + x", "changing_name"),
         ("N = 1\ndef g(x):\n    global N\n    N += x\n    return N", "changing_name"),
         ("def f(x):\n    return x\ndef g(x):\n    return f(x)", "not_renamed"),
         ("def g(x):\n    f = 1\n    return g(x - f)", "not_renamed"),
@@ -103,6 +110,21 @@ def test_a_function_comes_with_what_it_needs_and_no_more() -> None:
 )
 def test_what_cannot_be_a_task_says_why(source: str, reason: str) -> None:
     assert own(source, "g").reason == reason
+
+
+def test_what_only_a_script_does_changes_nothing() -> None:
+    source = "T = [1]\ndef g(x):\n    return x in T\nif __name__ == '__main__':\n    T.append(2)\n"
+    found = own(source, "g")
+    assert found.reason == "" and found.program.startswith("T = [1]")
+
+
+def test_a_table_that_many_functions_use_is_written_out_once() -> None:
+    table = "T = {" + ", ".join(f"{i}: 'word{i}'" for i in range(20_000)) + "}\n"
+    module = read_module(table + "".join(f"def g{i}(x):\n    return T[x]\n" for i in range(50)))
+    assert module is not None
+    began = time.perf_counter()
+    assert {one.reason for one in module.functions(RULES)} == {"too_large"}
+    assert time.perf_counter() - began < 5, "0.3 s on a machine with nothing else to do"
 
 
 def test_names_that_are_local_stay() -> None:
@@ -152,6 +174,36 @@ def test_calls_in_files_that_import_the_function_count(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("from elsewhere import slug\nslug('another')\n")
     (found,), left_out = functions_in(tmp_path, RULES)
     assert found.inputs == ["('a b', '_')"] and not left_out.total()
+
+
+def test_one_large_file_hides_nothing(tmp_path: Path) -> None:
+    with (tmp_path / "a_generated.py").open("wb") as huge:
+        huge.truncate(MOST_BYTES_READ + 1)
+    (tmp_path / "b.py").write_text("def g(x):\n    return x\n")
+    functions, left_out = functions_in(tmp_path, RULES)
+    assert [one.name for one in functions] == ["g"] and left_out == Counter({"unreadable files": 1})
+
+
+def test_a_folder_that_cannot_be_read_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a user without the right to see what is in it; root sees all."""
+    (tmp_path / "b.py").write_text("def g(x):\n    return x\n")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "c.py").write_text("def h(x):\n    return x\n")
+    really = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    functions, left_out = functions_in(tmp_path, RULES)
+    assert [one.name for one in functions] == ["g"] and left_out == Counter(
+        {"unreadable folders": 1}
+    )
 
 
 def test_what_is_left_out_of_a_folder(tmp_path: Path) -> None:

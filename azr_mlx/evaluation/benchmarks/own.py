@@ -10,6 +10,7 @@ from azr_mlx.evaluation.benchmarks import humaneval, mbpp
 from azr_mlx.evaluation.benchmarks.apps import CallCheck, StdinCheck
 from azr_mlx.evaluation.benchmarks.cruxeval import InputCheck, OutputCheck
 from azr_mlx.evaluation.benchmarks.problem import AssertCheck, DataRow, Problem, Spec
+from azr_mlx.text import parsed
 
 # Answers run in the sandbox, and what is expected does not: these checks keep to that.
 CHECKS = (AssertCheck, StdinCheck, CallCheck, OutputCheck, InputCheck)
@@ -68,4 +69,10 @@ def _problem(row: DataRow) -> Problem:
         if type(check) not in CHECKS:
             names = ", ".join(one.__name__ for one in CHECKS)
             raise TypeError(f"{plugins.kind_of(check)} as a check, and not one of {names}")
+        if type(check) is AssertCheck and not _is_python(check.tests):
+            raise TypeError(f"tests of {problem.id!r} that are not a text of Python")
     return problem
+
+
+def _is_python(tests: object) -> bool:
+    return isinstance(tests, str) and parsed(tests) is not None

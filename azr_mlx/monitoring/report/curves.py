@@ -27,13 +27,14 @@ def window(count: int) -> int:
 
 
 def smooth(values: Float64Array) -> Float64Array:
-    """The centred moving mean. At both ends it averages fewer values."""
+    """The centred moving mean. At both ends it averages fewer values. No mean is outside of the
+    values, also if they are of so many magnitudes that sums lose the small ones."""
     half = window(len(values)) // 2
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
     means: Float64Array = (total[high] - total[low]) / (high - low)
-    return means
+    return np.clip(means, values.min(initial=np.inf), values.max(initial=-np.inf))
 
 
 def _starts(count: int) -> NDArray[np.int64]:

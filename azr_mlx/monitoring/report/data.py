@@ -55,6 +55,7 @@ class ShownRun:
     config: dict[str, Any] = field(default_factory=dict)
     config_text: str = ""
     starts: list[dict[str, Any]] = field(default_factory=list)
+    ended_after: int | None = None  # the step, if the run says so; earlier versions did not
     held_out: HeldOutFound = field(default_factory=HeldOutFound)
     tasks: list[dict[str, Any]] = field(default_factory=list)  # rows of ``task_files``
     notes: list[str] = field(default_factory=list)
@@ -78,7 +79,8 @@ class ShownRun:
         held-out tasks, they have been solved after it."""
         if self.max_steps is None or self.last_step < self.max_steps:
             return False
-        return flat(self.config).get("held_out.tasks", "0") == "0" or bool(self.held_out.solved)
+        measured = flat(self.config).get("held_out.tasks", "0") == "0" or self.held_out.solved
+        return bool(measured) or self.ended_after == self.last_step
 
     def column(self, key: str) -> tuple[Float64Array, Float64Array]:
         """(steps, values) of a metric, at the steps that have finite values."""
@@ -110,6 +112,7 @@ def read(path: Path) -> ShownRun:
     run.config_text = _attempt(run, CONFIG_FILE, _text, path / CONFIG_FILE, "")
     run.config = _attempt(run, CONFIG_FILE, _mapping, path / CONFIG_FILE, {})
     run.starts = _attempt(run, RUN_FILE, _starts, path, [])
+    run.ended_after = _attempt(run, RUN_FILE, _ended_after, path, None)
     run.held_out = _attempt(run, HELD_OUT_FILE, _held_out, path, HeldOutFound())
     run.tasks = _attempt(run, BUFFER_FILE, _tasks, path, [])
     return run
@@ -165,6 +168,11 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 def _starts(path: Path) -> list[dict[str, Any]]:
     return run_folder.starts(path)
+
+
+def _ended_after(path: Path) -> int | None:
+    step = run_folder.recorded(path, run_folder.ENDED)
+    return step if isinstance(step, int) else None
 
 
 def _held_out(path: Path) -> HeldOutFound:

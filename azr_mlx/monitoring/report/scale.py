@@ -9,6 +9,7 @@ from azr_mlx.text import number
 
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 54, 428, 24, 194
+SMALLEST = 1e-300  # the decade below a number that is hardly one would be 0
 DECADES = 3.0  # values that span more powers of 10 than this get a logarithmic axis
 
 
@@ -42,7 +43,8 @@ def y_scale(low: float, high: float, unit: str) -> Scale:
     """A vertical axis. It starts at 0 if that takes little room, and shares end at 100 % at
     most."""
     if low > 0 and high / low > 10**DECADES:
-        return Scale(10 ** math.floor(math.log10(low)), _decade_above(high), BOTTOM, TOP, log=True)
+        least = max(10 ** math.floor(math.log10(low)), SMALLEST)
+        return Scale(least, _decade_above(high), BOTTOM, TOP, log=True)
     if low >= 0 and (low < 0.6 * high or unit == "%"):
         low = 0.0
     if low == high:

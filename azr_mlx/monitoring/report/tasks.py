@@ -93,7 +93,7 @@ def _task(row: Row) -> str:
     rate = "-" if row["solve_rate"] is None else f"{row['solve_rate']:.0%} of {row['attempts']}"
     pair = f"f({arguments(row['inputs'][0])}) == {row['outputs'][0]}"
     return (
-        f"<tr><td>{row['step']}</td><td>{escape(row['origin'])}</td><td>{rate}</td>"
+        f"<tr><td>{escape(row['step'])}</td><td>{escape(row['origin'])}</td><td>{rate}</td>"
         f"<td><pre>{escape(clip(row['program'], LONGEST_PROGRAM))}</pre>"
         f'<pre class="prompt">{escape(clip(pair, LONGEST_PAIR))}</pre></td></tr>'
     )
