@@ -4,6 +4,7 @@ texts that are published."""
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ _TOKEN = re.compile(
 )
 _KIND = re.compile(r"^(?:gguf|folder):(?=[/~.])")  # how a model's source begins
 _WHOLE = re.compile(r"(?:~|\.\.)?/|~$|\.\.$")  # how a value begins that is a path and no more
+# Between brackets or quotes a path may have blanks in it.
+_ENCLOSED = re.compile(r"(?<=[(\[{'\"])/[^()\[\]{}'\",;]+(?=[)\]}'\",;])")
 _INSIDE = re.compile(r"(?<![\w.:/~-])(?:~|\.\.)?(?:/[^/\s,;:=()\[\]{}'\"]+)+/?")
 
 
@@ -41,6 +44,7 @@ def hide(text: str) -> str:
 def short(value: str) -> str:
     """A value of a configuration, or a word of a command line: as ``hide`` makes it, and of a path
     that leads out of this folder the last name only."""
+    value = _ENCLOSED.sub(lambda found: _last(found[0]), value)
     value = _KIND.sub("", hide(value))
     if _WHOLE.match(value):
         return _last(value)
@@ -78,6 +82,7 @@ def _own_folders() -> Iterator[tuple[str, str]]:
     home, here = os.path.expanduser("~"), os.getcwd()
     found = {os.path.realpath(home): "~", home: "~"}
     found = {here: ".", os.environ.get("PWD", here): ".", **found}
+    found |= {json.dumps(path)[1:-1]: sign for path, sign in found.items()}  # as JSON writes it
     kept = [(path, sign) for path, sign in found.items() if path.count("/") > 1 or path == "/root"]
     yield from sorted(kept, key=lambda one: -len(one[0]))
 

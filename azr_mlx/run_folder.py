@@ -179,7 +179,11 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
             raise CheckpointError(
                 f"{asked} {where}: no such checkpoint; {previous_good(path, asked)}"
             )
-        return path.parent.parent, path
+        if (above := _run_above(path)) is None:
+            raise CheckpointError(
+                f"{asked} {where}: belongs to no run (no {CONFIG_FILE} above it); give runs/NAME"
+            )
+        return above, path
     if os.path.isdir(path) and checkpoints(path):
         return path, checkpoints(path)[-1]
     why = "neither a run with checkpoints nor a checkpoint" if path.exists() else "no such folder"
@@ -200,6 +204,12 @@ def _checkpoint_behind(path: Path) -> Path:
         return path
     target = Path(os.path.normpath(path.parent / os.readlink(path)))
     return target if target.parent.name == CHECKPOINTS else path
+
+
+def _run_above(checkpoint: Path) -> Path | None:
+    """The run of a checkpoint, which may be a copy in the place of a link to it."""
+    above = checkpoint.parent
+    return above.parent if above.name == CHECKPOINTS else run_of(checkpoint)
 
 
 def newest(output_dir: Path) -> Path | None:
@@ -232,5 +242,11 @@ def run_of(adapters: Path) -> Path | None:
     """The run that has these adapters; None if there is none. ``adapters`` may be the run's folder,
     its newest adapters or one of its checkpoints."""
     above = adapters.resolve()
-    places = (above, *list(above.parents)[:2])
-    return next((place for place in places if os.path.isfile(place / CONFIG_FILE)), None)
+    return next(filter(_is_run, (above, *list(above.parents)[:2])), None)
+
+
+def _is_run(folder: Path) -> bool:
+    """Other programs have files of that name, too."""
+    others = (RUN_FILE, METRICS_FILE, CHECKPOINTS, ROLLOUTS)
+    there = any(os.path.lexists(folder / name) for name in others)
+    return there and os.path.isfile(folder / CONFIG_FILE)

@@ -182,6 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
                 to.files[value["path"]] = base64.b64decode(value["content"])
             elif row["key"] == "lfsFile":
                 to.files[value["path"]] = self.stands_for.large[value["oid"]]
+            elif row["key"] == "deletedFile":
+                del to.files[value["path"]]
         url = f"{self.stands_for.url}/some/one/commit/{'1' * 40}"
         self._answer(200, {"commitUrl": url, "commitOid": "1" * 40})
 

@@ -50,7 +50,7 @@ from azr_mlx.cli.options import (
 )
 from azr_mlx.cli.output import Answer, ignore, say, show_result, write
 from azr_mlx.cli.process import CHECK_FAILED, start
-from azr_mlx.errors import PROGRAM, UsageError
+from azr_mlx.errors import PROGRAM, AzrError, UsageError
 from azr_mlx.text import one_line, storage
 
 if TYPE_CHECKING:
@@ -442,9 +442,11 @@ def evaluate(
     report = run(request, reporter(quiet), partial(_say_isolation, quiet=quiet))
     if as_json:
         show_result(report.to_json(), True)
-        return 0
-    write(*report.lines())
-    _set_beside(report)
+    else:
+        write(*report.lines())
+        _set_beside(report)
+    if report.not_exported:
+        raise AzrError(report.not_exported)
     return 0
 
 

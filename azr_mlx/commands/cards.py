@@ -3,7 +3,6 @@ from, without what belongs to the machine that it was made on."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -90,8 +89,7 @@ def _base(run: Path, starts: Sequence[Mapping[str, Any]]) -> Base:
         if found is None:
             return Base(re.sub("^(gguf|folder):", "", source), short(named))
         return Base(found[1], found[1], found[1], revision if isinstance(revision, str) else None)
-    is_hub = "/" in named and _HUB.fullmatch(f"hub:{named}") and not os.path.exists(named)
-    return Base(named, short(named), named if is_hub else None)
+    return Base(named, short(named))  # nobody says where it came from: it may be a folder
 
 
 def _command(starts: Sequence[Mapping[str, Any]]) -> str:

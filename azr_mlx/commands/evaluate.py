@@ -14,7 +14,7 @@ from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy
 from azr_mlx.config import Quantization, SandboxConfig, load_keys, schema
-from azr_mlx.errors import Interrupted, UsageError
+from azr_mlx.errors import Interrupted, UsageError, first_line
 from azr_mlx.evaluation import benchmarks, contamination, exports
 from azr_mlx.evaluation.benchmarks import Benchmark
 from azr_mlx.evaluation.compare import Comparison, compare
@@ -27,7 +27,7 @@ from azr_mlx.evaluation.result import BenchmarkResult
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
-from azr_mlx.models.adapters import base_of, quantization_of, read_lora
+from azr_mlx.models.adapters import as_it_is, base_of, quantization_of, read_lora
 from azr_mlx.models.template import check_template
 from azr_mlx.run_folder import CONFIG_FILE, adapter_folder, run_of
 from azr_mlx.sandbox import Sandbox
@@ -83,6 +83,8 @@ class EvalRequest:
                 f"{'--compare' if self.compare else '--out'}: --samples have no model and are on "
                 "disk already; leave one of them out"
             )
+        if self.exported and self.out and self.out.exists() and not self.out.is_dir():
+            raise UsageError(f"--out {self.out}: is not a folder; name one for the files")
         if self.samples and self.exported and not self.out:
             raise UsageError("--export: of --samples; give --out FOLDER, where the files go")
         if self.compare and self.adapter_path is None:
@@ -120,6 +122,7 @@ class Report:
     comparisons: tuple[Comparison, ...] = ()
     contaminations: tuple[Contamination, ...] = ()
     exported: tuple[Path, ...] = ()
+    not_exported: str = ""  # why not all of it, for an error
 
     def lines(self) -> list[str]:
         lines = [line for result in self.results for line in result.lines()]
@@ -180,7 +183,7 @@ def evaluate(
         # First, so that an isolation that is not available is reported before a model is loaded.
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             on_sandbox(sandbox)
-            quantization = request.quantization or quantization_for(adapters)
+            quantization = request.quantization or quantization_for(model, adapters)
             backend, subject = open_model(model, adapters, quantization, request.backend)
             session = _Session(request, backend, subject, sandbox, progress)
             report = session.run(loaded, practised)
@@ -212,10 +215,12 @@ def as_trained(settings: Settings, adapters: Path, left_open: Collection[str] = 
     return replace(settings, form=rollout.form, **taken)
 
 
-def quantization_for(adapters: Path | None) -> Quantization:
-    """What the adapters' run quantised its base to; the default if there was none."""
-    of_run = None if adapters is None else quantization_of(adapters)
-    return of_run or Quantization()
+def quantization_for(model: str, adapters: Path | None) -> Quantization:
+    """What the adapters' run quantised its base to. The base of adapters without a run is taken as
+    it is; the default is for a model alone."""
+    if adapters is None:
+        return Quantization()
+    return quantization_of(adapters) or as_it_is(model)
 
 
 def _score(
@@ -247,10 +252,14 @@ def _exported(request: EvalRequest, loaded: Sequence[Benchmark], report: Report)
     """The report, after its results were written in the formats of other projects."""
     now, of = datetime.now(), {benchmark.spec.name: benchmark for benchmark in loaded}
     written: list[Path] = []
+    failed = ""
     for result in (*report.results, *(one.before for one in report.comparisons)):
         folder = Path(result.folder) if result.folder else (request.out or EVALS) / result.name
-        written += exports.write(request.exported, result, of[result.name], folder, now)
-    return replace(report, exported=tuple(written))
+        try:
+            written += exports.write(request.exported, result, of[result.name], folder, now)
+        except OSError as e:  # what was measured is told first
+            failed = f"--export: {folder} cannot be written: {first_line(e)}; make room, and again"
+    return replace(report, exported=tuple(written), not_exported=failed)
 
 
 class _Session:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,11 +24,11 @@ from azr_mlx.config import Quantization
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.files import read_rows, whole_folder
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.adapters import base_of, quantization_of
+from azr_mlx.models.adapters import as_it_is, base_of, quantization_of
 from azr_mlx.models.folder import check_quantization, read_config
 from azr_mlx.models.locate import ResolvedModel, resolve
 from azr_mlx.models.measure import Text, float_dtype, logprobs
-from azr_mlx.models.mlx_model import open_model
+from azr_mlx.models.mlx_model import open_model, read_arrays
 from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder, run_of
 
 MEASURED_ROLLOUTS = 32
@@ -84,7 +86,8 @@ def to_model(
     before = logprobs(base.path, texts, adapters=source)
     with whole_folder(out) as work:
         try:
-            config, written = _write(base, source, work, to, dtype)
+            with _writing(out):
+                config, written = _write(base, source, work, to, dtype)
         except Rearranged as error:
             raise UsageError(f"{asked} hf: {error}; use {asked} mlx") from error
         changes = np.abs(logprobs(work, texts) - before)
@@ -117,7 +120,8 @@ def to_gguf(adapters: Path, out: Path, *, kind: str = "f16", model: str | None =
     texts, measured_on = _measured(source)
     name = f"{out.name}-{kind.upper()}.gguf"
     with whole_folder(out) as work:
-        _write_gguf(base, source, work / name, kind, out.name)
+        with _writing(out):
+            _write_gguf(base, source, work / name, kind, out.name)
         size = _size(work)
         before = logprobs(base.path, texts, adapters=source)
         changes = np.abs(_logprobs_of_file(work / name, texts) - before)
@@ -133,7 +137,7 @@ def _sources(adapters: Path, out: Path, model: str | None) -> tuple[Path, Resolv
         raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     if name is None:
         raise UsageError("--model: missing, and the adapters do not name their base model; name it")
-    return source, resolve(name, quantization=quantization_of(source) or Quantization())
+    return source, resolve(name, quantization=quantization_of(source) or as_it_is(name))
 
 
 def _fused(
@@ -210,7 +214,7 @@ def _write(
 
 def _write_gguf(base: ResolvedModel, adapters: Path, file: Path, kind: str, name: str) -> None:
     """Write the fused model and its Modelfile. Weights are read, fused and written one by one.
-    Raises ModelUsageError, and AzrError if the folder cannot be written."""
+    Raises ModelUsageError, and OSError if the folder cannot be written."""
     from mlx.utils import tree_flatten
 
     from azr_mlx.models.gguf.modelfile import modelfile
@@ -222,14 +226,24 @@ def _write_gguf(base: ResolvedModel, adapters: Path, file: Path, kind: str, name
     leaves: Any = tree_flatten(model.parameters())
     source = Model(model.args, dict(leaves), tokenizer)
     del model, leaves
+    file.parent.mkdir()
+    write_gguf(source, file, kind, name)
+    (file.parent / "Modelfile").write_text(modelfile(file.name, tokenizer), "utf-8")
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """A block that writes the model. Raises AzrError if that fails; MLX then raises a RuntimeError
+    of its own."""
     try:
-        file.parent.mkdir()
-        write_gguf(source, file, kind, name)
-        (file.parent / "Modelfile").write_text(modelfile(file.name, tokenizer), "utf-8")
-    except OSError as e:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "[write]" not in str(error):
+            raise
         raise AzrError(
-            f"--out {file.parent}: {first_line(e)}; choose a folder that can be written"
-        ) from e
+            f"--out {out}: cannot be written: {first_line(error)}; make room, or choose another "
+            "folder"
+        ) from error
 
 
 def _fuse(model: Any) -> None:
@@ -288,7 +302,7 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     try:
         config = adapter_files.read(source)
-        arrays = load_file(source / ADAPTER_WEIGHTS)
+        arrays = _arrays(source / ADAPTER_WEIGHTS)
         rank, scale, dropout = config.rank, config.scale, config.dropout
     except (OSError, SafetensorError, *WRONG_VALUES) as e:
         why = "no such file" if isinstance(e, FileNotFoundError) else e
@@ -301,6 +315,11 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         raise UsageError(
             f"--adapter-path {adapters}: {stacked[0]}: PEFT has no adapters for stacked experts; "
             "use --to mlx"
+        )
+    if wrapped := [k for k in arrays if k.startswith("language_model.")]:
+        raise UsageError(
+            f"--adapter-path {adapters}: {wrapped[0]}: transformers has other names for the parts "
+            "of this model; use --to mlx"
         )
     odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
     kind = config.fine_tune_type
@@ -319,6 +338,17 @@ def to_peft(adapters: Path, out: Path) -> Exported:
     except (OSError, SafetensorError) as e:
         raise AzrError(f"--out {out}: {e}; choose a folder that can be written") from e
     return Exported(out, model, len(made), rank, alpha)
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays in a safetensors file; those in bfloat16, which numpy does not have, in float32.
+    Raises OSError, SafetensorError and ModelError."""
+    try:
+        return load_file(file)
+    except TypeError:
+        import mlx.core as mx
+
+        return {name: np.array(a.astype(mx.float32)) for name, a in read_arrays(file).items()}
 
 
 def _peft_name(name: str) -> str:

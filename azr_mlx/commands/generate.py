@@ -13,7 +13,7 @@ from azr_mlx.backends.base import Sampling
 from azr_mlx.backends.detokenize import TextStream
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models.adapters import base_of, quantization_of
+from azr_mlx.models.adapters import as_it_is, base_of, quantization_of
 from azr_mlx.models.locate import resolve
 from azr_mlx.models.mlx_model import open_model
 from azr_mlx.models.template import check_template
@@ -203,6 +203,4 @@ def asked_for(
 def _folder(model_id: str, of_run: Quantization | None) -> Path:
     """The folder of the model: as the run had it that made the adapters, or else as it is. A GGUF
     file is imported, and its blocks are kept if MLX has such a format."""
-    bits = 8 if model_id.endswith(".gguf") else 0
-    quantization = of_run or Quantization(bits=bits, group_size=32 if bits else 64)
-    return resolve(model_id, quantization=quantization).path
+    return resolve(model_id, quantization=of_run or as_it_is(model_id)).path

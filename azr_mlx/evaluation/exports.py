@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError, first_line
+from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks import Benchmark, Grade
 from azr_mlx.evaluation.protocol import Protocol
 from azr_mlx.evaluation.result import BenchmarkResult, Sample, scores
@@ -58,15 +58,12 @@ def write(
     now: datetime,
 ) -> list[Path]:
     """Write the result in each of the formats, into subfolders with their names, and return the
-    files. Raises UsageError if they cannot be written."""
+    files. Raises OSError if they cannot be written."""
     written = []
-    try:
-        for name in formats:
-            into = folder / name
-            into.mkdir(parents=True, exist_ok=True)
-            written += _WRITERS[name](result, benchmark, into, now)
-    except OSError as e:
-        raise UsageError(f"--export {name}: {folder} cannot be written: {first_line(e)}") from e
+    for name in formats:
+        into = folder / name
+        into.mkdir(parents=True, exist_ok=True)
+        written += _WRITERS[name](result, benchmark, into, now)
     return written
 
 

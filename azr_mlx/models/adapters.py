@@ -110,6 +110,12 @@ def base_of(path: Path) -> str | None:
         ) from error
 
 
+def as_it_is(model: str) -> Quantization:
+    """How to load a model of which nobody says that it was quantised: as it is, or, from a GGUF
+    file, in 8 bits."""
+    return Quantization(bits=8, group_size=32) if model.endswith(".gguf") else Quantization(bits=0)
+
+
 def quantization_of(adapters: Path) -> Quantization | None:
     """How MLX should quantise the base of these adapters: as the run did that made them; None if
     they do not belong to a run. After training on torch it is not quantised: torch quantises

@@ -263,6 +263,7 @@ def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(
     run = tmp_path / "run"
     shutil.copytree(adapters, run / "adapters")
     (run / "config.yaml").write_text("quantization: {bits: 3, group_size: 32}\n")
+    (run / "run.json").write_text("{}")
     generate.load(str(model), run / "adapters")
     (run / "run.json").write_text(json.dumps({"starts": [{"backend": "torch (asked for)"}]}))
     generate.load(str(model), run / "adapters")

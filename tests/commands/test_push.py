@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from azr_mlx.evaluation.held_out import Record, settings
 from azr_mlx.evaluation.model import fingerprint
 from azr_mlx.files import json_lines, point, read_json, write_json
 from azr_mlx.models.adapters import quantization_of, read_lora
-from azr_mlx.private import REMOVED, hide, short
+from azr_mlx.private import REMOVED, betrayal, hide, short
 from azr_mlx.training import checkpoint
 from azr_mlx.types import Prompt, Task, TaskKind
 from tests.conftest import ROOT
@@ -318,7 +319,10 @@ def test_a_licence_is_read_from_the_files_of_the_base_model(tmp_path: Path, monk
     card = "---\nlicense: other\nlicense_name: own\nlicense_link: LICENSE\n---\n"
     (snapshot / "README.md").write_text(card)
     known = {"license": "other", "license_name": "own", "license_link": "LICENSE"}
-    assert licence.of(on_hub, online=False) == known
+    whole = "https://huggingface.co/org/base/blob/main/LICENSE"
+    assert licence.of(on_hub, online=False) == {**known, "license_link": whole}
+    del known["license_link"]
+    assert licence.of(Base(str(snapshot)), online=False) == known, "it would lead nowhere"
     for wrong in ("", "no front matter", "---\nlicense: [a, b]\n---\n", "---\n- a: [\n---\n", "\0"):
         (snapshot / "README.md").write_text(wrong)
         assert licence.of(on_hub, online=False) == {}
@@ -466,7 +470,7 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str, run: Path, capsy
 def test_a_run_that_is_not_there_or_damaged(run: Path, capsys) -> None:
     given = ["--to", "me/x", "--dry-run"]
     assert main(["push", "runs/none", *given]) == 2
-    assert "push runs/none: neither a run with checkpoints" in capsys.readouterr().err
+    assert "push runs/none: no such folder" in capsys.readouterr().err
     (run_folder.checkpoint_of(run, STEPS) / "adapters.safetensors").write_bytes(b"cut off")
     assert main(["push", "runs/mine", *given]) == 2
     err = capsys.readouterr().err
@@ -476,6 +480,37 @@ def test_a_run_that_is_not_there_or_damaged(run: Path, capsys) -> None:
     err = capsys.readouterr().err
     assert "step_000030: cannot be read" in err and err.count("\n") == 1
     assert [p.name for p in Path().iterdir()] == ["runs"]
+
+
+@pure
+def test_a_home_with_letters_that_json_escapes_is_found(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/jürgen")
+    for text in ("/home/jürgen/x", json.dumps("open('/home/jürgen/x')")):
+        assert betrayal(text) == "/home/jürgen" or "rgen" in betrayal(text)
+        assert "rgen" not in hide(text)
+
+
+@pure
+def test_a_path_with_blanks_in_a_text_is_shortened() -> None:
+    text = "dlopen(/Volumes/My Disk/proj/lib.so, 6): no image in '/Users/some one/x y'"
+    assert short(text) == "dlopen(lib.so, 6): no image in 'x y'"
+
+
+@pure
+def test_a_copy_that_has_followed_the_links_is_of_the_same_run(
+    run: Path, tmp_path: Path, monkeypatch
+) -> None:
+    newest = run_folder.checkpoint_of(run, STEPS).resolve()
+    copy = tmp_path / "copied" / "mine"
+    shutil.copytree(run, copy)
+    for name in (run_folder.NEWEST, run_folder.BEST):
+        shutil.copytree(newest, copy / name, dirs_exist_ok=True)
+        assert run_folder.find(str(copy / name), tmp_path) == (copy.resolve(), copy / name)
+    monkeypatch.chdir(copy / "checkpoints")
+    assert run_folder.find(newest.name, tmp_path)[0] == copy.resolve()
+    shutil.copytree(newest, tmp_path / "alone")
+    with pytest.raises(run_folder.CheckpointError, match="belongs to no run"):
+        run_folder.find(str(tmp_path / "alone"), tmp_path)
 
 
 # -- the hub ---------------------------------------------------------------------------------------
@@ -529,6 +564,19 @@ def test_adapters_arrive_in_one_commit_with_the_licence_that_the_hub_knows(
     file = run.parent / "arrived.safetensors"
     file.write_bytes(there.files["adapters.safetensors"])
     assert load_file(file)["layers.0.lora_a"].max() == STEPS
+
+
+@e2e
+def test_what_only_an_earlier_run_had_goes(hub: Hub, run: Path) -> None:
+    held_out(run)
+    assert pushed(hub.url, run, "--to", "me/again")[0] == 0
+    there = hub.model("me/again")
+    there.files["notes.md"] = b"the owner's"
+    assert run_folder.HELD_OUT_FILE in there.files
+    (run / run_folder.HELD_OUT_FILE).unlink()
+    code, _, err = pushed(hub.url, run, "--to", "me/again")
+    assert code == 0, err
+    assert run_folder.HELD_OUT_FILE not in there.files and "notes.md" in there.files
 
 
 @e2e

@@ -240,7 +240,25 @@ def test_the_command_exports_given_samples(
     (tmp_path / "file").write_text("")
     assert main([*words, "--out", str(tmp_path / "file")]) == 2
     told = capsys.readouterr().err
-    assert "--export lm-eval: " in told and told.count("\n") == 1
+    assert "is not a folder; name one" in told and told.count("\n") == 1
+
+
+def test_what_was_measured_is_told_if_it_cannot_be_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plus(tmp_path)
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json_lines([{"task_id": "HumanEval/7", "completion": "    return x\n"}]))
+
+    def full(*_: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exports, "write_json", full)
+    words = ["eval", "--benchmark", "humaneval-plus", "--data", str(tmp_path), "--quiet"]
+    words += ["--samples", str(samples), "--export", "lm-eval", "--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    told = capsys.readouterr()
+    assert "pass@1" in told.out and "No space left on device; make room" in told.err
 
 
 def test_a_comparison_exports_both_of_its_arms(

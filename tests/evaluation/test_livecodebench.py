@@ -355,7 +355,6 @@ PRIVATE = ROWS["Halves"]["private_test_cases"]
         ({"metadata": '{"func_name": "f("}'}, "metadata is not an object whose func_name"),
         ({"metadata": "[]"}, "metadata is not an object whose func_name"),
         ({"difficulty": "extreme"}, "'extreme' is none of easy, medium, hard"),
-        ({"contest_date": "in May"}, "contest_date 'in May' is not a date like 2024-10-31"),
         ({"question_id": 3}, "question_id is not text"),
         ({"question_content": None}, "question_content is not text"),
         ({"starter_code": None}, "starter_code is not text"),
@@ -367,6 +366,13 @@ def test_a_bad_row_is_one_clear_line(tmp_path: Path, change: dict[str, Any], mes
     told = str(caught.value)
     assert told.startswith("test.jsonl, row 2: not a row of livecodebench (") and "\n" not in told
     assert "huggingface.co/datasets/livecodebench/code_generation_lite" in told
+
+
+def test_dates_matter_for_a_window_only(tmp_path: Path) -> None:
+    path, row = tmp_path / "x.jsonl", {**STDIN, "contest_date": "31/10/2024"}
+    assert len(loaded(path, row).problems) == 1
+    with pytest.raises(UsageError, match="contest_date '31/10/2024' is not a date like 2024-10-31"):
+        benchmarks.load("livecodebench", path, Window.given("2024-01-01", None))
 
 
 def test_a_functional_test_without_a_name_is_told(tmp_path: Path) -> None:

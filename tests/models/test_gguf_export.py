@@ -333,6 +333,19 @@ def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "run"]
 
 
+def test_special_tokens_without_a_row_are_left_out(tmp_path, monkeypatch):
+    """As the smallest Gemma 3 has one for images."""
+    monkeypatch.setitem(architectures.SIZES, "vocab_size", trained.ROWS)
+    tokenizer = trained.byte_level()
+    more = [f"<image {i}>" for i in range(trained.ROWS - tokenizer.get_vocab_size() + 1)]
+    tokenizer.add_special_tokens(more)
+    assert tokenizer.get_vocab_size() == trained.ROWS + 1
+    config = architectures.configuration("llama")
+    base = trained.write_base(tmp_path / "base", architectures.tiny("llama"), config, tokenizer)
+    done = to_gguf(trained.train(base, tmp_path / "run"), tmp_path / "out")
+    assert done.path.is_file()
+
+
 def test_a_weight_too_large_for_float16_is_refused(learned, tmp_path):
     base, run = learned
     weights = mx.load(str(base / "model.safetensors"))
@@ -372,7 +385,7 @@ def test_what_cannot_be_written_leaves_nothing(learned, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
-    with pytest.raises(AzrError, match="No space left on device; choose a folder"):
+    with pytest.raises(AzrError, match="No space left on device; make room, or choose another"):
         to_gguf(run, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "run"]
 

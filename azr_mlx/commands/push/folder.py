@@ -37,6 +37,14 @@ FORMATS = ("hf", "mlx")
 TEMPLATES = "templates"  # where first tasks come from if the configuration does not say
 OWN_CODE = ("file", "code")  # origins of tasks that were not made by the model or a template
 
+# What is published of a run besides its weights, as far as it has them.
+RECORDS = (
+    run_folder.CONFIG_FILE,
+    run_folder.RUN_FILE,
+    run_folder.METRICS_FILE,
+    run_folder.HELD_OUT_FILE,
+    run_folder.REPORT_FILE,
+)
 _TEXTS = (".json", ".jsonl", ".md", ".html", ".yaml", ".jinja", ".txt")
 _VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")  # the base's: any word may be in them
 _ORIGINS = ("_name_or_path", "name_or_path")  # where transformers notes what it has read

@@ -27,9 +27,20 @@ def of(base: Base, *, online: bool) -> dict[str, str]:
     ``online`` the hub is asked if the model's files do not say."""
     try:
         found = _of_files(base)
-        return found if found or not online or base.hub is None else _of_hub(base)
+        return _linked(base, found or (_of_hub(base) if online and base.hub is not None else {}))
     except (OSError, ModelError, YAMLError, metadata.PackageNotFoundError, *WRONG_VALUES):
         return {}
+
+
+def _linked(base: Base, found: dict[str, str]) -> dict[str, str]:
+    """The same with a link that leads somewhere from another repository: one to a file beside the
+    base's card is made whole, or left out if the base is not on the hub."""
+    link = found.get("license_link", "")
+    if not link or "://" in link:
+        return found
+    if base.hub is None:
+        return {key: value for key, value in found.items() if key != "license_link"}
+    return {**found, "license_link": f"https://huggingface.co/{base.hub}/blob/main/{link}"}
 
 
 def _of_files(base: Base) -> dict[str, str]:

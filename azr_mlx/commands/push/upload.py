@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx import __version__
-from azr_mlx.commands.push.folder import TASKS, Filled, Wanted
+from azr_mlx.commands.push.folder import RECORDS, TASKS, Filled, Wanted
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.models.hub import hub_errors
 from azr_mlx.text import one_line
@@ -58,7 +58,7 @@ def upload(wanted: Wanted, folder: Path, filled: Filled) -> str:
         UsageError: the repository is not as was asked, and nothing was written there.
         AzrError: the hub refuses, or cannot be reached.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not sys.stderr.isatty():
@@ -68,17 +68,21 @@ def upload(wanted: Wanted, folder: Path, filled: Filled) -> str:
         url = api.create_repo(
             wanted.to, repo_type=wanted.kind, private=wanted.private or None, exist_ok=True
         )
-        _check_repository(api, wanted, folder)
+        stale = _check_repository(api, wanted, folder)
         # Not upload_folder, which may commit some files before the others have arrived.
-        files = [CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())]
+        files: list[Any] = [
+            *(CommitOperationAdd(file.name, file) for file in sorted(folder.iterdir())),
+            *(CommitOperationDelete(name) for name in stale),
+        ]
         message = f"{filled.title}, with azr-mlx {__version__}"
         api.create_commit(wanted.to, files, commit_message=message, repo_type=wanted.kind)
     return str(url)
 
 
-def _check_repository(api: Any, wanted: Wanted, folder: Path) -> None:
-    """Raises UsageError if the repository is public and should not be, is of another type, or holds
-    weights that would be taken for these."""
+def _check_repository(api: Any, wanted: Wanted, folder: Path) -> list[str]:
+    """The files there that an earlier push of a run wrote and that this run does not have. Raises
+    UsageError if the repository is public and should not be, is of another type, or holds weights
+    that would be taken for these."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -100,6 +104,7 @@ def _check_repository(api: Any, wanted: Wanted, folder: Path) -> None:
             f"--to {wanted.to}: holds other weights already ({others[0]}); remove them there, or "
             "name another repository"
         )
+    return [name for name in names if name in RECORDS and name not in own]
 
 
 @contextmanager

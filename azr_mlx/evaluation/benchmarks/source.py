@@ -139,7 +139,7 @@ def problems(
             name = _id(spec, row)
             if not spec.selected(name) or spec.level not in ("", row.get("difficulty")):
                 continue
-            if spec.date_of is not None and spec.date_of(row) not in window:
+            if window and spec.date_of is not None and spec.date_of(row) not in window:
                 continue
             problem = spec.parse(row)
         except (*WRONG_VALUES, *NOT_PYTHON) as e:

@@ -33,7 +33,10 @@ def tokenizer_keys(tokenizer: Any, rows: int) -> dict[str, Any]:
     model = made.get("model") or {}
     if model.get("type") != "BPE":
         raise _unknown(f"is {model.get('type', 'not a fast one')}, not BPE")
-    added = {token["id"]: token for token in made.get("added_tokens") or ()}
+    # The smallest Gemma 3 has a special token for images, which only the larger ones see: no row of
+    # the embedding, and no text that makes it.
+    there = (t for t in made.get("added_tokens") or () if t["id"] < rows or not t.get("special"))
+    added = {token["id"]: token for token in there}
     names = {index: name for name, index in model["vocab"].items()}
     most = max((*names, *added)) + 1
     if most > rows:
