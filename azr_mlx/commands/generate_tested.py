@@ -100,8 +100,17 @@ def read_tests(path: Path) -> Assertions:
     except NOT_PYTHON as e:
         why = str(e) or "nested too deeply"
         raise UsageError(f"--tests {path}: not Python ({why}); write assertions in it") from e
-    called = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and _is_test(n)]
-    if not called and not any(map(_asserts_at_once, tree.body)):
+    tests = [n for n in tree.body if isinstance(n, _FUNCTIONS) and n.name.startswith("test_")]
+    for test in tests:
+        if isinstance(test, ast.AsyncFunctionDef) or _parameters(test):
+            why = "has parameters" if _parameters(test) else "is async"
+            raise UsageError(
+                f"--tests {path}: {test.name} {why}, and could not be called; write tests that "
+                "only need to be called, or assertions outside of functions"
+            )
+    called = [test.name for test in tests]
+    checks = any(isinstance(n, (ast.Assert, ast.Raise)) for test in tests for n in ast.walk(test))
+    if not (called and checks) and not any(map(_asserts_at_once, tree.body)):
         raise UsageError(
             f"--tests {path}: asserts nothing, so that any program would pass; write, for example, "
             "assert add(1, 2) == 3"
@@ -109,10 +118,15 @@ def read_tests(path: Path) -> Assertions:
     return Assertions(text + "\n" + "".join(f"{name}()\n" for name in called), _tested(tree))
 
 
-def _is_test(node: ast.FunctionDef) -> bool:
-    asserts = any(isinstance(n, ast.Assert) for n in ast.walk(node))
-    parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-    return node.name.startswith("test_") and asserts and not parameters
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    """The parameters that a call must give a value."""
+    given, named = node.args, zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    positional = [*given.posonlyargs, *given.args]
+    needed = positional[: len(positional) - len(given.defaults)]
+    return [*needed, *(one for one, default in named if default is None)]
 
 
 def _asserts_at_once(statement: ast.stmt) -> bool:

@@ -38,6 +38,7 @@ from azr_mlx.evaluation.held_out import (
     recorded,
 )
 from azr_mlx.evaluation.progress import reporter
+from azr_mlx.files import write_whole
 from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.models.template import check_template
 from azr_mlx.monitoring import report
@@ -406,7 +407,7 @@ def _make_run_dir(run_dir: Path, config: Config) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         text = to_yaml(replace(config, run_name=run_dir.name))
-        (run_dir / run_folder.CONFIG_FILE).write_text(text, encoding="utf-8")
+        write_whole(run_dir / run_folder.CONFIG_FILE, text)
     except OSError as e:
         why = e.strerror or str(e)
         raise AzrError(f"output_dir: {run_dir}: {why}; choose a folder that can be written") from e

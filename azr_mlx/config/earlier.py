@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import schema
-from azr_mlx.config.settings import Config, checked, overridden
+from azr_mlx.config.settings import Config, ConfigError, checked, overridden
 
 # What settings meant before they existed. A setting that is not here has a default that changes
 # nothing, but for ``rollout.max_prompt_tokens``: it bounds prompts that had no bound, and memory
@@ -46,6 +46,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, s
     """
     errors: list[str] = []
     tree = schema.read(Path(path), errors)
+    if not tree and not errors:
+        raise ConfigError([f"{path}: is empty; copy that of the run from a backup, or begin anew"])
     section, name = GONE
     if isinstance(tree.get(section), dict):
         tree[section].pop(name, None)

@@ -34,6 +34,7 @@ from azr_mlx.errors import UsageError
 from azr_mlx.run_folder import OUTPUT_DIR
 
 AUTO = "auto"  # the prompt form that the model's size decides
+Reward = Annotated[float, Between(-1000, 1000)]  # the built-in ones lie in [-1, 1]
 Difficulty = Annotated[float, Between(0.1, 0.9)]
 
 
@@ -162,7 +163,7 @@ class Proposer:
     # share of the model's programs that go on from a known one, drawn as a reference is
     extended: Fraction = 0.0
     # N; half are shown to the solver, and the hidden half needs two outputs that differ
-    induction_inputs: Annotated[int, Between(4)] = 10
+    induction_inputs: Annotated[int, Between(4, 64)] = 10
     # template tasks that join the model's proposals, to bootstrap and to top up
     templates_per_step: Count = 4
     hardest_template: Difficulty = 0.9  # whatever the level of the model's own proposals
@@ -179,10 +180,10 @@ class Proposer:
     extremes: Annotated[str, OneOf("zero", "minus_half")] = "zero"
     # corrected: what a guess among a program's few outputs solves does not count as solved
     guessing: Annotated[str, OneOf("corrected", "counted")] = "corrected"
-    invalid_reward: float = -0.5
+    invalid_reward: Reward = -0.5
     # the part of invalid_reward that a valid program earns which is known already
     duplicate_cost: Fraction = 1.0
-    malformed_reward: float = -1.0
+    malformed_reward: Reward = -1.0
     # programs, or chains of simple operations, which a tiny model can do
     template_set: Annotated[str, OneOfOrFunction("programs", "chains")] = "programs"
     # templates, identity (the paper's `def f(a): return a`), or a path: see selfplay/own_seeds.py
@@ -201,8 +202,8 @@ class Solver:
     strategy_floor: Fraction = 0.05  # every strategy keeps at least this probability
     reward: Annotated[str, OneOfOrFunction("verdict")] = "verdict"  # by the keys below
     binary_reward: bool = False  # 0/1 instead of 1 / wrong / malformed
-    wrong_reward: float = -0.5
-    malformed_reward: float = -1.0
+    wrong_reward: Reward = -0.5
+    malformed_reward: Reward = -1.0
     buffer_tasks_per_step: Count = 0  # tasks from the buffer that are solved again
     # which: any, or those from which there is most to learn by their solve rate p, p(1 - p)
     buffer_choice: Annotated[str, OneOf("uniform", "learnable")] = "uniform"
@@ -229,10 +230,10 @@ class HeldOutConfig:
 class SandboxConfig:
     isolation: Annotated[str, OneOf("auto", "strong", "limits-only")] = "auto"
     workers: Count = 0  # 0: one per core
-    wall_s: Positive = 5.0
-    cpu_s: Positive = 4.0
-    memory_mb: Annotated[int, Between(32)] = 512
-    output_kb: Natural = 64
+    wall_s: Annotated[float, Between(above=0, high=86_400)] = 5.0
+    cpu_s: Annotated[float, Between(above=0, high=86_400)] = 4.0
+    memory_mb: Annotated[int, Between(32, 1 << 20)] = 512
+    output_kb: Annotated[int, Between(1, 1 << 14)] = 64
     allowed_imports: Annotated[tuple[str, ...], Listed(empty=True)] = (
         "math", "cmath", "itertools", "functools", "collections", "string", "re", "operator",
         "bisect", "heapq", "statistics", "fractions", "decimal", "copy", "typing", "dataclasses",

@@ -10,7 +10,7 @@ from azr_mlx.config import Lora, Quantization
 from azr_mlx.evaluation.protocol import Subject
 from azr_mlx.models.adapters import read_lora
 from azr_mlx.models.folder import read_config
-from azr_mlx.run_folder import ADAPTER_WEIGHTS
+from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 if TYPE_CHECKING:
     from azr_mlx.backends.base import Backend
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Qwen3-4B in 16 bits. Short answers go many at once, which is faster; long ones fit.
 ROWS, KV_TOKENS = 128, 24_576
 
+# The files of a model's folder on which its answers depend.
+DECISIVE = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*.jinja")
 _BLOCKS, _BLOCK = 16, 1 << 16  # what is hashed of a weights file: blocks, and bytes of each
 
 
@@ -49,22 +51,29 @@ def open_model(
     adapter = adapter_sha256 = ""
     if adapter_path is not None:
         load_adapters(backend, adapter_path, "--adapter-path")
-        adapter, adapter_sha256 = str(adapter_path), fingerprint(adapter_path / ADAPTER_WEIGHTS)
+        adapter, adapter_sha256 = str(adapter_path), adapters_fingerprint(adapter_path)
     stored = read_config(found.path).get("quantization") or {}
     bits = f", {stored['bits']}-bit in groups of {stored['group_size']}" if "bits" in stored else ""
     if engine == "torch":
         bits = f", {backend.numbers} in torch"
     name = found.source + (f"@{found.revision}" if found.revision else "") + bits
-    weights = fingerprint(*sorted(found.path.glob("*.safetensors")))
-    return backend, Subject(name, weights, adapter, adapter_sha256)
+    files = sorted(file for way in DECISIVE for file in found.path.glob(way))
+    numbers = backend.numbers if engine == "torch" else ""
+    return backend, Subject(name, fingerprint(*files, also=numbers), adapter, adapter_sha256)
 
 
-def fingerprint(*files: Path) -> str:
-    """A hash that identifies weights: of each file's name, size and 16 blocks spread over it.
+def adapters_fingerprint(folder: Path) -> str:
+    """The hash of adapters: of their weights, and of what these are multiplied with."""
+    return fingerprint(folder / ADAPTER_WEIGHTS, folder / ADAPTER_CONFIG)
+
+
+def fingerprint(*files: Path, also: str = "") -> str:
+    """A hash that identifies weights and what belongs to them: of each file's name, size and 16
+    blocks spread over it.
 
     Training moves every weight, so the blocks are as good as the whole file, and take milliseconds.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(also.encode())
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())

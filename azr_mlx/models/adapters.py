@@ -113,7 +113,11 @@ def base_of(path: Path) -> str | None:
 def as_it_is(model: str) -> Quantization:
     """How to load a model of which nobody says that it was quantised: as it is, or, from a GGUF
     file, in 8 bits."""
-    return Quantization(bits=8, group_size=32) if model.endswith(".gguf") else Quantization(bits=0)
+    return (
+        Quantization(bits=8, group_size=32)
+        if model.lower().endswith(".gguf")
+        else Quantization(bits=0)
+    )
 
 
 def quantization_of(adapters: Path) -> Quantization | None:

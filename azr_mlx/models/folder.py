@@ -118,6 +118,10 @@ def _header(path: Path) -> Iterator[Any]:
         yield header
 
 
+# What the tokenizers of downloaded models are loaded with; by default transformers would ask.
+NO_CODE = {"trust_remote_code": False}
+
+
 @contextmanager
 def loading(folder: Path | str) -> Iterator[None]:
     """Within the block, turn what a library raises if it cannot load a model into a ModelError of
@@ -127,8 +131,12 @@ def loading(folder: Path | str) -> Iterator[None]:
     except AzrError:
         raise
     except Exception as error:  # a damaged file raises anything, also classes of its own
-        known = "not supported" not in str(error)
-        fix = "fetch or convert it again" if known else "take a model of another architecture"
+        fix = "fetch or convert it again"
+        if "not supported" in str(error):
+            fix = "take a model of another architecture"
+        if "trust_remote_code" in str(error):
+            error = ValueError("it comes with code of its own, which is never run")
+            fix = "take a model without such code"
         raise ModelError(f"model {str(folder)!r} cannot be loaded: {_flat(error)}", fix) from error
 
 
@@ -140,24 +148,43 @@ def _flat(error: BaseException) -> str:
 
 
 def missing_keys(config: Mapping[str, Any], tensors: set[str]) -> dict[str, Any]:
-    """Keys that mlx-lm needs at the top level of config.json, but transformers 5 writes elsewhere.
+    """Keys that mlx-lm needs at the top level of config.json, or of the configuration of the text
+    model in it, but transformers 5 writes elsewhere.
 
-    transformers 5 keeps the rotary base in ``rope_parameters``, which mlx-lm's llama and qwen2
-    ignore. They would use their default value, and the model would be wrong without any error.
+    transformers 5 keeps rotary settings in ``rope_parameters``, which many of mlx-lm's models
+    ignore. They would use their default values, and the model would be wrong without any error.
     Whether the head is tied is read from the weights.
     """
-    found: dict[str, Any] = {}
-    rope = config.get("rope_parameters")
-    if isinstance(rope, Mapping) and isinstance(rope.get("rope_theta"), (int, float)):
-        if config.get("rope_theta") is None:
-            found["rope_theta"] = rope["rope_theta"]
-        if rope.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
-            found["rope_scaling"] = {
-                key: value for key, value in rope.items() if key != "rope_theta"
-            }
+    found = _rotary(config)
+    text = config.get("text_config")
+    if isinstance(text, Mapping) and (inner := _rotary(text)):
+        found["text_config"] = {**text, **inner}
     if config.get("tie_word_embeddings") is None and "model.embed_tokens.weight" in tensors:
         found["tie_word_embeddings"] = "lm_head.weight" not in tensors
     return found
+
+
+def _rotary(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary settings under the names that they had before, as far as those are missing."""
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, Mapping):
+        return {}
+    near = rope.get("sliding_attention")
+    whole = rope.get("full_attention") if isinstance(near, Mapping) else rope
+    if not isinstance(whole, Mapping):
+        return {}
+    found: dict[str, Any] = {
+        key: whole[key] for key in ("rope_theta", "partial_rotary_factor") if _is_number(whole, key)
+    }
+    if whole.get("rope_type", "default") != "default":
+        found["rope_scaling"] = {k: v for k, v in whole.items() if k not in found}
+    if isinstance(near, Mapping) and _is_number(near, "rope_theta"):
+        found["rope_local_base_freq"] = near["rope_theta"]
+    return {key: value for key, value in found.items() if config.get(key) is None}
+
+
+def _is_number(values: Mapping[str, Any], key: str) -> bool:
+    return isinstance(values.get(key), (int, float))
 
 
 def completed_config(folder: Path) -> tuple[dict[str, Any], bool]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from azr_mlx.errors import WRONG_VALUES, ModelError, UsageError
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.folder import loading, tensor_names
+from azr_mlx.models.folder import NO_CODE, loading, tensor_names
 from azr_mlx.run_folder import ADAPTER_WEIGHTS
 
 
@@ -40,7 +40,7 @@ def open_model(
     if dense is None:
         dense = mx.default_device() != mx.gpu
     with loading(name or folder), redirect_stdout(sys.stderr):
-        opened = Opened(*load(str(folder), return_config=True, lazy=dense))
+        opened = Opened(*load(str(folder), NO_CODE, return_config=True, lazy=dense))
     if dense:
         opened = opened._replace(model=to_float32(opened.model))
     if adapters is not None:

@@ -54,8 +54,10 @@ def _template(path: Path) -> Any:
     wrong with the file is said when the model is loaded."""
     if path.suffix.lower() == ".gguf" and path.is_file():
         from azr_mlx.models.gguf.header import read_header
+        from azr_mlx.models.gguf.reader import parts_of
 
-        found = read_header(path).metadata.get(_KEY)
+        # Only the first part of a split file has it.
+        found = read_header(parts_of(path)[0]).metadata.get(_KEY)
         return found if isinstance(found, str) else None
     if files := _files(path):
         return files["default"] if list(files) == ["default"] else files

@@ -35,7 +35,8 @@ _EFFORTS = (("none", "minimal", "low"), ("high", "medium"))
 # Words in the system message by which templates without such a variable switch (off, on).
 _WORDS = (("/no_think", "/think"), ("detailed thinking off", "detailed thinking on"))
 
-_CODE = re.compile(r"\{[%{](.*?)[%}]\}", re.S)
+_OPENS, _CLOSES = re.compile(r"\{[%{]"), re.compile(r"[%}]\}")
+MOST_TEMPLATE = 200_000  # characters; the longest of known models has a tenth
 _LITERAL = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"")
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
@@ -77,6 +78,10 @@ def written(
         TemplateError: the template cannot write the messages.
     """
     template = template_of(tokenizer)
+    if len(template) > MOST_TEMPLATE:
+        raise TemplateError(
+            f"the model's chat template has {len(template):,} characters", "take another model"
+        )
     why = "it leaves out what is said"
     for turns, options in _attempts(messages, template, thinking):
         try:
@@ -177,8 +182,16 @@ def _words(template: str, thinking: bool) -> str:
 @cache
 def _variables(template: str) -> frozenset[str]:
     """The names in the code of a template."""
-    code = _LITERAL.sub("''", " ".join(_CODE.findall(template)))
+    code = _LITERAL.sub("''", " ".join(_code(template)))
     return frozenset(_NAME.findall(code))
+
+
+def _code(template: str) -> Iterator[str]:
+    """What stands between the signs of a template's expressions and statements."""
+    opened = _OPENS.search(template)
+    while opened and (closed := _CLOSES.search(template, opened.end())):
+        yield template[opened.end() : closed.start()]
+        opened = _OPENS.search(template, closed.end())
 
 
 def _squeezed(text: str) -> str:

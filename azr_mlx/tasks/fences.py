@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from azr_mlx.text import parsed
 
-_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([^\s`{]*)[^`]*")
+# No two parts that follow each other may match the same sign: it would take quadratic time.
+_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,}(?!~))[ \t]*([^\s`{]*)(?:[\s{][^`]*)?")
 _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 _TEXT = frozenset({"markdown", "md", "text"})  # fences in such a block are blocks themselves
+_MAX_DEPTH = 3  # of blocks in blocks
 _MAX_ENDS = 20  # how many lines are tried as the end of one block
 
 
@@ -30,7 +32,7 @@ class Fence(NamedTuple):
         return self.label in _PYTHON
 
 
-def fences(text: str) -> list[Fence]:
+def fences(text: str, depth: int = 0) -> list[Fence]:
     """The blocks in the order of the text, as CommonMark reads them (section 4.5): a block ends
     with a fence at least as long as its first one. But a block of Python goes on if only then it is
     a program, since docstrings have fences, too. The last block may lack its end.
@@ -39,7 +41,7 @@ def fences(text: str) -> list[Fence]:
     for label, start, end in _blocks(lines):
         body = "\n".join(lines[start:end])
         title = next((one for one in reversed(lines[at : start - 1]) if one.strip()), "")
-        inner = fences(body) if label in _TEXT else []
+        inner = fences(body, depth + 1) if label in _TEXT and depth < _MAX_DEPTH else []
         whole = Fence(label, body + "\n" if start < end < len(lines) else body, title.strip())
         found += inner or [whole]
         at = end + 1
@@ -132,6 +134,7 @@ def _is_stub(code: str, name: str) -> bool:
 
 def _says_nothing(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Raise):
-        return "NotImplementedError" in ast.dump(statement)
+        names = (node.id for node in ast.walk(statement) if isinstance(node, ast.Name))
+        return "NotImplementedError" in names
     is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     return isinstance(statement, ast.Pass) or is_constant

@@ -63,7 +63,34 @@ def outcomes(program: str) -> Values:
     if function is None:
         return frozenset()
     returned: list[ast.expr | None] = [node.value for node in _returns(function)]
-    return _together(returned if _ends(function.body) else [*returned, None], _named(function))
+    try:
+        known = Known(_named(function))
+        return _together(returned if _ends(function.body) else [*returned, None], known)
+    except (RecursionError, ValueError):  # too deep; an integer of too many digits
+        return frozenset()
+
+
+class Known:
+    """What is known of a program: its variables that are ``_named``, and the values of expressions
+    that have been looked at. Each is looked at once, however often variables lead to it; while it
+    is, nothing is known of it, so that a variable may be set from itself."""
+
+    def __init__(self, named: Mapping[str, ast.expr]) -> None:
+        self.named = named
+        self._values: dict[int, Values] = {}
+
+    def meant(self, node: ast.expr) -> ast.expr:
+        """What a name stands for; any other expression itself."""
+        return self.named.get(node.id, node) if isinstance(node, ast.Name) else node
+
+    def values(self, node: ast.expr | None) -> Values:
+        """The values of an expression; none if they are not known, or more than ``MOST``."""
+        if node is None or isinstance(node, ast.Constant):
+            return frozenset({repr(None if node is None else node.value)})
+        if id(node) not in self._values:
+            self._values[id(node)] = frozenset()
+            self._values[id(node)] = _values(node, self)
+        return self._values[id(node)]
 
 
 def _ends(body: list[ast.stmt]) -> bool:
@@ -121,15 +148,10 @@ def _is_look_up(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr == "get"
 
 
-def _values(node: ast.expr | None, named: Mapping[str, ast.expr]) -> Values:
-    """The values of an expression; none if they are not known, or more than ``MOST``."""
+def _values(node: ast.expr, known: Known) -> Values:
     match node:
-        case None:
-            return frozenset({"None"})
-        case ast.Constant(value=value):
-            return frozenset({repr(value)})
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return _mapped(neg, operand, named)
+            return _mapped(neg, operand, known)
         case ast.Compare() | ast.UnaryOp(op=ast.Not()):
             return BOOLEANS
         case ast.Call(func=ast.Name(id=name)) if name in _TESTS:
@@ -137,21 +159,21 @@ def _values(node: ast.expr | None, named: Mapping[str, ast.expr]) -> Values:
         case ast.Call(func=ast.Attribute(attr=name)) if name in _TEST_METHODS:
             return BOOLEANS
         case ast.Call(func=ast.Name(id=name), args=[one], keywords=[]) if name in _EXACT:
-            return _mapped(_EXACT[name], one, named)
+            return _mapped(_EXACT[name], one, known)
         case ast.Call(func=ast.Attribute(value=table, attr="get"), args=[key, *default]):
-            known = isinstance(_meant(table, named), ast.Dict) and not node.keywords
+            is_dict = isinstance(known.meant(table), ast.Dict) and not node.keywords
             otherwise = [*default, ast.Constant(None)][0]
-            return _looked_up(table, key, otherwise, named) if known else frozenset()
+            return _looked_up(table, key, otherwise, known) if is_dict else frozenset()
         case ast.Subscript(value=table, slice=key):
-            return _looked_up(table, key, None, named)
+            return _looked_up(table, key, None, known)
         case ast.BinOp(op=ast.Mod(), right=ast.Constant(value=int(modulus))):
             return frozenset(map(str, range(modulus))) if modulus <= MOST else frozenset()
         case ast.IfExp(body=first, orelse=second):
-            return _together([first, second], named)
+            return _together([first, second], known)
         case ast.BoolOp(values=parts):
-            return _together(parts, named)
-        case ast.Name(id=name) if name in named:
-            return _values(named[name], {k: v for k, v in named.items() if k != name})
+            return _together(parts, known)
+        case ast.Name(id=name) if name in known.named:
+            return known.values(known.named[name])
         case ast.List() | ast.Tuple() | ast.Dict() | ast.Set():
             return _written(node)
     return frozenset()
@@ -165,31 +187,27 @@ def _written(node: ast.expr) -> Values:
         return frozenset()
 
 
-def _mapped(
-    function: Callable[[Any], Any], node: ast.expr, named: Mapping[str, ast.expr]
-) -> Values:
+def _mapped(function: Callable[[Any], Any], node: ast.expr, known: Known) -> Values:
     """What the function makes of the values of an expression."""
     try:
-        return frozenset(literal(function(parse_literal(v))) for v in _values(node, named))
+        return frozenset(literal(function(parse_literal(v))) for v in known.values(node))
     except (ValueError, TypeError, OverflowError):
         return frozenset()
 
 
-def _looked_up(
-    table: ast.expr, key: ast.expr, otherwise: ast.expr | None, named: Mapping[str, ast.expr]
-) -> Values:
+def _looked_up(table: ast.expr, key: ast.expr, otherwise: ast.expr | None, known: Known) -> Values:
     """The values of ``table[key]``; ``otherwise`` is what a missing key gives, None if it gives an
     error. If nothing is known of the key, every item counts."""
-    items = _items(_meant(table, named))
+    items = _items(known.meant(table))
     if not items or isinstance(key, ast.Slice):
         return frozenset()
     try:
-        keys = {parse_literal(value) for value in _values(key, named)}
+        keys = {parse_literal(value) for value in known.values(key)}
     except (ValueError, TypeError):  # no keys, but an error when it runs
         return frozenset()
     found = [item for at, item in items.items() if at in keys or not keys]
     misses = otherwise is not None and (not keys or not keys <= items.keys())
-    return _together([*found, otherwise] if misses else found, named)
+    return _together([*found, otherwise] if misses else found, known)
 
 
 def _items(table: ast.expr) -> dict[Any, ast.expr]:
@@ -218,12 +236,8 @@ def _by_key(keys: Sequence[ast.expr | None], values: Sequence[ast.expr]) -> dict
         return {}
 
 
-def _meant(node: ast.expr, named: Mapping[str, ast.expr]) -> ast.expr:
-    return named.get(node.id, node) if isinstance(node, ast.Name) else node
-
-
-def _together(parts: Sequence[ast.expr | None], named: Mapping[str, ast.expr]) -> Values:
+def _together(parts: Sequence[ast.expr | None], known: Known) -> Values:
     """The values of several expressions, if those of each are known."""
-    found = [_values(part, named) for part in parts]
+    found = [known.values(part) for part in parts]
     union = frozenset[str]().union(*found)
     return union if all(found) and len(union) <= MOST else frozenset()

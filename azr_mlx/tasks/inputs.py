@@ -27,6 +27,7 @@ from azr_mlx.tasks.prose import (
 )
 
 MAX_INPUTS = 64  # inputs that are read from one text
+_MAX_BEGUN = 20  # calls in one sentence
 _MAX_ENDS = 200  # closing brackets that are tried as the end of one call
 _MARKED_CALL = re.compile(r"^[ \t]*[-*+][ \t]+(?=f\()", re.M)  # to Python, `- f(1)` is a number
 _WORDS = r"inputs?|calls?|arguments?|args|invocation|usage|answer|solution|test(?:[ \t]+case)?"
@@ -41,7 +42,7 @@ _CALL = re.compile(
 _ASSIGNMENT = re.compile(r"\w+[ \t]*=(?!=)")
 _ENDS = re.compile(r".*\b(is|are|be|returns?|gives?)\b[^`]*`[^`]+`[.*_]*", re.I | re.S)
 BECOMES = re.compile(  # what stands between a call and what it returns
-    r"[ \t]*(->|=>|→|==?|:|#|,?[ \t]*(which )?(returns?|gives|outputs|is|evaluates to)\b)[ \t]*"
+    r"[ \t]*(->|=>|→|==?|:|#|(,[ \t]*)?(which )?(returns?|gives|outputs|is|evaluates to)\b)[ \t]*"
 )
 
 
@@ -188,7 +189,8 @@ def _quoted(text: str) -> str | None:
     nothing else; or the code on which it ends, if that is all that it quotes."""
     if len(text) > MOST_WORDS or denies(text):
         return None
-    calls = {call_at(text, found.end() - 1) for found in re.finditer(r"\bf\(", text)}
+    begun = islice(re.finditer(r"\bf\(", text), _MAX_BEGUN)
+    calls = {call_at(text, found.end() - 1) for found in begun}
     codes = [code for code in re.findall(r"`([^`]+)`", text) if code != "f"]
     given = {call for call in calls if call and is_literal(arguments_of_call(call) or "")}
     if given:

@@ -259,7 +259,7 @@ def _used_inputs(code: str, program: str) -> list[str]:
         return []
     function = entry(tree)
     rest = tree.body if function is None else tree.body[tree.body.index(function) + 1 :]
-    if rest and isinstance(rest[-1], ast.If) and "__name__" in ast.dump(rest[-1].test):
+    if rest and isinstance(rest[-1], ast.If) and _is_main(rest[-1].test):
         rest = [*rest[:-1], *rest[-1].body]
     rest = [one for statement in rest for one in _main_body(statement)]
     kept, called = list[str](), False
@@ -271,6 +271,10 @@ def _used_inputs(code: str, program: str) -> list[str]:
         if call is not None or isinstance(statement, (ast.Assign, ast.AnnAssign)):
             kept.append(unparse(statement if call is None else call) or "")
     return arguments_in("\n".join(kept), program) if called else []
+
+
+def _is_main(test: ast.expr) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(test))
 
 
 def _main_body(statement: ast.stmt) -> list[ast.stmt]:

@@ -361,7 +361,7 @@ def skeleton(source: str) -> str:
     if tree is not None:
         try:
             shape = ast.dump(_Normalise(_bound_names(list(ast.walk(tree)))).visit(tree))
-        except RecursionError:
+        except (RecursionError, ValueError):
             shape = source
     return hashlib.sha256(shape.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

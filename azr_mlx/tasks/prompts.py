@@ -275,10 +275,26 @@ def load_form(name_or_path: str | Path) -> PromptForm:
     try:
         text = read_text(path)
         schema.compose(text)
-        return _form(yaml.safe_load(text))
+        form = _form(yaml.safe_load(text))
+        _try(form)
+        return form
     except (OSError, yaml.YAMLError, *WRONG_VALUES) as error:
         line = " ".join(str(error).split())
         raise ValueError(f"prompt form {path}: {type(error).__name__}: {line}") from None
+
+
+def _try(form: PromptForm) -> None:
+    """Ask by each of the form's recipes. Raises KeyError or ValueError if one has a field that does
+    not exist."""
+    program, inputs = "def f(a):\n    return a\n", ("(1,)", "(2,)", "(3,)", "(4,)")
+    for role, kind, strategy in form.recipes:
+        task = Task("", kind, program, inputs, ("1", "2", "3", "4"), "as it is")
+        if role is Role.SOLVE:
+            form.solve(task, strategy)
+            continue
+        beginnings = ("", "def f(a):") if form.extends(kind) else ("",)
+        for beginning in beginnings:
+            form.propose(kind, [task], 0.5, program=program, beginning=beginning)
 
 
 def named_form(name: str) -> PromptForm:

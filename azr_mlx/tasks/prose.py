@@ -28,8 +28,8 @@ NOUN = (  # what may stand between a verb and a value
     r":?[ \t]*"
 )
 _REMARK = re.compile(  # what may stand after a value
-    r"[ \t]*(?:\((?![^()]*\b(?:or|not|if|maybe|perhaps)\b)[^()]*[a-z]{2}[^()]*\)"
-    r"|,?[ \t]+(?:because|since|as)\b.*)\.?\Z",
+    r"(?<![ \t])(?:[ \t]*\((?![^()]*\b(?:or|not|if|maybe|perhaps)\b)[^()]*[a-z]{2}[^()]*\)"
+    r"|(?:[ \t]*,)?[ \t]+(?:because|since|as)\b.*)\.?\Z",
     re.I | re.S,
 )
 _NO = re.compile(r"\b(?:not|never|wrong|incorrect|fails?)\b|n't\b", re.I)

@@ -48,6 +48,9 @@ class SelfPlay:
         """One optimization step: what happened, and its metrics. ``interruptible`` is in force
         until the policy begins to change."""
         log = RoundLog()
+        # What is kept of prompts is of another policy, except after a step without an update; and a
+        # resumed run has nothing.
+        self.learner.backend.forget()
         with interruptible or nullcontext():
             for r in first.rounds(self.config.gradient_accumulation_steps):
                 self.play(r, log)

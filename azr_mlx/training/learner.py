@@ -53,11 +53,13 @@ def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
     return left if how == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
-def _moved(batch: Batch, hyper: Hyper) -> np.ndarray:
+def _moved(batch: Batch, hyper: Hyper, floor: float = 0.0) -> np.ndarray:
     """Indices of the rows that the loss has a gradient for: those with an advantage, or all if a
-    bonus, a penalty or the critic acts on every row. The weights of tokens were computed before, so
-    that a row's share does not depend on which others are left out."""
-    if batch.values is not None or hyper.entropy_coef or hyper.kl_coef or batch.advantages is None:
+    bonus, a penalty or the critic acts on every row, or if their entropy is to be measured because
+    it has a floor. The weights of tokens were computed before, so that a row's share does not
+    depend on which others are left out."""
+    everywhere = batch.values is not None or hyper.entropy_coef or hyper.kl_coef or floor
+    if everywhere or batch.advantages is None:
         return np.arange(len(batch))
     return np.flatnonzero((batch.advantages * batch.mask).any(axis=1))
 
@@ -204,7 +206,7 @@ class Learner:
                     continue
                 part = part.with_(weights=self._weights(part.mask, proposals[index]))
                 lesson = self._lesson(r, len(stats), solutions)
-                moved = _moved(part, hyper)
+                moved = _moved(part, hyper, self.config.ppo.entropy_floor)
                 if not len(moved) and lesson is None:
                     continue
                 part = part.rows(moved) if len(moved) else part
@@ -287,7 +289,8 @@ class Learner:
     def restore(self, row: dict[str, Any]) -> None:
         """Restore only the state. Targets, decay and a missing penalty are set by the
         configuration."""
-        if self.config.kl_penalty != "none":
+        # A coefficient that nothing adapts, or that was 0 until now, is the configuration's.
+        if self.config.kl_penalty != "none" and self.config.ppo.adaptive_kl and row["kl"]["coef"]:
             self.kl.restore(row["kl"])
         if "entropy" in row:  # checkpoints of version 0.1 do not have it
             self.entropy.restore(row["entropy"])

@@ -93,8 +93,18 @@ def test_the_tested_function_is_found(text, name, tmp_path):
     assert read_tests(tmp_path / "t.py").name == name
 
 
-def test_functions_named_test_are_called(tmp_path):
-    (tmp_path / "t.py").write_text("def test_it():\n    assert add(1, 2) == 3\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def test_it():\n    assert add(1, 2) == 3\n",
+        "def test_it(a=1, *, b=2):\n    assert add(a, b) == 3\n",
+        "def test_it():\n    if add(1, 2) != 3:\n        raise AssertionError\n",
+        "def test_a():\n    assert True\ndef check(x):\n    assert x\n"
+        "def test_b():\n    check(add(1, 2) == 3)\n",
+    ],
+)
+def test_functions_named_test_are_called(text, tmp_path):
+    (tmp_path / "t.py").write_text(text)
     tests = read_tests(tmp_path / "t.py")
     right, wrong = (
         solve(Answers(direct=fenced(b)), Question("Add.", SAMPLING), tests, ("direct",))
@@ -109,7 +119,9 @@ def test_functions_named_test_are_called(tmp_path):
         ("", "asserts nothing"),
         ("print(add(1, 2))", "asserts nothing"),
         ("def check():\n    assert add(1, 2) == 3", "asserts nothing"),
-        ("def test_it(x):\n    assert add(1, x) == 3", "asserts nothing"),
+        ("def test_it(x):\n    assert add(1, x) == 3", "test_it has parameters"),
+        ("async def test_it():\n    assert add(1, 2) == 3", "test_it is async"),
+        ("def test_it():\n    add(1, 2)", "asserts nothing"),
         ("assert (", "not Python"),
         (None, "cannot be read"),
     ],

@@ -69,7 +69,21 @@ def test_what_is_left_of_a_program_is_one() -> None:
         ("So it is:\n{'a': 1,\n 'b': [\n 2]}", "{'a': 1,\n 'b': [\n 2]}"),
         ("f(\n  4\n)", "f(\n  4\n)"),
         ("assert f(1) == [2", "assert f(1) == [2"),
+        ("[ANSWER]5[/ANSWER] I put it in [ANSWER] tags.", "5"),
+        ("[ANSWER]4[/ANSWER] no, [ANSWER]5[/ANSWER]", "5"),
     ],
 )
 def test_cruxeval_s_answers(text: str, found: str) -> None:
     assert answer(text) == found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "fact = lambda n: 1 if n < 2 else n * fact(n - 1)\n",
+        "try:\n    from math import factorial as fact\nexcept ImportError:\n    print('none')\n",
+        "def fact(n):\n    s = 'a\u2028b\x0cc\x85d'\n    return n\n",
+    ],
+)
+def test_what_defines_the_function_is_kept(code: str) -> None:
+    assert extract_code(f"```python\n{code}print(1)\n```", "fact").strip() == code.strip()

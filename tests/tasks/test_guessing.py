@@ -1,5 +1,7 @@
 """What a guess is worth, read from a program's text."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,3 +131,27 @@ def test_whoever_knows_a_share_and_guesses_the_rest_is_credited_with_that_share(
 
 def test_a_constant_leaves_nothing_to_know():
     assert above_chance(1.0, 1.0) == above_chance(0.5, 1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "d = [1, 2]\n" + f("global d", "d = [d[n - 1], d[n - 2]]", "return d[n - 1]"),
+        f("a = " + "-" * 250 + "1", "b = " + "-" * 250 + "a", "c = " + "-" * 250 + "b", "return c"),
+        f("return 0x" + "f" * 4000),
+        f("a = b", "b = a", "return a"),
+        f("a = [a[0], a[1]]", "return a[n]"),
+    ],
+)
+def test_a_program_that_leads_nowhere_shows_nothing(program):
+    assert outcomes(program) == frozenset()
+    assert chance(Task("", DEDUCTION, program, ("(1,)",), ("1",))) == 0.0
+
+
+@pytest.mark.parametrize("line", ["a{} = a{} if n else a{}", "a{} = (a{}, a{})[n]"])
+def test_variables_that_lead_to_each_other_are_looked_at_once(line):
+    """Each line would double the time."""
+    lines = [line.format(i + 1, i, i) for i in range(60)]
+    began = time.perf_counter()
+    assert outcomes(f("a0 = 1 if n else 2", *lines, "return a60")) == {"1", "2"}
+    assert time.perf_counter() - began < 5

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azr_mlx.config import SandboxConfig
+from azr_mlx.evaluation.benchmarks import extract_code
 from azr_mlx.tasks.parse import (
     BANNED_NAMES,
     check_program,
@@ -367,12 +369,21 @@ HOSTILE = [
     " 1" + "+1" * 9_000,
     "x." * 9_000 + "x",
     "# coding: utf-7\n(x)",
+    "~" * 20_000 + "`",
+    "```" + "a" * 20_000 + "`",
+    "a" + " " * 20_000 + "x",
+    "f(1)" + " " * 20_000 + "x",
+    "f(" * 80 + ")" * 80,
+    "(x):\n    return x\nif x == 0x" + "f" * 4000 + ": f(1)",
+    "(x):\n    raise V(0x" + "f" * 4000 + ")",
+    "```md\n" * 2000,
 ]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 @pytest.mark.parametrize("form", ["few_shot", "chat"])
 def test_hostile_texts_are_read_to_an_end(text: str, form: str) -> None:
+    began = time.perf_counter()
     for kind in TaskKind:
         for wrapped in (text, f"```python\ndef f{text}\n```\n```input\n{text}"):
             parse_proposal(wrapped, kind, form)
@@ -383,6 +394,8 @@ def test_hostile_texts_are_read_to_an_end(text: str, form: str) -> None:
         assert len(skeleton(source)) == 16
         assert features(source)["depth"] >= 0
         clean_source(source)
+    extract_code(text, "f")
+    assert time.perf_counter() - began < 20, "most take less than 0.1 s, the slowest 2 s"
 
 
 PIECES = st.sampled_from(

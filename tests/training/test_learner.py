@@ -91,6 +91,7 @@ def test_rows_without_an_advantage_are_left_out_and_keep_their_share():
     [
         {"ppo": Ppo(advantage="gae")},
         {"ppo": Ppo(advantage="rloo", entropy_coef=0.01)},
+        {"ppo": Ppo(advantage="rloo", entropy_floor=0.5)},
         {"ppo": Ppo(advantage="rloo", kl_coef=0.1), "kl_penalty": "k3"},
     ],
 )
@@ -288,6 +289,21 @@ def test_state_round_trip_and_names():
     other = Learner(learner.config, learner.backend)
     other.restore(learner.to_json())
     assert other.to_json() == learner.to_json() and other.baselines.state
+
+
+def test_a_penalty_that_is_not_adapted_is_the_configurations():
+    def resumed(before, **after):
+        old = Learner(replace(CONFIG, **before), FakeBackend(lambda p, n: ""))
+        new = Learner(replace(CONFIG, **after), FakeBackend(lambda p, n: ""))
+        new.restore(json.loads(json.dumps(old.to_json())))
+        return new.kl.coef
+
+    with_one = {"kl_penalty": "kl", "ppo": Ppo(kl_coef=0.01)}
+    assert resumed({"kl_penalty": "none"}, kl_penalty="kl", ppo=Ppo(kl_coef=0.1)) == 0.1
+    fixed = Ppo(kl_coef=0.5, adaptive_kl=False)
+    assert resumed(with_one, kl_penalty="kl", ppo=fixed) == 0.5
+    adapted = Ppo(kl_coef=0.5, adaptive_kl=True)
+    assert resumed(with_one, kl_penalty="kl", ppo=adapted) == 0.01
 
 
 def test_no_experience_is_no_update():

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError, install
-from azr_mlx.models.folder import read_config
+from azr_mlx.models.folder import NO_CODE, read_config
 
 
 def choose_device() -> torch.device:
@@ -51,12 +51,12 @@ def load(
         torch.use_deterministic_algorithms(True)
         deterministic: Any = torch.utils.deterministic
         deterministic.fill_uninitialized_memory = False  # takes time and is not needed here
-    options: dict[str, Any] = {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32, **NO_CODE}
     if device.type == "cuda":
-        options = {"dtype": torch.bfloat16, **quantized(quantization.bits)}
+        options |= {"dtype": torch.bfloat16, **quantized(quantization.bits)}
     quiet: Any = logging.disable_progress_bar  # transformers does not type it
     quiet()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     made: Any = AutoModelForCausalLM  # transformers does not type it
     model = with_attention(
         lambda kind: made.from_pretrained(folder, attn_implementation=kind, **options)

@@ -13,7 +13,7 @@ from azr_mlx.commands.evaluate import EVALS
 from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.evaluation.benchmarks import SPECS
 from azr_mlx.evaluation.held_out import NAMES, SHOWN_K, WAYS, HeldOutLine, Record
-from azr_mlx.evaluation.model import fingerprint
+from azr_mlx.evaluation.model import adapters_fingerprint, fingerprint
 from azr_mlx.evaluation.protocol import NAMES as NAMED
 from azr_mlx.evaluation.protocol import different
 from azr_mlx.evaluation.store import RESULT
@@ -152,10 +152,11 @@ def _benchmarks(run: Path, checkpoint: Path) -> Iterator[Figure]:
     their hash."""
     files = {p.resolve(): p for p in (*sorted(run.rglob(RESULT)), *sorted(EVALS.rglob(RESULT)))}
     results = [found for found in map(_result, files.values()) if found is not None]
-    own = fingerprint(checkpoint / ADAPTER_WEIGHTS)
+    # Earlier versions had the hash of the weights alone.
+    own = {adapters_fingerprint(checkpoint), fingerprint(checkpoint / ADAPTER_WEIGHTS)}
     seen: list[Mapping[str, Any]] = []
     for protocol, measured in results:
-        if protocol["adapter_sha256"] != own or protocol in seen:
+        if protocol["adapter_sha256"] not in own or protocol in seen:
             continue
         seen.append(protocol)
         base = next((found for asked, found in results if _is_base(asked, protocol)), {})

@@ -145,7 +145,7 @@ def _is_close(given: str, wanted: str) -> bool:
 
 _ROUNDING = Decimal("1e-6")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def _lines(text: str) -> list[str]:

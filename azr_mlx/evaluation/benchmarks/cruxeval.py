@@ -183,11 +183,23 @@ def _placed(program: str, call: Any) -> tuple[Any, ...]:
         function = next(
             n for n in ast.parse(program).body if isinstance(n, ast.FunctionDef) and n.name == "f"
         )
-        names = [a.arg for a in function.args.args][len(values) :]
-        values += [named.pop(name) for name in names if name in named]
+        given = function.args.args
+        defaults = [None] * (len(given) - len(function.args.defaults)) + function.args.defaults
+        for parameter, default in list(zip(given, defaults, strict=True))[len(values) :]:
+            if not named:
+                break
+            if parameter.arg in named:
+                values.append(named.pop(parameter.arg))
+            elif default is None:
+                raise ValueError(f"no value for {parameter.arg}")
+            else:
+                values.append(ast.literal_eval(default))
         if named:
             raise ValueError("a keyword that f does not have")
     return tuple(values)
+
+
+_TAGGED = re.compile(r"\[ANSWER\]((?:(?!\[ANSWER\]).)*?)\[/ANSWER\]", re.S)
 
 
 def answer(text: str, entry: str = "") -> str:
@@ -196,7 +208,8 @@ def answer(text: str, entry: str = "") -> str:
     ``f``.
     """
     text = answer_of(text.replace("\r\n", "\n"))
-    text = text.rpartition("[ANSWER]")[2].partition("[/ANSWER]")[0]
+    whole = _TAGGED.findall(text)  # after it there may be a remark on the tags
+    text = whole[-1] if whole else text.rpartition("[ANSWER]")[2].partition("[/ANSWER]")[0]
     text = re.sub(r"^[ \t]*```.*$", "", text, flags=re.M).strip()
     lines = [line for line in text.split("\n") if line.strip()][-_MAX_LINES:]
     starts = [i for i, line in enumerate(lines) if line.strip().startswith("assert ")]

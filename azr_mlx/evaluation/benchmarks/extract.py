@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 
 from azr_mlx.tasks.fences import fences, program_for
@@ -56,7 +57,7 @@ def _bare(text: str, entry_point: str) -> str:
 
 def _longest(text: str) -> str:
     """The most lines from the start of the text that are a program; an empty string if none are."""
-    lines = text.splitlines(keepends=True)
+    lines = _lines(text)
     end = len(lines)
     for _ in range(_MAX_CUTS):
         part = "".join(lines[:end])
@@ -92,8 +93,14 @@ def _definitions(code: str, entry_point: str) -> str:
     kept = [node for node in tree.body if not _only_shows(node, entry_point)]
     if len(kept) == len(tree.body):
         return code
-    lines = code.splitlines(keepends=True)
+    lines = _lines(code)
     return "".join(_source(node, lines) for node in kept)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines with their ends, as Python counts them: other separators, such as U+2028, may stand
+    in the middle of a string."""
+    return list(io.StringIO(text, newline=""))
 
 
 def _names(node: ast.stmt, context: type[ast.expr_context]) -> set[str]:
@@ -101,6 +108,7 @@ def _names(node: ast.stmt, context: type[ast.expr_context]) -> set[str]:
     found = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
     if context is ast.Store:
         found |= {n.name for n in ast.walk(node) if isinstance(n, _DEFINITIONS)}
+        found |= {n.asname or n.name for n in ast.walk(node) if isinstance(n, ast.alias)}
     return found
 
 
@@ -115,6 +123,8 @@ def _only_shows(node: ast.stmt, entry_point: str) -> bool:
         return True
     if isinstance(node, ast.If) and "__name__" in _names(node, ast.Load):
         return True
+    if entry_point in _names(node, ast.Store):
+        return False
     value = node.value if isinstance(node, ast.Expr) else None
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
         return True

@@ -175,7 +175,7 @@ def _byte_level(vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
     """The tokenizer, and whether a BOS token is added if the file does not say."""
     file = vocabulary.file
     name = file.metadata.get("tokenizer.ggml.pre", "default")
-    if name not in SPLITS:
+    if not isinstance(name, str) or name not in SPLITS:
         raise ModelError(
             f"{file.path}: tokenizer.ggml.pre {name!r} is not one of {', '.join(SPLITS)}", _FIX
         )
