@@ -181,7 +181,7 @@ def _modules_within(allowed: tuple[str, ...]) -> frozenset[str]:
     """
     names = set[str]()
     for module in allowed:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, TypeError, ValueError):  # there is no such module
             held = vars(importlib.import_module(module))
             names |= {
                 name
