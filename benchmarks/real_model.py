@@ -226,7 +226,7 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     if not file.exists():
         blas.enable()
         backend, _ = open_model(
-            options.model, adapters, quantization_for(adapters), options.backend
+            options.model, adapters, quantization_for(options.model, adapters), options.backend
         )
         problems = benchmarks.load("cruxeval-o", options.data).problems
         tasks = [problem.task for problem in problems if problem.task is not None]
