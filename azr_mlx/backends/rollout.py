@@ -9,6 +9,7 @@ read, so that neither CPU nor GPU waits.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from azr_mlx.backends.kv_places import ArrayLibrary, Places, Window
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
 from azr_mlx.backends.sampler import Stream
+from azr_mlx.errors import AzrError
 from azr_mlx.tasks.thinking import Thoughts
 from azr_mlx.types import Completion, Prompt
 
@@ -282,6 +284,12 @@ class RolloutEngine:
         for row, token, logprob in values:
             if row is None or row.finish:
                 continue
+            if not math.isfinite(logprob):
+                raise AzrError(
+                    "rollout: the model's probabilities are not numbers; its weights are damaged, "
+                    "or an update was too large: go on from an earlier checkpoint with a lower "
+                    "learning_rate"
+                )
             row.tokens.append(token)
             row.logprobs.append(logprob)
             row.finish = self._finish(row)

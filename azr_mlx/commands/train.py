@@ -26,7 +26,7 @@ from azr_mlx.backends.select import (
 )
 from azr_mlx.config import Config, ConfigError, diff, load_keys, to_yaml
 from azr_mlx.config.plugins import PlugIn
-from azr_mlx.errors import PROGRAM, AzrError, Interrupted, UsageError
+from azr_mlx.errors import PROGRAM, WRONG_VALUES, AzrError, Interrupted, UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import (
@@ -39,6 +39,7 @@ from azr_mlx.evaluation.held_out import (
 )
 from azr_mlx.evaluation.progress import reporter
 from azr_mlx.files import write_whole
+from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.models.template import check_template
 from azr_mlx.monitoring import report
@@ -315,6 +316,7 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
         base=weights_of(name, config.model_id),
     )
     if init_adapters is not None:
+        _refuse_another_scale(config, init_adapters)
         load_adapters(
             backend,
             init_adapters,
@@ -322,6 +324,20 @@ def _load(name: str, config: Config, model: ResolvedModel, init_adapters: Path |
             "give adapters of this model, and the same lora settings as when they were made",
         )
     return backend
+
+
+def _refuse_another_scale(config: Config, adapters: Path) -> None:
+    """Raises UsageError if the file beside adapters says that they are multiplied by another number
+    than this run's would be; without such a file nobody knows."""
+    try:
+        made = adapter_files.read(adapters.parent).scale
+    except (OSError, *WRONG_VALUES):
+        return
+    if made != config.lora.scale:
+        raise UsageError(
+            f"--resume-adapter-file {adapters}: made with a scale of {made:g}, and lora.scale is "
+            f"{config.lora.scale:g}; give lora.scale={made:g}"
+        )
 
 
 def _place(

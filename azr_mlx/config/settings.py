@@ -137,7 +137,8 @@ class Ppo:
     value_learning_rate: Positive = 1e-3
     entropy_coef: NonNegative = 0.0
     entropy_floor: NonNegative = 0.0  # nats per token, below which the bonus grows; 0: off
-    kl_coef: NonNegative = 0.01  # beta, the initial one if it adapts
+    # beta, the initial one if it adapts; a smaller one changes nothing that is worth measuring
+    kl_coef: Annotated[float, Between(1e-4, or_zero=True)] = 0.01
     adaptive_kl: bool = True
     kl_stop: Positive = 0.02  # early stop: an update's epochs end past 1.5 x this KL(pi_old || pi)
     max_grad_norm: Positive = 1.0

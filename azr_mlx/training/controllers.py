@@ -20,8 +20,6 @@ class AdaptiveKL:
 
         error = clip((kl - target) / target, -0.2, 0.2);  beta <- beta * (1 + error / horizon)
 
-    but not below LEAST_BETA: the KL would not be measured any more, and beta never rise again.
-
     ``target`` is the desired KL(pi || pi_ref) per token, in nats. ``horizon`` is in updates; 10
     corresponds to the paper's K_beta of 0.1. A beta of 0 stays 0. Raises ValueError if beta is
     negative, the target is not positive, or the horizon is below 1.
@@ -51,8 +49,7 @@ class AdaptiveKL:
         if math.isnan(kl):
             raise ValueError("kl_ref is NaN: the policy diverged; lower learning_rate")
         error = min(max((kl - self.target) / self.target, -MAX_ERROR), MAX_ERROR)
-        least = min(self.coef, LEAST_BETA)
-        self.coef = max(self.coef * (1.0 + error / self.horizon), least)
+        self.coef *= 1.0 + error / self.horizon
         return self.coef
 
     def to_json(self) -> dict[str, float]:

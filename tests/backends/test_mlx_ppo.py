@@ -9,7 +9,7 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from mlx.utils import tree_flatten  # noqa: E402
+from mlx.utils import tree_flatten, tree_unflatten  # noqa: E402
 
 from azr_mlx.backends.base import Hyper  # noqa: E402
 from azr_mlx.backends.microbatch import Stage, split  # noqa: E402
@@ -308,6 +308,46 @@ def test_gradient_checkpointing_changes_no_gradient():
         _, _, expected = accumulated(plain, batch, FULL)
         _, _, grads = accumulated(checkpointed, batch, FULL)
         assert_close(expected, grads, 1e-6)
+
+
+def test_recomputed_layers_drop_the_same_again():
+    """Otherwise the gradient would be that of another function than the loss."""
+    lora = Lora(rank=4, scale=2.0, dropout=0.3)
+    backend = MlxBackend(tiny_model(scale=2.0), CharTokenizer(), lora, grad_checkpoint=True)
+    batch = centred(make_batch(), backend, FULL)
+    draw = np.random.default_rng(5)
+    start = dict(tree_flatten(backend._adapter_parameters()))
+    along = {k: mx.array(draw.normal(size=v.shape).astype(np.float32)) for k, v in start.items()}
+
+    def moved(by):
+        there = [(k, v + by * along[k]) for k, v in start.items()]
+        backend.policy.update(tree_unflatten(there))
+        mx.random.seed(7)
+        return accumulated(backend, batch, FULL)
+
+    loss, _, grads = moved(0.0)
+    assert moved(0.0)[0] == loss
+    found = dict(tree_flatten(grads))
+    slope = sum(float((found[k] * along[k]).sum()) for k in start)
+    measured = (moved(2e-4)[0] - moved(-2e-4)[0]) / 4e-4
+    assert abs(slope) > 1e-2 and measured == pytest.approx(slope, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_adapters_in_16_bits_are_trained_in_32(kind, tmp_path):
+    backend = make_backend()
+    backend.save(tmp_path)
+    file = tmp_path / "adapters.safetensors"
+    arrays = {k: v.astype(getattr(mx, kind)) for k, v in mx.load(str(file)).items()}
+    mx.save_safetensors(str(file), arrays)
+    backend.load_adapters(tmp_path)
+    assert {v.dtype for _, v in tree_flatten(backend._adapter_parameters())} == {mx.float32}
+    before = dict(tree_flatten(backend._adapter_parameters()))
+    backend.update(centred(make_batch(), backend, FULL), replace(FULL, lr=1e-5))
+    after = dict(tree_flatten(backend._adapter_parameters()))
+    moved = max(float(mx.abs(after[k] - before[k]).max()) for k in before)
+    assert 0 < moved < 2e-5
+    backend.save(tmp_path)
 
 
 def grouped_batch(ends: Sequence[Sequence[int]] = ((3, 4), (5, 6, 7))) -> Batch:

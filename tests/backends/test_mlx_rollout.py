@@ -17,7 +17,7 @@ from azr_mlx.backends.mlx.own_caches import CacheDecoder  # noqa: E402
 from azr_mlx.backends.rollout import RolloutEngine  # noqa: E402
 from azr_mlx.backends.sampler import Stream, draw_on_host  # noqa: E402
 from azr_mlx.config import Lora  # noqa: E402
-from azr_mlx.errors import UsageError  # noqa: E402
+from azr_mlx.errors import AzrError, UsageError  # noqa: E402
 from azr_mlx.types import Batch, Prompt  # noqa: E402
 from tests import architectures  # noqa: E402
 from tests.tiny import EOS, CharTokenizer, tiny_model  # noqa: E402
@@ -331,3 +331,16 @@ def test_a_model_without_a_layer_for_adapters_is_told_the_names():
     with pytest.raises(UsageError, match=r"lora\.keys: nothing.*self_attn\.q_proj") as refusal:
         MlxBackend(tiny_model(), TOKENIZER, Lora(keys=("nothing",)))
     assert "\n" not in str(refusal.value)
+    for unknown in ("typo", "lm_head", "model.embed_tokens"):
+        keys = ("self_attn.q_proj", unknown)
+        with pytest.raises(UsageError, match=rf"lora\.keys: {unknown}: no layer"):
+            MlxBackend(tiny_model(), TOKENIZER, Lora(keys=keys))
+
+
+def test_a_model_that_gives_no_numbers_ends_the_run():
+    model = tiny_model()
+    model.model.norm.weight = model.model.norm.weight * float("nan")
+    engine = RolloutEngine(MlxDecoder(model), TOKENIZER, max_rows=2)
+    for temperature in (0.0, 1.0):
+        with pytest.raises(AzrError, match=r"not numbers.*lower learning_rate"):
+            engine.run(prompts(["def f(a):"]), [Sampling(4, temperature)], keys(1))

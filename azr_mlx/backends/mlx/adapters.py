@@ -184,4 +184,5 @@ def load_adapter_weights(model: nn.Module, file: Path) -> None:
     """
     new, own = read_arrays(file), adapter_weights(model)
     require_fit(file, new, own)
-    model.load_weights(list(new.items()), strict=False)
+    # Adapters are trained in the type in which they were made: Adam's squares underflow in 16 bits.
+    model.load_weights([(k, v.astype(own[k].dtype)) for k, v in new.items()], strict=False)

@@ -321,13 +321,18 @@ def _remove_failing(model: Anatomy, adapter_config: dict[str, Any]) -> None:
 
 
 def _require_adapters(model: nn.Module, lora: Lora) -> None:
-    if adapters.by_key(model):
+    adapted = adapters.by_key(model)
+    known = {*adapted, *adapters.left_out(model)} if adapted else set()
+    # Outside of the blocks, as the head is, adapters would get no gradient.
+    unknown = [key for key in lora.keys if key not in known]
+    if adapted and not unknown:
         return
     if not lora.keys:
         raise ValueError("none of its layers can have adapters")
+    names = sorted({*adapted, *adapters.left_out(model)})
     raise UsageError(
-        f"lora.keys: {', '.join(lora.keys)}: no layer of model type {_kind(model)!r} that can have "
-        f"adapters has such a name; choose from {', '.join(adapters.left_out(model))}"
+        f"lora.keys: {', '.join(unknown)}: no layer of model type {_kind(model)!r} that can have "
+        f"adapters has such a name; choose from {', '.join(names)}"
     )
 
 

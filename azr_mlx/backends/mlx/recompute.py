@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ def checkpoint_layers(model: nn.Module) -> None:
     for layer in model.layers:
         if not issubclass(type(layer), _Recomputed):
             layer.__class__ = _recomputed(type(layer))
+            for one in layer.modules():
+                if type(one) is nn.Dropout:
+                    one.__class__ = _Keyed
 
 
 class _Recomputed:
@@ -37,6 +41,7 @@ def _recomputed(kind: type) -> type:
         past = [None if c.before is None else [c.before.keys, c.before.values] for c in caches]
         inputs, unpack = _packed((given, named, past), _has_gradient)
         unpack_result = []
+        draw = _drawing(self)
 
         def inner(parameters: Any, *arrays: mx.array) -> list[mx.array]:
             self.update(parameters)
@@ -46,7 +51,8 @@ def _recomputed(kind: type) -> type:
                 for cache, before in zip(caches, past, strict=True)
             ]
             given, named = tree_map(_replacing(caches, replayed), (given, named))
-            result = kind.__call__(self, *given, **named)
+            with draw():
+                result = kind.__call__(self, *given, **named)
             kept = [[cache.keys, cache.values] for cache in replayed]
             outputs, unpack_outputs = _packed((result, kept), _is_array)
             unpack_result.append(unpack_outputs)
@@ -59,6 +65,38 @@ def _recomputed(kind: type) -> type:
         return result
 
     return type(kind.__name__, (_Recomputed, kind), {"__call__": call})
+
+
+class _Keyed(nn.Dropout):
+    """Dropout that draws by a key of its own while it has one."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        key = self.get("_key")
+        if key is None or self._p_1 == 1 or not self.training:
+            return super().__call__(x)
+        mask = mx.random.bernoulli(self._p_1, x.shape, key=key)
+        return (mask * x) * (1 / self._p_1)
+
+
+def _drawing(layer: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """A block in which a layer's dropout draws the same each time that the layer is computed."""
+    drawing = [one for one in layer.modules() if isinstance(one, _Keyed) and one._p_1 < 1]
+    if not drawing:
+        return nullcontext
+    own = mx.random.randint(0, 1 << 30, (2,), dtype=mx.uint32)
+    keys = mx.random.split(own, len(drawing))
+
+    @contextmanager
+    def draw() -> Iterator[None]:
+        for one, key in zip(drawing, keys, strict=True):
+            one._key = key
+        try:
+            yield
+        finally:
+            for one in drawing:
+                one._key = None
+
+    return draw
 
 
 @dataclass(frozen=True)
