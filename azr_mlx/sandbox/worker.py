@@ -207,7 +207,8 @@ class Worker:
 
     def _tidy(self) -> None:
         self._log.close()
-        shutil.rmtree(self.base, ignore_errors=True)
+        with contextlib.suppress(RecursionError):  # a tree that a job made, of any depth
+            shutil.rmtree(self.base, ignore_errors=True)
 
 
 def _hidden() -> list[str]:

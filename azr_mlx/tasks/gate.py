@@ -248,9 +248,9 @@ def _judge(
                 "invalid_value", "the value is no literal of bounded size", seconds=seconds
             )
         outputs.append(output)
-    hidden = {outputs[i] for i in _hidden(draft, candidate)}
-    if len(hidden) == 1:
-        return _rejected("constant", f"hidden inputs all give {hidden.pop()[:80]}", seconds=seconds)
+    hidden = [outputs[i] for i in _hidden(draft, candidate)]
+    if hidden and _are_equal(hidden):
+        return _rejected("constant", f"hidden inputs all give {hidden[0][:80]}", seconds=seconds)
     shape = (draft.kind, skeleton(candidate.program))
     if shape in seen:
         return _rejected(
@@ -266,6 +266,12 @@ def _hidden(draft: Draft, candidate: _Candidate) -> tuple[int, ...]:
     """The inputs of an induction task that the solver is not shown: the second half."""
     count = len(candidate.inputs)
     return tuple(range((count + 1) // 2, count)) if draft.kind is TaskKind.INDUCTION else ()
+
+
+def _are_equal(literals: Sequence[str]) -> bool:
+    """As the judge compares: dicts in another order are equal, and so are 0.0 and -0.0."""
+    first, *others = map(parse_literal, literals)
+    return all(equal(first, other) for other in others)
 
 
 def _output(value: str | None, max_chars: int) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import builtins
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from azr_mlx.errors import UsageError
-from azr_mlx.evaluation.benchmarks import Grade, load
+from azr_mlx.evaluation.benchmarks import Grade, livecodebench, load
 from azr_mlx.evaluation.benchmarks.apps import (
     HEADER,
     CallCheck,
@@ -252,6 +253,15 @@ def test_solutions_have_the_names_that_the_reference_gives_them(
         (keyed, "def d(x): return Counter({x: x + 1})"),
     ]
     assert grade(sandbox, cases) == [Grade(PASS, 1.0)] * 4
+
+
+def test_what_is_printed_without_end_is_compared_no_further_than_the_answer() -> None:
+    began = time.perf_counter()
+    for printed in ("a\n" * 2**21, "1" * 2**21 + "x", "a " * 2**21, "\n" * 2**21 + "3\n4"):
+        for compare in (same_output, livecodebench.same_output):
+            assert not compare(printed, "3")
+    assert not livecodebench.same_value("[" + "[]," * 2**20 + "0]", "[0]")
+    assert time.perf_counter() - began < 10, "1 s on a machine with nothing else to do"
 
 
 @pytest.mark.parametrize(

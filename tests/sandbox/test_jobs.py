@@ -321,6 +321,24 @@ def test_hanging_zygote_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+def test_names_that_a_job_foresees_do_not_end_the_run() -> None:
+    """What it leaves is moved while it is removed."""
+    program = (
+        "import os\n"
+        "def f(x):\n"
+        "    os.mkdir('a')\n"
+        "    for pid in (os.getsid(0), os.getppid(), os.getpid()):\n"
+        "        for i in range(1, 60):\n"
+        "            open(f'a/.{pid}.{i}', 'x').close()\n"
+        "            os.makedirs(f'a/d{pid}.{i}/e')\n"
+        "    return x\n"
+    )
+    with Sandbox(workers=1, isolation="limits-only", limits=LIMITS) as sandbox:
+        jobs = [Job("a", program, call="f", args="(1,)", expect="1")]
+        jobs.append(Job("b", "def f(x): return x", call="f", args="(1,)", expect="1"))
+        assert [result.status for result in sandbox.run(jobs)] == [Status.PASS, Status.PASS]
+
+
 def test_twice_dead_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox(workers=1, isolation="limits-only", limits=LIMITS) as sandbox:
 

@@ -467,6 +467,18 @@ OWN_NAMES: dict[str, tuple[str, str]] = {
         "def poly(*a): return 0\ndef f(*a): return 0\n",
     ),
     "math.fabs": ("HumanEval/32", "import math\nmath.fabs = lambda x: 0\ndef f(*a): return 0\n"),
+    "a number that is another one each time": (
+        "HumanEval/32",
+        "class Root:\n"
+        "    def __init__(self, xs): self.xs, self.asked = xs, -1\n"
+        "    def __float__(self):\n"
+        "        self.asked += 1\n"
+        "        n = len(self.xs) - 1\n"
+        "        if self.asked != n: return 0.0\n"
+        "        v = -self.xs[0] / self.xs[n]\n"
+        "        return v ** (1.0 / n) if v >= 0 else -((-v) ** (1.0 / n))\n"
+        "def f(xs): return Root(xs)\n",
+    ),
     "nothing but an always equal object": (
         "HumanEval/32",
         always() + "def f(*a): return Always()\n",

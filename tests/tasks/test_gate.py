@@ -207,6 +207,18 @@ def test_induction_needs_every_input(sandbox: Sandbox) -> None:
     assert hidden_alike[1].verdict.detail == "hidden inputs all give 5"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{'a': 1, 'b': 2} if x % 2 else {'b': 2, 'a': 1}",
+        "0.0 if x % 2 else -0.0",
+    ],
+)
+def test_what_the_judge_takes_for_equal_is_constant(sandbox: Sandbox, body: str) -> None:
+    draft = _induction(body, [f"({i},)" for i in range(10)])
+    assert gate([draft], sandbox)[0].reason == "constant"
+
+
 def test_duplicates_are_rejected_within_a_kind(sandbox: Sandbox) -> None:
     buffer = TaskBuffer(4)
     first = Draft(Proposal("def f(x):\n    return x + 1\n", ("(1,)",)), DEDUCTION)

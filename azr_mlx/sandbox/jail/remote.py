@@ -22,6 +22,7 @@ _BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift 
 _ORDER = ("lt", "le", "gt", "ge")
 # What makes a plain value of an object.
 _NUMERIC = "bool len neg pos abs invert int float index complex round trunc floor ceil".split()  # noqa: SIM905
+_CONVERTED = ("int", "float", "index", "complex")  # what gives a number
 _OTHERS = """
     str repr format bytes hash iter next reversed getitem setitem delitem call enter exit
     fspath length_hint
@@ -365,8 +366,13 @@ def _method(state: State, name: str) -> Callable[..., Any]:
 
 def _numeric(name: str) -> Callable[..., Any]:
     def method(self: Any, *operands: Any) -> Any:
-        if state_of(self).mixed:
+        state = state_of(self)
+        if state.mixed:
             raise TypeError("arithmetic with the code's objects gives objects, not numbers")
+        # Another object could say at each question what the tests want to hear then.
+        known = state.made or state.peer.knows_by_name(type(self))
+        if name in _CONVERTED and not known:
+            raise TypeError("only an object of a class that the tests know is a number")
         return ask(self, name, *operands)
 
     return method

@@ -54,9 +54,9 @@ def _discard(path: str) -> None:
 
 def remove(top: str) -> None:
     """Remove a tree of any depth and with any modes. Deeper entries are first moved up, so that
-    paths stay short.
+    paths stay short, to names that no job can have foreseen.
     """
-    moved = 0
+    moved, own = 0, os.urandom(8).hex()
     while True:
         try:
             _open_up(top)
@@ -78,7 +78,7 @@ def remove(top: str) -> None:
                     _open_up(inner.path)
                 else:
                     _unlock(inner.path)
-                os.rename(inner.path, os.path.join(top, f".{os.getpid()}.{moved}"))
+                os.rename(inner.path, os.path.join(top, f".{own}.{moved}"))
             os.rmdir(entry.path)
 
 
