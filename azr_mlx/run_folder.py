@@ -186,7 +186,11 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
         return above, path
     if os.path.isdir(path) and checkpoints(path):
         return path, checkpoints(path)[-1]
-    why = "neither a run with checkpoints nor a checkpoint" if path.exists() else "no such folder"
+    why = (
+        "neither a run with checkpoints nor a checkpoint"
+        if os.path.exists(path)
+        else "no such folder"
+    )
     raise CheckpointError(f"{asked} {where}: {why}; give runs/NAME or {LATEST}")
 
 

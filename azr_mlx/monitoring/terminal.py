@@ -101,8 +101,10 @@ class Display:
 
     def stopping(self) -> None:
         """Say that Ctrl-C was noticed. May be called by another thread."""
-        self.view.stopping = True
-        if not self.silent and self.live is None:
+        self.view.stopping, live = True, self.live
+        if live is not None:
+            live.refresh()
+        elif not self.silent:
             self._say(STOPPING)
 
     def table(self, made: Table) -> None:

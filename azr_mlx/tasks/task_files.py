@@ -27,7 +27,9 @@ PAIRS = (TaskKind.DEDUCTION, TaskKind.ABDUCTION)
 
 def row_of(task: Task, attempts: int, successes: int) -> dict[str, Any]:
     """A task as a row of JSON, with what self-play measured of it. ``solve_rate`` is None if it was
-    never tried."""
+    never tried. Raises ValueError if the task lacks inputs or outputs."""
+    if not task.inputs or len(task.inputs) != len(task.outputs):
+        raise ValueError("a task without an output for each of its inputs")
     return {
         "id": task.id,
         "kind": task.kind.value,
