@@ -106,7 +106,7 @@ def test_a_card_of_a_run_whose_files_are_damaged(run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["runs/other"], "tasks runs/other: neither a run with checkpoints nor a checkpoint"),
+        (["runs/other"], "tasks runs/other: no such folder"),
         (["--kind", "deduce"], "--kind deduce: no such kind; take deduction"),
         (["--kind", "induction"], "none of its 4 tasks is wanted; filter less"),
         (["--min-solve-rate", "0.9", "--max-solve-rate", "0.1"], "--min-solve-rate 0.9: more than"),
