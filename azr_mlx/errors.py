@@ -67,8 +67,7 @@ def install(*packages: str) -> str:
     elif found is not None and os.path.samefile(found, own):
         command = ["pip", "install"]
     else:
-        here = Path.cwd()
-        command = [str(own.relative_to(here) if here in own.parents[1:] else own), "install"]
+        command = [str(own), "install"]
     return shlex.join([*command, *packages])
 
 

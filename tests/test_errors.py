@@ -32,8 +32,6 @@ def test_pip_is_enough_if_it_is_that_of_this_python(own):
 
 def test_otherwise_the_pip_of_this_python_is_named(own, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert errors.install("wandb") == ".venv/bin/pip install wandb"
-    monkeypatch.chdir(own)
     assert errors.install("wandb") == f"{own}/pip install wandb"
 
 

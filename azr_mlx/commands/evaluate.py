@@ -258,7 +258,9 @@ def _exported(request: EvalRequest, loaded: Sequence[Benchmark], report: Report)
         try:
             written += exports.write(request.exported, result, of[result.name], folder, now)
         except OSError as e:  # what was measured is told first
-            failed = f"--export: {folder} cannot be written: {first_line(e)}; make room, and again"
+            failed = (
+                f"--export: {folder} cannot be written: {first_line(e)}; make room, and try again"
+            )
     return replace(report, exported=tuple(written), not_exported=failed)
 
 

@@ -318,6 +318,18 @@ class Record:
         return bool(self.after) and step == (last if self.after_step is None else self.after_step)
 
     @property
+    def standing(self) -> dict[str, dict[str, float]]:
+        """What was solved before training, in the mean of the kinds: by way of answering, then by
+        distribution; empty until it is measured."""
+        if not self.before:
+            return {}
+        alone = {way: compare(self.tasks, self.before, self.before, way) for way in WAYS}
+        return {
+            way: {name: own[-1].before.value for name, own in lines.items()}
+            for way, lines in alone.items()
+        }
+
+    @property
     def compared(self) -> dict[str, Lines]:
         """What changed, by way of answering; empty until both measurements exist."""
         if not self.before or not self.after:

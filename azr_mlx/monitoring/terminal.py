@@ -201,12 +201,9 @@ def held_out_table(
 def standing_line(record: Record) -> str:
     """One line: what was solved before training, in the mean of the kinds."""
     parts = []
-    for way, said in WAYS.items():
-        lines = held_out.compare(record.tasks, record.before, record.before, way)
-        shares = (
-            f"{held_out.NAMES[name]} {own[-1].before.value:.1%}" for name, own in lines.items()
-        )
-        parts.append(f"{said}: {', '.join(shares)}")
+    for way, found in record.standing.items():
+        shares = (f"{held_out.NAMES[name]} {share:.1%}" for name, share in found.items())
+        parts.append(f"{WAYS[way]}: {', '.join(shares)}")
     return f"solved before training, {'; '.join(parts)}"
 
 

@@ -87,7 +87,10 @@ def _python_files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
         folders[:] = sorted(n for n in folders if n not in LEFT_OUT and not n.startswith("."))
         for name in sorted(files):
             file = Path(where, name)
-            if os.path.islink(file):  # False, and not an error, in a folder that hides it
+            # Of a file in a folder that hides it, all of these are False.
+            if os.path.islink(file):
                 left_out["links"] += 1
-            elif file.suffix == ".py" and not os.path.isdir(file):
+            elif file.suffix == ".py" and os.path.isfile(file):
                 yield file
+            elif file.suffix == ".py" and not os.path.lexists(file):
+                left_out["unreadable files"] += 1

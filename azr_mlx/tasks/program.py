@@ -95,7 +95,7 @@ def unparse(node: ast.AST) -> str | None:
 
 
 def scopes(source: str) -> list[symtable.SymbolTable]:
-    """All scopes of a source, the module's first. None if it is not Python: its parser takes some
+    """All scopes of a source, the module's first; empty if it is not Python. Its parser takes some
     programs that its compiler does not, such as one with two parameters of one name."""
     try:
         found = [symtable.symtable(source, "<program>", "exec")]

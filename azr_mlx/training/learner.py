@@ -53,7 +53,7 @@ def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
     return left if how == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
-def _moved(batch: Batch, hyper: Hyper, floor: float = 0.0) -> np.ndarray:
+def _moved(batch: Batch, hyper: Hyper, floor: float) -> np.ndarray:
     """Indices of the rows that the loss has a gradient for: those with an advantage, or all if a
     bonus, a penalty or the critic acts on every row, or if their entropy is to be measured because
     it has a floor. The weights of tokens were computed before, so that a row's share does not

@@ -13,7 +13,7 @@ from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.cli import main  # noqa: E402
 from azr_mlx.commands.export import to_model, to_peft  # noqa: E402
 from azr_mlx.config import Config, Lora, to_yaml  # noqa: E402
-from azr_mlx.errors import ModelError, UsageError  # noqa: E402
+from azr_mlx.errors import AzrError, ModelError, UsageError  # noqa: E402
 from tests import architectures  # noqa: E402
 from tests.backends.test_mlx_ppo import make_backend, make_batch  # noqa: E402
 from tests.backends.test_torch_backend import torch_model  # noqa: E402
@@ -50,6 +50,42 @@ def test_peft_loads_it_and_computes_the_same(saved, tmp_path):
     plain = torch_model(tiny_model(scale=2.0))
     model = peft.PeftModel.from_pretrained(plain, tmp_path / "out").eval()
     require_same_logprobs(model, backend)
+
+
+def test_adapters_in_bfloat16_are_written_as_float32(saved, tmp_path):
+    _, run = saved
+    file = run / "adapters.safetensors"
+    arrays = {name: a.astype(mx.bfloat16) for name, a in mx.load(str(file)).items()}
+    mx.save_safetensors(str(file), arrays)
+    to_peft(run, tmp_path / "out")
+    made = mx.load(str(tmp_path / "out" / "adapter_model.safetensors"))
+    assert {a.dtype for a in made.values()} == {mx.float32}
+    total = sum(float(mx.abs(a.astype(mx.float32)).sum()) for a in arrays.values())
+    found = sum(float(mx.abs(a).sum()) for a in made.values())
+    assert total > 0 and found == pytest.approx(total, rel=1e-5)
+
+
+def test_adapters_of_a_wrapped_model_are_refused(saved, tmp_path):
+    _, run = saved
+    file = run / "adapters.safetensors"
+    arrays = {f"language_model.{name}": a for name, a in mx.load(str(file)).items()}
+    mx.save_safetensors(str(file), arrays)
+    with pytest.raises(UsageError, match=r"language_model\..* other names .*; use --to mlx"):
+        to_peft(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_names_the_folder_and_leaves_nothing(learned, tmp_path, monkeypatch):
+    """As MLX says it."""
+    _, run = learned
+
+    def full(*_, **__):
+        raise RuntimeError("[write] Unable to write 8 bytes to file.")
+
+    monkeypatch.setattr("mlx_lm.utils.save_model", full)
+    with pytest.raises(AzrError, match=r"--out .*out: cannot be written: .*; make room"):
+        to_model(run, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "run"]
 
 
 def test_bad_input_is_one_line_and_writes_nothing(saved, tmp_path):

@@ -217,6 +217,7 @@ def test_what_is_left_out_of_a_folder(tmp_path: Path) -> None:
     (code / "binary.py").write_bytes(b"\0\1\2\3")
     (code / "latin.py").write_bytes("a = 'café'".encode("latin-1"))
     (code / "two.py").write_text("print 'Python 2'")
+    os.mkfifo(code / "pipe.py")  # would be waited for
     with (code / "huge.py").open("wb") as huge:
         huge.truncate(MOST_BYTES + 1)
     (code / "data.txt").write_text("def no(x):\n    return x\n")

@@ -321,15 +321,14 @@ def _remove_failing(model: Anatomy, adapter_config: dict[str, Any]) -> None:
 
 
 def _require_adapters(model: nn.Module, lora: Lora) -> None:
-    adapted = adapters.by_key(model)
-    known = {*adapted, *adapters.left_out(model)} if adapted else set()
+    adapted, others = adapters.by_key(model), adapters.left_out(model)
     # Outside of the blocks, as the head is, adapters would get no gradient.
-    unknown = [key for key in lora.keys if key not in known]
+    unknown = [key for key in lora.keys if not adapted or key not in (*adapted, *others)]
     if adapted and not unknown:
         return
     if not lora.keys:
         raise ValueError("none of its layers can have adapters")
-    names = sorted({*adapted, *adapters.left_out(model)})
+    names = sorted({*adapted, *others})
     raise UsageError(
         f"lora.keys: {', '.join(unknown)}: no layer of model type {_kind(model)!r} that can have "
         f"adapters has such a name; choose from {', '.join(names)}"

@@ -25,18 +25,8 @@ from azr_mlx.run_folder import ADAPTER_WEIGHTS, METRICS_FILE
 HELD_OUT = "azr-mlx-held-out"  # the type of dataset that the index of a card names
 # Of a benchmark's protocol, what a reader needs in order to measure the same.
 _ASKED = (
-    *(
-        "model",
-        "prompt",
-        "shots",
-        "strategy",
-        "extraction",
-        "temperature",
-        "top_p",
-        "max_tokens",
-        "seed",
-    ),
-    *("data_sha256", "version"),
+    *("model", "prompt", "shots", "strategy", "extraction"),
+    *("temperature", "top_p", "max_tokens", "seed", "data_sha256", "version"),
 )
 
 

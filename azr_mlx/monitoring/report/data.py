@@ -13,7 +13,7 @@ import numpy as np
 from azr_mlx import run_folder
 from azr_mlx.config import schema
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError
-from azr_mlx.evaluation.held_out import Lines, Record, RightAnswerLine, compare
+from azr_mlx.evaluation.held_out import Lines, Record, RightAnswerLine
 from azr_mlx.monitoring.metrics import MetricsFile, is_number
 from azr_mlx.run_folder import (
     BUFFER_FILE,
@@ -181,10 +181,7 @@ def _held_out(path: Path) -> HeldOutFound:
         return HeldOutFound()
     solved = {way: lines for way, lines in record.compared.items() if lines}
     passes = {k: lines for k in record.ks if (lines := record.pass_at(k))}
-    waiting: dict[str, float] = {}
-    if record.before and not solved:
-        alone = compare(record.tasks, record.before, record.before, "sampled")
-        waiting = {name: lines[-1].before.value for name, lines in alone.items()}
+    waiting = {} if solved else record.standing.get("sampled", {})
     return HeldOutFound(solved, passes, record.right_answers, waiting)
 
 
