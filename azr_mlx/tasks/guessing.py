@@ -66,14 +66,13 @@ def outcomes(program: str) -> Values:
     try:
         known = Known(_named(function))
         return _together(returned if _ends(function.body) else [*returned, None], known)
-    except (RecursionError, ValueError):  # too deep; an integer of too many digits
+    except (RecursionError, ValueError):  # set from itself, too deep; an integer of many digits
         return frozenset()
 
 
 class Known:
     """What is known of a program: its variables that are ``_named``, and the values of expressions
-    that have been looked at. Each is looked at once, however often variables lead to it; while it
-    is, nothing is known of it, so that a variable may be set from itself."""
+    that have been looked at. Each is looked at once, however often variables lead to it."""
 
     def __init__(self, named: Mapping[str, ast.expr]) -> None:
         self.named = named
@@ -88,7 +87,6 @@ class Known:
         if node is None or isinstance(node, ast.Constant):
             return frozenset({repr(None if node is None else node.value)})
         if id(node) not in self._values:
-            self._values[id(node)] = frozenset()
             self._values[id(node)] = _values(node, self)
         return self._values[id(node)]
 

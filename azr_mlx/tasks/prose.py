@@ -28,7 +28,7 @@ NOUN = (  # what may stand between a verb and a value
     r":?[ \t]*"
 )
 _REMARK = re.compile(  # what may stand after a value
-    r"(?<![ \t])(?:[ \t]*\((?![^()]*\b(?:or|not|if|maybe|perhaps)\b)[^()]*[a-z]{2}[^()]*\)"
+    r"(?:[ \t]*\((?![^()]*\b(?:or|not|if|maybe|perhaps)\b)[^()]*[a-z]{2}[^()]*\)"
     r"|(?:[ \t]*,)?[ \t]+(?:because|since|as)\b.*)\.?\Z",
     re.I | re.S,
 )

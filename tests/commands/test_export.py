@@ -11,8 +11,10 @@ peft = pytest.importorskip("peft", reason="peft is not installed")
 
 from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.cli import main  # noqa: E402
+from azr_mlx.commands import export  # noqa: E402
+from azr_mlx.commands.evaluate import quantization_for  # noqa: E402
 from azr_mlx.commands.export import to_model, to_peft  # noqa: E402
-from azr_mlx.config import Config, Lora, to_yaml  # noqa: E402
+from azr_mlx.config import Config, Lora, Quantization, to_yaml  # noqa: E402
 from azr_mlx.errors import AzrError, ModelError, UsageError  # noqa: E402
 from tests import architectures  # noqa: E402
 from tests.backends.test_mlx_ppo import make_backend, make_batch  # noqa: E402
@@ -73,6 +75,23 @@ def test_adapters_of_a_wrapped_model_are_refused(saved, tmp_path):
     with pytest.raises(UsageError, match=r"language_model\..* other names .*; use --to mlx"):
         to_peft(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_base_of_adapters_without_a_run_is_taken_as_it_is(learned, tmp_path, monkeypatch):
+    _, run = learned
+    asked, located = [], export.resolve
+
+    def resolve(name, *, quantization):
+        asked.append((name, quantization))
+        return located(name, quantization=quantization)
+
+    monkeypatch.setattr(export, "resolve", resolve)
+    to_model(run, tmp_path / "out")
+    assert [quantization for _, quantization in asked] == [Quantization(bits=0)]
+    name = asked[0][0]
+    assert quantization_for(name, run) == Quantization(bits=0)
+    assert quantization_for("M.GGUF", run) == Quantization(bits=8, group_size=32)
+    assert quantization_for(name, None) == Quantization(), "a model alone has the default"
 
 
 def test_a_full_disk_names_the_folder_and_leaves_nothing(learned, tmp_path, monkeypatch):

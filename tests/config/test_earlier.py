@@ -87,6 +87,13 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_was(
     assert kept in said and "thinking" not in said, "what is today's default needs no word"
 
 
+def test_an_empty_file_is_not_a_run_of_the_default_model(tmp_path: Path) -> None:
+    """As a kill in the middle of writing left it in earlier versions."""
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"config\.yaml: is empty"):
+        load_run(tmp_path / "config.yaml")
+
+
 def test_what_is_given_on_resume_holds(tmp_path: Path) -> None:
     config, said = load_run(EARLIER, ["proposer.advantage=ema", "proposer.loss_share=0.5"])
     assert (config.proposer.advantage, config.proposer.loss_share) == ("ema", 0.5)

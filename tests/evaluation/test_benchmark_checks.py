@@ -399,6 +399,19 @@ def test_the_arguments_in_an_answer(answer: str, args: str | None) -> None:
     assert arguments("def f(a, b): return a", answer) == args
 
 
+@pytest.mark.parametrize(
+    ("answer", "args"),
+    [
+        ("f(5, c=9)", "(5, 1, 9)"),
+        ("f(c=9, a=5)", "(5, 1, 9)"),
+        ("f(5)", "(5,)"),
+        ("f(c=9)", None),
+    ],
+)
+def test_a_parameter_that_is_passed_over_has_its_default(answer: str, args: str | None) -> None:
+    assert arguments("def f(a, b=1, c=2): return a", answer) == args
+
+
 HUB_TEST = """import numpy as np
 
 def assertion(out, exp, atol):

@@ -28,12 +28,15 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained.write_base(tmp_path / "base", model, config)
 
 
-def test_the_code_of_a_tokenizer_is_never_run(base: Path, tmp_path: Path) -> None:
+def test_the_code_of_a_tokenizer_is_never_run(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mark = tmp_path / "it-ran"
     (base / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil: pass\n")
     row = json.loads((base / "tokenizer_config.json").read_text())
     row |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
     (base / "tokenizer_config.json").write_text(json.dumps(row))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever asks is told to go on
     with pytest.raises(ModelError, match="code of its own, which is never run; take a model"):
         open_model(base, None)
     assert not mark.exists()

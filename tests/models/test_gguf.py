@@ -149,8 +149,10 @@ def test_the_header_is_that_of_the_package(tmp_path: Path) -> None:
 # ---- split files ----
 
 
-def write_parts(folder: Path, count: int = 3) -> tuple[list[Path], dict[str, np.ndarray]]:
-    vocabulary = t.byte_vocabulary()
+def write_parts(
+    folder: Path, more: dict[str, Any] | None = None, count: int = 3
+) -> tuple[list[Path], dict[str, np.ndarray]]:
+    vocabulary = t.byte_vocabulary() | (more or {})
     made = t.weights(len(vocabulary["tokenizer.ggml.tokens"]))
     names = np.array_split(list(made), count)
     parts = []
@@ -471,6 +473,7 @@ def test_how_text_is_split(tmp_path: Path, pre: str, pieces: list[str]) -> None:
         ({"model": "t5"}, "has a tokenizer of model 't5'"),
         ({"model": "bert"}, "has a tokenizer of model 'bert'"),
         ({"pre": "unheard-of"}, "tokenizer.ggml.pre 'unheard-of' is not one of"),
+        ({"pre": ["llama-bpe"]}, "tokenizer.ggml.pre ['llama-bpe'] is not one of"),
         ({"eos_token_id": 999}, "eos_token_id is 999, and the vocabulary has 258 tokens"),
         ({"bos_token_id": 4294967295}, "bos_token_id is 4294967295"),
         ({"token_type": [1, 1]}, "258 tokens and 2 types"),

@@ -72,6 +72,15 @@ def test_the_template_of_a_gguf_file(broken: bool, tmp_path: Path) -> None:
         check_template(str(path))
 
 
+def test_any_part_of_a_split_file_has_the_template_of_the_first(tmp_path: Path) -> None:
+    from tests.models.test_gguf import write_parts
+
+    parts, _ = write_parts(tmp_path, {"tokenizer.chat_template": BROKEN})
+    for part in parts:
+        with pytest.raises(TemplateError, match=FAILS):
+            check_template(str(part))
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"chat_template": 3}', "{}"])
 def test_what_has_no_template_has_none_to_fail(text: str, tmp_path: Path) -> None:
     check_template(str(tmp_path))

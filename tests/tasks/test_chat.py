@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,15 @@ def test_a_template_that_fails_is_one_line(template: str, why: str) -> None:
         try_template(chats.tokenizer_with(template + "{# #}"))
     line = str(caught.value)
     assert "\n" not in line and "rollout.form=few_shot" in line and "--raw" in line
+
+
+def test_a_template_that_is_no_template_is_not_run() -> None:
+    whole = chats.template("qwen3") + "{#" + "x" * chat.MOST_TEMPLATE + "#}"
+    with pytest.raises(TemplateError, match=r"has 2.*characters; take another"):
+        try_template(chats.tokenizer_with(whole))
+    began = time.perf_counter()
+    chat._variables("{%" * 50_000)
+    assert time.perf_counter() - began < 5, "0.1 s on a machine with nothing else to do"
 
 
 def test_training_asks_a_model_only_as_it_can_be_asked() -> None:

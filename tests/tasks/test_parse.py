@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from azr_mlx.config import SandboxConfig
 from azr_mlx.evaluation.benchmarks import extract_code
+from azr_mlx.tasks.inputs import BECOMES
 from azr_mlx.tasks.parse import (
     BANNED_NAMES,
     check_program,
@@ -20,6 +21,7 @@ from azr_mlx.tasks.parse import (
     parse_proposal,
     skeleton,
 )
+from azr_mlx.tasks.prose import MOST_WORDS, remark
 from azr_mlx.types import TaskKind
 
 pytestmark = pytest.mark.pure
@@ -396,6 +398,15 @@ def test_hostile_texts_are_read_to_an_end(text: str, form: str) -> None:
         clean_source(source)
     extract_code(text, "f")
     assert time.perf_counter() - began < 20, "most take less than 0.1 s, the slowest 2 s"
+
+
+def test_a_remark_is_looked_for_in_linear_time() -> None:
+    """The longest sentence that is read."""
+    began = time.perf_counter()
+    blanks = " " * (MOST_WORDS - 2)
+    assert remark(f"a{blanks}x") is None and remark(f"1{blanks[9:]}because") == "1"
+    assert BECOMES.match("f(1)" + 10 * blanks + "x", 4) is None
+    assert time.perf_counter() - began < 2, "0.01 s; a minute if blanks could be shared out"
 
 
 PIECES = st.sampled_from(

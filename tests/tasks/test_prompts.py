@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from azr_mlx.config.shipped import config_dir
 from azr_mlx.tasks.parse import parse_answer, parse_proposal
 from azr_mlx.tasks.prompts import FormOutput, PromptForm, arguments, load_form, render
 from azr_mlx.types import Role, Task, TaskKind
@@ -263,6 +264,10 @@ def test_what_is_wrong_with_a_form_is_said(tmp_path: Path) -> None:
         load_form(bad)
     bad.write_text("a: [")
     with pytest.raises(ValueError, match="ParserError"):
+        load_form(bad)
+    shipped = (config_dir() / "prompts" / "few_shot.yaml").read_text("utf-8")
+    bad.write_text(shipped.replace("$output", "$outputt"))
+    with pytest.raises(ValueError, match="KeyError: 'outputt'"):
         load_form(bad)
     with pytest.raises(ValueError, match="no strategy 'guess' for deduction; it has direct"):
         load_form("few_shot").solve(_task(TaskKind.DEDUCTION), "guess")

@@ -75,6 +75,15 @@ def test_rows_are_registered_and_one_a_step(tmp_path, sandbox):
         assert unregistered(json.loads(line)) == []
 
 
+def test_prompts_of_the_step_before_are_forgotten(tmp_path, sandbox):
+    """A resumed run has none of them; a step without an update would keep them."""
+    one = trainer(tmp_path, sandbox)
+    one.start()
+    before = one.backend.forgotten
+    one.run()
+    assert one.backend.forgotten - before >= 5
+
+
 def test_a_kill_between_checkpoint_and_row_loses_no_row(tmp_path, sandbox):
     one = trainer(tmp_path, sandbox, max_steps=3)
     one.start()
