@@ -177,9 +177,9 @@ class Result:
     """The verdict on one job.
 
     ``value`` is the literal text of the value (call style), ``detail`` one line, ``stdout`` what
-    was kept of the output, ``seconds`` the wall time of the run, ``steps`` the number of executed
-    lines if the job was traced. The process of the code counts its own steps and could forge the
-    number, so it proves nothing.
+    was kept of the output, ``stdout_cut`` whether there was more, ``seconds`` the wall time of the
+    run, ``steps`` the number of executed lines if the job was traced. The process of the code
+    counts its own steps and could forge the number, so it proves nothing.
 
     ``values`` (calls style) are the values of the calls up to the first exception, as objects.
     They are *loose* (see ``codec``): an instance of a subclass becomes one of its base, and a value
@@ -196,6 +196,7 @@ class Result:
     steps: int | None = None
     values: tuple[Any, ...] | None = None
     call_seconds: tuple[float, ...] = ()
+    stdout_cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -206,6 +207,8 @@ class Result:
             "stdout": self.stdout,
             "seconds": round(self.seconds, 6),
         }
+        if self.stdout_cut:
+            row["stdout_cut"] = True
         if self.values is not None:
             row["values"] = [_text_of(value) for value in self.values]
         return row if self.steps is None else {**row, "steps": self.steps}

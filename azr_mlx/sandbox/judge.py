@@ -256,8 +256,10 @@ def verdict(job: Job, expected: Any, outcome: Observed) -> Result:
     if status is Status.OK and job.expect_stdout is not None:
         status, detail = _compare_stdout(job.expect_stdout, outcome)
     # The detail may have come from the job. No terminal should obey what it says.
-    rest = outcome.stdout, outcome.seconds, outcome.steps, values, outcome.call_seconds
-    return Result(job.id, status, value, plain(detail), *rest)
+    took = outcome.seconds, outcome.steps, values, outcome.call_seconds
+    return Result(
+        job.id, status, value, plain(detail), outcome.stdout, *took, stdout_cut=outcome.stdout_cut
+    )
 
 
 def _compare_stdout(expected: str, outcome: Observed) -> tuple[Status, str]:

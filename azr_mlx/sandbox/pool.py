@@ -19,6 +19,7 @@ from azr_mlx.types import Status
 
 ISOLATION = ("auto", "strong", "limits-only")
 STARTS = 4  # how many workers in a row may fail to start before the pool gives up
+STALL_S = 1.0  # a caller that was away for longer does not blame the workers
 BACKLOG = 256  # how many jobs may wait; a caller who submits more has to wait, too
 
 
@@ -54,6 +55,7 @@ class Sandbox:
         self._selector = selectors.DefaultSelector()
         self._closed = False
         self._failed_starts = 0
+        self._attended = time.monotonic()
         self.isolation, self.fallback = isolation, ""
         self.features: dict[str, object] = {}
         try:
@@ -243,11 +245,15 @@ class Sandbox:
     def _attend(self, timeout: float | None) -> str:
         active = [w for w in self._crew if w.runs or w.hello is None]
         now = time.monotonic()
+        if now - self._attended > STALL_S:
+            for worker in active:
+                worker.excuse()
         if active:
             latest = max(0.0, min(worker.deadline for worker in active) - now)
             timeout = latest if timeout is None else min(timeout, latest)
-        words = ""
-        for key, events in self._selector.select(timeout if active else 0.0):
+        heard, words = self._selector.select(timeout if active else 0.0), ""
+        self._attended = now = time.monotonic()
+        for key, events in heard:
             worker: Worker = key.data
             try:
                 if events & selectors.EVENT_WRITE:
@@ -257,7 +263,6 @@ class Sandbox:
                         case.take(worker.flavour, outcome)
             except WorkerDied:
                 words = self._bury(worker)
-        now = time.monotonic()
         for worker in [w for w in active if w in self._crew and w.deadline < now]:
             words = self._bury(worker)
         return words

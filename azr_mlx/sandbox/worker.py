@@ -124,6 +124,10 @@ class Worker:
         wall_s = self.runs[0][1].limits.wall_s if self.runs else 0.0
         self.deadline = time.monotonic() + wall_s + GRACE_S
 
+    def excuse(self) -> None:
+        """Give it time: nobody read what it said, or sent what it waits for."""
+        self.deadline = max(self.deadline, time.monotonic() + GRACE_S)
+
     def send(self) -> None:
         """Send as much as the socket takes now. Raises WorkerDied."""
         try:

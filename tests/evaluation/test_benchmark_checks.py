@@ -264,6 +264,25 @@ def test_what_is_printed_without_end_is_compared_no_further_than_the_answer() ->
     assert time.perf_counter() - began < 10, "1 s on a machine with nothing else to do"
 
 
+def test_of_what_is_printed_no_more_is_kept_than_a_right_answer_can_have(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """All cases' outputs are kept until the last one has run."""
+    path = tmp_path / "test.jsonl"
+    answers = ["3\n", "1\n" * 50_000]
+    path.write_text(json.dumps(apps_row(1, {"inputs": ["3\n", "100\n"], "outputs": answers})))
+    (problem,) = load("apps", path).problems
+    assert [job.limits.output_kb for job in problem.check.jobs("")] == [64, 64 + 100_000 // 64]
+    right = "n = int(input())\nprint(3 if n == 3 else '1.00000\\n' * 50_000)"
+    flood = "print(input() + '\\n' + ' ' * 70_000 + '4')"
+    assert grade(sandbox, [(problem, right), (problem, flood)]) == [
+        Grade(PASS, 1.0),
+        Grade(FAIL, 0.0, "case 0: another output expected"),
+    ]
+    [result] = sandbox.run(problem.check.jobs(flood)[:1])
+    assert result.stdout_cut and result.to_json()["stdout_cut"] and len(result.stdout) == 65_536
+
+
 @pytest.mark.parametrize(
     ("given", "wanted", "same"),
     [

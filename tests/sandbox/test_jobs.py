@@ -321,6 +321,22 @@ def test_hanging_zygote_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
+def test_a_caller_that_was_away_blames_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for what it did not read, nor for what it did not send."""
+    monkeypatch.setattr("azr_mlx.sandbox.worker.GRACE_S", 0.3)
+    monkeypatch.setattr("azr_mlx.sandbox.pool.STALL_S", 0.1)
+    limits = Limits(wall_s=1.0, output_kb=4096)
+    long = "def f(x): print('a' * (4 << 20)); return x" + "\n#" * (1 << 20)
+    with Sandbox(workers=1, isolation="limits-only", limits=limits) as sandbox:
+        with sandbox.batch() as batch:
+            batch.submit(Job("a", long, call="f", args="(1,)", expect="1"))
+            for _ in range(6):
+                time.sleep(1.4)
+                batch.poll()
+            [result] = batch.results()
+        assert result.status is Status.PASS, result
+
+
 def test_names_that_a_job_foresees_do_not_end_the_run() -> None:
     """What it leaves is moved while it is removed."""
     program = (

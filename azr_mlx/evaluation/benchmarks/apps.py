@@ -53,7 +53,7 @@ class StdinCheck:
 
     def jobs(self, code: str) -> list[Job]:
         program = cases.headed(HEADER, cases.as_program(code))
-        return cases.jobs(program, self.inputs, LIMITS)
+        return cases.jobs(program, self.inputs, self.outputs, LIMITS)
 
     def grade(self, code: str, results: Sequence[Result]) -> Grade:
         return cases.grade(results, self.outputs, same_output)

@@ -9,6 +9,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from azr_mlx.evaluation.benchmarks.problem import Grade
 from azr_mlx.sandbox import Job, Limits, Result
@@ -47,9 +48,20 @@ def as_program(code: str) -> str:
     return f"def _main():\n{textwrap.indent(code, '    ')}\n_main()\n"
 
 
-def jobs(program: str, inputs: Sequence[str], limits: Limits) -> list[Job]:
-    """The program on each of the inputs."""
-    return [Job(str(i), program, stdin=text, limits=limits) for i, text in enumerate(inputs)]
+def jobs(
+    program: str, inputs: Sequence[str], outputs: Sequence[str], limits: Limits
+) -> list[Job]:
+    """The program on each of the inputs. What they print is kept until all have run, so no more is
+    kept than a right output can have, with room for blanks and for longer spellings of numbers."""
+    return [
+        Job(str(i), program, stdin=text, limits=replace(limits, output_kb=_kept(wanted, limits)))
+        for i, (text, wanted) in enumerate(zip(inputs, outputs, strict=True))
+    ]
+
+
+def _kept(wanted: str, limits: Limits) -> int:
+    """In KiB: 64, and 16 bytes for each character."""
+    return min(limits.output_kb, 64 + len(wanted) // 64)
 
 
 def grade(
@@ -57,7 +69,7 @@ def grade(
 ) -> Grade:
     """The verdict on those jobs: ``same`` compares what was printed with what is expected."""
     right = [
-        r.status is Status.OK and same(r.stdout, wanted)
+        r.status is Status.OK and not r.stdout_cut and same(r.stdout, wanted)
         for r, wanted in zip(results, outputs, strict=True)
     ]
     return counted(right, next((r for r, ok in zip(results, right, strict=True) if not ok), None))

@@ -89,7 +89,7 @@ class TestsCheck:
     sha256: str
 
     def jobs(self, code: str) -> list[Job]:
-        return cases.jobs(program(code, self.name), self._columns()[0], LIMITS)
+        return cases.jobs(program(code, self.name), *self._columns(), LIMITS)
 
     def grade(self, code: str, results: Sequence[Result]) -> Grade:
         same = same_value if self.name else same_output
