@@ -26,6 +26,8 @@ import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
+from collections import Counter, defaultdict
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +80,11 @@ def main() -> int:
     row = {
         "arm": options.arm,
         "run": options.name,
-        **{way: gains(report) for way, report in found.items()},
+        **{way: gains(report, options.out) for way, report in found.items()},
         "right answer": probabilities(options),
     }
     if options.code:
-        row["code"] = gains(code_benchmarks(options))
+        row["code"] = gains(code_benchmarks(options), options.out)
     print(json.dumps(row, indent=1))
     for line in table(row):
         print(line, file=sys.stderr)
@@ -173,10 +175,11 @@ def run(
     )
 
 
-def gains(report: dict[str, Any]) -> dict[str, Any]:
+def gains(report: dict[str, Any], out: Path) -> dict[str, Any]:
     """Of each figure: before, after, and the paired difference with its interval; "mean" is that of
     the benchmarks, whose intervals are independent. "unread" is the share of answers that could not
-    be read, "right if read" the share of the others that are right."""
+    be read, "right if read" the share of the others that are right, "alike" the share of pairs of
+    an item's answers that are the same text: how sure the model is. ``out`` has the answers."""
     found: dict[str, Any] = {}
     for one, after in zip(report["comparisons"], report["results"], strict=True):
         before, name = one["base"], one["benchmark"]
@@ -193,12 +196,26 @@ def gains(report: dict[str, Any]) -> dict[str, Any]:
             right = of.get("pass", 0) / max(total - unread, 1)
             found.setdefault(f"{name} unread", {})[when] = unread / total
             found.setdefault(f"{name} right if read", {})[when] = right
+        texts = {"before": alike(out / before["folder"]), "after": alike(out / after["folder"])}
+        if None not in texts.values():
+            found[f"{name} alike"] = texts
         if one["p_value"] is not None:
             counts = {"gained": len(one["gained"]), "lost": len(one["lost"])}
             found[f"{name} McNemar"] = {**counts, "p_value": one["p_value"]}
     for figure in report["comparisons"][0]["differences"]:
         found[f"mean {figure}"] = mean([v for k, v in found.items() if k.endswith(f" {figure}")])
     return found
+
+
+def alike(folder: Path) -> float | None:
+    """None if each item has one answer."""
+    answers = defaultdict[str, Counter[str]](Counter)
+    for line in (folder / "samples.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        answers[row["task_id"]][row["completion"]] += 1
+    pairs = sum(comb(of.total(), 2) for of in answers.values())
+    same = sum(comb(n, 2) for of in answers.values() for n in of.values())
+    return same / pairs if pairs else None
 
 
 def mean(parts: list[dict[str, float]]) -> dict[str, float]:

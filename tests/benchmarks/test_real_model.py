@@ -22,10 +22,15 @@ def bench():
 
 def compared(benchmark, before, after, gap, p_value=None):
     """A report's result and its comparison, of pass@1."""
-    result = {"pass_at": {"1": {"value": after}}, "statuses": {"pass": 3, "fail": 7}}
+    result = {
+        "folder": f"evals/{benchmark}",
+        "pass_at": {"1": {"value": after}},
+        "statuses": {"pass": 3, "fail": 7},
+    }
     comparison = {
         "benchmark": benchmark,
         "base": {
+            "folder": f"evals/{benchmark}-base",
             "pass_at": {"1": {"value": before}},
             "statuses": {"pass": 2, "fail": 3, "format": 5},
         },
@@ -42,13 +47,26 @@ def report(*parts):
     return {"results": results, "comparisons": comparisons}
 
 
-def test_gains_pair_each_benchmark_with_its_own_base(bench):
+def write_answers(folder, *items):
+    folder.mkdir(parents=True)
+    rows = [{"task_id": str(i), "completion": c} for i, item in enumerate(items) for c in item]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_gains_pair_each_benchmark_with_its_own_base(bench, tmp_path):
+    write_answers(tmp_path / "evals" / "cruxeval-o-base", "aab", "abc")  # 1 of 6 pairs is alike
+    write_answers(tmp_path / "evals" / "cruxeval-o", "aaa", "abb")  # 4 of 6
+    for name in ("cruxeval-i-base", "cruxeval-i"):
+        write_answers(tmp_path / "evals" / name, "a", "b")
     found = bench.gains(
         report(
             ("cruxeval-o", 0.2, 0.3, (0.1, 0.04, 0.16), 0.5),
             ("cruxeval-i", 0.4, 0.4, (0.0, -0.08, 0.08)),
-        )
+        ),
+        tmp_path,
     )
+    assert found["cruxeval-o alike"] == pytest.approx({"before": 1 / 6, "after": 4 / 6})
+    assert "cruxeval-i alike" not in found
     assert found["cruxeval-o pass@1"] == {
         "before": 0.2, "after": 0.3, "value": 0.1, "low": 0.04, "high": 0.16,
     }  # fmt: skip
