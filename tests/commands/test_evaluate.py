@@ -22,7 +22,7 @@ from tests.tiny import tiny_folder
 
 pytestmark = pytest.mark.e2e
 
-TASKS, SAMPLES = 6, 8
+TASKS, SAMPLES = 6, 16
 SAMPLED = ["--num-samples", str(SAMPLES), "--k", "1,5", "--temp", "0.9", "-m", "400"]
 
 
@@ -101,7 +101,7 @@ def stop_after(here: Path, folder: Path, count: int, how: signal.Signals) -> tup
 @pytest.mark.parametrize("moment", range(2))
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_at_a_random_point_and_run_again(here, whole, tmp_path, how, moment):
-    # 32 rows are decoded together: a third of the samples still waits for a place then.
+    # About fifty rows are decoded together: half of the samples still waits for a place then.
     count = random.Random(moment).randint(1, TASKS * SAMPLES // 3)
     code, told = stop_after(here, tmp_path, count, how)
     before = content(tmp_path)
