@@ -2,7 +2,7 @@
 # Sets up what azr-mlx needs in a virtual environment of its own, then runs it.
 #
 #   ./run.sh                         train the quickstart
-#   ./run.sh test                    run the tests: on all cores, then those that need the machine alone
+#   ./run.sh test                    run the tests: on up to four cores, then those that need the machine alone
 #   ./run.sh test PYTEST ARGS        run pytest with these arguments
 #   ./run.sh COMMAND [ARGS]          azr-mlx COMMAND ARGS: train, convert, generate, ...
 #   ./run.sh --resume DIR            azr-mlx train --resume DIR
