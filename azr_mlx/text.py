@@ -124,10 +124,25 @@ def parsed_expression(source: str) -> ast.expr | None:
     return None if tree is None else tree.body
 
 
-def _tree(source: str, mode: str) -> Any:
+def fault(source: str) -> SyntaxError | None:
+    """What is wrong with a text that is not Python; None if it is, or if Python does not say."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # for example, of invalid escapes in the source
-            return ast.parse(source, mode=mode)
+        _parse(source, "exec")
+    except SyntaxError as error:
+        return error
     except NOT_PYTHON:
         return None
+    return None
+
+
+def _tree(source: str, mode: str) -> Any:
+    try:
+        return _parse(source, mode)
+    except NOT_PYTHON:
+        return None
+
+
+def _parse(source: str, mode: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # for example, of invalid escapes in the source
+        return ast.parse(source, mode=mode)

@@ -185,7 +185,7 @@ class TrainingAsking:
 
     def read(self, problem: Problem, text: str) -> str | None:
         task = _task(problem)
-        return parse_answer(text, task.kind, self.form, task.program)
+        return parse_answer(text, task.kind, self.form, task.program, task.inputs)
 
     def kept(self, problem: Problem, judged: Judged) -> str:
         return judged.completion.text

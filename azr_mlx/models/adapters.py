@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ class AdapterConfig:
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters, as ``mlx_lm.tuner.utils.linear_to_lora_layers`` expects them."""
-        return dict(self.row["lora_parameters"])
+        row = dict(self.row["lora_parameters"])
+        numbers = {"scale": _finite(row["scale"]), "dropout": _finite(row.get("dropout", 0.0))}
+        return {**row, "rank": int(row["rank"]), **numbers}
 
     @property
     def rank(self) -> int:
@@ -52,7 +55,7 @@ class AdapterConfig:
 
     @property
     def dropout(self) -> float:
-        return float(self.parameters.get("dropout", 0.0))
+        return float(self.parameters["dropout"])
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -62,6 +65,13 @@ class AdapterConfig:
     @property
     def lora(self) -> Lora:
         return Lora(self.rank, self.scale, self.dropout, self.num_layers, self.keys)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{value} is not a finite number")
+    return number
 
 
 def read(folder: Path) -> AdapterConfig:

@@ -16,6 +16,7 @@ from azr_mlx.errors import AzrError, ModelError, ModelUsageError, first_line
 from azr_mlx.files import Unreadable, has_mark, read_json, whole_folder
 from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS
 
+MOST_LAYERS = 10_000
 DTYPES = ("float16", "bfloat16", "float32")
 KINDS = "give a folder with config.json and model*.safetensors, a .gguf file or a hub repository"
 # How the names of tokenizers' files begin.
@@ -57,6 +58,21 @@ def check_folder(folder: Path) -> None:
             f"{where} comes with its own code ('model_file' in config.json), which is never run",
             "name a model whose architecture mlx-lm supports",
         )
+    _check_tokenizer(folder / "tokenizer_config.json")
+
+
+def _check_tokenizer(file: Path) -> None:
+    """What transformers takes and then fails on. Other faults it tells itself."""
+    try:
+        row = read_json(file)
+    except (OSError, Unreadable):
+        return
+    longest = row.get("model_max_length") if isinstance(row, dict) else None
+    if isinstance(longest, str):
+        raise ModelError(
+            f"{file}: model_max_length: {longest!r}: is a text, not a number",
+            "write the number without quotation marks",
+        )
 
 
 def is_mlx_folder(folder: Path) -> bool:
@@ -77,6 +93,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} is not a JSON object", "fetch it again")
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > MOST_LAYERS:  # all of them would be made first
+        raise ModelError(
+            f"{folder / 'config.json'}: num_hidden_layers: {layers}: is more than {MOST_LAYERS}",
+            "fetch it again",
+        )
     return config
 
 

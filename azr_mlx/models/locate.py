@@ -213,6 +213,6 @@ def _digest(identity: list[Any]) -> str:
 def _nearest(path: Path) -> str:
     near = []
     if os.path.isdir(path.parent):
-        names = [other.name for other in path.parent.iterdir()]
+        names = [other.name for other in path.parent.iterdir() if other.name != path.name]
         near = difflib.get_close_matches(path.name, names, 1)
     return f"did you mean {path.parent / near[0]}?" if near else KINDS

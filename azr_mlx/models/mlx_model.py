@@ -69,6 +69,7 @@ def attach(model: Any, path: Path) -> None:
 
     Raises UsageError if the adapters in the folder ``path`` are damaged or do not fit.
     """
+    import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
 
@@ -80,6 +81,10 @@ def attach(model: Any, path: Path) -> None:
                 model, config.num_layers, config.parameters, use_dora=kind == "dora"
             )
         new = read_arrays(path / ADAPTER_WEIGHTS)
+        if not new:
+            raise ValueError("it holds no weights")
+        if unfit := [name for name, array in new.items() if not mx.isfinite(array).all().item()]:
+            raise ValueError(f"{unfit[0]} has weights that are not finite numbers")
         leaves: Any = tree_flatten(model.parameters())
         own = dict(leaves) if kind == "full" else adapter_weights(model)
         wrong = [k for k, v in new.items() if k not in own or v.shape != own[k].shape]

@@ -9,7 +9,7 @@ from typing import Any
 
 from azr_mlx.errors import WRONG_VALUES, ModelError
 from azr_mlx.files import Unreadable, read_json
-from azr_mlx.models.folder import tensor_sizes, weight_files
+from azr_mlx.models.folder import MOST_LAYERS, tensor_sizes, weight_files
 
 INDEX = "model.safetensors.index.json"
 
@@ -30,7 +30,6 @@ _WITHOUT_GATE = frozenset(
 )
 # How keys begin that describe layers which are not counted here.
 _UNCOUNTED = ("mamba_", "ssm_", "state_size", "rwkv", "lru_", "hybrid_", "linear_attn_config")
-_MOST_LAYERS = 10_000
 
 
 def stored(path: Path) -> int | None:
@@ -98,7 +97,7 @@ def _layers(row: Mapping[str, Any]) -> Iterator[int]:
     experts = _first(row, _EXPERTS)
     if not experts and any("expert" in key and value for key, value in row.items()):
         raise ValueError("experts under another name")
-    if row["num_hidden_layers"] > _MOST_LAYERS:
+    if row["num_hidden_layers"] > MOST_LAYERS:
         raise ValueError("too many layers")
     for layer in range(row["num_hidden_layers"]):
         sparse = experts and _is_sparse(row, layer)

@@ -246,8 +246,8 @@ class Sandbox:
         active = [w for w in self._crew if w.runs or w.hello is None]
         now = time.monotonic()
         if now - self._attended > STALL_S:
-            for worker in active:
-                worker.excuse()
+            for one in active:
+                one.excuse()
         if active:
             latest = max(0.0, min(worker.deadline for worker in active) - now)
             timeout = latest if timeout is None else min(timeout, latest)

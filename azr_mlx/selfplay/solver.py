@@ -84,7 +84,10 @@ class TaskSolver:
     def _asked(self, task: Task, strategy: str, sampling: Sampling, key: int) -> Asked:
         output, thinking = self.form.solve(task, strategy), self.config.rollout.thinks
         prompt = render(output, self.backend.tokenizer, thinking=thinking)
-        read = lambda text: parse_answer(text, task.kind, self.form, task.program)  # noqa: E731
+
+        def read(text: str) -> str | None:
+            return parse_answer(text, task.kind, self.form, task.program, task.inputs)
+
         return Asked(prompt, sampling, key, read, checks_of(task))
 
     # -- the rollouts of a round -------------------------------------------------------------------

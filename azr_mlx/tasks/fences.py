@@ -6,12 +6,15 @@ import ast
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from azr_mlx.text import parsed
+from azr_mlx.tasks.excerpt import completed
+from azr_mlx.text import fault, parsed
 
 # No two parts that follow each other may match the same sign: it would take quadratic time.
 _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,}(?!~))[ \t]*([^\s`{]*)(?:[\s{][^`]*)?")
+_ITEM = re.compile(r"\A[ \t]*(?:[-*+]|\d+[.)])[ \t]+(?=```|~~~)")  # a block may begin on its line
 _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 _TEXT = frozenset({"markdown", "md", "text"})  # fences in such a block are blocks themselves
 _MAX_DEPTH = 3  # of blocks in blocks
@@ -40,12 +43,22 @@ def fences(text: str, depth: int = 0) -> list[Fence]:
     lines, found, at = _lines(text), list[Fence](), 0
     for label, start, end in _blocks(lines):
         body = "\n".join(lines[start:end])
+        if end == len(lines):
+            body = _without_late_end(body)
         title = next((one for one in reversed(lines[at : start - 1]) if one.strip()), "")
         inner = fences(body, depth + 1) if label in _TEXT and depth < _MAX_DEPTH else []
         whole = Fence(label, body + "\n" if start < end < len(lines) else body, title.strip())
         found += inner or [whole]
         at = end + 1
     return found
+
+
+def _without_late_end(body: str) -> str:
+    """Without the end of a block that stands behind its last line."""
+    head, line_break, last = body.rstrip().rpartition("\n")
+    code = last.rstrip("`")
+    late = len(last) - len(code) > 2 and code.strip()
+    return head + line_break + code.rstrip() if late else body
 
 
 def outside(text: str) -> str:
@@ -73,50 +86,66 @@ def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     is how many lines there are, if none does."""
     number = 0
     while number < len(lines):
-        opening = _FENCE.fullmatch(lines[number])
+        opening = _FENCE.fullmatch(_ITEM.sub(_blank, lines[number]))
         number += 1
-        if opening is None or (not opening[3] and _begins_with_fence(lines[number:])):
+        if opening is None:
             continue
-        label = opening[3].lower()
+        label, following = opening[3].lower(), _label_at(lines, number)
+        if following and label in ("", following):
+            continue  # the fence that follows at once begins the block
         end = _end(lines, number, opening, label in _PYTHON)
         yield label, number, end
         number = end + 1
 
 
-def _begins_with_fence(lines: Sequence[str]) -> bool:
-    """Whether another fence, with a label, follows at once: the one before it has no meaning."""
-    first = next((line for line in lines if line.strip()), "")
+def _blank(found: re.Match[str]) -> str:
+    return " " * len(found[0])
+
+
+def _label_at(lines: Sequence[str], start: int) -> str:
+    """The label of the fence that comes next, if nothing stands before it."""
+    rest = (lines[i] for i in range(start, len(lines)))
+    first = next((line for line in rest if line.strip()), "")
     inner = _FENCE.fullmatch(first)
-    return inner is not None and bool(inner[3])
+    return inner[3].lower() if inner is not None else ""
 
 
 def _end(lines: Sequence[str], start: int, opening: re.Match[str], python: bool) -> int:
     """The number of the line that ends a block; how many lines there are, if none does."""
     mark, width = opening[2], len(opening[1].expandtabs(4))
     closing = re.compile(rf"([ \t]*){mark[0]}{{{len(mark)},}}[ \t]*")
-    ends = [
-        (i, len(match[1].expandtabs(4)) - width)
-        for i, line in enumerate(lines[start:], start)
-        if (match := closing.fullmatch(line))
-    ][:_MAX_ENDS]
+    found = ((i, closing.fullmatch(lines[i])) for i in range(start, len(lines)))
+    closed = ((i, len(match[1].expandtabs(4)) - width) for i, match in found if match)
+    ends = list(islice(closed, _MAX_ENDS))
     if not ends:
         return len(lines)
-    if python:
-        for i, _ in ends:
+    code = textwrap.dedent("\n".join(lines[start : ends[0][0]]))
+    if python and parsed(code) is not None:
+        return ends[0][0]
+    if python and _is_in_string(code):
+        for i, _ in ends[1:]:
             if parsed(textwrap.dedent("\n".join(lines[start:i]))) is not None:
                 return i
     # With more than three blanks before it, a fence is text. But if there is no other, it is one.
     return next((i for i, deeper in ends if deeper <= 3), ends[0][0])
 
 
+def _is_in_string(code: str) -> bool:
+    """Whether code ends within a string of several lines: a fence there is part of it."""
+    return "unterminated triple-quoted" in str(fault(code))
+
+
 def program_for(blocks: Sequence[Fence], name: str) -> str | None:
     """The last Python block that gives the function ``name`` a body, or else the last that defines
-    it at all; None if none does."""
+    it at all, with what it needs of the other blocks; None if none does."""
     definition = re.compile(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", re.M)
     bodies = [textwrap.dedent(one.body) for one in blocks if one.is_python]
-    own = [body for body in bodies if definition.search(body)]
-    written = [body for body in own if not _is_stub(body, name)]
-    return next(reversed(written or own), None)
+    own = [i for i, body in enumerate(bodies) if definition.search(body)]
+    written = [i for i in own if not _is_stub(bodies[i], name)]
+    if not own:
+        return None
+    chosen = (written or own)[-1]
+    return completed(bodies[chosen], [*reversed(bodies[:chosen]), *bodies[chosen + 1 :]])
 
 
 def _is_stub(code: str, name: str) -> bool:
@@ -129,7 +158,16 @@ def _is_stub(code: str, name: str) -> bool:
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name
     ]
-    return all(_says_nothing(one) for function in functions for one in function.body)
+    bodies = [function.body for function in functions]
+    if any(map(_is_left_out, (one for body in bodies for one in body))):
+        return True
+    return all(_says_nothing(one) for body in bodies for one in body)
+
+
+def _is_left_out(statement: ast.stmt) -> bool:
+    """Whether ``...`` stands for a part of a function, or for what it returns."""
+    value = statement.value if isinstance(statement, (ast.Expr, ast.Return)) else None
+    return isinstance(value, ast.Constant) and value.value is ...
 
 
 def _says_nothing(statement: ast.stmt) -> bool:

@@ -39,6 +39,8 @@ _CALL = re.compile(
     r"(assert[ \t]+|print\(|`)?f[ \t]*\(",
     re.M,
 )
+_GOES_ON = re.compile(r"^[^#\n]*[^#\s(\[{,],[ \t]*\n(?=[ \t]*[^\s)\]}])", re.M)
+_STOPPED = re.compile(r"(?<![\w.])\d+\.\Z")  # a whole number, and a full stop
 _ASSIGNMENT = re.compile(r"\w+[ \t]*=(?!=)")
 _ENDS = re.compile(r".*\b(is|are|be|returns?|gives?)\b[^`]*`[^`]+`[.*_]*", re.I | re.S)
 BECOMES = re.compile(  # what stands between a call and what it returns
@@ -115,8 +117,7 @@ def arguments_in(text: str, program: str = "") -> list[str]:
     if not text:
         return []
     tree, call = parse_source(text), _call_of(f"f({text}\n)")
-    # With commas between them, assignments are Python as well, but keywords are meant.
-    if tree is not None and not (call is not None and call.keywords):
+    if tree is not None and not (call is not None and _means_one_call(text, call, known)):
         return _read(tree.body, known)[:MAX_INPUTS]
     if call is not None:
         return [args for args in [_placed(call, known, {})] if args is not None]
@@ -125,6 +126,15 @@ def arguments_in(text: str, program: str = "") -> list[str]:
         plain = _plain(text)
         return arguments_in(plain, program) if len(plain) < len(text) else []
     return [one for line in lines[:MAX_INPUTS] for one in arguments_in(line, program)][:MAX_INPUTS]
+
+
+def _means_one_call(text: str, call: ast.Call, known: Signature) -> bool:
+    """Whether what is Python by itself, too, is meant as the arguments of one call: with commas
+    between them, assignments are keywords; a comma that ends a line goes on in the next, if the
+    function takes so many."""
+    if call.keywords:
+        return True
+    return bool(known.names and known.takes(len(call.args)) and _GOES_ON.search(text))
 
 
 def calls_in(text: str, program: str = "") -> list[str]:
@@ -137,7 +147,8 @@ def calls_in(text: str, program: str = "") -> list[str]:
 
 def named_in(text: str, program: str = "") -> list[str]:
     """The arguments in the lines that a label such as ``Input:`` begins."""
-    lines = [line for _, line in labelled(text, _INPUT_LABEL)][:MAX_INPUTS]
+    found = [line.strip() for _, line in labelled(text, _INPUT_LABEL)][:MAX_INPUTS]
+    lines = [line[:-1] if _STOPPED.search(line) else line for line in found]
     return [one for line in lines for one in arguments_in(line, program) if is_literal(one)]
 
 
@@ -147,6 +158,8 @@ def arguments_in_prose(text: str, program: str = "") -> str | None:
     parts = paragraphs(text, _LABEL)
     for part in attempts(parts):
         for one in layers(part, _TAKES):
+            if _STOPPED.search(one):
+                continue  # `3.` ends a sentence, and is 3
             found = {args for args in arguments_in(one, program) if is_literal(args)}
             if found:
                 return found.pop() if len(found) == 1 else None

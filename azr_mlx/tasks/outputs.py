@@ -35,7 +35,7 @@ _WORDS = (
     r"|value(?![ \t]+(?:of|for|from|to)\b(?!(?:[ \t]+the)?[ \t]+(?:call|function|`?f\b)))"
 )
 _LABEL = label(f"{_WORDS}|returns?")
-_FINAL = re.compile(r"[^:]*\bfinal\b", re.I)
+_FINAL = re.compile(r"[^:]*\b(?:final|corrected)\b", re.I)
 _NAMES = re.compile(r"(?:\w*_)?(?:result|output|answer|value|returned|return_value|res|ret)", re.I)
 _SUBJECT = re.compile(
     r"\b(?:answer|outputs?|result|value(?! of)|call|function|program|code|it)\b", re.I
@@ -88,11 +88,11 @@ def expression_in(text: str) -> str | None:
     return unparse(tree.body[0].value)
 
 
-def value_in_prose(text: str, program: str = "") -> str | None:
+def value_in_prose(text: str, shown: str = "") -> str | None:
     """The value that an answer without blocks gives: in its last paragraph or the last line of
     that, or else in the only lines with a label, or in its first paragraph, unless what follows
     takes it back."""
-    if text.lstrip().startswith("{") and (found := value_in_json(text, program)):
+    if text.lstrip().startswith("{") and (found := value_in_json(text, shown)):
         return found
     parts = paragraphs(text, _LABEL)
     last = (value_in(part, prose=True) for part in attempts(parts))
@@ -153,14 +153,14 @@ def _shows(code: str) -> bool:
     return False
 
 
-def value_in_json(text: str, program: str) -> str | None:
-    """The value in a JSON text; of ``{"output": 5}`` it is 5, unless the program itself has such a
-    key."""
+def value_in_json(text: str, shown: str) -> str | None:
+    """The value in a JSON text; of ``{"output": 5}`` it is 5, unless such a key is in the
+    program or the input that were shown."""
     try:
         value = json.loads(text)
         if isinstance(value, dict) and len(value) == 1:
             key = next(iter(value))
-            value = value[key] if _NAMES.fullmatch(key) and key not in program else value
+            value = value[key] if _NAMES.fullmatch(key) and key not in shown else value
         return literal(value)
     except (ValueError, RecursionError):
         return None

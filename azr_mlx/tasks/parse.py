@@ -12,9 +12,21 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
+from azr_mlx.tasks.excerpt import (
+    Room,
+    does_nothing,
+    first_line,
+    is_main,
+    lines_of,
+    longest,
+    needed_by,
+    source_of,
+)
 from azr_mlx.tasks.fences import Fence, fences, is_open, outside, program_for
 from azr_mlx.tasks.inputs import (
     MAX_INPUTS,
@@ -48,6 +60,7 @@ from azr_mlx.tasks.program import (
     skeleton,
     unparse,
 )
+from azr_mlx.tasks.prose import takes_back
 from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.types import TaskKind
 
@@ -77,6 +90,8 @@ _TITLE = re.compile(  # the line before a block, if it ends on what the block ho
 )
 _EITHER = re.compile(r"\b(?:inputs?|arguments?|call|outputs?|results?|returns?)\b", re.I)
 _DEFINITION = re.compile(r"^def[ \t]+f\b", re.M)
+_MAX_STARTS = 30  # lines above `def f`, the first and the last, that are tried as its beginning
+_MOST_STARTS = 3  # of those, how many are tried with what follows
 
 
 class Styled(Protocol):
@@ -116,8 +131,10 @@ def parse_proposal(
         return None
 
 
-def parse_answer(text: str, kind: TaskKind, form: Form, program: str = "") -> str | None:
-    """The final answer in a completion, or None.
+def parse_answer(
+    text: str, kind: TaskKind, form: Form, program: str = "", inputs: Sequence[str] = ()
+) -> str | None:
+    """The final answer in a completion, or None. ``program`` and ``inputs`` are the task's.
 
     Deduction: the source of one expression. Abduction: the source of an argument tuple, as
     ``program`` takes them. Induction: a program. Whether an expression is a literal is the judge's
@@ -128,7 +145,8 @@ def parse_answer(text: str, kind: TaskKind, form: Form, program: str = "") -> st
     try:
         if _is_chat(form):
             text = _after_thinking(text)
-            return _chat_answer(text, kind, program) if text.strip() else None
+            shown = "\n".join([program, *inputs]) if kind is TaskKind.DEDUCTION else program
+            return _chat_answer(text, kind, shown) if text.strip() else None
         return _completion_answer(text, kind, program)
     except RecursionError:
         return None
@@ -242,7 +260,9 @@ def _chat_proposal(text: str) -> Proposal | None:
     if program is None:
         return None
     # What follows the next definition is another example.
-    before, _, own = text.partition(program.rstrip())
+    before, whole, own = text.partition(program.rstrip())
+    if not whole and (begins := _DEFINITION.search(text)):  # some of its lines were left out
+        before, own = text[: begins.start()], text[begins.end() :]
     own = "```python\n" + own if is_open(before) else own
     own = own[: found.start()] if (found := _DEFINITION.search(own)) else own
     inputs = _in_blocks(own, program) or _used_inputs(code, program) or calls_in(own, program)
@@ -259,7 +279,7 @@ def _used_inputs(code: str, program: str) -> list[str]:
         return []
     function = entry(tree)
     rest = tree.body if function is None else tree.body[tree.body.index(function) + 1 :]
-    if rest and isinstance(rest[-1], ast.If) and _is_main(rest[-1].test):
+    if rest and isinstance(rest[-1], ast.If) and is_main(rest[-1].test):
         rest = [*rest[:-1], *rest[-1].body]
     rest = [one for statement in rest for one in _main_body(statement)]
     kept, called = list[str](), False
@@ -271,10 +291,6 @@ def _used_inputs(code: str, program: str) -> list[str]:
         if call is not None or isinstance(statement, (ast.Assign, ast.AnnAssign)):
             kept.append(unparse(statement if call is None else call) or "")
     return arguments_in("\n".join(kept), program) if called else []
-
-
-def _is_main(test: ast.expr) -> bool:
-    return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(test))
 
 
 def _main_body(statement: ast.stmt) -> list[ast.stmt]:
@@ -335,7 +351,10 @@ def _chat_answer(text: str, kind: TaskKind, program: str) -> str | None:
     }[kind]
     labelled = [block for block in blocks if _LABELS.get(block.label) == own]
     if labelled:
-        return read(labelled[-1], program)
+        body = labelled[-1].body
+        rest = text.rpartition(body)[2].partition("\n")[2] if body else ""
+        again = in_prose(outside(rest), program) if takes_back(rest) else None
+        return again or read(labelled[-1], program)
     known = [(_holds(one), answer) for one in blocks if (answer := read(one, program)) is not None]
     titled = [answer for holds, answer in known if holds == own]
     if titled:
@@ -369,36 +388,49 @@ def _arguments(block: Fence, program: str) -> str | None:
 
 
 def _program(text: str) -> str | None:
-    """The Python program in a text: prose before it, a cut tail and trailing checks are left out.
-
-    Tried from the first lines that look like code, at the ends of top-level statements from the
-    last one back.
-    """
-    lines = text[:MAX_SOURCE].split("\n")
-    starts = [i for i, line in enumerate(lines) if re.match(r"(def|class|from|import|@)\b|@", line)]
-    for start in starts[:4]:
-        part = lines[start:]
-        tops = [i for i, line in enumerate(part) if i and re.match(r"[^\s#)\]}]", line)]
-        for end in [len(part), *reversed(tops[-12:])]:
-            tree = parse_source("\n".join(part[:end]))
-            if tree is not None and entry(tree) is not None:
-                return "\n".join(part[: min(end, _tail(tree))]).rstrip() + "\n"
+    """The Python program in a text, with a ``def f``: prose around it, a cut tail, and what ``f``
+    does not need behind it are left out."""
+    lines, room = text[:MAX_SOURCE].split("\n"), Room()
+    for start in _starts(lines, room):
+        code = longest("\n".join(lines[start:]), room)
+        tree = parse_source(code)
+        if tree is not None and entry(tree) is not None:
+            return _needed(tree, code).rstrip() + "\n"
     return None
 
 
-def _tail(tree: ast.Module) -> int:
-    """Lines before the first top-level statement after ``f`` that only uses it: a check, a call, a
-    main guard or function, or a variable that no function reads."""
-    functions = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    names = [n for one in functions for n in ast.walk(one) if isinstance(n, ast.Name)]
-    read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
-    seen = False
-    for node in tree.body:
-        seen = seen or (isinstance(node, ast.FunctionDef) and node.name == "f")
-        if seen and isinstance(node, (ast.Assert, ast.Expr, ast.If, ast.Assign)):
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            if not any(isinstance(one, ast.Name) and one.id in read for one in targets):
-                return node.lineno - 1
-        if seen and _main_body(node) != [node] and "main" not in read:
-            return node.lineno - 1
-    return MAX_SOURCE
+def _starts(lines: Sequence[str], room: Room) -> list[int]:
+    """The numbers of the first lines from which on all is Python up to the first ``def f``."""
+    first = next((i for i, line in enumerate(lines) if _DEFINITION.match(line)), None)
+    if first is None:
+        return []
+    above = first
+    while above and lines[above - 1].startswith("@"):
+        above -= 1
+    tops = [i for i in range(above) if re.match(r"[^\s#)\]}]", lines[i])]
+    near = dict.fromkeys([*tops[:_MAX_STARTS], *tops[-_MAX_STARTS:]])
+    found = (i for i in near if not _is_remark(lines[i]) and _is_python(lines[i:above], room))
+    return [*islice(found, _MOST_STARTS), above]
+
+
+def _is_python(lines: Sequence[str], room: Room) -> bool:
+    source = "\n".join(lines)
+    return room.take(source) and parse_source(source) is not None
+
+
+def _is_remark(line: str) -> bool:
+    """Whether a line is prose that happens to be Python, such as ``Solution``."""
+    tree = parse_source(line)
+    return tree is not None and all(map(does_nothing, tree.body))
+
+
+def _needed(tree: ast.Module, code: str) -> str:
+    """The source up to the first statement that ``f`` does not need, and those behind it that it
+    does."""
+    kept, lines = needed_by(tree.body, "f"), lines_of(code)
+    if len(kept) == len(tree.body):
+        return code
+    pairs = enumerate(zip(tree.body, kept, strict=False))
+    same = next((i for i, (a, b) in pairs if a is not b), len(kept))
+    head = "".join(lines[: first_line(tree.body[same]) - 1])
+    return head + "".join(source_of(node, lines) for node in kept[same:])

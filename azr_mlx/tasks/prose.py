@@ -17,8 +17,8 @@ MOST_WORDS = 2000  # characters of the longest sentence that is read
 _MARK = r"(?:#+[ \t]+|[-*+>][ \t]+|\d+[.)][ \t]+)?(?:step[ \t]+\d+[.:)][ \t]*)?[*_]*"
 _ADVERBS = r"(?:(?:and|so|then|thus|hence|therefore|finally|in conclusion)\b,?[ \t]+)*"
 _WHICH = (
-    r"(?:(?:the|a|an|one|final|exact|correct|expected|possible|return|returned|example|sample|test"
-    r"|new|valid)[ \t]+)*"
+    r"(?:(?:the|a|an|one|final|exact|correct|corrected|actual|expected|possible|return|returned"
+    r"|example|sample|test|new|valid)[ \t]+)*"
 )
 _OF = r"(?:[ \t]+(?:of|for|from|to)\b(?:`[^`\n]{0,200}`|[^\n:`]){0,100}?)?"
 _IS = r"(?:is|are|was|(?:will|would|can|could|should)[ \t]+be|equals|becomes)"
@@ -28,11 +28,15 @@ NOUN = (  # what may stand between a verb and a value
     r":?[ \t]*"
 )
 _REMARK = re.compile(  # what may stand after a value
-    r"(?:[ \t]*\((?![^()]*\b(?:or|not|if|maybe|perhaps)\b)[^()]*[a-z]{2}[^()]*\)"
+    r"(?:[ \t]*\((?![^()]*\b(?:or|not|if|maybe|perhaps|wrong|incorrect)\b)[^()]*[a-z]{2}[^()]*\)"
     r"|(?:[ \t]*,)?[ \t]+(?:because|since|as)\b.*)\.?\Z",
     re.I | re.S,
 )
-_NO = re.compile(r"\b(?:not|never|wrong|incorrect|fails?)\b|n't\b", re.I)
+_NO = re.compile(
+    r"\b(?:not|never|wrong|incorrect|fails?|no[ \t]+longer|initially|originally|at[ \t]+first)\b"
+    r"|n't\b",
+    re.I,
+)
 _AGAIN = re.compile(r"\b(?:wait|actually|correction|mistake|wrong|incorrect)\b", re.I)
 _EMPHASIS = re.compile(r"(?P<mark>\*\*|__|\*)(?P<inner>(?:(?!(?P=mark)).)+)(?P=mark)\.?", re.S)
 _TICKS = re.compile(r"(?P<mark>`+)(?P<inner>[^`]+)(?P=mark)\.?")
@@ -154,8 +158,8 @@ def remark(text: str) -> str | None:
 
 
 def stop(text: str) -> str | None:
-    """Without the full stop at its end."""
-    return text[:-1] if text.endswith(".") else None
+    """Without the full stop or the exclamation mark at its end."""
+    return text[:-1] if text.endswith((".", "!")) else None
 
 
 # What is taken off for every kind of answer.

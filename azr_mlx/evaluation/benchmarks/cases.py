@@ -48,9 +48,7 @@ def as_program(code: str) -> str:
     return f"def _main():\n{textwrap.indent(code, '    ')}\n_main()\n"
 
 
-def jobs(
-    program: str, inputs: Sequence[str], outputs: Sequence[str], limits: Limits
-) -> list[Job]:
+def jobs(program: str, inputs: Sequence[str], outputs: Sequence[str], limits: Limits) -> list[Job]:
     """The program on each of the inputs. What they print is kept until all have run, so no more is
     kept than a right output can have, with room for blanks and for longer spellings of numbers."""
     return [

@@ -16,8 +16,10 @@ from typing import Any
 
 from azr_mlx.evaluation.benchmarks.problem import DataRow, Grade, Problem, Spec
 from azr_mlx.sandbox import Job, Limits, Result, equal, literal, parse_literal
+from azr_mlx.tasks.inputs import arguments_of_call
+from azr_mlx.tasks.program import unparse
 from azr_mlx.tasks.thinking import answer_of
-from azr_mlx.text import NOT_PYTHON, parsed_expression
+from azr_mlx.text import parsed_expression
 from azr_mlx.types import Status, Task, TaskKind
 
 LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=512, output_kb=16)
@@ -169,36 +171,15 @@ def arguments(program: str, answer: str) -> str | None:
             node = node.left
         if node is None or not _is_call(node):
             continue
+        args = arguments_of_call(unparse(node) or "", program)
         try:
-            return literal(_placed(program, node))
-        except (TypeError, *NOT_PYTHON):
+            return None if args is None else literal(parse_literal(args, _MAX_ANSWER))
+        except ValueError:
             continue
     return None
 
 
-def _placed(program: str, call: Any) -> tuple[Any, ...]:
-    values = [ast.literal_eval(argument) for argument in call.args]
-    named = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-    if named:
-        function = next(
-            n for n in ast.parse(program).body if isinstance(n, ast.FunctionDef) and n.name == "f"
-        )
-        given = function.args.args
-        defaults = [None] * (len(given) - len(function.args.defaults)) + function.args.defaults
-        for parameter, default in list(zip(given, defaults, strict=True))[len(values) :]:
-            if not named:
-                break
-            if parameter.arg in named:
-                values.append(named.pop(parameter.arg))
-            elif default is None:
-                raise ValueError(f"no value for {parameter.arg}")
-            else:
-                values.append(ast.literal_eval(default))
-        if named:
-            raise ValueError("a keyword that f does not have")
-    return tuple(values)
-
-
+_FENCE_LINE = re.compile(r"^[ \t]*```.*$", re.M)
 _TAGGED = re.compile(r"\[ANSWER\]((?:(?!\[ANSWER\]).)*?)\[/ANSWER\]", re.S)
 
 
@@ -210,25 +191,41 @@ def answer(text: str, entry: str = "") -> str:
     text = answer_of(text.replace("\r\n", "\n"))
     whole = _TAGGED.findall(text)  # after it there may be a remark on the tags
     text = whole[-1] if whole else text.rpartition("[ANSWER]")[2].partition("[/ANSWER]")[0]
-    text = re.sub(r"^[ \t]*```.*$", "", text, flags=re.M).strip()
-    lines = [line for line in text.split("\n") if line.strip()][-_MAX_LINES:]
+    # A line with a fence, or a blank one, may be part of a string: they go only if it helps.
+    for given in (text, _FENCE_LINE.sub("", text)):
+        lines = given.strip().split("\n")[-_MAX_LINES:]
+        found = _statement(lines) or _expression(lines)
+        if found:
+            return found
+    return _unread([line for line in lines if line.strip()])
+
+
+def _statement(lines: Sequence[str]) -> str:
+    """The last assertion; "" if there is none that ends."""
     starts = [i for i, line in enumerate(lines) if line.strip().startswith("assert ")]
-    if starts:
-        return _first_statement(lines[starts[-1] :])
+    for end in range(starts[-1] + 1, len(lines) + 1) if starts else ():
+        beginning = "\n".join(lines[starts[-1] : end]).strip()
+        if parsed_expression(beginning.removeprefix("assert ").strip()) is not None:
+            return beginning
+    return ""
+
+
+def _expression(lines: Sequence[str]) -> str:
+    """The shortest expression that the lines end with; "" if they end with none, or if one of them
+    begins an assertion."""
+    if any(line.strip().startswith("assert ") for line in lines):
+        return ""
     for start in reversed(range(len(lines))):
         ending = "\n".join(lines[start:]).strip()
         if parsed_expression(ending) is not None:
             return ending
-    return lines[-1].strip() if lines else ""
+    return ""
 
 
-def _first_statement(lines: Sequence[str]) -> str:
-    """The assertion that the lines begin with; its first line if it never ends."""
-    for end in range(1, len(lines) + 1):
-        beginning = "\n".join(lines[:end]).strip()
-        if parsed_expression(beginning.removeprefix("assert ").strip()) is not None:
-            return beginning
-    return lines[0].strip()
+def _unread(lines: Sequence[str]) -> str:
+    """What is shown of an answer that cannot be read: its last assertion's line, or its last."""
+    asserts = [line for line in lines if line.strip().startswith("assert ")]
+    return (asserts or lines or [""])[-1].strip()
 
 
 def _problem(row: DataRow, form: str, kind: TaskKind, check: OutputCheck | InputCheck) -> Problem:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
 
+from azr_mlx.tasks.excerpt import (
+    DEFINITIONS,
+    Room,
+    defines,
+    is_main,
+    lines_of,
+    longest,
+    needed_by,
+    source_of,
+)
 from azr_mlx.tasks.fences import fences, program_for
 from azr_mlx.tasks.thinking import answer_of
-from azr_mlx.text import NOT_PYTHON, parsed
+from azr_mlx.text import parsed
 
-_BEGINS = re.compile(r"^(?:import |from \w|def |async def |class |@)", re.M)
+_BEGINS = re.compile(
+    r"^(?:import |from \w|def |async def |class |@|[A-Za-z_]\w*[ \t]*(?::[^=\n]+)?=(?!=))", re.M
+)
 _FENCE_LINE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*$", re.M)
+_MAGIC = re.compile(r"^[!%][^\n]*$", re.M)  # a notebook's commands
 _MAX_STARTS = 20  # how many lines are tried as the beginning of a program
-_MAX_CUTS = 400  # how often an answer's end is cut off until it is a program
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _SHOWS = frozenset(
     {"print", "input", "exit", "quit", "sys.exit", "unittest.main", "doctest.testmod", "main"}
 )
@@ -28,88 +38,60 @@ def extract_code(text: str, entry_point: str) -> str:
     first, unless the code stands outside of fences; a fence may lack its end or its beginning. An
     answer without a fence is code from its first line that begins as code does to the last with
     which it is a program. Where ``entry_point`` is given, statements that only use it (example
-    calls, tests) or talk to a user are left out.
+    calls, tests) or talk to a user are left out, and what stands behind it without being needed.
     """
-    text = answer_of(text.replace("\r\n", "\n"))
+    text, room = answer_of(text.replace("\r\n", "\n")), Room()
     blocks = fences(text)
     whole = program_for(blocks, entry_point) if entry_point else None
     if whole is not None:
-        cut_off = parsed(whole) is None and _defines(shorter := _longest(whole), entry_point)
-        return _definitions(shorter if cut_off else whole, entry_point)
+        return _definitions(_repaired(whole, entry_point, room), entry_point)
     python = [one.body for one in blocks if one.is_python]
-    outside = _bare(_FENCE_LINE.sub("", text), entry_point)
+    outside = _bare(_FENCE_LINE.sub("", text), entry_point, room)
     if not any(body.strip() for body in python) or _defines(outside, entry_point):
         return _definitions(outside, entry_point)
     return _definitions(python[0], entry_point)
 
 
-def _bare(text: str, entry_point: str) -> str:
+def _repaired(code: str, entry_point: str, room: Room) -> str:
+    """A block's code without a cut tail, a notebook's commands, or prose before it, if it is a
+    program only then."""
+    if parsed(code) is not None:
+        return code
+    plain = _MAGIC.sub("", code)
+    attempts = (longest(code, room), longest(plain, room), _bare(plain, entry_point, room))
+    return next((one for one in attempts if _defines(one, entry_point)), code)
+
+
+def _bare(text: str, entry_point: str, room: Room) -> str:
     """The code among prose: the first part that is a program and defines ``entry_point``, or else
     the first that is a program; the text as it is if none begins in it.
     """
     starts = [found.start() for found in _BEGINS.finditer(text)][:_MAX_STARTS]
     if not starts or (parsed(text) is not None and _defines(text, entry_point)):
         return text
-    parts = [part for start in starts if (part := _longest(text[start:]))]
+    parts = [part for start in starts if (part := longest(text[start:], room))]
     own = [part for part in parts if _defines(part, entry_point)]
     return (own or parts or [text[starts[0] :]])[0]
 
 
-def _longest(text: str) -> str:
-    """The most lines from the start of the text that are a program; an empty string if none are."""
-    lines = _lines(text)
-    end = len(lines)
-    for _ in range(_MAX_CUTS):
-        part = "".join(lines[:end])
-        if end <= 0 or parsed(part) is not None:
-            return part if end > 0 else ""
-        end = min(end - 1, _faulty_line(part) - 1)
-    return ""
-
-
-def _faulty_line(code: str) -> int:
-    """The number of the line by which a text is not Python; beyond its end if that is not known."""
-    try:
-        ast.parse(code)
-    except SyntaxError as error:
-        return max(1, error.lineno or 1) if "was never closed" not in str(error) else 1 << 30
-    except NOT_PYTHON:
-        return 1 << 30
-    return 1 << 30
-
-
 def _defines(code: str, entry_point: str) -> bool:
     tree = parsed(code) if entry_point else None
-    return tree is not None and any(entry_point in _names(node, ast.Store) for node in tree.body)
+    return tree is not None and any(defines(node, entry_point) for node in tree.body)
 
 
 def _definitions(code: str, entry_point: str) -> str:
-    """The program without statements that only show or ask for something; the code as it is where
-    it is not a program or does not define ``entry_point``.
+    """The program without statements that only show or ask for something, or that its function does
+    not need; the code as it is where it is not a program or does not define ``entry_point``.
     """
     tree = parsed(code) if entry_point else None
-    if tree is None or not any(entry_point in _names(node, ast.Store) for node in tree.body):
+    if tree is None or not any(defines(node, entry_point) for node in tree.body):
         return code
-    kept = [node for node in tree.body if not _only_shows(node, entry_point)]
+    needed = needed_by(tree.body, entry_point, all_definitions=True)
+    kept = [node for node in needed if not _only_shows(node, entry_point)]
     if len(kept) == len(tree.body):
         return code
-    lines = _lines(code)
-    return "".join(_source(node, lines) for node in kept)
-
-
-def _lines(text: str) -> list[str]:
-    """The lines with their ends, as Python counts them: other separators, such as U+2028, may stand
-    in the middle of a string."""
-    return list(io.StringIO(text, newline=""))
-
-
-def _names(node: ast.stmt, context: type[ast.expr_context]) -> set[str]:
-    """The names that a statement defines (Store) or uses (Load)."""
-    found = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, context)}
-    if context is ast.Store:
-        found |= {n.name for n in ast.walk(node) if isinstance(n, _DEFINITIONS)}
-        found |= {n.asname or n.name for n in ast.walk(node) if isinstance(n, ast.alias)}
-    return found
+    lines = lines_of(code)
+    return "".join(source_of(node, lines) for node in kept)
 
 
 def _only_shows(node: ast.stmt, entry_point: str) -> bool:
@@ -117,13 +99,13 @@ def _only_shows(node: ast.stmt, entry_point: str) -> bool:
     the answer brings with it, say) or hold one of the function itself, or one that talks to a user
     or ends the program.
     """
-    if isinstance(node, _DEFINITIONS):
+    if isinstance(node, DEFINITIONS):
         return False
     if isinstance(node, ast.Assert):
         return True
-    if isinstance(node, ast.If) and "__name__" in _names(node, ast.Load):
+    if isinstance(node, ast.If) and is_main(node.test):
         return True
-    if entry_point in _names(node, ast.Store):
+    if defines(node, entry_point):
         return False
     value = node.value if isinstance(node, ast.Expr) else None
     if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
@@ -139,11 +121,3 @@ def _called(function: ast.expr) -> str:
     if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
         return f"{function.value.id}.{function.attr}"
     return ""
-
-
-def _source(node: ast.stmt, lines: list[str]) -> str:
-    """The lines of a statement, its decorators included."""
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    start = min([node.lineno, *(d.lineno for d in decorators)])
-    text = "".join(lines[start - 1 : node.end_lineno])
-    return text if text.endswith("\n") else text + "\n"
