@@ -147,7 +147,8 @@ def calls_in(text: str, program: str = "") -> list[str]:
 
 def named_in(text: str, program: str = "") -> list[str]:
     """The arguments in the lines that a label such as ``Input:`` begins."""
-    found = [line.strip() for _, line in labelled(text, _INPUT_LABEL)][:MAX_INPUTS]
+    found = [_INPUT_LABEL.sub("", line, 1) for _, line in labelled(text, _INPUT_LABEL)]
+    found = [line.strip() for line in found[:MAX_INPUTS]]  # `Input: 3` is an annotation to Python
     lines = [line[:-1] if _STOPPED.search(line) else line for line in found]
     return [one for line in lines for one in arguments_in(line, program) if is_literal(one)]
 

@@ -110,6 +110,44 @@ def test_adapters_of_another_shape_are_refused(model: Path, adapters: Path, tmp_
         generate.load(str(model), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "weights", "message"),
+    [
+        ({"scale": "nan"}, {}, "nan is not a finite number"),
+        ({"scale": float("inf")}, {}, "inf is not a finite number"),
+        ({}, None, "holds no weights"),
+        ({}, {"nan": True}, "not finite numbers"),
+    ],
+)
+def test_adapters_that_are_no_numbers_are_refused(
+    model: Path, adapters: Path, tmp_path: Path, parameters, weights, message
+) -> None:
+    shutil.copytree(adapters, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "adapter_config.json"
+    row = json.loads(file.read_text())
+    row["lora_parameters"] |= parameters
+    file.write_text(json.dumps(row))
+    arrays = mx.load(str(adapters / "adapters.safetensors"))
+    if weights is None:
+        arrays = {}
+    elif weights:
+        arrays = {name: value * float("nan") for name, value in arrays.items()}
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), arrays)
+    with pytest.raises(UsageError, match=message):
+        generate.load(str(model), tmp_path)
+
+
+def test_numbers_of_adapters_that_are_written_as_text(
+    model: Path, adapters: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapters, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "adapter_config.json"
+    row = json.loads(file.read_text())
+    row["lora_parameters"]["scale"] = str(row["lora_parameters"]["scale"])
+    file.write_text(json.dumps(row))
+    generate.load(str(model), tmp_path)
+
+
 def test_a_models_own_code_is_not_run(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model, folder)

@@ -22,6 +22,7 @@ from azr_mlx.evaluation.benchmarks.apps import (
     same_value,
 )
 from azr_mlx.evaluation.benchmarks.cruxeval import arguments
+from azr_mlx.evaluation.benchmarks.numpy_free import without_numpy
 from azr_mlx.evaluation.benchmarks.plus import SPECIAL, PlusCheck
 from azr_mlx.sandbox import JobBatch, Sandbox
 from azr_mlx.types import Status
@@ -419,6 +420,19 @@ def test_the_arguments_in_an_answer(answer: str, args: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("program", "args"),
+    [
+        ("f = lambda n, k=1: n", "(3, 2)"),
+        ("async def f(n, k=1): return n", "(3, 2)"),
+        ("def g(n): return n\nf = g", "(3, 2)"),
+        ("def f(n, *, k=1): return n", None),
+    ],
+)
+def test_names_of_arguments_in_a_program_of_another_form(program: str, args: str | None) -> None:
+    assert arguments(program, "f(3, k=2)") == args
+
+
+@pytest.mark.parametrize(
     ("answer", "args"),
     [
         ("f(5, c=9)", "(5, 1, 9)"),
@@ -479,6 +493,46 @@ def test_humaneval_plus_of_the_hub_is_judged_or_refused_by_name(
     path.write_text(json.dumps(row | {"test": row["test"] + "\nx = np.linalg.norm([1])\n"}) + "\n")
     with pytest.raises(UsageError, match=r"HumanEval/2 need numpy\.linalg"):
         load("humaneval-plus", path)
+
+
+CHECK = "def check(candidate):\n    "
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        f"from numpy import allclose\n{CHECK}assert allclose(candidate(1), 2)\n",
+        f"import math, numpy as np\n{CHECK}assert np.allclose(candidate(1), math.sqrt(4))\n",
+        f"import numpy as np; import math\n{CHECK}assert np.isclose(candidate(1), math.sqrt(4))\n",
+        f"import numpy as np\n{CHECK}assert np.float64(candidate(1)) == 2\n",
+        f"import numpy as np\n{CHECK}np.testing.assert_allclose(candidate(1), 2, err_msg='x')\n",
+        f"import numpy\n{CHECK}assert numpy.isclose(candidate(1), 2)\n",
+        f"import numpy.testing as npt\n{CHECK}npt.assert_allclose(candidate(1), 2)\n",
+        f"from numpy.testing import assert_allclose as near\n{CHECK}near(candidate(1), 2)\n",
+    ],
+)
+def test_numpy_is_stood_in_for_however_it_is_imported(test: str) -> None:
+    made: dict[str, Any] = {}
+    exec(without_numpy(test), made)
+    made["check"](lambda n: n + 1)
+    with pytest.raises(AssertionError):
+        made["check"](lambda n: n + 2)
+
+
+@pytest.mark.parametrize(
+    ("test", "lacks"),
+    [
+        (f"import numpy as np\n{CHECK}assert np.array([candidate(1)])", r"numpy\.array"),
+        (f"import numpy as np\n{CHECK}assert np.float32(candidate(1)) == 2", r"numpy\.float32\(\)"),
+        ("from numpy import array", r"numpy\.array"),
+        ("from numpy import *", r"numpy\.\*"),
+        ("import numpy.linalg as la", r"numpy\.linalg"),
+        ("import numpy as np\nx = np", "numpy itself"),
+    ],
+)
+def test_what_the_stand_in_lacks_is_named(test: str, lacks: str) -> None:
+    with pytest.raises(ValueError, match=lacks):
+        without_numpy(test)
 
 
 WAIT = (

@@ -137,6 +137,13 @@ def test_data_and_samples_of_any_editor_are_read(tmp_path, name, encoding, end):
         assert read_samples(path) == read_samples(plain)
 
 
+def test_a_whole_solution_may_follow_the_beginning_of_one(tmp_path):
+    """As EvalPlus's files have it."""
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"task_id": "HumanEval/0", "solution": "def f(): pass"}\n')
+    assert read_samples(path) == {"HumanEval/0": ["\ndef f(): pass"]}
+
+
 @pytest.mark.parametrize("field", ["prompt", "entry_point", "canonical_solution", "task_id"])
 @pytest.mark.parametrize("value", [None, 3, ["a"], {}, "\ud800"])
 def test_a_problem_of_other_than_text_is_one_clear_line(tmp_path, field, value):

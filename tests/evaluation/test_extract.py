@@ -71,6 +71,11 @@ def test_what_is_left_of_a_program_is_one() -> None:
         ("assert f(1) == [2", "assert f(1) == [2"),
         ("[ANSWER]5[/ANSWER] I put it in [ANSWER] tags.", "5"),
         ("[ANSWER]4[/ANSWER] no, [ANSWER]5[/ANSWER]", "5"),
+        ("assert f(4) == '''a\n\n\nb'''", "assert f(4) == '''a\n\n\nb'''"),
+        ("[ANSWER]\n'''a\n```\nb'''\n[/ANSWER]", "'''a\n```\nb'''"),
+        ("```\n[1,\n\n 2]\n```", "[1,\n\n 2]"),
+        ("[ANSWER]\n```python\nassert f(1) == 2\n```\n[/ANSWER]", "assert f(1) == 2"),
+        ("No idea.\n\nReally.", "Really."),
     ],
 )
 def test_cruxeval_s_answers(text: str, found: str) -> None:

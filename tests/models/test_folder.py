@@ -13,7 +13,7 @@ pytest.importorskip("mlx.core", reason="mlx is not installed")
 from azr_mlx.config import Quantization
 from azr_mlx.errors import ModelError
 from azr_mlx.evaluation.model import open_model as evaluated
-from azr_mlx.models.folder import missing_keys
+from azr_mlx.models.folder import check_folder, missing_keys
 from azr_mlx.models.mlx_model import open_model
 from tests import architectures
 from tests.models import trained
@@ -94,3 +94,17 @@ def test_samples_of_a_changed_model_are_not_taken_for_those_of_another(
     row = json.loads((base / name).read_text()) if (base / name).exists() else {}
     (base / name).write_text(json.dumps({**row, "added": 1}))
     assert identity() != before
+
+
+def test_what_transformers_or_mlx_would_fail_on_later_is_one_line(base: Path) -> None:
+    file = base / "tokenizer_config.json"
+    row = json.loads(file.read_text())
+    file.write_text(json.dumps(row | {"model_max_length": "512"}))
+    with pytest.raises(ModelError, match="model_max_length: '512': is a text"):
+        check_folder(base)
+    file.write_text(json.dumps(row))
+    check_folder(base)
+    file = base / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 10**9}))
+    with pytest.raises(ModelError, match="num_hidden_layers: 1000000000: is more than 10000"):
+        check_folder(base)

@@ -155,6 +155,13 @@ ANSWERS = [  # name, text, value
     ("a heading", "### Execution\n\nSlices are joined.\n\n### Output\n\n'llohe'", RIGHT),
     ("a heading, then a remark", "### Output\n`'llohe'`\n\n### Explanation\nSlices.", RIGHT),
     ("a thought", "<think>\nOutput: 'a'\n</think>\n\nOutput: 'llohe'", RIGHT),
+    ("an exclamation", "The answer is 'llohe'!", RIGHT),
+    ("a correction", "Output: 'a'\nCorrected output: 'llohe'", RIGHT),
+    ("a corrected block", "```output\n'a'\n```\nThat is wrong.\n\nOutput: 'llohe'", RIGHT),
+    ("a block, then a remark", "```output\n'llohe'\n```\nThis actually joins slices.", RIGHT),
+    ("called wrong", "Output: 'a' (wrong)", None),
+    ("no longer so", "The result is no longer `'a'`.", None),
+    ("at the beginning", "Initially, the result is `'a'`.", None),
 ]  # fmt: skip
 
 
@@ -169,6 +176,9 @@ def test_json_is_read_as_python() -> None:
     own = "def f(x):\n    return {'result': x}\n"
     text = '```json\n{"result": 5}\n```'
     assert parse_answer(text, DEDUCTION, "chat", own) == "{'result': 5}"
+    inputs = ("({'result': 5},)",)
+    assert parse_answer(text, DEDUCTION, "chat", F, inputs) == "{'result': 5}"
+    assert parse_answer(text, DEDUCTION, "chat", F, ("(5,)",)) == "5"
     assert parse_answer("```output\n{'result': 5}\n```", DEDUCTION, "chat", F) == "{'result': 5}"
 
 
@@ -210,6 +220,29 @@ INPUTS = [  # name, text, arguments
 @pytest.mark.parametrize(("name", "text", "args"), INPUTS, ids=[row[0] for row in INPUTS])
 def test_what_is_put_in(name: str, text: str, args: str | None) -> None:
     assert parse_answer(text, ABDUCTION, "chat", F) == args
+
+
+NUMBERS = "def f(n, k=2):\n    return [0] * n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "args"),
+    [
+        ("The input is 3.", "(3,)"),
+        ("Input: -3.", "(-3,)"),
+        ("**3.**", "(3,)"),
+        ("n = 3.", "(3,)"),
+        ("The input is n=3 and k=1.", "(3, 1)"),
+        ("Input: 3.\n\nIt gives three zeros.", "(3,)"),
+        ("The input is 3.5.", "(3.5,)"),
+        ("3.0", "(3.0,)"),
+        ("```input\n3.\n```", "(3.0,)"),
+        ("```input\n3,\n1\n```", "(3, 1)"),
+        ("```input\n[\n  3,\n],\n1,\n```", "([3], 1)"),
+    ],
+)
+def test_numbers_that_are_put_in(text: str, args: str) -> None:
+    assert parse_answer(text, ABDUCTION, "chat", NUMBERS) == args
 
 
 CODE = f"```python\n{F}```\n"
