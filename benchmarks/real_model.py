@@ -2,6 +2,7 @@
 
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --arm shuffled max_steps=30
+    python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --against shuffled
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --code
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --ship results/NAME
     python benchmarks/real_model.py OUT --model FILE.gguf --data FOLDER --adapters results/NAME
@@ -13,9 +14,10 @@ same command again goes on where the last one stopped, exactly. ``FOLDER`` holds
 
 Arms: "main"; the controls "shuffled" (the rewards of a step go to other rollouts of the same role)
 and "templates" (tasks from templates alone, as many as "main" has of both). Arms share the base's
-answers. With ``--code`` HumanEval and MBPP (sanitized), greedy, whole, are compared as well.
-``--adapters`` measures a folder that was shipped, without a run. ``--ship`` with such a folder, or
-of a control with the folder of "main", adds what was measured to it.
+answers. ``--against`` compares the sampled answers with those of another run in OUT, by item: give
+both as many steps. With ``--code`` HumanEval and MBPP (sanitized), greedy, whole, are compared as
+well. ``--adapters`` measures a folder that was shipped, without a run. ``--ship`` with such a
+folder, or of a control with the folder of "main", adds what was measured to it.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--limit", default="400", help="the first items of each benchmark")
     parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--against", default="", metavar="NAME", help="a run that was measured")
     parser.add_argument("--code", action="store_true", help="also HumanEval and MBPP")
     parser.add_argument("--adapters", type=Path, help="measure these and train nothing")
     parser.add_argument("--ship", type=Path, help="a new folder for what is worth keeping of it")
@@ -83,6 +86,8 @@ def main() -> int:
         **{way: gains(report, options.out) for way, report in found.items()},
         "right answer": probabilities(options),
     }
+    if options.against:
+        row[f"less {options.against}"] = against(options, found["sampled"])
     if options.code:
         row["code"] = gains(code_benchmarks(options), options.out)
     print(json.dumps(row, indent=1))
@@ -207,6 +212,33 @@ def gains(report: dict[str, Any], out: Path) -> dict[str, Any]:
     return found
 
 
+def against(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
+    """Of each benchmark, and their mean, the share of right answers of the other run, "before", and
+    of this one, "after", and the difference, paired by item."""
+    other = Namespace(out=options.out, name=options.against)
+    pairs = zip(
+        json.loads(kept(other, "sampled").read_text())["results"], report["results"], strict=True
+    )
+    found = {}
+    for theirs, ours in pairs:
+        before, after = (
+            [one["tasks"][item].count("pass") / len(one["tasks"][item]) for item in ours["tasks"]]
+            for one in (theirs, ours)
+        )
+        found[ours["benchmark"]] = paired(before, after)
+    return {**found, "mean": mean(list(found.values()))}
+
+
+def paired(before: list[float], after: list[float]) -> dict[str, float]:
+    """Means by item, and their difference with its interval."""
+    from azr_mlx import rng
+    from azr_mlx.evaluation import statistics
+
+    gap = statistics.difference(before, after, rng.generator(0, "bootstrap", 0))
+    means = {"before": sum(before) / len(before), "after": sum(after) / len(after)}
+    return {**means, "value": gap.value, "low": gap.low, "high": gap.high}
+
+
 def alike(folder: Path) -> float | None:
     """None if each item has one answer."""
     answers = defaultdict[str, Counter[str]](Counter)
@@ -229,10 +261,9 @@ def mean(parts: list[dict[str, float]]) -> dict[str, float]:
 
 def probabilities(options: Namespace) -> dict[str, Any]:
     """The probability of the right answer to CRUXEval-O, before and after."""
-    from azr_mlx import rng
     from azr_mlx.backends import blas
     from azr_mlx.commands.evaluate import quantization_for
-    from azr_mlx.evaluation import benchmarks, statistics
+    from azr_mlx.evaluation import benchmarks
     from azr_mlx.evaluation.likelihood import right_answers
     from azr_mlx.evaluation.model import open_model
     from azr_mlx.run_folder import ADAPTER_WEIGHTS, adapter_folder, sha256
@@ -255,15 +286,10 @@ def probabilities(options: Namespace) -> dict[str, Any]:
         file.write_text(json.dumps(found))
     found = json.loads(file.read_text())
     before, after = found["reference"], found["current"]
-    gap = statistics.difference(before, after, rng.generator(0, "bootstrap", 0))
     low, high = NEW_ABILITY
     pairs = list(zip(before, after, strict=True))
     return {
-        "before": sum(before) / len(before),
-        "after": sum(after) / len(after),
-        "value": gap.value,
-        "low": gap.low,
-        "high": gap.high,
+        **paired(before, after),
         "tasks": len(before),
         "from under 1/64 to over 1/2": sum(a < low and b > high for a, b in pairs),
         "from over 1/2 to under 1/64": sum(b < low and a > high for a, b in pairs),

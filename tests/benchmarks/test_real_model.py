@@ -82,6 +82,22 @@ def test_gains_pair_each_benchmark_with_its_own_base(bench, tmp_path):
     assert (mean["low"], mean["high"]) == pytest.approx((0.0, 0.1))
 
 
+def test_two_runs_are_compared_by_item(bench, tmp_path):
+    def report(*items):
+        tasks = {str(i): list(verdicts) for i, verdicts in enumerate(items)}
+        return {"results": [{"benchmark": "cruxeval-o", "tasks": tasks}]}
+
+    right, wrong = "pass", "fail"
+    other = report([right, wrong], [wrong, wrong], [wrong, wrong])
+    (tmp_path / "other-sampled.json").write_text(json.dumps(other))
+    given = Namespace(out=tmp_path, against="other")
+    found = bench.against(given, report([right, wrong], [right, right], [right, wrong]))
+    assert found["cruxeval-o"]["before"] == pytest.approx(1 / 6)
+    assert found["cruxeval-o"]["after"] == pytest.approx(4 / 6)
+    assert found["cruxeval-o"] == pytest.approx(found["mean"])
+    assert 0 <= found["mean"]["low"] < found["mean"]["value"] == pytest.approx(0.5)
+
+
 def options(tmp_path, **given):
     folder = tmp_path / "shipped"
     folder.mkdir()
