@@ -489,6 +489,14 @@ def test_tokenizers_that_cannot_be_made(
     assert message in refusal(tmp_path / "m.gguf")
 
 
+@pytest.mark.parametrize("padding", [4294967295, -1, 258])
+def test_padding_outside_of_the_vocabulary_is_none(tmp_path: Path, padding: int) -> None:
+    changed = {"tokenizer.ggml.padding_token_id": padding}
+    t.tiny(tmp_path / "m.gguf", t.byte_vocabulary() | changed)
+    import_gguf(tmp_path / "m.gguf", tmp_path / "out", PLAIN)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["pad_token_id"] is None
+
+
 def test_a_token_that_is_there_twice(tmp_path: Path) -> None:
     t.tiny(tmp_path / "m.gguf", t.byte_vocabulary(("the", 1)))
     assert "the vocabulary has 'the' twice" in refusal(tmp_path / "m.gguf")

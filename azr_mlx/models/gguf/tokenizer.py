@@ -110,13 +110,16 @@ def _list(file: GgufFile, name: str, *items: type) -> list[Any]:
 
 
 def _special_ids(file: GgufFile, model: str, size: int) -> Iterator[tuple[str, int]]:
-    """(name, id) of each special token. Raises ModelError for one outside the vocabulary."""
+    """(name, id) of each special token. Raises ModelError for one outside the vocabulary, but for
+    padding, which says nothing of a text: llama.cpp passes it over, too."""
     usual = {name: index for name, index in _LLAMA_IDS.items() if model == "llama" and index < size}
     for name in ("bos", "eos", "eot", "eom", "unknown", "padding"):
         index = file.metadata.get(f"tokenizer.ggml.{name}_token_id", usual.get(name))
         if index is None:
             continue
         if type(index) is not int or not 0 <= index < size:
+            if name == "padding":
+                continue
             raise ModelError(
                 f"{file.path}: tokenizer.ggml.{name}_token_id is {index!r}, and the vocabulary has "
                 f"{size} tokens",
