@@ -32,6 +32,7 @@ from azr_mlx.tasks.prose import (
 
 _WORDS = (
     r"outputs?|answer|results?|return(?:ed)? value|solution"
+    r"|(?:returned|resulting)[ \t]+(?:list|string|number|integer|tuple|set|dictionary|dict|value)"
     r"|value(?![ \t]+(?:of|for|from|to)\b(?!(?:[ \t]+the)?[ \t]+(?:call|function|`?f\b)))"
 )
 _LABEL = label(f"{_WORDS}|returns?")
@@ -45,7 +46,7 @@ _IS = re.compile(r"\b(?:is|be|equals|becomes)\b", re.I)
 _RETURNS = re.compile(  # a sentence about the call, up to the value
     r"(?:(?:and|so|then|thus|hence|therefore|finally)\b,?[ \t]+)*(?:the[ \t]+)?"
     r"(?:it|this|function|call|program|code|`?f`?)(?:[ \t]+call)?"
-    r"(?:[ \t]+(?:of|to)[ \t]+`[^`\n]*`|[ \t]+`[^`\n]*`)?[ \t]+(?:will[ \t]+)?"
+    r"(?:[ \t]+(?:of|to)[ \t]+`[^`\n]*`|[ \t]+`[^`\n]*`)?[ \t]+(?:(?:will|should|would)[ \t]+)?"
     r"(?:returns?|gives|outputs?|prints|yields|produces|evaluates to)" + NOUN,
     re.I,
 )

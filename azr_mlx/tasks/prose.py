@@ -12,10 +12,14 @@ from itertools import islice
 
 Take = Callable[[str], str | None]  # what is left of a text; None if there is nothing to take off
 
+_UNSEEN = "\ufeff\u200b"  # a mark of the byte order, a blank without width
 _MOST = 8  # layers that are taken off, and boxes that are looked into
 MOST_WORDS = 2000  # characters of the longest sentence that is read
 _MARK = r"(?:#+[ \t]+|[-*+>][ \t]+|\d+[.)][ \t]+)?(?:step[ \t]+\d+[.:)][ \t]*)?[*_]*"
-_ADVERBS = r"(?:(?:and|so|then|thus|hence|therefore|finally|in conclusion)\b,?[ \t]+)*"
+_ADVERBS = (
+    r"(?:(?:sure|certainly|okay)[!,.][ \t]+)?"
+    r"(?:(?:and|so|then|thus|hence|therefore|finally|in conclusion)\b,?[ \t]+)*"
+)
 _WHICH = (
     r"(?:(?:the|a|an|one|final|exact|correct|corrected|actual|expected|possible|return|returned"
     r"|example|sample|test|new|valid)[ \t]+)*"
@@ -43,6 +47,7 @@ _TICKS = re.compile(r"(?P<mark>`+)(?P<inner>[^`]+)(?P=mark)\.?")
 _MATHS = re.compile(
     r"(?:\$\$(?P<a>[^$]+)\$\$|\$(?P<b>[^$]+)\$|\\\((?P<c>.+)\\\)|\\\[(?P<d>.+)\\\])\.?", re.S
 )
+_TAGS = re.compile(r"<(?:output|input|result)>(?P<inner>[^<]+)</(?:output|input|result)>", re.I)
 _TEXT = re.compile(r"\\(?:text|texttt|textbf|mathrm|mathtt)\{([^{}]*)\}")
 _BOXED = re.compile(r"\\boxed[ \t]*\{")
 
@@ -50,7 +55,7 @@ _BOXED = re.compile(r"\\boxed[ \t]*\{")
 def layers(text: str, takes: Sequence[Take]) -> Iterator[str]:
     """The text, and what is left each time that the first of ``takes`` that can has taken something
     off."""
-    text = text.strip()
+    text = text.strip().strip(_UNSEEN)
     for _ in range(_MOST):
         yield text
         left = (inner.strip() for take in takes if (inner := take(text)) is not None)
@@ -64,7 +69,7 @@ def label(words: str) -> re.Pattern[str]:
     """What matches a label such as ``**Final answer:**`` at the beginning of a text, or a heading
     in a line of its own. ``words`` are the nouns for it, as alternatives."""
     words = rf"{_WHICH}(?:{words})"
-    marked = rf"{_MARK}{_ADVERBS}{words}(?:[ \t]+(?:\d+|is|are))?{_OF}[*_]*:[*_]*[ \t]*"
+    marked = rf"{_MARK}{_ADVERBS}{words}(?:[ \t]+(?:\d+|is|are))?{_OF}[*_]*[ \t]?:[*_]*[ \t]*"
     heading = rf"(?:#+[ \t]+[*_]*{words}[*_]*|[*_]+{words}[*_]+)[ \t]*(?=\n|\Z)"
     return re.compile(f"(?:{marked}|{heading})", re.I)
 
@@ -168,4 +173,5 @@ QUOTES: tuple[Take, ...] = (
     _inner(_EMPHASIS),
     _inner(_TICKS),
     _inner(_MATHS),
+    _inner(_TAGS),
 )
