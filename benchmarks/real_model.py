@@ -75,6 +75,8 @@ def main() -> int:
         parser.error(
             f"--ship {options.ship}: needs measurements, and a folder that is not there yet"
         )
+    if options.against and not _kept_of(options.against, options).is_file():
+        parser.error(f"--against {options.against}: no sampled answers of it in {options.out}")
     if not known and (code := train(options)):
         return code
     if options.train_only:
@@ -215,10 +217,8 @@ def gains(report: dict[str, Any], out: Path) -> dict[str, Any]:
 def against(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
     """Of each benchmark, and their mean, the share of right answers of the other run, "before", and
     of this one, "after", and the difference, paired by item."""
-    other = Namespace(out=options.out, name=options.against)
-    pairs = zip(
-        json.loads(kept(other, "sampled").read_text())["results"], report["results"], strict=True
-    )
+    others = json.loads(_kept_of(options.against, options).read_text())["results"]
+    pairs = zip(others, report["results"], strict=True)
     found = {}
     for theirs, ours in pairs:
         before, after = (
@@ -227,6 +227,10 @@ def against(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
         )
         found[ours["benchmark"]] = paired(before, after)
     return {**found, "mean": mean(list(found.values()))}
+
+
+def _kept_of(name: str, options: Namespace) -> Path:
+    return kept(Namespace(out=options.out, name=name), "sampled")
 
 
 def paired(before: list[float], after: list[float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import ast
 import builtins
 import io
 from collections.abc import Collection, Iterable, Sequence
+from typing import TypeGuard
 
 from azr_mlx.tasks.program import scopes, unparse
 from azr_mlx.text import fault, parsed
@@ -96,7 +97,7 @@ def needed_by(
         if does_nothing(node):
             keep = i < at and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         else:
-            stays = isinstance(node, (*DEFINITIONS, *_IMPORTS)) and not _main(node)
+            stays = isinstance(node, (*DEFINITIONS, *_IMPORTS)) and not is_main_function(node)
             keep = i <= at or _is_needed(node, name, wanted)
             keep = keep or (stays and (whole or all_definitions))
         whole = whole and (keep or i < at)
@@ -147,7 +148,8 @@ def is_main(test: ast.expr) -> bool:
     return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(test))
 
 
-def _main(node: ast.stmt) -> bool:
+def is_main_function(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    """Whether a statement is ``def main()``, without parameters."""
     return isinstance(node, ast.FunctionDef) and node.name == "main" and not node.args.args
 
 

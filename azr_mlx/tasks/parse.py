@@ -22,6 +22,7 @@ from azr_mlx.tasks.excerpt import (
     does_nothing,
     first_line,
     is_main,
+    is_main_function,
     lines_of,
     longest,
     needed_by,
@@ -295,10 +296,7 @@ def _used_inputs(code: str, program: str) -> list[str]:
 
 def _main_body(statement: ast.stmt) -> list[ast.stmt]:
     """What is in ``def main()``, or else the statement itself."""
-    match statement:
-        case ast.FunctionDef(name="main", args=ast.arguments(args=[]), body=body):
-            return body
-    return [statement]
+    return statement.body if is_main_function(statement) else [statement]
 
 
 def _call_in(statement: ast.stmt) -> ast.expr | None:

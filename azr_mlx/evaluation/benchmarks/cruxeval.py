@@ -202,9 +202,9 @@ def answer(text: str, entry: str = "") -> str:
 
 def _statement(lines: Sequence[str]) -> str:
     """The last assertion; "" if there is none that ends."""
-    starts = [i for i, line in enumerate(lines) if line.strip().startswith("assert ")]
-    for end in range(starts[-1] + 1, len(lines) + 1) if starts else ():
-        beginning = "\n".join(lines[starts[-1] : end]).strip()
+    starts = [i for i, line in enumerate(lines) if _asserts(line)][-1:]
+    for start, end in ((i, end) for i in starts for end in range(i + 1, len(lines) + 1)):
+        beginning = "\n".join(lines[start:end]).strip()
         if parsed_expression(beginning.removeprefix("assert ").strip()) is not None:
             return beginning
     return ""
@@ -213,7 +213,7 @@ def _statement(lines: Sequence[str]) -> str:
 def _expression(lines: Sequence[str]) -> str:
     """The shortest expression that the lines end with; "" if they end with none, or if one of them
     begins an assertion."""
-    if any(line.strip().startswith("assert ") for line in lines):
+    if any(map(_asserts, lines)):
         return ""
     for start in reversed(range(len(lines))):
         ending = "\n".join(lines[start:]).strip()
@@ -224,8 +224,11 @@ def _expression(lines: Sequence[str]) -> str:
 
 def _unread(lines: Sequence[str]) -> str:
     """What is shown of an answer that cannot be read: its last assertion's line, or its last."""
-    asserts = [line for line in lines if line.strip().startswith("assert ")]
-    return (asserts or lines or [""])[-1].strip()
+    return ([*filter(_asserts, lines)] or lines or [""])[-1].strip()
+
+
+def _asserts(line: str) -> bool:
+    return line.strip().startswith("assert ")
 
 
 def _problem(row: DataRow, form: str, kind: TaskKind, check: OutputCheck | InputCheck) -> Problem:
@@ -292,7 +295,7 @@ def _spec(name: str, parse: Any) -> Spec:
         form="CRUXEval's direct prompt",
         shots=2,
         extract=answer,
-        reads="[ANSWER] tags, or the last assertion, or the expression at the end",
+        reads="[ANSWER] tags, or the last assertion, or the expression at the end; strings whole",
         files=("cruxeval.jsonl", "test.jsonl", "cruxeval-first400.jsonl"),
         hub=("cruxeval-org/cruxeval",),
         fix="give as --data the file "

@@ -58,8 +58,11 @@ def _repaired(code: str, entry_point: str, room: Room) -> str:
     if parsed(code) is not None:
         return code
     plain = _MAGIC.sub("", code)
-    attempts = (longest(code, room), longest(plain, room), _bare(plain, entry_point, room))
-    return next((one for one in attempts if _defines(one, entry_point)), code)
+    for given in dict.fromkeys((code, plain)):
+        if _defines(part := longest(given, room), entry_point):
+            return part
+    part = _bare(plain, entry_point, room)
+    return part if _defines(part, entry_point) else code
 
 
 def _bare(text: str, entry_point: str, room: Room) -> str:

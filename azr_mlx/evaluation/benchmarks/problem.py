@@ -172,7 +172,7 @@ class Spec:
     system: str = ""
     asked: str = "the question as a user message"
     extract: Callable[[str, str], str] = extract_code
-    reads: str = "fenced Python block that defines the function"
+    reads: str = "fenced Python block that defines the function, with what it needs"
 
 
 @dataclass(frozen=True, slots=True)
