@@ -94,6 +94,8 @@ TALLY = "def tally(word):\n    return {c: word.count(c) for c in word}\n"
         f"{TALLY}\nComplexity: O(n)\n",
         f"{TALLY}\nComplexity, linear\n",
         f"```python\n!pip install x\n{TALLY}```",
+        "```python\nfrom collections import Counter\n%matplotlib inline\ndef tally(w):\n"
+        "    return dict(Counter(w))\n```",
         f"```python\nHere is the solution:\n{TALLY}```",
         f"```python\nsolution.py\n{TALLY}```",
         f"```python\n{TALLY}text = sys.stdin.readline(); n = int(text)\n```",

@@ -58,9 +58,9 @@ def _repaired(code: str, entry_point: str, room: Room) -> str:
     if parsed(code) is not None:
         return code
     plain = _MAGIC.sub("", code)
-    for given in dict.fromkeys((code, plain)):
-        if _defines(part := longest(given, room), entry_point):
-            return part
+    part = max((longest(given, room) for given in dict.fromkeys((code, plain))), key=len)
+    if _defines(part, entry_point):
+        return part
     part = _bare(plain, entry_point, room)
     return part if _defines(part, entry_point) else code
 
