@@ -16,8 +16,9 @@ Arms: "main"; the controls "shuffled" (the rewards of a step go to other rollout
 and "templates" (tasks from templates alone, as many as "main" has of both). Arms share the base's
 answers. ``--against`` compares the sampled answers with those of another run in OUT, by item: give
 both as many steps. With ``--code`` HumanEval and MBPP (sanitized), greedy, whole, are compared as
-well. ``--adapters`` measures a folder that was shipped, without a run. ``--ship`` with such a
-folder, or of a control with the folder of "main", adds what was measured to it.
+well; without the hub FOLDER has to have HumanEval.jsonl.gz and sanitized-mbpp.json. ``--adapters``
+measures a folder that was shipped, without a run. ``--ship`` with such a folder, or of a control
+with the folder of "main", adds what was measured to it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "qwen2.5-coder-0.5b"
 BENCHMARKS = ("cruxeval-o", "cruxeval-i")
+MBPP = "sanitized-mbpp.json"
 ARMS = {
     "main": (),
     "shuffled": (),
@@ -88,6 +91,8 @@ def main() -> int:
         **{way: gains(report, options.out) for way, report in found.items()},
         "right answer": probabilities(options),
     }
+    for way, report in found.items():
+        row[f"{way}, by repeating"] = by_repeating(options, report)
     if options.against:
         row[f"less {options.against}"] = against(options, found["sampled"])
     if options.code:
@@ -149,8 +154,12 @@ def measured(options: Namespace, way: str, how: tuple[str, ...]) -> dict[str, An
 
 
 def code_benchmarks(options: Namespace) -> dict[str, Any]:
-    """The same on HumanEval and MBPP, by the chat protocol, greedy."""
-    return evaluated(options, ["--benchmark", "humaneval,mbpp-sanitized", "-m", "512"], "code")
+    """The same on HumanEval and MBPP, by the chat protocol, greedy; from the folder if
+    it has them."""
+    asked = ["--benchmark", "humaneval,mbpp-sanitized", "-m", "512"]
+    if (options.data / MBPP).exists():
+        asked += ["--data", str(options.data.resolve())]
+    return evaluated(options, asked, "code")
 
 
 def evaluated(options: Namespace, words: list[str], name: str) -> dict[str, Any]:
@@ -214,6 +223,37 @@ def gains(report: dict[str, Any], out: Path) -> dict[str, Any]:
     return found
 
 
+def by_repeating(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
+    """The gains apart for the items that a repetition solves (the output given as an argument, or
+    an argument as the output) and for the others, which need more; and how many there are."""
+    found: dict[str, Any] = {}
+    for one, after in zip(report["comparisons"], report["results"], strict=True):
+        name, before = after["benchmark"], one["base"]
+        solved = solved_by_repeating(options, name)
+        for kind, label in ((True, "repeated"), (False, "others")):
+            items = [item for item in after["tasks"] if solved[item] is kind]
+            shares = (right(run, items) for run in (before, after))
+            found[f"{name} {label}"] = {"items": len(items), **paired(*shares)}
+    return found
+
+
+def solved_by_repeating(options: Namespace, benchmark: str) -> dict[str, bool]:
+    from azr_mlx.evaluation import benchmarks
+    from azr_mlx.sandbox import Sandbox
+    from azr_mlx.tasks import repeats
+
+    problems = benchmarks.load(benchmark, options.data).problems
+    tasks = {problem.id: problem.task for problem in problems if problem.task is not None}
+    with Sandbox() as sandbox:
+        solved = repeats.solved_by_repeating(list(tasks.values()), sandbox)
+    return dict(zip(tasks, solved, strict=True))
+
+
+def right(run: dict[str, Any], items: Sequence[str]) -> list[float]:
+    """Of each item, the share of a run's answers that are right."""
+    return [run["tasks"][item].count("pass") / len(run["tasks"][item]) for item in items]
+
+
 def against(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
     """Of each benchmark, and their mean, the share of right answers of the other run, "before", and
     of this one, "after", and the difference, paired by item."""
@@ -221,11 +261,8 @@ def against(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
     pairs = zip(others, report["results"], strict=True)
     found = {}
     for theirs, ours in pairs:
-        before, after = (
-            [one["tasks"][item].count("pass") / len(one["tasks"][item]) for item in ours["tasks"]]
-            for one in (theirs, ours)
-        )
-        found[ours["benchmark"]] = paired(before, after)
+        shares = (right(run, list(ours["tasks"])) for run in (theirs, ours))
+        found[ours["benchmark"]] = paired(*shares)
     return {**found, "mean": mean(list(found.values()))}
 
 
@@ -274,7 +311,7 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     from azr_mlx.tasks.prompts import load_form
 
     adapters = adapter_folder(options.adapters)
-    file = kept(options, f"right-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}")
+    file = kept(options, f"probability-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}")
     if not file.exists():
         blas.enable()
         backend, _ = open_model(

@@ -31,6 +31,7 @@ BEFORE = {
     "held_out.draws": "4",
     "solver.reward": "verdict",
     "solver.buffer_choice": "uniform",
+    "solver.repeats": "wrong",
 }
 GONE = ("ppo", "micro_batch")  # it decided how an update is packed, and not what it does
 

@@ -205,6 +205,8 @@ class Solver:
     binary_reward: bool = False  # 0/1 instead of 1 / wrong / malformed
     wrong_reward: Reward = -0.5
     malformed_reward: Reward = -1.0
+    # what a wrong answer is that only repeats the output, or an argument, of its prompt
+    repeats: Annotated[str, OneOf("wrong", "malformed")] = "wrong"
     buffer_tasks_per_step: Count = 0  # tasks from the buffer that are solved again
     # which: any, or those from which there is most to learn by their solve rate p, p(1 - p)
     buffer_choice: Annotated[str, OneOf("uniform", "learnable")] = "uniform"

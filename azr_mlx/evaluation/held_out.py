@@ -164,7 +164,7 @@ class HeldOut:
             form.right_answer(tasks[0])
         except ValueError:  # the form does not fix them
             return {}
-        found = likelihood.ended_answers(self.backend, form, tasks)
+        found = likelihood.right_answers(self.backend, form, tasks)
         return {task.id: p for task, p in zip(tasks, found, strict=True) if isfinite(p)}
 
     def _scores(

@@ -32,26 +32,9 @@ def right_answers(
     write it. Other spellings of it, and other right answers, are not counted: it is a lower bound,
     and close only for deduction.
 
-    Raises ValueError if the form does not fix how an answer is written.
-    """
-    rows = []
-    for task in tasks:
-        prompt = render(form.solve(task, strategy), backend.tokenizer)
-        answer = form.right_answer(task, strategy)
-        rows.append((prompt.token_ids, _completion(backend.tokenizer, prompt, answer)))
-    return _probabilities(backend, rows, policy)
-
-
-def ended_answers(
-    backend: Backend,
-    form: PromptForm,
-    tasks: Sequence[Task],
-    strategy: str = "direct",
-    policy: Policy = "current",
-) -> list[float]:
-    """As ``right_answers``, but over all ways in which the answer may end: a line end, a blank
-    line, or the end of the text. They exclude each other, so their probabilities add up. Models
-    differ in how they end a text, and training changes it, which is not ability.
+    It is that of all ways in which the answer may end: a line end, a blank line, or the end of the
+    text. They exclude each other, so their probabilities add up. Models differ in how they end a
+    text, and training changes it, which is not ability.
 
     Raises ValueError if the form does not fix how an answer is written.
     """

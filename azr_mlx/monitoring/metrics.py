@@ -72,6 +72,13 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "%",
         ),
         Metric(
+            "repeats/{deduction|abduction}",
+            "share of answers that only repeat an argument, or the output, of their prompt",
+            "stays below `solve_rate`; if both rise together, the solver repeats and does not "
+            "reason (solver.repeats)",
+            "%",
+        ),
+        Metric(
             f"reward/{{{ROLES}}}/{{{KINDS}}}",
             "mean reward by role and kind",
             "rises, with ups and downs",

@@ -18,6 +18,7 @@ from azr_mlx.config import Config, Proposer, Rollout, Solver, plugins, schema
 from azr_mlx.selfplay.round import Paid, Round, Solution, Validated
 from azr_mlx.tasks.gate import GateResult
 from azr_mlx.tasks.guessing import above_chance, chance
+from azr_mlx.tasks.repeats import repeats
 from azr_mlx.types import Experience, Reward, Role, Status, Task, Verdict
 
 VALID = frozenset({Status.OK, Status.PASS})
@@ -171,7 +172,7 @@ def _paid_solution(step: int, one: Solution, config: Config) -> Paid:
 
 def _solution_reward(one: Solution, config: Config) -> Reward:
     r, done = config.rollout, one.completion
-    reward = solver_reward(one.verdict, config.solver)
+    reward = solver_reward(one.verdict, config.solver, repeats(one.answer, one.task))
     if schema.is_function(config.solver.reward):
         plug_in = plugins.resolve("solver.reward", config.solver.reward, SolverReward)
         value = plug_in.number(one.verdict, done.text, one.task)
@@ -194,8 +195,10 @@ def zero_variance_fraction(scores: ArrayLike, groups: ArrayLike) -> float:
     return sum(float(np.ptp(s)) == 0.0 for s in shared) / len(shared) if shared else 0.0
 
 
-def solver_reward(verdict: Verdict, config: Solver) -> Reward:
-    """The reward of an answer: 1, or ``wrong_reward``, or ``malformed_reward`` if there is none.
+def solver_reward(verdict: Verdict, config: Solver, repeated: bool = False) -> Reward:
+    """The reward of an answer: 1, or ``wrong_reward``, or ``malformed_reward`` if there is none, or
+    if it is wrong, only repeats what the prompt shows (``repeated``), and ``config.repeats`` is
+    "malformed".
 
     FORMAT alone is malformed: no answer could be read from the completion. Every other status but
     PASS says that there was an answer and that it did not hold: FAIL (another value), ERROR,
@@ -213,6 +216,8 @@ def solver_reward(verdict: Verdict, config: Solver) -> Reward:
         name, value = "correct", 1.0
     elif verdict.status is Status.FORMAT:
         name, value = "malformed", config.malformed_reward
+    elif repeated and config.repeats == "malformed":
+        name, value = "repeated", config.malformed_reward
     if config.binary_reward:
         value = float(verdict.passed)
     return Reward(value, {name: value})

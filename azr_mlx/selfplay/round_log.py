@@ -11,6 +11,7 @@ import numpy as np
 from azr_mlx.selfplay.round import Paid, Solution, Validated
 from azr_mlx.tasks import parse
 from azr_mlx.tasks.prompts import arguments
+from azr_mlx.tasks.repeats import repeats
 from azr_mlx.types import Experience, Reward, Role, Status, TaskKind, Verdict
 
 Metrics = dict[str, float]
@@ -66,8 +67,17 @@ class RoundLog:
         """What follows from the step's rollouts and proposals."""
         duplicates = sum(one.result.reason == "duplicate" for one in self.validated)
         row: Metrics = {"buffer/duplicates": duplicates, "resampled": self.resampled}
-        row |= _rewards(self.experiences) | _lengths(self.experiences)
+        row |= _rewards(self.experiences) | _lengths(self.experiences) | self._repeats()
         return row | self._proposals() | self._programs() | self._runs()
+
+    def _repeats(self) -> Metrics:
+        """Of each kind that can be, the share of answers that repeat what their prompt shows."""
+        row: Metrics = {}
+        for kind in (TaskKind.DEDUCTION, TaskKind.ABDUCTION):
+            own = [one for one in self.solutions if one.task.kind is kind]
+            if own:
+                row[f"repeats/{kind.value}"] = mean(repeats(one.answer, one.task) for one in own)
+        return row
 
     def _proposals(self) -> Metrics:
         by_model = [one for one in self.validated if one.by_model]

@@ -1,5 +1,7 @@
 """Rewards: what each verdict is worth, learnability, and the soft length penalty."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,15 @@ def test_solver_is_paid_for_right_wrong_and_malformed_answers():
     assert solver_reward(Verdict(Status.FORMAT), config) == Reward(-0.75, {"malformed": -0.75})
     for status in WRONG:
         assert solver_reward(Verdict(status), config) == Reward(-0.25, {"wrong": -0.25}), status
+
+
+def test_a_wrong_answer_that_repeats_costs_what_one_costs_that_is_none():
+    config = Solver(wrong_reward=-0.25, malformed_reward=-0.75, repeats="malformed")
+    paid = lambda status, config: solver_reward(Verdict(status), config, True)  # noqa: E731
+    assert paid(Status.FAIL, config) == Reward(-0.75, {"repeated": -0.75})
+    assert paid(Status.FAIL, replace(config, repeats="wrong")).total == -0.25
+    assert paid(Status.PASS, config).total == 1.0
+    assert paid(Status.FAIL, replace(config, binary_reward=True)).total == 0.0
 
 
 def test_binary_solver_reward_is_one_or_zero():

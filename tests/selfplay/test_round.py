@@ -117,6 +117,31 @@ def test_a_coin_toss_earns_nothing(sandbox, guessing, pays):
     assert log.metrics()["propose/variance/deduction"] == 0.25, "the rate itself is as measured"
 
 
+@pytest.mark.parametrize(("repeats", "costs"), [("malformed", -1.0), ("wrong", -0.5)])
+def test_repeating_the_output_pays_if_it_is_right_and_can_cost_more_if_not(sandbox, repeats, costs):
+    """`sorted` gives its output back and `x + 1` does not; one answer in four is another."""
+    programs = iter([("return sorted(x)", "[2, 1]"), ("return x + [1]", "[3]")])
+    answers = itertools.cycle(["([1, 2])", "([3, 1])", "([1, 2])", "([3, 1])"])
+    solver = replace(CONFIG.solver, repeats=repeats)
+    config = replace(CONFIG, task_types=("abduction",), solver=solver)
+
+    def script(prompt, n):
+        return proposes(*next(programs)) if is_proposal(prompt) else next(answers)
+
+    log = one_round(play(sandbox, script, config)[0])
+    kinds = {e.task_id: e for e in log.experiences if e.role is Role.PROPOSE}
+    solved = [(e.completion.text, e.reward.total) for e in log.experiences if e.role is Role.SOLVE]
+    assert len(kinds) == 2 and sorted(set(solved)) == sorted(
+        {
+            ("([1, 2])", 1.0),  # of sorted: right
+            ("([3, 1])", -0.5),  # of sorted: wrong, and no repetition
+            ("([1, 2])", -0.5),
+            ("([3, 1])", costs),  # of x + [1]: the output itself
+        }
+    ), solved
+    assert log.metrics()["repeats/abduction"] == 0.5
+
+
 def test_extremes_earn_nothing_and_rejections_cost(sandbox):
     """p = 1 and p = 0 teach nothing (Eq. 4); an invalid program costs; an unreadable text costs."""
     texts = iter([proposes("return x + 40"), "no program at all"])
