@@ -1,8 +1,9 @@
 """Answers that repeat what their prompt shows, without any thought about the program.
 
-Of CRUXEval's programs 43 % give their own output back (``sorted(sorted(x)) == sorted(x)``), so a
-solver that writes the output where an input is asked for is right that often. Self-play finds this
-out, and then a solver is right more often that understands nothing more.
+Of CRUXEval's programs 47 % give their own output back if it is one of their arguments
+(``sorted(sorted(x)) == sorted(x)``), so a solver that writes the output where an input is asked for
+is right that often. Self-play finds this out, and then a solver is right more often that
+understands nothing more.
 """
 
 from __future__ import annotations

@@ -82,6 +82,23 @@ def test_gains_pair_each_benchmark_with_its_own_base(bench, tmp_path):
     assert (mean["low"], mean["high"]) == pytest.approx((0.0, 0.1))
 
 
+def test_gains_are_apart_for_what_a_repetition_solves(bench, monkeypatch, tmp_path):
+    solved = {"a": True, "b": True, "c": False, "d": False}
+    monkeypatch.setattr(bench, "solved_by_repeating", lambda options, name: solved)
+    verdicts = lambda *shares: {  # noqa: E731
+        item: ["pass"] * n + ["fail"] * (4 - n) for item, n in zip("abcd", shares, strict=True)
+    }
+    results = [{"benchmark": "cruxeval-i", "tasks": verdicts(4, 2, 1, 0)}]
+    comparisons = [{"base": {"tasks": verdicts(2, 2, 1, 1)}}]
+    found = bench.by_repeating(
+        Namespace(out=tmp_path), {"results": results, "comparisons": comparisons}
+    )
+    repeated, others = found["cruxeval-i repeated"], found["cruxeval-i others"]
+    assert repeated["items"] == others["items"] == 2
+    assert (repeated["before"], repeated["after"], repeated["value"]) == (0.5, 0.75, 0.25)
+    assert (others["before"], others["after"], others["value"]) == (0.25, 0.125, -0.125)
+
+
 def test_two_runs_are_compared_by_item(bench, tmp_path):
     def report(*items):
         tasks = {str(i): list(verdicts) for i, verdicts in enumerate(items)}
