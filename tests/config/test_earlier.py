@@ -42,6 +42,7 @@ AS_IT_WAS = {
     "held_out.draws": 4,
     "solver.reward": "verdict",
     "solver.buffer_choice": "uniform",
+    "solver.repeats": "wrong",
 }
 
 
