@@ -53,13 +53,16 @@ def right_answers(
 
 
 def _probabilities(backend: Backend, rows: Sequence[Row], policy: Policy) -> list[float]:
-    """The probability of each row's completion."""
-    found: list[float] = []
+    """The probability of each row's completion. Rows of like length are scored together, as all
+    are padded to the longest."""
+    found = np.zeros(len(rows))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     for at in range(0, len(rows), ROWS):
-        batch = collate_supervised(rows[at : at + ROWS])
+        chosen = order[at : at + ROWS]
+        batch = collate_supervised([rows[i] for i in chosen])
         logp = np.asarray(backend.score(batch, policy, 1.0).logp, np.float64)
-        found += np.exp((logp * batch.mask).sum(axis=1)).tolist()
-    return found
+        found[chosen] = np.exp((logp * batch.mask).sum(axis=1))
+    return [float(p) for p in found]
 
 
 def _completion(tokenizer: Tokenizer, prompt: Prompt, answer: str) -> Sequence[int]:

@@ -17,7 +17,12 @@ from tests.tiny import EOS, CharTokenizer, tiny_model  # noqa: E402
 pytestmark = pytest.mark.backend
 
 TASKS = [
-    Task.create(TaskKind.DEDUCTION, f"def f(x):\n    return x + {i}", (f"({i},)",), (str(2 * i),))
+    Task.create(
+        TaskKind.DEDUCTION,
+        f"def f(x):\n    return x + {i}" + " + 0" * (i % 3),
+        (f"({i},)",),
+        (str(2 * i),),
+    )
     for i in range(5)
 ]
 
