@@ -37,6 +37,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "qwen2.5-coder-0.5b"
+FORM = "few_shot"  # that of the configuration, and of the protocol "training"
 BENCHMARKS = ("cruxeval-o", "cruxeval-i")
 MBPP = "sanitized-mbpp.json"
 ARMS = {
@@ -225,28 +226,58 @@ def gains(report: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def by_repeating(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
     """The gains apart for the items that a repetition solves (the output given as an argument, or
-    an argument as the output) and for the others, which need more; and how many there are."""
+    an argument as the output) and for the others, which need more; how many there are, and, under
+    "repeating", the share of answers to them that repeat."""
     found: dict[str, Any] = {}
     for one, after in zip(report["comparisons"], report["results"], strict=True):
         name, before = after["benchmark"], one["base"]
-        solved = solved_by_repeating(options, name)
+        tasks = tasks_of(options, name)
+        solved = solved_by_repeating(tasks)
+        do = [repeating(options.out / run["folder"], tasks) for run in (before, after)]
+        found[f"{name} repeating"] = means(do, list(after["tasks"]))
         for kind, label in ((True, "repeated"), (False, "others")):
             items = [item for item in after["tasks"] if solved[item] is kind]
             shares = (right(run, items) for run in (before, after))
             found[f"{name} {label}"] = {"items": len(items), **paired(*shares)}
+            found[f"{name} {label}, repeating"] = means(do, items)
     return found
 
 
-def solved_by_repeating(options: Namespace, benchmark: str) -> dict[str, bool]:
+def tasks_of(options: Namespace, benchmark: str) -> dict[str, Any]:
+    """The tasks of a benchmark that has any, by their item."""
     from azr_mlx.evaluation import benchmarks
+
+    problems = benchmarks.load(benchmark, options.data).problems
+    return {problem.id: problem.task for problem in problems if problem.task is not None}
+
+
+def solved_by_repeating(tasks: dict[str, Any]) -> dict[str, bool]:
     from azr_mlx.sandbox import Sandbox
     from azr_mlx.tasks import repeats
 
-    problems = benchmarks.load(benchmark, options.data).problems
-    tasks = {problem.id: problem.task for problem in problems if problem.task is not None}
     with Sandbox() as sandbox:
         solved = repeats.solved_by_repeating(list(tasks.values()), sandbox)
     return dict(zip(tasks, solved, strict=True))
+
+
+def repeating(folder: Path, tasks: dict[str, Any]) -> dict[str, float]:
+    """Of each item, the share of its answers that repeat."""
+    from azr_mlx.tasks.parse import parse_answer
+    from azr_mlx.tasks.prompts import load_form
+    from azr_mlx.tasks.repeats import repeats
+
+    form, answers = load_form(FORM), defaultdict[str, list[bool]](list)
+    for line in (folder / "samples.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        task = tasks[row["task_id"]]
+        answer = parse_answer(row["completion"], task.kind, form, task.program, task.inputs)
+        answers[row["task_id"]].append(repeats(answer, task))
+    return {item: sum(found) / len(found) for item, found in answers.items()}
+
+
+def means(before_and_after: Sequence[dict[str, float]], items: Sequence[str]) -> dict[str, float]:
+    before, after = (sum(of[item] for item in items) / len(items) for of in before_and_after)
+    return {"before": before, "after": after}
 
 
 def right(run: dict[str, Any], items: Sequence[str]) -> list[float]:
@@ -304,7 +335,6 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     """The probability of the right answer to CRUXEval-O, before and after."""
     from azr_mlx.backends import blas
     from azr_mlx.commands.evaluate import quantization_for
-    from azr_mlx.evaluation import benchmarks
     from azr_mlx.evaluation.likelihood import right_answers
     from azr_mlx.evaluation.model import open_model
     from azr_mlx.run_folder import ADAPTER_WEIGHTS, adapter_folder, sha256
@@ -317,11 +347,9 @@ def probabilities(options: Namespace) -> dict[str, Any]:
         backend, _ = open_model(
             options.model, adapters, quantization_for(options.model, adapters), options.backend
         )
-        problems = benchmarks.load("cruxeval-o", options.data).problems
-        tasks = [problem.task for problem in problems if problem.task is not None]
-        tasks = tasks[: int(options.limit)]
+        tasks = list(tasks_of(options, "cruxeval-o").values())[: int(options.limit)]
         found = {
-            policy: right_answers(backend, load_form("few_shot"), tasks, policy=policy)
+            policy: right_answers(backend, load_form(FORM), tasks, policy=policy)
             for policy in ("reference", "current")
         }
         file.write_text(json.dumps(found))

@@ -74,8 +74,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "repeats/{deduction|abduction}",
             "share of answers that only repeat an argument, or the output, of their prompt",
-            "stays below `solve_rate`; if both rise together, the solver repeats and does not "
-            "reason (solver.repeats)",
+            "does not rise; if it rises with `solve_rate`, the solver repeats and does not reason "
+            "(solver.repeats)",
             "%",
         ),
         Metric(

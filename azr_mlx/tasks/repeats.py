@@ -26,10 +26,10 @@ def repeats(answer: str | None, task: Task) -> bool:
         (task.inputs[0], answer) if task.kind is TaskKind.DEDUCTION else (answer, task.outputs[0])
     )
     try:
-        value = parse_literal(output)
-        return any(equal(argument, value) for argument in parse_literal(args))
-    except (ValueError, TypeError):  # no literal, or none that has items
+        arguments, value = parse_literal(args), parse_literal(output)
+    except ValueError:  # no literal
         return False
+    return type(arguments) is tuple and any(equal(one, value) for one in arguments)
 
 
 def solved_by_repeating(tasks: Sequence[Task], sandbox: Runner) -> list[bool]:

@@ -9,9 +9,11 @@ from argparse import Namespace
 
 import pytest
 
+from azr_mlx.types import Task, TaskKind
 from tests.conftest import ROOT, benchmark_script
 
 pytestmark = pytest.mark.pure
+TASK = Task.create(TaskKind.ABDUCTION, "def f(x):\n    return x", ("(5,)",), ("5",))
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +86,31 @@ def test_gains_pair_each_benchmark_with_its_own_base(bench, tmp_path):
 
 def test_gains_are_apart_for_what_a_repetition_solves(bench, monkeypatch, tmp_path):
     solved = {"a": True, "b": True, "c": False, "d": False}
-    monkeypatch.setattr(bench, "solved_by_repeating", lambda options, name: solved)
+    monkeypatch.setattr(bench, "tasks_of", lambda options, name: dict.fromkeys(solved, TASK))
+    monkeypatch.setattr(bench, "solved_by_repeating", lambda tasks: solved)
+    for folder, answers in (("old", "0110"), ("new", "1110")):
+        rows = zip("abcd", answers, strict=True)
+        lines = [
+            json.dumps({"task_id": item, "completion": f"({'5' if repeats == '1' else '4'}) == 5"})
+            for item, repeats in rows
+        ]
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "samples.jsonl").write_text("\n".join(lines))
     verdicts = lambda *shares: {  # noqa: E731
         item: ["pass"] * n + ["fail"] * (4 - n) for item, n in zip("abcd", shares, strict=True)
     }
-    results = [{"benchmark": "cruxeval-i", "tasks": verdicts(4, 2, 1, 0)}]
-    comparisons = [{"base": {"tasks": verdicts(2, 2, 1, 1)}}]
+    after = {"benchmark": "cruxeval-i", "folder": "new", "tasks": verdicts(4, 2, 1, 0)}
+    comparisons = [{"base": {"folder": "old", "tasks": verdicts(2, 2, 1, 1)}}]
     found = bench.by_repeating(
-        Namespace(out=tmp_path), {"results": results, "comparisons": comparisons}
+        Namespace(out=tmp_path), {"results": [after], "comparisons": comparisons}
     )
     repeated, others = found["cruxeval-i repeated"], found["cruxeval-i others"]
     assert repeated["items"] == others["items"] == 2
     assert (repeated["before"], repeated["after"], repeated["value"]) == (0.5, 0.75, 0.25)
     assert (others["before"], others["after"], others["value"]) == (0.25, 0.125, -0.125)
+    assert found["cruxeval-i repeating"] == {"before": 0.5, "after": 0.75}
+    assert found["cruxeval-i repeated, repeating"] == {"before": 0.5, "after": 1.0}
+    assert found["cruxeval-i others, repeating"] == {"before": 0.5, "after": 0.5}
 
 
 def test_two_runs_are_compared_by_item(bench, tmp_path):

@@ -119,7 +119,7 @@ def test_a_coin_toss_earns_nothing(sandbox, guessing, pays):
 
 @pytest.mark.parametrize(("repeats", "costs"), [("malformed", -1.0), ("wrong", -0.5)])
 def test_repeating_the_output_pays_if_it_is_right_and_can_cost_more_if_not(sandbox, repeats, costs):
-    """`sorted` gives its output back and `x + 1` does not; one answer in four is another."""
+    """`sorted` gives its output back and `x + [1]` does not; half of the answers are the output."""
     programs = iter([("return sorted(x)", "[2, 1]"), ("return x + [1]", "[3]")])
     answers = itertools.cycle(["([1, 2])", "([3, 1])", "([1, 2])", "([3, 1])"])
     solver = replace(CONFIG.solver, repeats=repeats)

@@ -21,7 +21,7 @@ def task(kind: TaskKind, args: str, output: str) -> Task:
         (TaskKind.ABDUCTION, "('x', [1, 2])", True),
         (TaskKind.ABDUCTION, "([2, 1],)", False),
         (TaskKind.ABDUCTION, "((1, 2),)", False),  # a tuple is no list
-        (TaskKind.ABDUCTION, "[1, 2]", False),  # no tuple of arguments: 1 and 2 are its items
+        (TaskKind.ABDUCTION, "[[1, 2]]", False),  # no tuple of arguments
         (TaskKind.ABDUCTION, "1", False),
         (TaskKind.ABDUCTION, "no literal", False),
         (TaskKind.ABDUCTION, None, False),
