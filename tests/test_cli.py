@@ -68,6 +68,7 @@ def test_the_completion_can_be_shown(cli: Cli) -> None:
 
 
 RUN_AND_ASK = """import sys
+{first}
 from azr_mlx.cli import main
 code = main({given})
 import transformers
@@ -75,17 +76,22 @@ print("torch" if transformers.is_torch_available() else "no torch", code)"""
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
-    [("", "no torch 0"), ("sys.argv[1:]", "torch 0")],
-    ids=["a command's own process", "a process that goes on"],
+    ("first", "given", "expected"),
+    [
+        ("", "", "no torch 0"),
+        ("", "sys.argv[1:]", "torch 0"),
+        ("import transformers", "", "torch 0"),
+    ],
+    ids=["a command's own process", "a process that goes on", "one that knows torch"],
 )
 def test_a_command_on_mlx_leaves_torch_out_of_its_own_process_alone(
-    tmp_path: Path, given: str, expected: str
+    tmp_path: Path, first: str, given: str, expected: str
 ) -> None:
-    """transformers imports torch if it can, which takes longer than all the rest of a start."""
+    """transformers imports torch if it can, which takes longer than all the rest of a start; it
+    fails if torch goes after it was found."""
     words = ["convert", "--hf-path", "package:azr_mlx/nano/model", "--mlx-path", "out"]
     done = subprocess.run(
-        [sys.executable, "-c", RUN_AND_ASK.format(given=given), *words],
+        [sys.executable, "-c", RUN_AND_ASK.format(first=first, given=given), *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,

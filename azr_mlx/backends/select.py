@@ -33,8 +33,9 @@ def own_process() -> None:
 
 def _leave_torch_out() -> None:
     """``transformers`` imports torch if it is installed, though nothing on MLX uses it: more than
-    half of the time that a command takes to start. Python takes None for a missing package."""
-    if _one_command and "torch" not in sys.modules:
+    half of the time that a command takes to start. Python takes None for a missing package. Once
+    imported, by a plug-in for example, transformers has seen torch, and fails without it."""
+    if _one_command and not {"torch", "transformers"} & sys.modules.keys():
         sys.modules["torch"] = None  # type: ignore[assignment]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.backends.base import Backend, Policy
+from azr_mlx.backends.select import choose
 from azr_mlx.config import Quantization, SandboxConfig, load_keys, schema
 from azr_mlx.errors import Interrupted, UsageError, first_line
 from azr_mlx.evaluation import benchmarks, contamination, exports
@@ -164,6 +165,9 @@ def evaluate(
         model = model or base_of(adapters)
         settings = as_trained(request.settings, adapters, request.left_open)
         request = replace(request, settings=settings)
+    engine = request.backend
+    if request.samples is None:
+        engine, _ = choose(engine)  # before transformers is imported, which looks for torch then
     loaded = [
         benchmarks.load(name, request.data, request.settings.window) for name in request.names
     ]
@@ -184,7 +188,7 @@ def evaluate(
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             on_sandbox(sandbox)
             quantization = request.quantization or quantization_for(model, adapters)
-            backend, subject = open_model(model, adapters, quantization, request.backend)
+            backend, subject = open_model(model, adapters, quantization, engine)
             session = _Session(request, backend, subject, sandbox, progress)
             report = session.run(loaded, practised)
         return _exported(request, loaded, report)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,17 @@ def test_interrupted_at_a_random_point_and_run_again(here, whole, tmp_path, how,
     assert generated == TASKS * SAMPLES - len(before), "a sample was made twice"
     assert set(before) <= set(content(tmp_path)) and content(tmp_path) == content(whole)
     assert figures(tmp_path) == figures(whole)
+
+
+def test_a_chat_model_is_asked_in_its_own_format(here, tmp_path):
+    """Its template is tried before the model is loaded, which imports transformers early."""
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    shutil.copytree(here / "tiny", tmp_path / "tiny")
+    (tmp_path / "tiny" / "chat_template.jinja").write_text(template)
+    few = ["--protocol", "chat", "--limit", "2", "-m", "8"]
+    done = finished(here, "--model", str(tmp_path / "tiny"), *few, "--out", "chat", "--json")
+    result = json.loads(done.stdout)["results"][0]
+    assert result["protocol"]["prompt"].startswith("chat: ") and result["generated"] == 2
 
 
 def test_a_second_interrupt_leaves_at_once(here, tmp_path):
