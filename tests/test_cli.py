@@ -72,23 +72,24 @@ RUN_AND_ASK = """import sys
 from azr_mlx.cli import main
 code = main({given})
 import transformers
-print("torch" if transformers.is_torch_available() else "no torch", code)"""
+found = "torch" if transformers.is_torch_available() else "no torch"
+print(found, "torch" in sys.modules, code)"""
 
 
 @pytest.mark.parametrize(
     ("first", "given", "expected"),
     [
-        ("", "", "no torch 0"),
-        ("", "sys.argv[1:]", "torch 0"),
-        ("import transformers", "", "torch 0"),
+        ("", "", "no torch False 0"),
+        ("", "sys.argv[1:]", "torch True 0"),
+        ("import transformers", "", "torch True 0"),
     ],
     ids=["a command's own process", "a process that goes on", "one that knows torch"],
 )
 def test_a_command_on_mlx_leaves_torch_out_of_its_own_process_alone(
     tmp_path: Path, first: str, given: str, expected: str
 ) -> None:
-    """transformers imports torch if it can, which takes longer than all the rest of a start; it
-    fails if torch goes after it was found."""
+    """transformers imports torch if it can, which takes longer than all the rest of a start, and
+    fails if torch goes after it was found. datasets fails if None is left in its place."""
     words = ["convert", "--hf-path", "package:azr_mlx/nano/model", "--mlx-path", "out"]
     done = subprocess.run(
         [sys.executable, "-c", RUN_AND_ASK.format(first=first, given=given), *words],

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from azr_mlx.backends.without_torch import leave_torch_out
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.config.shipped import original_of
 from azr_mlx.errors import UsageError, install
@@ -29,14 +30,6 @@ def own_process() -> None:
     """Say that this process runs one command and nothing after it, so that torch can be left out
     of it if the command runs on MLX."""
     _one_command.append(True)
-
-
-def _leave_torch_out() -> None:
-    """``transformers`` imports torch if it is installed, though nothing on MLX uses it: more than
-    half of the time that a command takes to start. Python takes None for a missing package. Once
-    imported, by a plug-in for example, transformers has seen torch, and fails without it."""
-    if _one_command and not {"torch", "transformers"} & sys.modules.keys():
-        sys.modules["torch"] = None  # type: ignore[assignment]
 
 
 def launcher() -> tuple[str, str]:
@@ -89,8 +82,8 @@ def choose(asked: str, warn: Callable[[str], None] = _say) -> tuple[str, str]:
     if missing := _missing(name):
         extra = "[torch]" if name == "torch" else "" if sys.platform == "darwin" else "[cpu]"
         raise UsageError(f"backend: {asked}: {missing}; {install(f'azr-mlx{extra}')}")
-    if name == "mlx":
-        _leave_torch_out()
+    if name == "mlx" and _one_command:
+        leave_torch_out()
     return name, why
 
 

@@ -93,8 +93,6 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _bare(template: Any) -> Any:
     """A tokenizer with nothing but the template and the names of special tokens in it."""
-    # As mlx-lm does: where torch is left out, transformers would say so at the first import.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
