@@ -334,6 +334,7 @@ def mean(parts: list[dict[str, float]]) -> dict[str, float]:
 def probabilities(options: Namespace) -> dict[str, Any]:
     """The probability of the right answer to CRUXEval-O, before and after."""
     from azr_mlx.backends import blas
+    from azr_mlx.backends.select import choose
     from azr_mlx.commands.evaluate import quantization_for
     from azr_mlx.evaluation.likelihood import right_answers
     from azr_mlx.evaluation.model import open_model
@@ -344,8 +345,9 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     file = kept(options, f"probability-{sha256(adapters / ADAPTER_WEIGHTS)[:12]}")
     if not file.exists():
         blas.enable()
+        engine, _ = choose(options.backend)
         backend, _ = open_model(
-            options.model, adapters, quantization_for(options.model, adapters), options.backend
+            options.model, adapters, quantization_for(options.model, adapters, engine), engine
         )
         tasks = list(tasks_of(options, "cruxeval-o").values())[: int(options.limit)]
         found = {

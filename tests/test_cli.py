@@ -220,6 +220,24 @@ def test_resume_takes_a_value_or_none(given: list[str], read: list[str]) -> None
     assert program._bare_resume(given) == read
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("--data=~/x y", "--data=/home/me/x y"),
+        ("--data=a=~/x", "--data=a=~/x"),
+        ("--prompt=~/x", "--prompt=~/x"),
+        ("~/x", "~/x"),
+        ("run_name=~/x", "run_name=~/x"),
+    ],
+)
+def test_the_home_folder_behind_an_option_s_sign_is_written_out(
+    given: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell does it there. (That of a key is written out as the configuration is read.)"""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert program._at_home(given) == read
+
+
 def test_a_run_whose_name_has_an_equals_sign_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

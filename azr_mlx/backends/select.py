@@ -15,6 +15,7 @@ from azr_mlx.backends.without_torch import leave_torch_out
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.config.shipped import original_of
 from azr_mlx.errors import UsageError, install
+from azr_mlx.models.adapters import place_of_base
 from azr_mlx.models.locate import ResolvedModel, resolve
 
 if TYPE_CHECKING:
@@ -141,13 +142,16 @@ def _missing(name: str) -> str:
     return ""
 
 
-def resolve_model(name: str, model_id: str, quantization: Quantization) -> ResolvedModel:
-    """The folder that this backend loads. Torch needs the model's original weights, and quantises
-    them while loading."""
+def resolve_model(
+    name: str, model_id: str, quantization: Quantization, adapters: Path | None = None
+) -> ResolvedModel:
+    """The folder that this backend loads: of ``adapters``, or of a run, the very model that they
+    were trained on. Torch needs the model's original weights, and quantises them while loading."""
+    wanted, commit = place_of_base(adapters, weights_of(name, model_id))
     if name == "mlx":
-        return resolve(model_id, quantization=quantization)
+        return resolve(wanted, quantization=quantization, revision=commit)
     try:
-        return resolve(weights_of(name, model_id), quantization=Quantization(bits=0))
+        return resolve(wanted, quantization=Quantization(bits=0), revision=commit)
     except ImportError as e:
         raise UsageError(
             f"model_id: {model_id}: only MLX can read a GGUF file, and it does not import ({e}); "

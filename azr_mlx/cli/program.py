@@ -23,6 +23,7 @@ from azr_mlx.text import middle_out, one_line
 
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
 
+_OPTION = re.compile("--(?!prompt$|system$)[a-z-]+")  # one whose value may be a path
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=")  # how a word that is KEY=VALUE begins
 _PROGRAM = "azr-mlx"
 _COMPLETE = "_AZR_MLX_COMPLETE"  # by which a shell asks for completions, as typer names it
@@ -59,7 +60,7 @@ def _escaping(stream: TextIO) -> Iterator[None]:
 
 def _exit_code(arguments: list[str]) -> int:
     try:
-        arguments = _bare_resume(arguments)
+        arguments = [_at_home(word) for word in _bare_resume(arguments)]
         code = _run(arguments) if arguments else _run(["--help"]) or USAGE
         sys.stdout.flush()
         return code
@@ -146,6 +147,14 @@ def _bare_resume(argv: list[str]) -> list[str]:
         if word == "--resume" and (following.startswith("-") or _OVERRIDE.match(following)):
             arguments.append("latest")
     return arguments
+
+
+def _at_home(word: str) -> str:
+    """``--data=~/folder`` with the home folder written out: shells leave that to the program."""
+    option, equals, value = word.partition("=")
+    if not (equals and value.startswith("~/") and _OPTION.fullmatch(option)):
+        return word
+    return f"{option}={os.path.expanduser(value)}"
 
 
 def _report(lines: Sequence[str], arguments: Sequence[str]) -> None:

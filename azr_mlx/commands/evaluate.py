@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,7 +29,7 @@ from azr_mlx.evaluation.result import BenchmarkResult
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store, read_samples
 from azr_mlx.interrupts import Interrupts
-from azr_mlx.models.adapters import as_it_is, base_of, quantization_of, read_lora
+from azr_mlx.models.adapters import as_it_is, base_of, place_of_base, quantization_of, read_lora
 from azr_mlx.models.template import check_template
 from azr_mlx.run_folder import CONFIG_FILE, adapter_folder, run_of
 from azr_mlx.sandbox import Sandbox
@@ -182,12 +183,12 @@ def evaluate(
             raise UsageError("eval: give a --model to sample from, or --samples FILE.jsonl")
         request.settings.check()
         if request.settings.protocol in ("auto", "chat"):
-            check_template(model)
+            check_template(*place_of_base(adapters, model))
         practised = None if adapters is None else contamination.tasks_of_run(adapters)
         # First, so that an isolation that is not available is reported before a model is loaded.
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             on_sandbox(sandbox)
-            quantization = request.quantization or quantization_for(model, adapters)
+            quantization = request.quantization or quantization_for(model, adapters, engine)
             backend, subject = open_model(model, adapters, quantization, engine)
             session = _Session(request, backend, subject, sandbox, progress)
             report = session.run(loaded, practised)
@@ -219,12 +220,13 @@ def as_trained(settings: Settings, adapters: Path, left_open: Collection[str] = 
     return replace(settings, form=rollout.form, **taken)
 
 
-def quantization_for(model: str, adapters: Path | None) -> Quantization:
+def quantization_for(model: str, adapters: Path | None, engine: str) -> Quantization:
     """What the adapters' run quantised its base to. The base of adapters without a run is taken as
-    it is; the default is for a model alone."""
+    it is; the default is for a model alone, unless torch has nothing to quantise with."""
     if adapters is None:
-        return Quantization()
-    return quantization_of(adapters) or as_it_is(model)
+        missing = engine == "torch" and importlib.util.find_spec("bitsandbytes") is None
+        return Quantization(bits=0) if missing else Quantization()
+    return quantization_of(adapters, engine) or as_it_is(model)
 
 
 def _score(

@@ -24,7 +24,7 @@ from azr_mlx.config import Quantization
 from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
 from azr_mlx.files import read_rows, whole_folder
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.adapters import as_it_is, base_of, quantization_of
+from azr_mlx.models.adapters import as_it_is, base_of, place_of_base, quantization_of
 from azr_mlx.models.folder import check_quantization, read_config
 from azr_mlx.models.locate import ResolvedModel, resolve
 from azr_mlx.models.measure import Text, float_dtype, logprobs
@@ -137,7 +137,9 @@ def _sources(adapters: Path, out: Path, model: str | None) -> tuple[Path, Resolv
         raise UsageError(f"--out {out}: already exists; name another folder or remove it")
     if name is None:
         raise UsageError("--model: missing, and the adapters do not name their base model; name it")
-    return source, resolve(name, quantization=quantization_of(source) or as_it_is(name))
+    place, commit = place_of_base(source, name)
+    quantization = quantization_of(source) or as_it_is(name)
+    return source, resolve(place, quantization=quantization, revision=commit)
 
 
 def _fused(

@@ -11,9 +11,8 @@ from typing import Any
 
 from azr_mlx.backends.base import Sampling
 from azr_mlx.backends.detokenize import TextStream
-from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError
-from azr_mlx.models.adapters import as_it_is, base_of, quantization_of
+from azr_mlx.models.adapters import as_it_is, base_of, place_of_base, quantization_of
 from azr_mlx.models.locate import resolve
 from azr_mlx.models.mlx_model import open_model
 from azr_mlx.models.template import check_template
@@ -73,7 +72,7 @@ class Generator:
         if model_id is None:
             raise UsageError("--model: missing; name a model, or adapters that name their model")
         if not raw:
-            check_template(model_id)
+            check_template(*place_of_base(adapter_path, model_id))
         self.model, self.tokenizer = load(model_id, adapter_path)
         self.thinking, self.on_thought = thinking, on_thought
         if thinking:
@@ -173,7 +172,7 @@ def seed_sampler(seed: int | None) -> None:
 
 def load(model_id: str, adapter_path: Path | None = None) -> tuple[Any, Any]:
     """The model, with the adapters, and its tokenizer. Weights are float32 on a CPU."""
-    folder = _folder(model_id, None if adapter_path is None else quantization_of(adapter_path))
+    folder = _folder(model_id, adapter_path)
     opened = open_model(folder, adapter_path, name=model_id)
     return opened.model, opened.tokenizer
 
@@ -200,7 +199,9 @@ def asked_for(
     return Prompt(text, tuple(ids), chat=in_chat)
 
 
-def _folder(model_id: str, of_run: Quantization | None) -> Path:
+def _folder(model_id: str, adapters: Path | None) -> Path:
     """The folder of the model: as the run had it that made the adapters, or else as it is. A GGUF
     file is imported, and its blocks are kept if MLX has such a format."""
-    return resolve(model_id, quantization=of_run or as_it_is(model_id)).path
+    place, commit = place_of_base(adapters, model_id)
+    of_run = None if adapters is None else quantization_of(adapters)
+    return resolve(place, quantization=of_run or as_it_is(model_id), revision=commit).path

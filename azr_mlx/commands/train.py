@@ -94,8 +94,8 @@ def train(
         record = _record(config, run_dir, start)
         config = fitting(config, backend_name)
         if chosen_form(None, config).style == "chat":
-            check_template(config.model_id)
-        model = resolve_model(backend_name, config.model_id, config.quantization)
+            check_template(*adapter_files.place_of_base(run_dir, config.model_id))
+        model = resolve_model(backend_name, config.model_id, config.quantization, run_dir)
         evaluated = _load_benchmarks(config)
         leads = world.rank == 0
         display = _display(config, run_dir, quiet, leads)

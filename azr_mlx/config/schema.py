@@ -8,6 +8,7 @@ line each: ``dotted.key: value: why; fix``.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -259,7 +260,8 @@ def _items(raw: Any) -> tuple[str, ...]:
 def _str(text: str) -> str:
     if not is_text(text):
         raise ValueError("not UTF-8 text; write it in UTF-8, in a locale that has it")
-    return text
+    # A path: no shell sees it in a file, and not every shell looks behind the sign of KEY=VALUE.
+    return os.path.expanduser(text) if text.startswith("~/") else text
 
 
 def _int(text: str) -> int:

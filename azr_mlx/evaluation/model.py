@@ -39,7 +39,7 @@ def open_model(
 
     lora = None if adapter_path is None else read_lora(adapter_path)
     engine, _ = choose(backend_name)
-    found = resolve_model(engine, model, quantization)
+    found = resolve_model(engine, model, quantization, adapter_path)
     backend = open_backend(
         engine,
         found.path,

@@ -104,6 +104,27 @@ def read_lora(folder: Path) -> Lora:
     return lora
 
 
+def place_of_base(path: Path | None, name: str) -> tuple[str, str | None]:
+    """(model, commit on the hub or None) from which to load the model ``name`` for adapters, whose
+    folder or run ``path`` is. If their run was on that model, it is the very one that it was on
+    last, even if the repository has changed since, or if ``name`` is a path that is relative to
+    another folder.
+
+    Raises ModelUsageError if the adapters' configuration cannot be read.
+    """
+    run = None if path is None else run_of(adapter_folder(path))
+    made = starts(run) if run is not None else []
+    model = made[-1].get("model") if made else None
+    if path is None or not isinstance(model, dict) or name != base_of(path):
+        return name, None
+    kind, _, there = str(model.get("source")).partition(":")
+    if kind == "hub":
+        commit = model.get("revision")
+        return name, commit if there == name and isinstance(commit, str) else None
+    local = kind in ("folder", "gguf") and not os.path.exists(os.path.expanduser(name))
+    return (there if local else name), None
+
+
 def base_of(path: Path) -> str | None:
     """The model that adapters belong to; None if their folder does not say. ``path`` is that folder
     or a run's. Raises ModelUsageError if the configuration cannot be read."""
@@ -130,14 +151,15 @@ def as_it_is(model: str) -> Quantization:
     )
 
 
-def quantization_of(adapters: Path) -> Quantization | None:
-    """How MLX should quantise the base of these adapters: as the run did that made them; None if
-    they do not belong to a run. After training on torch it is not quantised: torch quantises
-    differently from MLX, and the original weights come closest."""
+def quantization_of(adapters: Path, engine: str = "mlx") -> Quantization | None:
+    """How the backend should quantise the base of these adapters: as the run did that made them;
+    None if they do not belong to a run. On MLX, after training on torch, it is not quantised: torch
+    quantises differently, and the original weights come closest."""
     run = run_of(adapters)
     if run is None:
         return None
     made = starts(run)
-    if made and str(made[-1].get("backend", "")).startswith("torch"):
+    on_torch = bool(made) and str(made[-1].get("backend", "")).startswith("torch")
+    if on_torch and engine == "mlx":
         return Quantization(bits=0)
     return load_keys(run / CONFIG_FILE, "quantization").quantization

@@ -102,6 +102,12 @@ def locate(model_id: str, revision: str | None = None) -> Source:
         return Source(path.resolve(), path.stem, f"gguf:{path.resolve()}")
     check_hub_name(model_id)
     path = hub_snapshot(model_id, revision)
+    if not path.is_dir():  # no file of the repository is one of DOWNLOADED
+        raise ModelUsageError(
+            f"model {model_id!r}: its repository on the hub has no config.json",
+            "if it has .gguf files, download one (hf download) and name that; or name a repository "
+            "with config.json and model*.safetensors",
+        )
     check_folder(path)
     commit = path.name if path.parent.name == "snapshots" else revision
     return Source(path, model_id.rsplit("/", 1)[-1], f"hub:{model_id}", commit)

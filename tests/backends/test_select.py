@@ -116,7 +116,7 @@ def test_the_doctor_says_that_a_gpu_stays_unused(machine):
 
 def test_torch_takes_the_original_of_a_shipped_model_in_mlx_format(monkeypatch):
     asked = []
-    monkeypatch.setattr(select, "resolve", lambda name, quantization: asked.append(name))
+    monkeypatch.setattr(select, "resolve", lambda name, **_: asked.append(name))
     shipped = load("azr_config").model_id
     for backend in ("mlx", "torch"):
         select.resolve_model(backend, shipped, Quantization())

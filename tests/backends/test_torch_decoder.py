@@ -1,6 +1,7 @@
 """Decoding on torch: steps that stay on the device draw the tokens of steps that do not."""
 
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from azr_mlx.backends.rollout import RolloutEngine  # noqa: E402
 from azr_mlx.backends.torch import attention, fixed_decoder  # noqa: E402
 from azr_mlx.backends.torch.decoder import TorchDecoder  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder, Graphs, decoder_for  # noqa: E402
+from azr_mlx.backends.torch.model import _eos_ids  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
 from tests.backends.test_torch_backend import torch_model  # noqa: E402
@@ -255,3 +257,17 @@ def test_cuda_graphs_draw_the_same_tokens(case):
     fixed, _ = run(decoder, many, sampling, rows)
     assert decoder.graphs is not None and any(decoder.graphs.made.values())
     assert_alike(fixed, plain)
+
+
+def test_a_completion_ends_as_in_mlx_lm():
+    """A fine-tune for chats may end its turns with a token that only its tokenizer names."""
+
+    def ends(generation, config, tokenizer):
+        model = SimpleNamespace(
+            generation_config=SimpleNamespace(eos_token_id=generation),
+            config=SimpleNamespace(eos_token_id=config),
+        )
+        return _eos_ids(model, SimpleNamespace(eos_token_id=tokenizer))
+
+    assert ends(2, 5, 7) == {2, 7} and ends([2, 3], None, 2) == {2, 3}
+    assert ends(None, 5, None) == {5} and ends(None, None, 7) == {7}

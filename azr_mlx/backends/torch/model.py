@@ -97,11 +97,11 @@ def quantized(bits: int) -> dict[str, Any]:
 
 def _eos_ids(model: Any, tokenizer: Any) -> set[int]:
     """The tokens that end a completion. As in mlx-lm, they come from the generation configuration,
-    or else from the model's configuration, or else from the tokenizer."""
+    or else from the model's configuration, and from the tokenizer."""
     found = model.generation_config.eos_token_id
     found = model.config.eos_token_id if found is None else found
-    found = tokenizer.eos_token_id if found is None else found
-    return set(found) if isinstance(found, list) else {found}
+    several = found if isinstance(found, list) else [found]
+    return {*several, tokenizer.eos_token_id} - {None}
 
 
 def trunk_of(model: Any) -> Any:

