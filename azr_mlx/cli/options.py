@@ -107,8 +107,8 @@ EvalForm = Annotated[
     str,
     typer.Option(
         "--form",
-        help="Prompt form of --protocol training: few_shot, chat or a .yaml file. Default: that of "
-        "the adapters' run.",
+        help="Prompt form of --protocol training: few_shot, chat, compact or a .yaml file. "
+        "Default: that of the adapters' run.",
     ),
 ]
 Compare = Annotated[

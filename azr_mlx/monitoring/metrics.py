@@ -61,7 +61,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             "reward",
             "mean reward of all rollouts, as the live view shows it",
-            "rises, with ups and downs",
+            "steady or rising: tasks become harder as the model becomes better",
             "reward",
             "none",
         ),
@@ -81,7 +81,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric(
             f"reward/{{{ROLES}}}/{{{KINDS}}}",
             "mean reward by role and kind",
-            "rises, with ups and downs",
+            "steady or rising: tasks become harder as the model becomes better",
             "reward",
         ),
         Metric(
@@ -137,7 +137,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         ),
         Metric(
             f"difficulty/{{{KINDS}}}",
-            "difficulty that the proposer was asked for, from 0 to 1",
+            "difficulty that the proposer was asked for, from 0.1 to 0.9",
             "follows the schedule, or rises while the solve rate stays the same",
             "d",
         ),
