@@ -13,7 +13,7 @@
 # AZR_MLX_VENV    the virtual environment (default: .venv next to this file), made and remade by this script
 # AZR_MLX_EXTRAS  extras of pyproject.toml to install, with commas (default: cpu on Linux, with an NVIDIA driver cpu,torch;
 #                 none on a Mac)
-# PYTHON          the Python to make it with (default: the first of python3, python3.13 ... that will do)
+# PYTHON          the Python to make it with (default: the first of python3, python3.14 ... that will do)
 #
 # Works with the bash 3.2 of macOS.
 set -euo pipefail
@@ -24,7 +24,9 @@ case "$venv" in /*) ;; *) venv=$PWD/$venv ;; esac
 python=$venv/bin/python
 stamp=$venv/azr-mlx.stamp           # what is installed: a hash, and the extras
 installing=$venv/azr-mlx.installing # there during a set-up: found at the start, one was cut off
-new_enough='import sys; sys.exit(sys.version_info < (3, 10))' # as requires-python has it
+# As requires-python has it; and MLX is for Apple silicon, which a Python for Intel does not see.
+new_enough='import platform, sys
+sys.exit(sys.version_info < (3, 10) or (sys.platform == "darwin" and platform.machine() != "arm64"))'
 
 die() {
     printf 'run.sh: error: %s\n' "$1" >&2
@@ -43,19 +45,24 @@ platform_extras() {
     case "$(uname -s)-$(uname -m)" in
         Linux-*) if has_nvidia; then echo cpu,torch; else echo cpu; fi ;;
         Darwin-arm64) echo "" ;; # MLX is a plain dependency there
+        Darwin-*)
+            [ "$(sysctl -n hw.optional.arm64 2>/dev/null)" != 1 ] ||
+                die "this shell runs under Rosetta, as on an Intel Mac; open a terminal without it (arch -arm64 zsh)"
+            die "MLX runs on Linux and on Apple silicon, not on an Intel Mac"
+            ;;
         *) die "MLX runs on Linux and on Apple silicon, not on $(uname -s) $(uname -m); use one of them" ;;
     esac
 }
 
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do
+    for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python3.10; do
         if "$candidate" -c "$new_enough" >/dev/null 2>&1; then
             echo "$candidate"
             return
         fi
     done
-    die "no Python 3.10 or newer found; install one, or name it: PYTHON=/path/to/python3 ./run.sh"
+    die "no Python 3.10 or newer found (on a Mac: for Apple silicon); install one, or name it: PYTHON=/path/to/python3 ./run.sh"
 }
 
 make_venv() {
@@ -64,7 +71,8 @@ make_venv() {
         say "an earlier set-up was cut off: starting again"
         rm -rf "$venv"
     elif "$python" -c 'import pip' >/dev/null 2>&1; then
-        "$python" -c "$new_enough" || die "$venv has a Python older than 3.10; remove it, or set AZR_MLX_VENV"
+        "$python" -c "$new_enough" ||
+            die "$venv has a Python older than 3.10, or for Intel on a Mac; remove it, or set AZR_MLX_VENV"
         return
     elif [ -e "$venv/pyvenv.cfg" ]; then
         say "the Python of $venv is gone: starting again"

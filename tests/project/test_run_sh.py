@@ -268,14 +268,14 @@ def test_an_old_python_is_passed_over(sandbox: Sandbox) -> None:
 
 
 def test_no_python_is_one_clear_line(sandbox: Sandbox) -> None:
-    for name in ("python3", "python3.13", "python3.12", "python3.11", "python3.10"):
+    for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10"):
         path = sandbox.root / "bin" / name
         path.write_text("#!/bin/sh\nexit 1\n")
         path.chmod(0o755)
     done = sandbox.run()
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("run.sh: error: no Python 3.10 or newer found; install one")
+    assert line.startswith("run.sh: error: no Python 3.10 or newer found (on a Mac: for")
 
 
 def test_ci_runs_the_tests(root: Path) -> None:

@@ -163,6 +163,7 @@ def try_sandbox(box: Any) -> list[str]:
         jobs = [
             Job("right", add, call="f", args="(1,)", expect="2"),
             Job("wrong", add, call="f", args="(1,)", expect="3"),
+            Job("twice", add, call="f", args="(1,)", deterministic=True),  # as tasks are checked
             Job("loop", "def f():\n    while True: pass", call="f"),
             Job("network", _CONNECT, call="f", args=f"({port},)"),
             Job("write", _WRITE, call="f", args=f"({str(target)!r},)"),
@@ -173,6 +174,7 @@ def try_sandbox(box: Any) -> list[str]:
     found = {
         f"a right answer is judged {status['right']}": status["right"] != "pass",
         f"a wrong answer is judged {status['wrong']}": status["wrong"] != "fail",
+        f"a program that is run twice is judged {status['twice']}": status["twice"] != "ok",
         f"an endless loop is judged {status['loop']}": status["loop"] != "timeout",
         "the network is open": reached,
         "files can be written": written,

@@ -105,7 +105,7 @@ def _shift_files(ahead: int, start: float) -> None:
     now, ahead_of_now = time.time, ahead
 
     def shifted(found: os.stat_result) -> os.stat_result:
-        hidden = {name: getattr(found, name) for name in _names_of(found)}
+        hidden = {name: getattr(found, name) for name in _hidden_names(found)}
         whole = list(found)
         for position, name in enumerate(("st_atime", "st_mtime", "st_ctime"), 7):
             if start - 1 <= hidden[name] <= now() - ahead_of_now + 1:
@@ -123,8 +123,11 @@ def _shift_files(ahead: int, start: float) -> None:
     _replace_method(system.DirEntry, "stat", wrapped(system.DirEntry.stat))
 
 
-def _names_of(found: os.stat_result) -> list[str]:
-    return [name for name in dir(found) if name.startswith("st_")]
+def _hidden_names(found: os.stat_result) -> list[str]:
+    """Those of the fields that are not among the ten of the sequence. Python 3.13 takes no
+    others."""
+    seen = type(found).__match_args__
+    return [name for name in dir(found) if name.startswith("st_") and name not in seen]
 
 
 def _replace_method(kind: type, name: str, method: Any) -> None:
