@@ -276,7 +276,7 @@ class Scores:
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
     """Statistics of one optimizer step. Means are over completion tokens; ``grad_norm`` is the
-    norm before clipping."""
+    norm before clipping. A step that was not ``applied`` has changed nothing."""
 
     loss: float
     policy_loss: float
@@ -292,6 +292,7 @@ class UpdateStats:
     grad_norm: float
     lr: float
     tokens: int
+    applied: bool = True
 
 
 def _plain(obj: Any) -> dict[str, Any]:

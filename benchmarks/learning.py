@@ -358,9 +358,7 @@ def fill(selfplay: Any, wanted: int) -> None:
         if not short:
             return
         r, levels = Round(selfplay.config.seed, 0, -number), memory.levels(0)
-        proposer.gate.admit(
-            [proposer.template(r, i, k, levels[k]) for i, k in enumerate(short * 64)]
-        )
+        proposer.gate.admit(proposer.templates(r, [(kind, levels[kind]) for kind in short * 64]))
 
 
 def play_fixed(selfplay: Any, r: Any, log: Any) -> None:

@@ -256,4 +256,4 @@ def test_an_empty_batch_has_no_loss_and_no_gradient():
 
 def test_statistics_have_the_names_of_update_stats():
     _, stats, _ = ppo_loss(*case()[:4], FULL)
-    assert set(stats) == {f.name for f in fields(UpdateStats)} - {"grad_norm", "lr"}
+    assert set(stats) == {f.name for f in fields(UpdateStats)} - {"grad_norm", "lr", "applied"}

@@ -55,6 +55,7 @@ class Hyper:
     weight_decay: float = 0.0
     tis_cap: float = 0.0  # 0: off; otherwise the bound of truncated importance sampling
     distill_coef: float = 0.0
+    max_kl: float = 0.0  # no step is made if KL(pi_old || pi) has passed this; 0: off
     micro_batch_tokens: int = 2048
 
 

@@ -121,6 +121,11 @@ class ModelBackend(ABC):
         self.engine.forget()
         self._clear_gradients()
         loss, stats = self._accumulate(batch, hyper)
+        if 0 < hyper.max_kl < stats["approx_kl"]:
+            self._clear_gradients()
+            return UpdateStats(
+                loss=loss, distill_loss=0.0, grad_norm=0.0, lr=hyper.lr, applied=False, **stats
+            )
         distill_loss = 0.0
         if distill is not None and hyper.distill_coef > 0:
             distill_loss = self._accumulate_supervised(distill, hyper.distill_coef)

@@ -154,6 +154,11 @@ class Ppo:
     grad_checkpoint: Annotated[str, OneOf("auto", "true", "false")] = "auto"
     compile: bool = False
 
+    @property
+    def by_group(self) -> bool:
+        """Whether a reward is compared with those of its group, or else with all of its kind."""
+        return self.advantage in ("rloo", "grpo", "dr_grpo")
+
 
 @dataclass(frozen=True, slots=True)
 class Proposer:

@@ -86,7 +86,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         ),
         Metric(
             "frac_reward_zero_std",
-            "share of groups whose rewards are all equal; they teach nothing",
+            "share of groups, among whose rewards each is compared, with equal rewards; they teach "
+            "nothing",
             "below 70 %",
             "%",
         ),
@@ -217,7 +218,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         Metric("ppo/updates", "optimizer steps taken in this step", "constant", "updates"),
         Metric(
             "ppo/early_stop",
-            "1 if the epochs ended early because the KL divergence was too large",
+            "1 if an update, and the epochs after it, were left out because the KL divergence was "
+            "too large",
             "rarely 1; if it is often 1, learning_rate may be too high",
             "0 or 1",
         ),
@@ -280,16 +282,18 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
         ),
     ),
     "Sandbox": (
-        Metric("exec/count", "number of sandbox jobs in the step", "steady", "jobs"),
+        Metric(
+            "exec/count", "proposals and answers that the sandbox ran in the step", "steady", "jobs"
+        ),
         Metric(
             "exec/timeout_rate",
-            "share of sandbox jobs that ran out of time",
+            "share of them that ran out of time",
             "below 5 %",
             "%",
         ),
         Metric(
             "exec/{p50_ms|p95_ms}",
-            "latency of sandbox jobs: median and 95th percentile",
+            "time of running one, all its inputs together: median and 95th percentile",
             "steady",
             "ms",
         ),

@@ -72,15 +72,15 @@ def _fill(
     refused: dict[TaskKind, Counter[str]],
 ) -> None:
     p = proposer.config.proposer
-    wanted = max(p.references, p.templates_per_step, 4)
+    most = max(p.references, p.templates_per_step, 4)
+    wanted = min(most, proposer.config.task_buffer_size)
     for number in range(ROUNDS):
         short = [kind for kind in kinds if memory.tasks.count(kind) < wanted]
         if not short:
             return
         r = Round(proposer.config.seed, 0, number)
         levels = [(kind, memory.curriculum.difficulty(kind, 0)) for kind in short * wanted]
-        drafts = [proposer.template(r, i, *level) for i, level in enumerate(levels)]
-        _admit(proposer, drafts, refused)
+        _admit(proposer, proposer.templates(r, levels), refused)
 
 
 def _admit(

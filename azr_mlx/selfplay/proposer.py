@@ -16,15 +16,18 @@ from azr_mlx.selfplay.round import CUT, Proposed, Round, Validated
 from azr_mlx.tasks import templates
 from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import Draft, Gate, GateRules, Runner
-from azr_mlx.tasks.parse import Proposal, is_reserved, parse_proposal
+from azr_mlx.tasks.parse import Proposal, is_reserved, parse_proposal, skeleton
 from azr_mlx.tasks.program import beginning
 from azr_mlx.tasks.prompts import PromptForm, chosen_form, render
 from azr_mlx.types import Completion, Prompt, Task, TaskKind
 
 # An eighth of all shapes is reserved, so that a set with many shapes never comes near this.
 MOST_RESERVED = 200
+# So many known shapes in a row, and the next level's are tried: a level may have a few dozen only.
+MOST_KNOWN, NEXT_LEVEL = 20, 0.1
 
 Levels = Mapping[TaskKind, float]  # the difficulty that each kind is proposed at
+Shape = tuple[TaskKind, str]
 
 
 class ProposalError(AzrError):
@@ -115,13 +118,17 @@ class TaskProposer:
     # -- by the model ------------------------------------------------------------------------------
 
     def _from_model(self, r: Round, kinds: Sequence[TaskKind], levels: Levels) -> list[Proposed]:
-        """One proposal a place of ``kinds``. Those of one kind are shown the same references, and
-        form a group; those that go on from known programs form one of their own."""
+        """One proposal a place of ``kinds``; of induction there may be fewer. Those of one kind are
+        shown the same references, and form a group; those that go on from known programs form one
+        of their own."""
         assert self.backend is not None
         places = {kind: place for place, kind in enumerate(levels)}
         groups = {(kind, further): r.new_group() for further in (False, True) for kind in levels}
-        shown = {k: self._references(r, k, places[k], levels[k]) for k in dict.fromkeys(kinds)}
-        asked = [self._request(r, i, k, levels[k], shown[k]) for i, k in enumerate(kinds)]
+        others = [(i, kind) for i, kind in enumerate(kinds) if kind is not TaskKind.INDUCTION]
+        shown = {k: self._references(r, k, places[k], levels[k]) for _, k in others}
+        asked = [self._request(r, i, k, levels[k], shown[k]) for i, k in others]
+        if induction := len(kinds) - len(others):
+            asked += self._for_induction(r, induction, levels[TaskKind.INDUCTION])
         done = self._completions(r, [one.prompt for one in asked])
         return [
             Proposed(
@@ -171,17 +178,30 @@ class TaskProposer:
         wanted = p.target_solve_rate if p.reference_choice == "solve_rate" else None
         return self.buffer.references(kind, count, level, draw, wanted)
 
+    def _for_induction(self, r: Round, count: int, level: float) -> list[_Request]:
+        """Requests for induction tasks of different programs that have none yet: a second one of a
+        program would be refused, whatever its inputs.
+
+        If the buffer has too few, templates give the rest. In a run without templates there are
+        fewer requests, but at least one.
+        """
+        kind, draw = TaskKind.INDUCTION, r.draw("programs", 0)
+        known = self.buffer.programs()
+        chosen = [known[i] for i in draw.permutation(len(known))[:count]]
+        programs: list[tuple[str, tuple[Task, ...]]] = [(task.program, (task,)) for task in chosen]
+        used = {(kind, skeleton(task.program)) for task in chosen}
+        wanted = count if self.config.proposer.templates_per_step else 1
+        for _ in range(wanted - len(chosen)):
+            proposal, _ = self._fresh(kind, level, draw, used)
+            programs.append((proposal.program, ()))
+        return [
+            _Request(kind, level, self._rendered(kind, [], level, program=program), shown, program)
+            for program, shown in programs
+        ]
+
     def _request(
         self, r: Round, index: int, kind: TaskKind, level: float, references: list[Task]
     ) -> _Request:
-        if kind is TaskKind.INDUCTION:
-            draw = r.draw("programs", index)
-            known = self.buffer.programs()
-            references = [known[int(draw.integers(len(known)))]] if known else []
-            # If every program has its induction task already, a fresh one comes from a template.
-            program = references[0].program if known else self._fresh_program(level, draw)
-            prompt = self._rendered(kind, [], level, program=program)
-            return _Request(kind, level, prompt, tuple(references), program=program)
         if extending := self._extending(r, index, kind, level, references):
             return extending
         references, prompt = self._fitting(kind, references, level)
@@ -224,10 +244,6 @@ class TaskProposer:
         thinking = self.config.rollout.thinks
         return render(output, self.backend.tokenizer, thinking=thinking)
 
-    def _fresh_program(self, level: float, draw: np.random.Generator) -> str:
-        which = self.config.proposer.template_set
-        return templates.draw(TaskKind.DEDUCTION, level, draw, which=which).program
-
     def _draft(self, r: Round, asked: _Request, completion: Completion) -> Draft:
         given = asked.program, asked.beginning
         proposal = parse_proposal(completion.text, asked.kind, self.form, *given)
@@ -240,20 +256,41 @@ class TaskProposer:
     def _from_templates(
         self, r: Round, kinds: Sequence[TaskKind], levels: Levels
     ) -> list[Proposed]:
-        return [Proposed(self.template(r, i, k, levels[k])) for i, k in enumerate(kinds)]
+        return [Proposed(draft) for draft in self.templates(r, [(k, levels[k]) for k in kinds])]
 
-    def template(self, r: Round, index: int, kind: TaskKind, level: float) -> Draft:
-        """The ``index``-th draft of a round from templates, of a shape that is not reserved, and
-        no harder than ``proposer.hardest_template``.
+    def templates(self, r: Round, wanted: Sequence[tuple[TaskKind, float]]) -> list[Draft]:
+        """A round's drafts from templates, one for each kind and level: of shapes that are not
+        reserved, and no harder than ``proposer.hardest_template``. Each has a shape of its own that
+        the buffer does not have, or else it would be refused. If there seems to be none at its
+        level, it is from a harder one.
 
-        Raises AzrError if the templates seem to have no other shapes, which a plug-in may.
+        Raises AzrError if the templates seem to have reserved shapes only, as a plug-in may.
         """
-        p, draw = self.config.proposer, r.draw("templates", index)
+        used, drafts = set[Shape](), list[Draft]()
+        for index, (kind, level) in enumerate(wanted):
+            proposal, level = self._fresh(kind, level, r.draw("templates", index), used)
+            drafts.append(Draft(proposal, kind, level, r.step, source="template"))
+        return drafts
+
+    def _fresh(
+        self, kind: TaskKind, level: float, draw: np.random.Generator, used: set[Shape]
+    ) -> tuple[Proposal, float]:
+        """A template of a new shape, which is ``used`` from now on, and its level."""
+        p, known = self.config.proposer, 0
         level = min(level, p.hardest_template)
         for _ in range(MOST_RESERVED):
             proposal = templates.draw(kind, level, draw, p.induction_inputs, p.template_set)
-            if not (self.gate.rules.reserve and is_reserved(proposal.program)):
-                return Draft(proposal, kind, level, r.step, source="template")
+            if self.gate.rules.reserve and is_reserved(proposal.program):
+                continue
+            shape = (kind, skeleton(proposal.program))
+            if shape not in used and not self.buffer.is_duplicate(kind, proposal.program):
+                used.add(shape)
+                return proposal, level
+            known += 1
+            if known % MOST_KNOWN == 0:
+                level = min(level + NEXT_LEVEL, p.hardest_template)
+        if known:
+            return proposal, level
         raise AzrError(
             f"proposer.template_set: {p.template_set}: {MOST_RESERVED} programs in a row have "
             "shapes that are reserved for held-out tasks; give it more shapes, or held_out.tasks=0"

@@ -181,9 +181,10 @@ def _solution_reward(one: Solution, config: Config) -> Reward:
 
 
 def has_contrast(solutions: Sequence[Solution], config: Config) -> bool:
-    """Whether any group has two different rewards: without them there is nothing to learn."""
+    """Whether any two rewards that are compared differ: if none do, there is nothing to learn."""
     rewards = np.array([_solution_reward(one, config).total for one in solutions])
-    groups = np.array([one.group for one in solutions])
+    by_group = config.ppo.by_group
+    groups = np.array([one.group if by_group else one.task.kind.value for one in solutions])
     return bool(solutions) and zero_variance_fraction(rewards, groups) < 1
 
 

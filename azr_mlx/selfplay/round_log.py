@@ -92,7 +92,7 @@ class RoundLog:
             row |= _proposals_of(kind, counted, self.paid)
         reasons = Counter(one.result.reason for one in by_model if one.result.reason)
         for reason, count in sorted(reasons.items()):
-            row[f"propose/reject/{reason}"] = count / max(len(counted), 1)
+            row[f"propose/reject/{reason}"] = count / len(by_model)
         return row
 
     def _programs(self) -> Metrics:

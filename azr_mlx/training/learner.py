@@ -151,10 +151,13 @@ class Learner:
         advantages = result.advantages
         if p.advantage == "gae" and p.whiten:
             advantages = whiten(advantages, batch.mask, cells)
-        own = np.flatnonzero([e.role is Role.PROPOSE for e in experiences])
-        if self.config.proposer.advantage == "ema" != p.advantage and len(own):
-            advantages[own] = self._running(rewards, scores, cells, batch.mask, own)
-        metrics = {"frac_reward_zero_std": zero_variance_fraction(scores, groups)}
+        proposals = np.array([e.role is Role.PROPOSE for e in experiences])
+        running = proposals & (self.config.proposer.advantage == "ema" != p.advantage)
+        if running.any():
+            rows = np.flatnonzero(running)
+            advantages[rows] = self._running(rewards, scores, cells, batch.mask, rows)
+        compared = (groups if p.by_group else np.array(cells))[~running]
+        metrics = {"frac_reward_zero_std": zero_variance_fraction(scores[~running], compared)}
         if values is not None and result.returns is not None:
             metrics["ppo/explained_variance"] = explained_variance(
                 values, result.returns, batch.mask
@@ -196,8 +199,8 @@ class Learner:
         self, r: Round, batch: Batch, proposals: np.ndarray, solutions: SolutionBuffer | None
     ) -> tuple[list[UpdateStats], bool]:
         """Epochs x minibatches. Returns their statistics, and whether the epochs were ended early
-        because KL(pi_old || pi) was too large."""
-        c, p, hyper = self.config, self.config.ppo, self._hyper(r.step)
+        because KL(pi_old || pi) was too large: then the last of them was not applied."""
+        p, hyper = self.config.ppo, self._hyper(r.step)
         stats: list[UpdateStats] = []
         for epoch in range(p.epochs):
             for index in minibatches(batch, p.minibatches, r.draw_of_step("minibatches", epoch)):
@@ -206,12 +209,12 @@ class Learner:
                     continue
                 part = part.with_(weights=self._weights(part.mask, proposals[index]))
                 lesson = self._lesson(r, len(stats), solutions)
-                moved = _moved(part, hyper, self.config.ppo.entropy_floor)
+                moved = _moved(part, hyper, p.entropy_floor)
                 if not len(moved) and lesson is None:
                     continue
                 part = part.rows(moved) if len(moved) else part
                 stats.append(self.backend.update(part, hyper, lesson))
-                if c.early_stopping and stats[-1].approx_kl > 1.5 * p.kl_stop:
+                if not stats[-1].applied:
                     return stats, True
         return stats, False
 
@@ -250,14 +253,16 @@ class Learner:
             weight_decay=c.weight_decay,
             tis_cap=p.tis_cap,
             distill_coef=c.distill.coef,
+            max_kl=1.5 * p.kl_stop if c.early_stopping else 0.0,
             micro_batch_tokens=p.micro_batch_tokens,
         )
 
     def _summary(self, stats: list[UpdateStats], stopped: bool) -> dict[str, float]:
-        """The metrics of the step: means over its updates, except the KL (that of the last update),
-        the maxima and the counts."""
+        """The metrics of the step: means over its updates, except the KL (that of the last one,
+        applied or not), the maxima and the counts."""
         if not stats:
             return {"ppo/updates": 0, "kl_coef": self.kl.coef}
+        approx_kl, stats = stats[-1].approx_kl, [s for s in stats if s.applied] or stats
         mean = {
             f.name: float(np.mean([getattr(s, f.name) for s in stats])) for f in fields(UpdateStats)
         }
@@ -266,9 +271,9 @@ class Learner:
         if self.config.distill.coef > 0:
             out["distill_loss"] = mean["distill_loss"]
         return out | {
-            "ppo/approx_kl": stats[-1].approx_kl,
+            "ppo/approx_kl": approx_kl,
             "ppo/ratio_max": max(s.ratio_max for s in stats),
-            "ppo/updates": len(stats),
+            "ppo/updates": sum(s.applied for s in stats),
             "ppo/early_stop": float(stopped),
             "kl_coef": self.kl.coef,
             "entropy_coef": self.entropy.coef,

@@ -131,6 +131,24 @@ def test_merged_weights_are_the_policy_and_leave_no_trace():
     assert mx.array_equal(model(tokens), expected)
 
 
+@pytest.mark.parametrize("context", [adapters.merged, adapters.bypassed])
+def test_adapters_come_back_if_they_are_interrupted_on_their_way_out(context, monkeypatch):
+    """Ctrl-C may come while weights are merged, and a checkpoint is written then."""
+    backend = MlxBackend(tiny_model(quantized=False), CharTokenizer(), Lora(rank=4))
+    model, before = backend.policy.lm, adapters.adapter_layers(backend.policy.lm)
+    update = type(model).update_modules
+
+    def interrupted(self, modules):
+        monkeypatch.undo()
+        update(self, modules)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(model), "update_modules", interrupted)
+    with pytest.raises(KeyboardInterrupt), context(model):
+        pass
+    assert adapters.adapter_layers(model) == before
+
+
 def test_quantised_weights_are_not_merged():
     backend = MlxBackend(tiny_model(), CharTokenizer(), Lora(rank=4))
     with adapters.merged(backend.policy.lm):

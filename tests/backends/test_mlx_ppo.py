@@ -265,6 +265,28 @@ def test_update_moves_the_adapters_and_nothing_else():
         assert moved == ("lora_" in key or key.startswith("value_head")), key
 
 
+def same_arrays(one, other) -> bool:
+    of, theirs = (dict(tree_flatten(b.policy.parameters())) for b in (one, other))
+    return all(np.array_equal(np.array(value), np.array(theirs[k])) for k, value in of.items())
+
+
+def test_an_update_is_left_out_if_the_policy_has_moved_too_far():
+    backend = make_backend()
+    batch, bound = centred(make_batch(), backend, FULL), replace(FULL, max_kl=1e-7)
+    batch = batch.with_(old_logp=backend.score(batch, "current", FULL.temperature).logp)
+    assert backend.update(batch, bound).applied, "nothing has moved before the first"
+    before = {k: np.array(v) for k, v in tree_flatten(backend.policy.parameters())}
+    again = backend.update(batch, bound)
+    assert not again.applied and again.approx_kl > 1e-7 and backend.updates == 1
+    after = dict(tree_flatten(backend.policy.parameters()))
+    assert all(np.array_equal(value, np.array(after[k])) for k, value in before.items())
+    plain = make_backend()
+    for hyper in (FULL, FULL):
+        plain.update(batch, hyper)
+    backend.update(batch, FULL)
+    assert same_arrays(backend, plain), "a gradient was left over"
+
+
 @pytest.mark.parametrize("quantized", [True, False])
 def test_adapters_off_is_the_base_model_bit_for_bit(quantized):
     base = tiny_model(quantized=quantized)

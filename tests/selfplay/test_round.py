@@ -2,6 +2,7 @@
 trained on."""
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from azr_mlx.sandbox import Sandbox
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks import templates
-from azr_mlx.tasks.parse import is_reserved
+from azr_mlx.tasks.gate import Draft, Gate
+from azr_mlx.tasks.parse import is_reserved, skeleton
 from azr_mlx.training.algorithm import SelfPlay
 from azr_mlx.types import Role, Status, Task, TaskKind
 from tests.experiences import experience
@@ -308,6 +310,64 @@ def test_induction_goes_on_when_every_program_has_its_task(sandbox, kinds):
     assert any(one.by_model for one in log.validated)
 
 
+def test_each_induction_proposal_of_a_round_has_a_program_of_its_own(sandbox):
+    """Two of one program would be of one shape, and the second refused whatever it says."""
+    p = replace(CONFIG.proposer, templates_per_step=1)
+    config = replace(CONFIG, task_types=("induction",), batch_size=12, proposer=p)
+    calls = "\nf(1)\nf(2)\nf(3)\nf(5)\n"
+    game, _ = play(sandbox, lambda p, n: " it" + calls if is_proposal(p) else "", config)
+    known = [skeleton(task.program) for task in game.memory.tasks.programs()]
+    validated = [one for one in one_round(game).validated if one.by_model]
+    asked = [skeleton(one.proposed.draft.proposal.program) for one in validated]
+    assert len(asked) == len(set(asked)) == 12 and 0 < len(known) < 12, "templates give the rest"
+    assert set(known) < set(asked)
+    assert not any(one.result.reason == "duplicate" for one in validated)
+
+
+def test_a_run_without_templates_asks_for_no_more_induction_than_it_has_programs(sandbox):
+    """It grows its tasks alone: nothing is taken from templates, and nothing refused for want."""
+    proposer = replace(CONFIG.proposer, seed_tasks="identity")
+    kinds = ("deduction", "abduction", "induction")
+    config = replace(CONFIG, task_types=kinds, batch_size=9, proposer=proposer)
+    game, _ = play(sandbox, lambda p, n: "", config)
+    validated = one_round(game).validated
+    of = Counter(one.proposed.draft.kind for one in validated)
+    assert of == {TaskKind.DEDUCTION: 3, TaskKind.ABDUCTION: 3, TaskKind.INDUCTION: 1}
+
+
+def test_templates_are_of_new_shapes_and_harder_if_there_are_no_others(sandbox):
+    """Chains of one operation have some 70 shapes, and the buffer keeps hundreds of tasks."""
+    p = replace(CONFIG.proposer, template_set="chains")
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=p))
+    kind, shapes, levels = TaskKind.DEDUCTION, set(), list[float]()
+    known = {skeleton(task.program) for task in game.memory.tasks.tasks(kind)}
+    for step in range(1, 9):
+        drafts = game.proposer.templates(Round(0, step), [(kind, 0.1)] * 12)
+        new = {skeleton(draft.proposal.program) for draft in drafts}
+        assert len(new) == 12 and not new & (shapes | known)
+        assert all(result.task for result in game.proposer.gate.admit(drafts))
+        shapes |= new
+        levels += [draft.difficulty for draft in drafts]
+    assert levels[:12] == [0.1] * 12 and max(levels) == 0.2
+    hardest = replace(p, hardest_template=0.1)
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=hardest))
+    drafts = game.proposer.templates(Round(0, 1), [(kind, 0.1)] * 96)
+    assert len(drafts) == 96 and {draft.difficulty for draft in drafts} == {0.1}
+
+
+def test_no_more_first_tasks_are_made_than_the_buffer_holds(sandbox, monkeypatch):
+    drafts, admit = list[Draft](), Gate.admit
+
+    def counted(gate, given, **how):
+        drafts.extend(given)
+        return admit(gate, given, **how)
+
+    monkeypatch.setattr(Gate, "admit", counted)
+    proposer = replace(CONFIG.proposer, references=6)
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, task_buffer_size=2, proposer=proposer))
+    assert game.memory.tasks.count(TaskKind.DEDUCTION) == 2 and len(drafts) < 10
+
+
 def test_kinds_take_turns_where_there_are_fewer_tasks_than_kinds(sandbox):
     config = replace(
         CONFIG,
@@ -396,7 +456,7 @@ def test_a_solution_that_was_cut_off_is_not_learned_from_again(sandbox):
 def test_templates_are_never_of_a_shape_that_is_kept_for_held_out_tasks(sandbox):
     config = replace(CONFIG, held_out=HeldOutConfig(tasks=1))
     game, _ = play(sandbox, lambda p, n: "", config)
-    drafts = [game.proposer.template(Round(0, 1), i, TaskKind.DEDUCTION, 0.3) for i in range(64)]
+    drafts = game.proposer.templates(Round(0, 1), [(TaskKind.DEDUCTION, 0.3)] * 64)
     assert not any(is_reserved(d.proposal.program) for d in drafts)
     assert any(
         is_reserved(templates.draw(TaskKind.DEDUCTION, 0.3, Round(0, 1).draw("t", i)).program)
@@ -427,7 +487,7 @@ def test_templates_are_no_harder_than_the_hardest(sandbox):
     for most in (0.2, 0.9):
         config = replace(CONFIG, proposer=replace(chains, hardest_template=most))
         game, _ = play(sandbox, lambda p, n: "", config)
-        drawn[most] = [game.proposer.template(r, i, TaskKind.DEDUCTION, 0.6) for i in range(8)]
+        drawn[most] = game.proposer.templates(r, [(TaskKind.DEDUCTION, 0.6)] * 8)
         assert {draft.difficulty for draft in drawn[most]} == {min(most, 0.6)}
     short, long = (sum(len(d.proposal.program) for d in drawn[most]) for most in (0.2, 0.9))
     assert short < 0.7 * long

@@ -190,14 +190,35 @@ def test_running_baselines_of_proposals_leave_answers_as_they_are(how):
         np.testing.assert_array_equal(apart.advantages, plain.advantages)
 
 
+@pytest.mark.parametrize(
+    ("how", "proposer", "share"),
+    [("rloo", "ema", 1.0), ("rloo", "same", 2 / 3), ("trr++", "ema", 0.0), ("trr++", "same", 0.0)],
+)
+def test_rewards_that_teach_nothing_are_counted_among_those_they_are_compared_with(
+    how, proposer, share
+):
+    """Two groups of equal rewards, which a baseline over both tells apart, and proposals that are
+    compared with each other or with a running mean."""
+    rows = [experience(reward=float(i < 4), group=i // 4) for i in range(8)]
+    proposed = [replace(rows[0], role=Role.PROPOSE, group=2) for _ in range(2)]
+    proposed[1] = replace(proposed[1], reward=rows[-1].reward)
+    config = replace(CONFIG, ppo=Ppo(advantage=how), proposer=Proposer(advantage=proposer))
+    learner = Learner(config, FakeBackend(lambda p, n: ""))
+    row = learner.learn(Round(config.seed, 1), rows + proposed)
+    assert row["frac_reward_zero_std"] == pytest.approx(share)
+
+
 def test_epochs_stop_early_on_kl():
     class Drifts(FakeBackend):
         def update(self, batch, hyper, distill=None):
-            return replace(super().update(batch, hyper, distill), approx_kl=0.1 * len(self.updates))
+            made = super().update(batch, hyper, distill)
+            kl = 0.1 * (len(self.updates) - 1)
+            return replace(made, approx_kl=kl, applied=not 0 < hyper.max_kl < kl)
 
     config = replace(CONFIG, ppo=Ppo(advantage="rloo", epochs=10, kl_stop=0.2))
     row, backend, _ = learn(config, Drifts(lambda p, n: ""))
-    assert len(backend.updates) == 4 and row["ppo/early_stop"] == 1.0  # 0.4 > 1.5 x 0.2
+    assert len(backend.updates) == 5 and row["ppo/early_stop"] == 1.0  # 0.4 > 1.5 x 0.2
+    assert row["ppo/updates"] == 4 and row["ppo/approx_kl"] == pytest.approx(0.4)
     row, backend, _ = learn(replace(config, early_stopping=False), Drifts(lambda p, n: ""))
     assert len(backend.updates) == 10 and row["ppo/early_stop"] == 0.0
 

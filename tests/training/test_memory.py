@@ -305,9 +305,11 @@ def test_a_model_of_unknown_sizes_is_not_refused(row, monkeypatch):
     with pytest.raises(UnknownModel):
         Shape.from_config(row)
     monkeypatch.setattr(memory, "model_config", lambda model_id: row)
-    c = load(None, ["memory_limit_gb=0.001", "rollout.kv_budget_mb=1"])
+    c = load(None, ["memory_limit_gb=0.001"])
     assert memory.fitting(c).ppo.grad_checkpoint == "false"
     assert memory.kv_tokens_of(c) == 0
+    with pytest.raises(UsageError, match=r"kv_budget_mb: 1: what a token .* is not known .*; give"):
+        memory.kv_tokens_of(load(None, ["rollout.kv_budget_mb=1"]))
     assert "# memory: unknown: " in memory.describe(c)
 
 

@@ -355,7 +355,7 @@ def test_a_round_of_its_own_calls_them_too(write: Write, sandbox: Sandbox) -> No
     assert "return n" in proposer.propose("deduction").program
     missing = TaskProposer(sandbox, config=with_templates("mytemplates:gone"))
     with pytest.raises(ConfigError, match="did you mean grown"):
-        missing.template(Round(0, 1), 0, TaskKind.DEDUCTION, 0.5)
+        missing.templates(Round(0, 1), [(TaskKind.DEDUCTION, 0.5)])
 
 
 def test_ranks_with_other_files_are_refused(write: Write) -> None:

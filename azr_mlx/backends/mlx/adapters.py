@@ -148,8 +148,8 @@ def bypassed(model: nn.Module) -> Iterator[None]:
     """Within the block the model is the base model, bit for bit, since adapter layers are taken out
     and not multiplied by zero."""
     layers = adapter_layers(model)
-    model.update_modules(tree_unflatten(_inner(layers)))
     try:
+        model.update_modules(tree_unflatten(_inner(layers)))
         yield
     finally:
         model.update_modules(tree_unflatten(layers))
@@ -168,9 +168,10 @@ def merged(model: nn.Module) -> Iterator[None]:
     if not all(type(m) is FusedLoRALinear and type(m.linear) is nn.Linear for _, m in layers):
         yield
         return
-    model.update_modules(tree_unflatten([(name, layer.fuse()) for name, layer in layers]))
-    mx.eval(model.parameters())
-    try:
+    fused = tree_unflatten([(name, layer.fuse()) for name, layer in layers])
+    try:  # Ctrl-C may come in between, and what is saved then needs the layers
+        model.update_modules(fused)
+        mx.eval(model.parameters())
         yield
     finally:
         model.update_modules(tree_unflatten(layers))

@@ -111,14 +111,20 @@ def planner_of(config: Config, on: str | None = None, backend: str = "mlx") -> P
 
 
 def kv_tokens_of(config: Config, backend: str = "mlx") -> int:
-    """``rollout.kv_budget_mb`` as the limit of the engine on places x tokens. 0 means no limit; it
-    is also 0 if the model's sizes are unknown."""
+    """``rollout.kv_budget_mb`` as the limit of the engine on places x tokens; 0 means no limit.
+
+    Raises UsageError if there is a budget and the model's sizes are not known.
+    """
     if not config.rollout.kv_budget_mb:
         return 0
     try:
         planner = planner_of(config, backend=backend)
-    except (ModelError, UnknownModel):
-        return 0
+    except (ModelError, UnknownModel) as error:
+        raise UsageError(
+            f"rollout.kv_budget_mb: {config.rollout.kv_budget_mb}: what a token of "
+            f"{config.model_id} takes is not known ({error}); give 0, and a smaller "
+            "rollout.max_batch if memory is short"
+        ) from error
     return kv_tokens(config, planner.shape, planner.device)
 
 
