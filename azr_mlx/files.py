@@ -37,7 +37,7 @@ class Unreadable(ValueError):
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file. On an error, such as OSError, the old file stays as it was."""
-    fresh = path.with_name(f".{path.name}.tmp")
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # others may write the same file
     try:
         fresh.write_text(text, encoding="utf-8")
         fresh.replace(path)

@@ -85,9 +85,9 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     z2 = Z95 * Z95 / n
     centre = (share + z2 / 2.0) / (1.0 + z2)
     half = Z95 * math.sqrt(share * (1.0 - share) / n + z2 / (4.0 * n)) / (1.0 + z2)
-    # Exact at the ends, where rounding would leave 1e-17.
+    # Exact at the ends, where rounding would leave 1e-17, and never outside of them.
     low = centre - half if share > 0.0 else 0.0
-    return low, centre + half if share < 1.0 else 1.0
+    return max(low, 0.0), min(centre + half, 1.0) if share < 1.0 else 1.0
 
 
 def difference(

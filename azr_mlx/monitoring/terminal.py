@@ -12,8 +12,8 @@ from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from azr_mlx.evaluation import held_out
 from azr_mlx.evaluation.held_out import WAYS, HeldOutLine, Record, RightAnswerLine
@@ -124,7 +124,8 @@ class Display:
             self.live = None
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(escape(plain(text)), style=style, soft_wrap=True)
+        # A Text: in a str rich looks for emoji as well, and s[1:x:2] has one.
+        self.console.print(Text(plain(text)), style=style or "", soft_wrap=True)
 
 
 def step_line(row: Mapping[str, float], max_steps: int) -> str:

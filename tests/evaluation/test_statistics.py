@@ -67,6 +67,13 @@ def test_more_right_samples_than_samples_is_a_mistake(c):
         pass_at_k(5, c, 1)
 
 
+@pytest.mark.parametrize("share", [1e-11, 1e-16, 1 - 1e-11, 1 - 1e-16, 0.0, 1.0])
+def test_an_interval_of_a_share_is_of_shares(share):
+    for n in (1, 3, 100, 12_345):
+        low, high = wilson(share, n)
+        assert 0.0 <= low <= high <= 1.0
+
+
 def test_wilson_solves_the_score_equation():
     """The ends p of Wilson's interval are where |share - p| = z sqrt(p (1-p) / n)."""
     for share, n in ((72 / 164, 164), (0.0, 20), (1.0, 20), (0.01, 500)):

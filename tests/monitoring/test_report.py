@@ -16,10 +16,12 @@ import pytest
 from azr_mlx import cli, run_folder
 from azr_mlx.config import load, to_yaml
 from azr_mlx.errors import AzrError, UsageError
+from azr_mlx.evaluation.held_out import WAYS, Record
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.metrics import REGISTRY
-from azr_mlx.monitoring.report import charts, curves
+from azr_mlx.monitoring.report import charts, curves, figures
 from azr_mlx.monitoring.report.data import HeldOutFound
+from azr_mlx.monitoring.report.scale import ticks, y_scale
 from azr_mlx.monitoring.report.tasks import lineages
 from azr_mlx.tasks.task_files import rows_of
 from azr_mlx.types import Prompt, Role, Status, Task, TaskKind
@@ -301,6 +303,45 @@ def test_a_run_with_held_out_tasks_has_ended_when_they_are_solved(tmp_path):
     shown.held_out = HeldOutFound(solved={"greedy": {"in_range": []}})
     assert shown.ended
     assert not report.read(write_run(tmp_path / "b", 119)).ended
+
+
+def test_what_was_solved_at_an_earlier_end_is_not_the_run_s(tmp_path):
+    """A resumed run has held_out.json of its first end until it comes to the next one."""
+    tasks = [held_task("a"), held_task("b")]
+    none, each = ({way: {task.id: [right] for task in tasks} for way in WAYS} for right in (0, 1))
+    record = Record({}, {"in_range": tasks}, before=none, after=each, after_step=60)
+    for last, measured in ((60, True), (61, False), (120, False)):
+        run = write_run(tmp_path / str(last), last)
+        record.write(run)
+        shown = report.read(run)
+        assert bool(shown.held_out.solved) == measured and not shown.ended
+        assert bool(shown.held_out.waiting) != measured, "what was solved before is still known"
+
+
+def held_task(name: str) -> Task:
+    program = f"def f(x):\n    return x + '{name}'"
+    return Task.create(TaskKind.DEDUCTION, program, ("('',)",), (f"'{name}'",))
+
+
+def test_a_figure_is_constant_only_if_every_step_has_it(tmp_path):
+    """Reasons of refused proposals are written only in steps that have any."""
+    run = write_run(tmp_path / "a", 8)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["propose/count"] = 12
+        row.pop("propose/reject/duplicate", None)
+    rows[2]["propose/reject/syntax"] = rows[5]["propose/reject/duplicate"] = 0.125
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = report.read(run)
+    of = {f.name: figures.constant(f, [shown]) for f in figures.sections([shown])["Proposing"]}
+    assert of["propose/reject/{}"] is None
+
+
+@pytest.mark.parametrize("value", [3e17, -3e17, 1e16, 5.0, 0.0, -1e-9])
+def test_an_axis_has_height_whatever_its_value(value):
+    scale = y_scale(value, value, "nats")
+    assert scale.low < value < scale.high or (value == 0.0 and scale.low == 0.0 < scale.high)
+    assert np.isfinite(scale(value)) and ticks(scale, "nats")
 
 
 def test_a_run_that_says_that_it_is_done_has_ended(tmp_path):

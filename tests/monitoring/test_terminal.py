@@ -295,3 +295,11 @@ def test_the_last_picture_stays(err):
     shown.start()
     shown.stop()
     assert "new deduction" in err.getvalue()
+
+
+def test_what_is_said_is_not_read_as_markup_or_emoji():
+    """rich makes a cross of the middle of s[1:x:2]."""
+    said = "a run s[1:x:2] in [red]runs[/red] at :b: C:\\"
+    with redirect_stderr(io.StringIO()) as out:
+        Display(10).warn(said)
+    assert out.getvalue() == f"warning: {said}\n"

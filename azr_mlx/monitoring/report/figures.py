@@ -62,7 +62,7 @@ def constant(figure: Figure, runs: Sequence[ShownRun]) -> str | None:
     values: dict[str, str] = {}
     for key, label in figure.labels.items():
         column = [run.column(key)[1] for run in runs]
-        if any(key in run.broken for run in runs) or not all(map(len, column)):
+        if any(key in run.broken or len(run.column(key)[1]) < len(run.steps) for run in runs):
             return None
         if len({float(v) for values in column for v in (values.min(), values.max())}) > 1:
             return None

@@ -48,7 +48,8 @@ def y_scale(low: float, high: float, unit: str) -> Scale:
     if low >= 0 and (low < 0.6 * high or unit == "%"):
         low = 0.0
     if low == high:
-        low, high = (low - 1, high + 1) if low else (0.0, 1.0)
+        around = max(1.0, 0.1 * abs(low))  # next to a large number 1 is nothing
+        low, high = (low - around, high + around) if low else (0.0, 1.0)
     room = 0.05 * (high - low)
     top = min(high + room, 1.0) if unit == "%" and high <= 1.0 else high + room
     return Scale(low - room if low else 0.0, top, BOTTOM, TOP)
