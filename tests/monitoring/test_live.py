@@ -63,7 +63,7 @@ def test_the_screen_shows_the_run_in_place(tmp_path):
         *("batch_size=6", "proposer.templates_per_step=3", "rollout.group_size=4"),
         f"output_dir={tmp_path}",
     ]
-    code, screens = run_on_terminal(given, 80, 30)  # what the end says, below the view, has its room
+    code, screens = run_on_terminal(given, 80, 30)  # with room for what the end says
     assert code == 0, screens[-1]
     texts = ["\n".join(screen) for screen in screens]
     assert any("step 1/3" in text and any(t in text for t in LABELS.values()) for text in texts)
