@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from azr_mlx.errors import pass_on
+
 # What code raises that was written for another use than this one.
 FAILURES = (
     ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
@@ -11,3 +15,10 @@ FAILURES = (
 EXACT, ROUNDED = 1e-3, 0.1
 SHORT = 256  # a window of more tokens is not filled by a trial
 STEPS = 3
+
+
+def unable(error: Exception) -> Literal[False]:
+    """What a trial returns for one of the ``FAILURES``: the model cannot do this. If it was the
+    device that failed, the error is raised again."""
+    pass_on(error)
+    return False
