@@ -55,6 +55,7 @@ from azr_mlx.monitoring.terminal import Display, held_out_table, right_answer_li
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.selfplay import first_tasks
+from azr_mlx.system import platform_name
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.prompts import chosen_form
 from azr_mlx.text import plain
@@ -539,7 +540,7 @@ def describe_process(
     return {
         "argv": sys.argv,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": platform_name(),
         "cores": cpu_count(),
         "versions": versions,
     }

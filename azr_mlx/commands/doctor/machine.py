@@ -14,6 +14,7 @@ from typing import Any
 
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding
 from azr_mlx.models import cache
+from azr_mlx.system import platform_name
 
 GB = 1e9
 MIB, GIB = 1 << 20, 1 << 30
@@ -29,7 +30,7 @@ def chip() -> Finding:
     name = _sysctl("machdep.cpu.brand_string") if ON_MAC else _cpu_model()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     counted = "1 core" if cores == 1 else f"{cores} cores"
-    what = f"{name or platform.machine()}, {counted}, {platform.platform(terse=True)}"
+    what = f"{name or platform.machine()}, {counted}, {platform_name(terse=True)}"
     facts = {"chip": name, "machine": platform.machine(), "cores": cores}
     if ON_MAC and _sysctl("sysctl.proc_translated") == "1":
         fix = "install an arm64 Python (brew install python) and create .venv again"
