@@ -49,6 +49,45 @@ class ModelUsageError(ModelError):
     exit_code = UsageError.exit_code
 
 
+class DeviceError(AzrError):
+    """The GPU has given up, or memory has run out: nothing more can be computed in this process."""
+
+
+# How MLX begins what it says then. It raises plain RuntimeErrors, as for every other failure.
+_MEMORY = ("[metal::malloc]", "[malloc]")
+_METAL = "[METAL]"
+_TOO_LITTLE = ("Insufficient Memory", "OutOfMemory")  # Metal's own words for it
+_ROOM = "close other programs, or take a smaller model"
+_TIME = (
+    "macOS does that to long kernels while the display is on: let it sleep meanwhile, or set "
+    "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1, which helped others (ml-explore/mlx#3267)"
+)
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether MLX raises this because the GPU has given up or memory has run out, whatever it was
+    that it computed."""
+    return isinstance(error, RuntimeError) and str(error).startswith((_METAL, *_MEMORY))
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise the error again if the device has failed: that says nothing about the model or the file
+    with which it happened."""
+    if device_failed(error):
+        raise error
+
+
+def device_error(error: BaseException, room: str = _ROOM, again: str = "") -> DeviceError:
+    """What users read if ``device_failed``. ``room`` says what takes less memory, and ``again`` how
+    to go on."""
+    what = first_line(error)
+    if what.startswith(_MEMORY) or any(words in what for words in _TOO_LITTLE):
+        told = f"memory ran out: {what}; {room}"
+    else:
+        told = f"the GPU stopped: {what}; {_TIME}"
+    return DeviceError("; ".join(filter(None, (told, again))))
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not empty; its type if there is none. Of an
     operating system's error, the message without its number and the file's name."""

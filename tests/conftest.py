@@ -19,6 +19,9 @@ from azr_mlx.backends import blas
 from azr_mlx.config import plugins
 from azr_mlx.models import cache
 
+# On an M5 MLX multiplies float32 in TF32 by default. Tests compare with float64, as MLX's own do.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
 IN_PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from azr_mlx.backends.without_torch import leave_torch_out
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.config.shipped import original_of
-from azr_mlx.errors import UsageError, install
+from azr_mlx.errors import UsageError, install, pass_on
 from azr_mlx.models.adapters import place_of_base
 from azr_mlx.models.locate import ResolvedModel, resolve
 
@@ -174,6 +174,7 @@ def load_adapters(backend: Any, path: Path, option: str, advice: str = "") -> No
     try:
         backend.load_adapters(path)
     except (ValueError, OSError, RuntimeError) as e:
+        pass_on(e)
         why = str(e).removeprefix(f"{path}: ")
         raise UsageError("; ".join(filter(None, (f"{option} {path}: {why}", advice)))) from e
 

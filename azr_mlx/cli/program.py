@@ -18,7 +18,7 @@ from azr_mlx.cli import process
 from azr_mlx.cli.commands import app
 from azr_mlx.cli.output import say
 from azr_mlx.cli.process import FAILED, INTERRUPTED, USAGE
-from azr_mlx.errors import AzrError, Interrupted, UsageError
+from azr_mlx.errors import AzrError, Interrupted, UsageError, device_error, device_failed
 from azr_mlx.text import middle_out, one_line
 
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
@@ -87,6 +87,8 @@ def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room; a training run goes on with train --resume"
+    if device_failed(error):
+        return str(device_error(error))
     hint = "" if "--debug" in arguments else " (--debug shows the traceback)"
     return f"{type(error).__name__}: {error}{hint}"
 

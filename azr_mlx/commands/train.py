@@ -26,7 +26,15 @@ from azr_mlx.backends.select import (
 )
 from azr_mlx.config import Config, ConfigError, diff, load_keys, to_yaml
 from azr_mlx.config.plugins import PlugIn
-from azr_mlx.errors import PROGRAM, WRONG_VALUES, AzrError, Interrupted, UsageError
+from azr_mlx.errors import (
+    PROGRAM,
+    WRONG_VALUES,
+    AzrError,
+    Interrupted,
+    UsageError,
+    device_error,
+    device_failed,
+)
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.held_out import (
@@ -47,6 +55,7 @@ from azr_mlx.monitoring.terminal import Display, held_out_table, right_answer_li
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.selfplay import first_tasks
+from azr_mlx.system import platform_name
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.prompts import chosen_form
 from azr_mlx.text import plain
@@ -61,6 +70,11 @@ from azr_mlx.training.step_times import StepTimes
 
 # If one of these changed on --resume, it would be a different run under the same name.
 FIXED = ("model_id", "quantization", "lora", "seed")
+
+_ROOM = (
+    "close other programs, or give a lower rollout.max_batch or ppo.micro_batch_tokens, or "
+    f"ppo.grad_checkpoint=true ({PROGRAM} train --dry-run says which phase needs most)"
+)
 
 
 def train(
@@ -103,6 +117,7 @@ def train(
         power = stack.enter_context(
             PowerWatch(display, str(run_dir), config.power.min_battery, world)
         )
+        stack.enter_context(_device_errors(run_dir, leads))
         own = stack.enter_context(open_sandbox(config))
         _say_first(display, own, earlier, asking)
         sandbox = own if world.size == 1 else SharedSandbox(own, world)
@@ -162,6 +177,21 @@ def _can_go_on(run_dir: Path, leads: bool) -> Iterator[None]:
         if not leads:
             raise
         raise Interrupted(f"to continue: {PROGRAM} train --resume {run_dir}") from None
+
+
+@contextmanager
+def _device_errors(run_dir: Path, leads: bool) -> Iterator[None]:
+    """If the device fails within the block, raises DeviceError, with the command that continues the
+    run if it has a checkpoint. Only a new process can: MLX cannot use the GPU's stream again. The
+    weights are lost with it, so nothing is saved."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not device_failed(error):
+            raise
+        saved = leads and run_folder.checkpoints(run_dir)
+        again = f"to continue: {PROGRAM} train --resume {run_dir}" if saved else ""
+        raise device_error(error, _ROOM, again) from error
 
 
 def _say_first(display: Display, sandbox: Sandbox, *texts: str) -> None:
@@ -510,7 +540,7 @@ def describe_process(
     return {
         "argv": sys.argv,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": platform_name(),
         "cores": cpu_count(),
         "versions": versions,
     }

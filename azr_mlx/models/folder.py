@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import MODES, Quantization
-from azr_mlx.errors import AzrError, ModelError, ModelUsageError, first_line
+from azr_mlx.errors import AzrError, ModelError, ModelUsageError, first_line, pass_on
 from azr_mlx.files import Unreadable, has_mark, read_json, whole_folder
 from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS
 
@@ -153,6 +153,7 @@ def loading(folder: Path | str) -> Iterator[None]:
     except AzrError:
         raise
     except Exception as error:  # a damaged file raises anything, also classes of its own
+        pass_on(error)
         fix = "fetch or convert it again"
         if "not supported" in str(error):
             fix = "take a model of another architecture"

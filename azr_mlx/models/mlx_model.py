@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from azr_mlx.errors import WRONG_VALUES, ModelError, UsageError
+from azr_mlx.errors import WRONG_VALUES, ModelError, UsageError, pass_on
 from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.folder import NO_CODE, loading, tensor_names
 from azr_mlx.run_folder import ADAPTER_WEIGHTS
@@ -96,6 +96,7 @@ def attach(model: Any, path: Path) -> None:
     except ModelError as error:
         raise UsageError(f"--adapter-path: {error}") from error
     except (OSError, RuntimeError, *WRONG_VALUES) as error:
+        pass_on(error)
         why = " ".join(str(error).split())[:300]
         raise UsageError(
             f"--adapter-path: {path}: does not fit the model: {why}; "

@@ -255,6 +255,8 @@ class Sandbox:
         self._attended = now = time.monotonic()
         for key, events in heard:
             worker: Worker = key.data
+            if worker not in self._crew:
+                continue  # kqueue reports reading and writing apart: it was buried at the first
             try:
                 if events & selectors.EVENT_WRITE:
                     self._send(worker)

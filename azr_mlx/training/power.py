@@ -121,14 +121,15 @@ def _call(*command: str) -> str:
 
 
 def notify(text: str) -> None:
-    """Tell the owner of the machine: a notification on a Mac, elsewhere the terminal's bell if
-    stderr is a terminal. Raises OSError, SubprocessError."""
+    """Tell the owner of the machine: the terminal's bell if stderr is a terminal, and on a Mac a
+    notification, too. macOS drops that without an error until Script Editor may notify. Raises
+    OSError, SubprocessError."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\a")
+        sys.stderr.flush()
     if ON_MAC:
         lines = [word for line in _SCRIPT for word in ("-e", line)]
         _call("osascript", *lines, clip(" ".join(plain(text).split()), LONGEST))
-    elif sys.stderr.isatty():
-        sys.stderr.write("\a")
-        sys.stderr.flush()
 
 
 class PowerWatch:

@@ -15,7 +15,7 @@ from azr_mlx import run_folder
 from azr_mlx.backends.base import Backend
 from azr_mlx.config import Config
 from azr_mlx.config.plugins import PlugInError
-from azr_mlx.errors import PROGRAM, WRONG_VALUES, AzrError, Interrupted
+from azr_mlx.errors import PROGRAM, WRONG_VALUES, AzrError, Interrupted, pass_on
 from azr_mlx.files import json_lines, write_whole
 from azr_mlx.interrupts import Interrupts
 from azr_mlx.monitoring import samples
@@ -98,6 +98,7 @@ class Trainer:
             row = self._restore(state, rows)
         # Files that another program wrote have the right hashes, too.
         except (OSError, RuntimeError, *WRONG_VALUES) as e:
+            pass_on(e)
             raise checkpoint.unusable(path, e) from e
         checkpoint.set_aside(self.run_dir, path)
         self._mark_best()

@@ -149,6 +149,20 @@ def test_threads_are_the_users_choice(given: dict, expected: str | None) -> None
     assert (answer or None) == expected
 
 
+def test_the_cpu_is_measured_and_not_the_default_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Mac that is the GPU, whose speed says nothing about Accelerate."""
+    mx = pytest.importorskip("mlx.core")
+    real, streams = mx.matmul, []
+
+    def matmul(*given: object, stream: object = None) -> object:
+        streams.append(stream)
+        return real(*given, stream=stream)
+
+    monkeypatch.setattr(mx, "matmul", matmul)
+    assert blas.measure() > 0
+    assert set(streams) == {mx.cpu}
+
+
 def test_macos_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas.sys, "platform", "darwin")
     info = blas._choose("")

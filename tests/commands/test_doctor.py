@@ -202,3 +202,14 @@ def test_a_mac_is_said_to_let_its_display_sleep(monkeypatch):
     monkeypatch.setattr(machine, "ON_MAC", True)
     line = examine("power", machine.power)
     assert line.finding.status == OK and "let the display sleep" in str(line)
+
+
+def test_a_mac_s_memory_is_what_it_was_sold_with(monkeypatch):
+    """As Apple and the README count it; what a run may use is in powers of ten, as in plans."""
+    sizes = {"SC_PAGE_SIZE": 16384, "SC_PHYS_PAGES": (16 << 30) // 16384}
+    monkeypatch.setattr(machine, "ON_MAC", True)
+    monkeypatch.setattr(machine.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(machine, "_sysctl", lambda name: "")
+    monkeypatch.setattr("azr_mlx.training.memory.limit.machine_memory", lambda on: 11_453_246_122)
+    said = machine.memory().what
+    assert said.startswith("16 GB unified memory, of which the GPU may use 11.5 GB")

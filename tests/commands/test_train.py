@@ -1,4 +1,4 @@
-"""What ``train`` checks before it loads a model."""
+"""What ``train`` checks before it loads a model, and what it says when the device fails."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from azr_mlx import run_folder
+from azr_mlx.commands.train import _device_errors as device_errors
 from azr_mlx.commands.train import _refuse_another_scale as refuse_another_scale
 from azr_mlx.config import load
-from azr_mlx.errors import UsageError
+from azr_mlx.errors import DeviceError, UsageError
 
 pytestmark = pytest.mark.pure
 
@@ -26,3 +28,30 @@ def test_adapters_of_another_scale_are_not_gone_on_with(tmp_path: Path) -> None:
             continue
         with pytest.raises(UsageError, match=r"a scale of 20, .* give lora\.scale=20"):
             refuse_another_scale(config, adapters)
+
+
+METAL = "[METAL] Command buffer execution failed: Impacting Interactivity (0000000e)"
+
+
+@pytest.mark.parametrize(("saved", "leads"), [(True, True), (False, True), (True, False)])
+def test_a_device_that_fails_ends_a_run_with_advice(
+    tmp_path: Path, saved: bool, leads: bool
+) -> None:
+    if saved:
+        run_folder.checkpoint_of(tmp_path, 4).mkdir(parents=True)
+    with pytest.raises(DeviceError) as found, device_errors(tmp_path, leads):
+        raise RuntimeError(METAL)
+    told = str(found.value)
+    assert METAL in told and "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1" in told and "\n" not in told
+    assert (f"train --resume {tmp_path}" in told) == (saved and leads)
+
+
+def test_memory_that_runs_out_gets_the_advice_of_the_plan(tmp_path: Path) -> None:
+    advice = r"memory ran out: .*rollout\.max_batch.*--dry-run"
+    with pytest.raises(DeviceError, match=advice), device_errors(tmp_path, True):
+        raise RuntimeError("[metal::malloc] Resource limit (499000) exceeded.")
+
+
+def test_other_errors_of_a_run_are_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), device_errors(tmp_path, True):
+        raise RuntimeError("[matmul] shapes")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -353,6 +355,21 @@ def test_names_that_a_job_foresees_do_not_end_the_run() -> None:
         jobs = [Job("a", program, call="f", args="(1,)", expect="1")]
         jobs.append(Job("b", "def f(x): return x", call="f", args="(1,)", expect="1"))
         assert [result.status for result in sandbox.run(jobs)] == [Status.PASS, Status.PASS]
+
+
+def test_a_worker_that_dies_may_be_reported_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As kqueue does on a Mac: once for reading, once for writing."""
+    with Sandbox(1, "limits-only") as sandbox:
+        worker = sandbox._crew[0]
+        key = sandbox._selector.get_key(worker.socket)
+        worker.socket.shutdown(socket.SHUT_RDWR)
+        heard = [(key, selectors.EVENT_READ), (key, selectors.EVENT_WRITE)]
+        with monkeypatch.context() as patch:
+            patch.setattr(sandbox._selector, "select", lambda timeout: heard)
+            sandbox._attend(0.0)
+        assert worker not in sandbox._crew
+        [result] = sandbox.run([Job("1", "def f(): return 1", call="f", expect="1")])
+        assert result.status == Status.PASS
 
 
 def test_twice_dead_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

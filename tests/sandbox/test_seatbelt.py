@@ -129,26 +129,48 @@ def homebrew(root: str) -> Python:
     )
 
 
+# Homebrew beside an interpreter that is not its own.
+_BREW = "/opt/homebrew"
+_XZ = (f"{_BREW}/opt/xz", "../Cellar/xz/5.6.2")
+_LINKED = (f"{_BREW}/opt/xz/lib/liblzma.5.dylib", f"{_BREW}/opt/sqlite/lib/libsqlite3.dylib")
 _UV = f"{HOME}/.local/share/uv/python/cpython-3.12"
 _MISE = f"{HOME}/.local/share/mise/installs/python"
 PYTHONS = (
-    Python("python.org", framework("/Library/Frameworks")),
+    Python("python.org", framework("/Library/Frameworks"), (_XZ,), closed=_LINKED),
     homebrew("/opt/homebrew"),
     homebrew("/usr/local"),
     Python("by hand in /usr/local", "/usr/local", closed=("/usr/local/lib/other/secret",)),
     Python("by hand in the home folder", HOME, closed=(f"{HOME}/share/secret",)),
     Python("pyenv", f"{HOME}/.pyenv/versions/3.12.4", closed=(f"{HOME}/.pyenv/versions/x/key",)),
     Python(
+        "pyenv, built with Homebrew's libraries",
+        f"{HOME}/.pyenv/versions/3.12.4",
+        (_XZ,),
+        _LINKED,
+        (f"{_BREW}/etc/openssl@3/private/key.pem", f"{_BREW}/var/postgres/base"),
+    ),
+    Python(
+        "asdf on an Intel Mac",
+        f"{HOME}/.asdf/installs/python/3.12.4",
+        needs=("/usr/local/opt/xz/lib/liblzma.5.dylib", "/usr/local/Cellar/xz/5.6.2/lib/x.dylib"),
+        closed=("/usr/local/etc/openssl@3/private/key.pem", "/usr/local/lib/other/secret"),
+    ),
+    Python(
         "uv",
         f"{_UV}-macos-aarch64-none",
         ((f"{_UV}-macos-aarch64-none", "cpython-3.12.4-macos-aarch64-none"),),
-        closed=(f"{HOME}/.local/share/uv/credentials",),
+        closed=(f"{HOME}/.local/share/uv/credentials", *_LINKED),
     ),
     Python("mise", f"{_MISE}/3.12", ((f"{_MISE}/3.12", "./3.12.4"),)),
     Python(
         "conda, base",
         f"{HOME}/miniconda3",
-        closed=(f"{HOME}/miniconda3/envs/other/lib/python3.12/os.py", f"{HOME}/miniconda3/runs/x"),
+        closed=(
+            f"{HOME}/miniconda3/envs/other/lib/python3.12/os.py",
+            f"{HOME}/miniconda3/runs/x",
+            f"{HOME}/miniconda3/conda-meta/python.json",
+            *_LINKED,
+        ),
     ),
     Python(
         "conda, an environment",

@@ -186,6 +186,18 @@ def test_a_pause_between_steps_ends_with_ctrl_c_and_loses_nothing(tmp_path, sand
     assert again.run() == 0 and steps(tmp_path) == [1, 2, 3, 4, 5]
 
 
+def test_a_device_that_fails_amid_resuming_is_no_damaged_checkpoint(tmp_path, sandbox):
+    one = trainer(tmp_path, sandbox)
+    one.start()
+
+    def load(path):
+        raise RuntimeError("[METAL] Command buffer execution failed: Impacting Interactivity")
+
+    one.backend.load = load
+    with pytest.raises(RuntimeError, match="Impacting Interactivity"):
+        one.resume(run_folder.checkpoints(tmp_path)[-1])
+
+
 def test_an_interrupt_does_not_rewrite_a_checkpoint_that_is_whole(tmp_path, sandbox):
     one = trainer(tmp_path, sandbox)
     one.start()

@@ -32,7 +32,7 @@ from azr_mlx.backends.model_backend import ModelBackend, unsupported
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.backends.trial import FAILURES
 from azr_mlx.config import Lora
-from azr_mlx.errors import UsageError, first_line
+from azr_mlx.errors import UsageError, first_line, pass_on
 from azr_mlx.models.folder import NO_CODE, loading
 from azr_mlx.models.mlx_model import read_arrays, to_float32
 from azr_mlx.types import Batch
@@ -295,6 +295,7 @@ def _refusing(model: nn.Module) -> Iterator[None]:
     try:
         yield
     except FAILURES as e:
+        pass_on(e)
         raise unsupported(_kind(model), f"cannot be used: {first_line(e)}") from e
 
 

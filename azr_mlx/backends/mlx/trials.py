@@ -22,7 +22,7 @@ from azr_mlx.backends.mlx.anatomy import PROBE, Anatomy
 from azr_mlx.backends.mlx.decoder import MlxDecoder
 from azr_mlx.backends.mlx.own_caches import CacheDecoder
 from azr_mlx.backends.mlx.prefix_sharing import hidden_states, on_device
-from azr_mlx.backends.trial import EXACT, FAILURES, ROUNDED, SHORT, STEPS
+from azr_mlx.backends.trial import EXACT, FAILURES, ROUNDED, SHORT, STEPS, unable
 
 Path = Literal["shared", "batched", "alike", "single"]
 
@@ -58,8 +58,8 @@ def runs(model: Anatomy) -> bool:
     """Whether the model computes anything at all."""
     try:
         mx.eval(model.hidden(PROBE))
-    except FAILURES:
-        return False
+    except FAILURES as error:
+        return unable(error)
     return True
 
 
@@ -93,8 +93,8 @@ def same_gradients(model: Anatomy, expected: dict[str, mx.array]) -> bool:
     """Whether the gradients are still these, up to rounding."""
     try:
         found = gradients(model)
-    except FAILURES:
-        return False
+    except FAILURES as error:
+        return unable(error)
     gap = sum(mx.square(found[name] - array).sum().item() for name, array in expected.items())
     size = sum(mx.square(array).sum().item() for array in expected.values())
     return bool(gap <= ROUNDED**2 * size)
@@ -127,8 +127,8 @@ def shares_prompts(model: Anatomy, rows: Sequence[Tokens]) -> bool:
             whole = model.hidden(mx.array([beginning + contexts[parent] + tail]))[0]
             if not same(part[: len(tail)], whole[-len(tail) :]):
                 return False
-    except FAILURES:
-        return False
+    except FAILURES as error:
+        return unable(error)
     return True
 
 
@@ -139,8 +139,8 @@ def decodes(model: Anatomy, decoder: MlxDecoder, rows: Sequence[Tokens]) -> bool
             whole = model.hidden(mx.array([row]))[0, -STEPS:]
             if not same(found, whole[: len(found)]):
                 return False
-    except FAILURES:
-        return False
+    except FAILURES as error:
+        return unable(error)
     return True
 
 

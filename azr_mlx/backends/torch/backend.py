@@ -23,7 +23,7 @@ from azr_mlx.backends.torch.fixed_decoder import decoder_for
 from azr_mlx.backends.torch.own_caches import OwnCacheDecoder
 from azr_mlx.backends.trial import FAILURES
 from azr_mlx.config import Lora, Quantization
-from azr_mlx.errors import first_line
+from azr_mlx.errors import first_line, pass_on
 from azr_mlx.models.folder import loading
 from azr_mlx.types import Batch
 
@@ -287,6 +287,7 @@ def _refusing(model: Any) -> Iterator[None]:
     try:
         yield
     except FAILURES as e:
+        pass_on(e)
         why = f"cannot be used: {first_line(e)}"
         raise unsupported(model.config.model_type, why) from e
 

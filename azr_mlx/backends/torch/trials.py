@@ -11,7 +11,7 @@ from azr_mlx.backends.microbatch import Tokens, right_padded
 from azr_mlx.backends.torch.model import trunk_of
 from azr_mlx.backends.torch.own_caches import OwnCacheDecoder
 from azr_mlx.backends.torch.prefix_sharing import hidden_states, on_device
-from azr_mlx.backends.trial import EXACT, FAILURES, ROUNDED, SHORT, STEPS
+from azr_mlx.backends.trial import EXACT, FAILURES, ROUNDED, SHORT, STEPS, unable
 
 Tensor = torch.Tensor
 
@@ -58,8 +58,8 @@ def _shares_prompts(trunk: Any, rows: Sequence[Tokens]) -> bool:
             whole = _whole(trunk, contexts[parent] + tail)
             if not _same(part[: len(tail)], whole[-len(tail) :]):
                 return False
-    except FAILURES:
-        return False
+    except FAILURES as error:
+        return unable(error)
     return True
 
 
@@ -74,8 +74,8 @@ def _decodes(lm: Any, row: Tokens) -> bool:
         for token in row[-STEPS:]:
             found.append(decoder.hidden(torch.tensor([[token]] * 2, device=lm.device), places))
         whole = _whole(decoder.trunk, row)[-STEPS:]
-    except FAILURES:
-        return False
+    except FAILURES as error:
+        return unable(error)
     return all(_same(torch.stack([step[i] for step in found]), whole) for i in range(2))
 
 

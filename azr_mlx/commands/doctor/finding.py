@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
-from azr_mlx.errors import AzrError
+from azr_mlx.errors import AzrError, device_error, device_failed
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -54,7 +54,13 @@ def examine(name: str, check: Callable[[], Finding], *, debug: bool = False) -> 
     except Exception as error:  # whatever is broken, the other checks still run
         if debug:
             traceback.print_exc()
-        first = next(filter(None, map(str.strip, str(error).splitlines())), "")
-        fix = "install azr-mlx again, or find the place with azr-mlx doctor --debug"
-        found = Finding(FAIL, f"{type(error).__name__}: {first}".rstrip(": "), fix)
+        found = _broken(error)
     return Line(name, found, time.perf_counter() - start)
+
+
+def _broken(error: Exception) -> Finding:
+    if device_failed(error):
+        return Finding(FAIL, str(device_error(error)))
+    first = next(filter(None, map(str.strip, str(error).splitlines())), "")
+    fix = "install azr-mlx again, or find the place with azr-mlx doctor --debug"
+    return Finding(FAIL, f"{type(error).__name__}: {first}".rstrip(": "), fix)

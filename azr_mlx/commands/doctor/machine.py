@@ -14,9 +14,10 @@ from typing import Any
 
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding
 from azr_mlx.models import cache
+from azr_mlx.system import platform_name
 
 GB = 1e9
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 ROOM = 10 * GB  # disk space for a model of 4 B parameters and its conversion
 LEAST_ROOM = 0.2 * GB  # less free disk space than this is a failure
 LEAST_MEMORY = 1.5 * GB  # what the quickstart needs, with a margin
@@ -29,7 +30,7 @@ def chip() -> Finding:
     name = _sysctl("machdep.cpu.brand_string") if ON_MAC else _cpu_model()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     counted = "1 core" if cores == 1 else f"{cores} cores"
-    what = f"{name or platform.machine()}, {counted}, {platform.platform(terse=True)}"
+    what = f"{name or platform.machine()}, {counted}, {platform_name(terse=True)}"
     facts = {"chip": name, "machine": platform.machine(), "cores": cores}
     if ON_MAC and _sysctl("sysctl.proc_translated") == "1":
         fix = "install an arm64 Python (brew install python) and create .venv again"
@@ -48,7 +49,8 @@ def memory() -> Finding:
     wired = int(_sysctl("iogpu.wired_limit_mb") or 0) if ON_MAC else 0
     facts = {"total": total, "usable": usable, "device": on, "wired_limit_mb": wired}
     if ON_MAC:
-        what = f"{total / GB:.1f} GB unified memory, of which the GPU may use "
+        # Apple counts installed memory in powers of two: a Mac with 16 GB has 17.2e9 bytes.
+        what = f"{total / GIB:.0f} GB unified memory, of which the GPU may use "
         what += f"{usable / GB:.1f} GB"
         if (more := wired_limit(total, usable)) and on == "gpu":
             what += f" (`sudo sysctl iogpu.wired_limit_mb={more}` raises that to "

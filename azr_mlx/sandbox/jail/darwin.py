@@ -88,6 +88,10 @@ _STORES = {
     "/opt/local": ("/opt/local/lib",),
     "/nix/store": ("/nix/store",),
 }
+# Places of interpreters that bring their libraries along, or have them in a store of their own. A
+# Python that was built from source (pyenv, mise, asdf) links those of Homebrew.
+_SELF_CONTAINED = ("/Applications", "/Library", "/System", "/nix/store", "/opt/local")
+_HOMEBREW = ("/opt/homebrew", "/usr/local")
 # What a running interpreter reads in its prefix. A framework's library has no folder of its own.
 _PARTS = (
     "lib",
@@ -281,7 +285,8 @@ def _quoted(text: str) -> str:
 def interpreter_paths() -> list[str]:
     """The paths that this interpreter must read, as it spells them: its library, and the parts of
     its prefix that belong to it; of a prefix that other programs share, only the libraries named
-    libpython. Virtual environments are not included.
+    libpython; and where package managers keep libraries that it links. Virtual environments are not
+    included.
     """
     library = os.path.dirname(os.__file__)
     binary = os.path.join(sys.base_exec_prefix, "lib", os.path.basename(library), "lib-dynload")
@@ -294,7 +299,18 @@ def interpreter_paths() -> list[str]:
     for root, stores in _STORES.items():
         if _within(os.path.realpath(library), root):
             found += [store for store in stores if os.path.isdir(store)]
+    if _may_be_from_source(os.path.realpath(sys.base_prefix)):
+        stores = tuple(f"{root}/{part}" for root in _HOMEBREW for part in ("Cellar", "opt"))
+        found += [store for store in stores if os.path.isdir(store)]
     return list(dict.fromkeys(found))
+
+
+def _may_be_from_source(prefix: str) -> bool:
+    """Whether the interpreter may link libraries of Homebrew (lzma, ssl, sqlite3), though it lies
+    elsewhere. Those of the system, of uv and of conda do not."""
+    if any(_within(prefix, folder) for folder in _SELF_CONTAINED):
+        return False
+    return "/uv/python/" not in prefix and not os.path.isdir(os.path.join(prefix, "conda-meta"))
 
 
 def _libraries(folder: str) -> list[str]:
