@@ -108,6 +108,8 @@ class Surface:
         if name.startswith("_"):
             return name in _SPECIAL | _HARMLESS
         value = getattr(module, name, None)
+        if module is not None and not hasattr(module, name):
+            return self.is_open(module)  # the error would hold the module
         if isinstance(value, ModuleType):
             return listed(value.__name__, self.allowed)
         if module is None or name in getattr(module, "__all__", ()):
@@ -125,7 +127,10 @@ class Surface:
                 continue
             if not listed(node.module, self.allowed):
                 return False
-            if alias.name != "*" and not self.offers(_module(node.module), alias.name):
+            module = _module(node.module)
+            if module is not None and not hasattr(module, alias.name):
+                module = None  # an ImportError, which tells nothing
+            if alias.name != "*" and not self.offers(module, alias.name):
                 return False
         return True
 
@@ -166,6 +171,14 @@ class ModuleUse(ast.NodeVisitor):
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._follow(node)
 
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for statement in node.body:  # a module would be an attribute of the class
+            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+                given = {a.asname or a.name.partition(".")[0] for a in statement.names}
+                modules = [self.modules[name] for name in given if name in self.modules]
+                self.faults += not all(map(self.surface.is_open, modules))
+        self.generic_visit(node)
+
     def visit_Call(self, node: ast.Call) -> None:
         match node:
             case ast.Call(
@@ -180,7 +193,7 @@ class ModuleUse(ast.NodeVisitor):
 
     def _follow(self, node: ast.expr) -> None:
         """Look at ``module.name.name``, the longest such expression."""
-        names: list[str] = []
+        names, attribute = list[str](), node
         while isinstance(node, ast.Attribute):
             names.append(node.attr)
             node = node.value
@@ -194,6 +207,8 @@ class ModuleUse(ast.NodeVisitor):
             name = names.pop()
             if not self.surface.offers(value, name):
                 self.faults += 1
+            if isinstance(attribute, ast.Attribute) and not isinstance(attribute.ctx, ast.Load):
+                self.faults += 1  # modules stay as they are
             value = getattr(value, name, _NOTHING)
         if names and (names[-1] in self.surface.banned):
             self.faults += 1
@@ -359,8 +374,7 @@ def makes_by_text(tree: ast.Module, banned: Collection[str]) -> bool:
     lies = {"__instancecheck__", "__subclasshook__", "register", "__prepare__"} & named
     if positional and (lies or any(isinstance(n, ast.ClassDef) and n.keywords for n in nodes)):
         return True
-    importing = any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes)
-    return importing and ("__prepare__" in defined or _renames_fields(nodes))
+    return _makes_fields(nodes) or _formats_hidden(nodes)
 
 
 _MATCHED_WHOLE = frozenset({
@@ -371,20 +385,22 @@ _ACTED_ON = frozenset({"__annotations__", "__dataclass_fields__", "__dict__", "_
 
 
 def _names_by_text(node: ast.AST, banned: Collection[str]) -> bool:
+    """Whether a node gives a class, or a thing, an attribute of those that Python acts on."""
+
     def fine(text: ast.expr | None) -> bool:
         name = text.value if isinstance(text, ast.Constant) else None
         hidden = not isinstance(name, str) or name in banned or name in _ACTED_ON
         return not hidden and not is_hidden(str(name), ())
 
     match node:
-        case ast.Assign(targets=[ast.Name(id="__match_args__")], value=ast.Tuple(elts=names)):
-            return not all(map(fine, names))
-        case ast.Assign(targets=targets):
-            return any(_called(target) in NEVER_OWN | _ACTED_ON for target in targets)
-        case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
-            return _called(target) in NEVER_OWN | _ACTED_ON
-        case ast.NamedExpr(target=target) | ast.For(target=target):
-            return any(_called(n) in NEVER_OWN | _ACTED_ON for n in ast.walk(target))
+        case ast.Assign(targets=targets, value=value) if "__match_args__" in map(_called, targets):
+            return not (isinstance(value, ast.Tuple) and all(map(fine, value.elts)))
+        case ast.AnnAssign(target=target) | ast.AugAssign(target=target) | ast.For(target=target):
+            return any(_called(n) == "__match_args__" for n in ast.walk(target))
+        case ast.Tuple(elts=parts, ctx=ast.Store()) | ast.List(elts=parts, ctx=ast.Store()):
+            return any(_called(n) == "__match_args__" for n in parts)
+        case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+            return name in (NEVER_OWN | _ACTED_ON) - {"__match_args__"}
         case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
             return name in _ACTED_ON
         case ast.Call(func=ast.Name(id="type"), args=[_, _, ast.Dict(keys=keys)]):
@@ -394,11 +410,85 @@ def _names_by_text(node: ast.AST, banned: Collection[str]) -> bool:
     return False
 
 
-def _renames_fields(nodes: Sequence[ast.AST]) -> bool:
-    """Whether the fields of a dataclass could get other names, which become code in a class that
-    inherits them."""
-    return any(_called(n) == "fields" for n in nodes) and any(
-        (isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and n.attr == "name")
-        or (isinstance(n, ast.Call) and _called(n.func) in ("setattr", "__setattr__"))
+def _makes_fields(nodes: Sequence[ast.AST]) -> bool:
+    """Whether a dataclass may get fields that are not written in it: their names become code."""
+    renamed = {
+        a.asname
         for n in nodes
+        if isinstance(n, ast.ImportFrom) and n.module == "dataclasses"
+        for a in n.names
+        if a.name == "dataclass" and a.asname
+    }
+    makers = {"dataclass"} | renamed
+    used = [n for n in nodes if _called(n) in makers]
+    if not used or not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes):
+        return False
+    classes = {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}
+    stored = {_called(n) for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)}
+    marks = set[int]()
+    for one in classes.values():
+        for mark in one.decorator_list:
+            marker = mark.func if isinstance(mark, ast.Call) else mark
+            if _called(marker) in makers:
+                marks.add(id(marker))
+                if not _is_written(one, classes, stored):
+                    return True
+    marks |= {id(n.func) for n in nodes if isinstance(n, ast.Call) and _called(n.func) == "wraps"}
+    return any(id(n) not in marks for n in used) or _writes_by_text(nodes)
+
+
+def _is_written(one: ast.ClassDef, classes: dict[str, ast.ClassDef], stored: set[str]) -> bool:
+    """Whether a class is made as it is written: no metaclass of the program's own has a say."""
+    todo, seen = [one], set[str]()
+    while todo:
+        one = todo.pop()
+        metas = [word.value for word in one.keywords if word.arg in ("metaclass", None)]
+        if any(_called(meta) != "ABCMeta" for meta in metas):
+            return False
+        for base in one.bases:
+            name = _called(base.value if isinstance(base, ast.Subscript) else base)
+            if not name or name in stored or name == "type" or name.endswith(("Meta", "EnumType")):
+                return False
+            if name in classes and name not in seen:
+                seen.add(name)
+                todo.append(classes[name])
+    return True
+
+
+def _writes_by_text(nodes: Sequence[ast.AST]) -> bool:
+    """Whether a program could write to a class or to a field what a text names."""
+    named = any(_called(n) == "fields" for n in nodes)
+    for node in nodes:
+        match node:
+            case ast.Attribute(value=value, attr="__setattr__"):
+                plain = isinstance(value, ast.Call) and _called(value.func) == "super"
+                if not plain and _called(value) != "object":
+                    return True
+            case ast.Attribute(value=value, attr="name", ctx=ast.Store()):
+                if named or _called(value) != "self":
+                    return True
+            case ast.Call(func=func) if named and _called(func) in ("setattr", "__setattr__"):
+                return True
+    return False
+
+
+_FIELD = re.compile(r"[.\[]\s*([A-Za-z_]\w*)")
+_DUNDER = re.compile(r"__[a-z]|\._")
+_FORMATTING = frozenset({"format", "format_map"})
+
+
+def _formats_hidden(nodes: Sequence[ast.AST]) -> bool:
+    """Whether a text that ``format`` may read walks to what the program may not name; it could
+    show the number of a thread, or an address."""
+    used = [n for n in nodes if isinstance(n, ast.Attribute) and n.attr in _FORMATTING]
+    if not used:
+        return False
+    # A template that is put together is not read as a whole.
+    pieces = any(not isinstance(n.value, ast.Constant) for n in used)
+    texts = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return any(
+        any(is_hidden(name, ()) for name in _FIELD.findall(text))
+        or (pieces and _DUNDER.search(text))
+        for text in texts
+        if "{" in text or pieces
     )
