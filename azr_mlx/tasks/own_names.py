@@ -6,6 +6,8 @@ import ast
 import symtable
 from collections.abc import Collection, Iterable, Sequence
 
+from azr_mlx.tasks.reach import is_written
+
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Block = (*_Function, ast.ClassDef)
 
@@ -64,15 +66,6 @@ def _is_bound_outside(scope: symtable.SymbolTable, name: str) -> bool:
     return symbol.is_assigned() and (scope.get_type() != "function" or symbol.is_global())
 
 
-def _is_plain(block: ast.ClassDef) -> bool:
-    """Whether a class's body keeps what is bound in it: a metaclass may give it a namespace that
-    does not."""
-    return not block.keywords and all(
-        isinstance(base, ast.Name) and base.id in ("object", "Enum", "IntEnum", "NamedTuple")
-        for base in block.bases
-    )
-
-
 def _star(statement: ast.stmt) -> bool:
     """Whether names of a module may replace the program's there."""
     return any(
@@ -85,7 +78,8 @@ class _Owner:
 
     def __init__(self, tree: ast.Module, name: str, ranges: bool) -> None:
         self.name, self.ranges = name, ranges
-        self.blocks = {(n.lineno, n.name): n for n in ast.walk(tree) if isinstance(n, _Block)}
+        self.nodes = list(ast.walk(tree))
+        self.blocks = {(n.lineno, n.name): n for n in self.nodes if isinstance(n, _Block)}
 
     def is_foreign_in(self, scope: symtable.SymbolTable, owned: bool) -> bool:
         """Whether a scope, or one within, reads the name where no block around it (if ``owned``,
@@ -95,7 +89,8 @@ class _Owner:
         if block is not None and self.name in scope.get_identifiers():
             symbol = scope.lookup(self.name)
             if isinstance(block, ast.ClassDef):
-                plain = symbol.is_local() and _is_plain(block)
+                # A metaclass may give the body a namespace that keeps nothing.
+                plain = symbol.is_local() and is_written(block, self.nodes)
                 own = owned or (plain and self.binds_first(block.body, after=False))
             elif symbol.is_declared_global():
                 owned = own = owned or self.binds_first(block.body, after=False)
@@ -103,36 +98,73 @@ class _Owner:
             return True
         return any(self.is_foreign_in(child, owned) for child in scope.get_children())
 
-    def binds_first(self, block: Sequence[ast.stmt], after: bool) -> bool:
+    def binds_first(
+        self, block: Sequence[ast.stmt], after: bool, users: frozenset[str] = frozenset()
+    ) -> bool:
         """Whether a block binds the name before anything that it runs reads it. ``after``: ``f`` is
-        called when the block has ended."""
-        users = {self.name}  # the name, and what reads it when it is called
+        called when the block has ended. ``users``: what is known to read it when it is called."""
+        users = self._users(block, users)
+        kept = False
         for i, statement in enumerate(block):
-            rest = block[i + 1 :]
-            if isinstance(statement, ast.For) and _stores(statement.target, self.name):
-                return self._loops_first(statement, rest, users, after)
-            if _binds(statement, self.name, users):
-                return not any(map(_star, rest))
+            if self._binds(statement, users):
+                return not any(map(_star, block[i + 1 :]))
             if not users & _read_names(statement):
                 continue
-            if not isinstance(statement, _Block) or not _waits(statement, users):
+            if self._keeps_inside(statement, users):
+                kept = True
+            elif not _waits(statement, users):
                 return False
-            users.add(statement.name)
-        return False
+        # Bound in loops and branches only, it may still be Python's afterwards.
+        return kept and not any(map(_star, block)) and not (after and "f" in users)
 
-    def _loops_first(
-        self, loop: ast.For, rest: Sequence[ast.stmt], users: set[str], after: bool
-    ) -> bool:
-        """Whether a ``for`` binds its variable for all that reads it."""
-        if users & (_read_names(loop.iter) | _read_names(loop.target)):
+    def _users(self, block: Sequence[ast.stmt], known: frozenset[str]) -> frozenset[str]:
+        """The name, and all that reads it, or another of them, when it is called."""
+        users, more = known | {self.name}, True
+        defined = [s for s in block if isinstance(s, _Block)]
+        while more:
+            found = {s.name for s in defined if users & _read_names(s)} - users
+            users, more = users | found, bool(found)
+        return users
+
+    def _keeps_inside(self, statement: ast.stmt, users: frozenset[str]) -> bool:
+        """Whether the blocks of a loop, a branch and the like bind the name for themselves."""
+        match statement:
+            case ast.For(target=target, iter=iterated, body=body, orelse=orelse):
+                outside: list[ast.AST] = [iterated, target]
+                blocks = [orelse] if _stores(target, self.name) else [body, orelse]
+            case ast.If(test=test, body=body, orelse=orelse):
+                outside, blocks = [test], [body, orelse]
+            case ast.While(test=test, body=body, orelse=orelse):
+                outside, blocks = [test], [body, orelse]
+            case ast.Try(body=body, handlers=handlers, orelse=orelse, finalbody=last):
+                outside, blocks = [*handlers, *last], [[*body, *orelse]]
+            case _:
+                return False
+        if any(users & _read_names(part) for part in outside):
             return False
-        if any(map(_star, [loop, *rest])):
-            return False
-        if self._has_items(loop.iter):
-            return True
-        # With nothing to go through, the name is still Python's afterwards.
-        reading = any(users & _read_names(statement) for statement in [*loop.orelse, *rest])
-        return not reading and not (after and "f" in users)
+        return all(
+            not any(users & _read_names(s) for s in block) or self.binds_first(block, True, users)
+            for block in blocks
+        )
+
+    def _binds(self, statement: ast.stmt, users: frozenset[str]) -> bool:
+        """Whether a statement binds the name, whatever happens, before it reads it."""
+        match statement:
+            case ast.For(target=target, iter=iterated):
+                known = not users & (_read_names(iterated) | _read_names(target))
+                return known and _stores(target, self.name) and self._has_items(iterated)
+            case ast.If(test=test, body=body, orelse=orelse):
+                return not users & _read_names(test) and all(
+                    any(self._binds(s, users) for s in block)
+                    and self.binds_first(block, True, users)
+                    for block in (body, orelse)
+                )
+            case ast.With(items=items):
+                # The first alone: what it gives may pass over an error in the others.
+                first = items[0].optional_vars
+                reads = any(users & _read_names(item) for item in items)
+                return isinstance(first, ast.Name) and first.id == self.name and not reads
+        return _binds(statement, self.name, users)
 
     def _has_items(self, iterated: ast.expr) -> bool:
         match iterated:
@@ -140,10 +172,10 @@ class _Owner:
                 return any(not isinstance(item, ast.Starred) for item in items)
             case ast.Constant(value=str() as text):
                 return text != ""
-            case ast.Call(
-                func=ast.Name(id="range"), args=[ast.Constant(value=int() as end)], keywords=[]
-            ):
-                return self.ranges and end > 0
+            case ast.Call(func=ast.Name(id="range"), args=args, keywords=[]) if self.ranges:
+                ends = [arg.value for arg in args if isinstance(arg, ast.Constant)]
+                whole = [end for end in ends if type(end) is int]
+                return len(whole) == len(args) in (1, 2) and len(range(*whole)) > 0
         return False
 
 
@@ -159,7 +191,7 @@ def _stores(target: ast.expr, name: str) -> bool:
     return False
 
 
-def _binds(statement: ast.stmt, name: str, users: set[str]) -> bool:
+def _binds(statement: ast.stmt, name: str, users: frozenset[str]) -> bool:
     """Whether a statement binds a name, whatever happens, and runs nothing that reads it."""
     match statement:
         case ast.Import(names=given):
@@ -169,16 +201,19 @@ def _binds(statement: ast.stmt, name: str, users: set[str]) -> bool:
         case ast.FunctionDef(name=own) | ast.AsyncFunctionDef(name=own) | ast.ClassDef(name=own):
             reads = users & _read_names(statement)
             return own == name and (not reads or _waits(statement, users))
-        case ast.Assign(targets=targets):
-            stored = any(_stores(target, name) for target in targets)
+        case ast.Assign(targets=targets, value=value):
+            more = [value.target] if isinstance(value, ast.NamedExpr) else []
+            stored = any(_stores(target, name) for target in [*targets, *more])
         case ast.AnnAssign(target=ast.Name(id=own), value=ast.expr()):
             stored = own == name
+        case ast.Expr(value=ast.NamedExpr(target=target)):
+            stored = _stores(target, name)
         case _:
             return False
     return stored and not users & _read_names(statement)
 
 
-def _waits(statement: ast.stmt, users: set[str]) -> bool:
+def _waits(statement: ast.stmt, users: frozenset[str]) -> bool:
     """Whether a statement defines what reads one of the names only when it is called."""
     match statement:
         case ast.FunctionDef(decorator_list=[]) | ast.AsyncFunctionDef(decorator_list=[]):
@@ -198,11 +233,38 @@ def _waits(statement: ast.stmt, users: set[str]) -> bool:
 
 
 def _read_names(node: ast.AST) -> set[str]:
-    """The names that are read anywhere in a node, in its functions, too."""
-    read = set[str]()
-    for n in ast.walk(node):
+    """The names of others that are read anywhere in a node, in its functions, too."""
+    read, stack = set[str](), [node]
+    while stack:
+        n = stack.pop()
         if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load):
             read.add(n.id)
         elif isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name):
             read.add(n.target.id)
+        if isinstance(n, _Function):
+            inner = set[str]().union(*map(_read_names, n.body))
+            read |= inner - _variables(n)
+            stack += [n.args, *n.decorator_list, *([n.returns] if n.returns else [])]
+            stack += getattr(n, "type_params", [])
+        else:
+            stack += ast.iter_child_nodes(n)
     return read
+
+
+_SCOPES = (*_Block, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def _variables(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
+    """The parameters of a function, and the variables that it stores."""
+    a = function.args
+    found = {arg.arg for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg] if arg}
+    others, stack = set[str](), list[ast.AST](function.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, (ast.Global, ast.Nonlocal)):
+            others |= set(node.names)
+        if not isinstance(node, _SCOPES):
+            stack += ast.iter_child_nodes(node)
+    return found - others

@@ -40,13 +40,13 @@ RESERVED = 8  # one shape in so many is kept for held-out tasks
 BANNED_NAMES = frozenset({
     "open", "input", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
     "breakpoint", "exit", "quit", "help", "id", "memoryview", "license", "credits", "copyright",
+    "__build_class__", "__builtins__", "__loader__", "__spec__", "__package__", "__file__",
+    "__cached__", "__path__", "__annotations__", "__annotate__",
 })  # fmt: skip
 _BY_TEXT = frozenset({"getattr", "setattr", "delattr"})
 BANNED_MODULES = frozenset({
     "os", "sys", "io", "random", "builtins", "importlib", "subprocess", "socket",
 })  # fmt: skip
-# Names of a module that give nothing away; all others of this form are refused.
-_PLAIN_DUNDERS = frozenset({"__name__", "__doc__", "__debug__", "__class__"})
 CLOCK_ATTRIBUTES = frozenset({"now", "utcnow", "today"})  # those of datetime
 
 
@@ -268,12 +268,10 @@ def _uses_banned_names(
     """Whether a banned name in any of the scopes means what Python, or a module that is imported
     with ``*``, means by it."""
     names = set(BANNED_NAMES)
-    for scope in found:
-        names |= {n for n in scope.get_identifiers() if n.startswith("__")}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             names |= surface.withheld(node)
-    return bool(foreign_names(tree, found, names - _PLAIN_DUNDERS))
+    return bool(foreign_names(tree, found, names))
 
 
 def _finds_by_text(nodes: list[ast.AST], banned: Collection[str]) -> bool:
@@ -378,6 +376,10 @@ class _Normalise(ast.NodeTransformer):
         return "_" if name in self.bound else name
 
 
+def _without_futures(body: list[ast.stmt]) -> list[ast.stmt]:
+    return [s for s in body if not (isinstance(s, ast.ImportFrom) and s.module == "__future__")]
+
+
 def skeleton(source: str) -> str:
     """A hash of the program's shape: near-duplicates, which differ in names, constants, comments,
     docstrings or annotations only, share it.
@@ -389,6 +391,7 @@ def skeleton(source: str) -> str:
     tree = parse_source(clean_source(source))
     if tree is not None:
         try:
+            tree.body = _without_futures(tree.body)
             shape = ast.dump(_Normalise(_bound_names(list(ast.walk(tree)))).visit(tree))
         except (RecursionError, ValueError):
             shape = source
@@ -407,6 +410,7 @@ def shape(source: str) -> str:
     tree = parse_source(clean_source(source))
     if tree is not None:
         tree = without_annotations(tree)
+        tree.body = _without_futures(tree.body)
         nodes = list(ast.walk(tree if (inlined := _inlined(tree)) is None else inlined))
         bound = _bound_names(nodes)
         words = list[str]()

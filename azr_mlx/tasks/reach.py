@@ -27,7 +27,7 @@ BANNED_ATTRIBUTES = frozenset({
     "singledispatchmethod", "Formatter", "vformat", "format_field", "convert_field",
     "update_wrapper", "make_dataclass", "ForwardRef", "evaluate_forward_ref", "get_args",
     "get_annotations", "FunctionType", "CodeType", "global_enum", "pickle_by_enum_name",
-    "pickle_by_global_name", "import_module", "main", "tool",
+    "pickle_by_global_name", "import_module", "tool",
     # What gives numbers that are made of addresses, or drawn.
     "c_make_encoder", "kde_random",
 })  # fmt: skip
@@ -292,6 +292,13 @@ def texts_to_code(tree: ast.Module) -> bool:
                 if any(n.arg == "seed" and not _is_none(n.value) for n in named):
                     fine.add(id(func))
     copying, special = _copies(tree), _special_uses(tree)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=name), *_]):
+                if name in special:
+                    return True
+            case ast.MatchClass(kwd_attrs=names) if special & set(names):
+                return True
     return copying is None or any(
         _called(node) in special
         and id(node) not in fine | copying
@@ -337,10 +344,14 @@ def _copies(tree: ast.Module) -> set[int] | None:
     """The ``deepcopy`` of calls that pass on the memo of ``__deepcopy__``, whose keys are
     addresses; None if a program does anything else with that."""
     found = set[int]()
+    if _copies_otherwise(tree):
+        return None
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or node.name != "__deepcopy__":
             continue
-        names = [arg.arg for arg in [*node.args.posonlyargs, *node.args.args]][1:2]
+        names = [arg.arg for arg in [*node.args.posonlyargs, *node.args.args]][1:]
+        if node.decorator_list or len(names) != 1 or node.args.vararg:
+            return None
         passed = set[int]()
         for call in ast.walk(node):
             match call:
@@ -357,6 +368,21 @@ def _copies(tree: ast.Module) -> set[int] | None:
             if isinstance(name, ast.Name) and name.id in names and id(name) not in passed:
                 return None
     return found
+
+
+def _copies_otherwise(tree: ast.Module) -> bool:
+    """Whether something else than a plain method may be called as ``__deepcopy__``."""
+    nodes = list(ast.walk(tree))
+    copied = any(_called(n) in ("deepcopy", "asdict", "astuple") for n in nodes)
+    return any(
+        (_called(n) == "__deepcopy__" and isinstance(getattr(n, "ctx", None), ast.Store))
+        or (isinstance(n, ast.Constant) and n.value == "__deepcopy__")
+        or (copied and isinstance(n, ast.FunctionDef) and n.name in _LOOKS_UP)
+        for n in nodes
+    )
+
+
+_LOOKS_UP = frozenset({"__getattr__", "__getattribute__"})
 
 
 def makes_by_text(tree: ast.Module, banned: Collection[str]) -> bool:
@@ -423,22 +449,29 @@ def _makes_fields(nodes: Sequence[ast.AST]) -> bool:
     used = [n for n in nodes if _called(n) in makers]
     if not used or not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in nodes):
         return False
-    classes = {n.name: n for n in nodes if isinstance(n, ast.ClassDef)}
-    stored = {_called(n) for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)}
     marks = set[int]()
-    for one in classes.values():
+    for one in (n for n in nodes if isinstance(n, ast.ClassDef)):
         for mark in one.decorator_list:
             marker = mark.func if isinstance(mark, ast.Call) else mark
             if _called(marker) in makers:
                 marks.add(id(marker))
-                if not _is_written(one, classes, stored):
+                if not is_written(one, nodes):
                     return True
     marks |= {id(n.func) for n in nodes if isinstance(n, ast.Call) and _called(n.func) == "wraps"}
     return any(id(n) not in marks for n in used) or _writes_by_text(nodes)
 
 
-def _is_written(one: ast.ClassDef, classes: dict[str, ast.ClassDef], stored: set[str]) -> bool:
-    """Whether a class is made as it is written: no metaclass of the program's own has a say."""
+def is_written(one: ast.ClassDef, nodes: Sequence[ast.AST]) -> bool:
+    """Whether a class is made as it is written: no metaclass of the program's own has a say.
+    ``nodes``: all of the program."""
+    variables = set[str]()
+    for node in nodes:
+        if isinstance(getattr(node, "ctx", None), ast.Store):
+            variables.add(_called(node))
+        elif isinstance(node, ast.arg):
+            variables.add(node.arg)
+        elif isinstance(node, (ast.MatchAs, ast.MatchStar)):
+            variables.add(node.name or "")
     todo, seen = [one], set[str]()
     while todo:
         one = todo.pop()
@@ -447,12 +480,24 @@ def _is_written(one: ast.ClassDef, classes: dict[str, ast.ClassDef], stored: set
             return False
         for base in one.bases:
             name = _called(base.value if isinstance(base, ast.Subscript) else base)
-            if not name or name in stored or name == "type" or name.endswith(("Meta", "EnumType")):
+            if not name or name in variables or name == "type" or name.endswith(("Meta", "Type")):
                 return False
-            if name in classes and name not in seen:
+            if name not in seen:
                 seen.add(name)
-                todo.append(classes[name])
-    return True
+                todo += [n for n in nodes if isinstance(n, ast.ClassDef) and n.name == name]
+    marks = [
+        mark.func if isinstance(mark, ast.Call) else mark
+        for node in nodes
+        if isinstance(node, ast.ClassDef) and node.name in seen
+        for mark in node.decorator_list
+    ]
+    return all(_called(mark) in _KEEP_CLASSES for mark in marks)
+
+
+# Decorators that give back the class that they get.
+_KEEP_CLASSES = frozenset({
+    "dataclass", "total_ordering", "unique", "verify", "final", "runtime_checkable",
+})  # fmt: skip
 
 
 def _writes_by_text(nodes: Sequence[ast.AST]) -> bool:
