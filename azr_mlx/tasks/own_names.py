@@ -246,6 +246,12 @@ def _read_names(node: ast.AST) -> set[str]:
             read |= inner - _variables(n)
             stack += [n.args, *n.decorator_list, *([n.returns] if n.returns else [])]
             stack += getattr(n, "type_params", [])
+        elif isinstance(n, ast.GeneratorExp):
+            first, *others = n.generators
+            inner = set[str]().union(*map(_read_names, [n.elt, *first.ifs, *others]))
+            stored = (t for g in n.generators for t in ast.walk(g.target))
+            read |= inner - {t.id for t in stored if isinstance(t, ast.Name)}
+            stack += [first.iter, first.target]
         else:
             stack += ast.iter_child_nodes(n)
     return read

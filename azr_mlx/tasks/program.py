@@ -127,8 +127,7 @@ def check_program(
     if tree is None:
         return "syntax"
     text = unparse(tree)
-    own = [] if text is None else scopes(text)
-    if text is not None and not own:
+    if text is not None and not scopes(text):
         return "syntax"
     function = entry(tree)
     if function is None:
@@ -141,18 +140,36 @@ def check_program(
     allowed = tuple(allowed_imports)
     if not all(_import_allowed(node, allowed) for node in ast.walk(tree)):
         return "import"
-    if text is None or _is_banned(text, own, allowed):
+    if text is None or _is_banned(text, allowed):
         return "banned"
     return None
 
 
-def _is_banned(text: str, found: Sequence[symtable.SymbolTable], allowed: tuple[str, ...]) -> bool:
-    """Whether a program, of which ``found`` are the scopes, uses what the rules refuse."""
-    tree = parsed(text)
-    if tree is None:
-        return True
+class _Generators(ast.NodeTransformer):
+    """Makes generators of all comprehensions, which have no scope of their own since Python 3.12,
+    though names mean in them what they did."""
+
+    def _made(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_ListComp = visit_SetComp = _made
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+
+
+def _is_banned(text: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a program uses what the rules refuse."""
     surface = Surface(allowed, BANNED_ATTRIBUTES)
     try:
+        tree = parsed(text)
+        plain = None if tree is None else unparse(_Generators().visit(tree))
+        tree = None if plain is None else parsed(plain)
+        found = [] if plain is None else scopes(plain)
+        if tree is None or not found:
+            return True
         return (
             _uses_banned_names(tree, found, surface)
             or _uses_banned(tree, _modules_within(allowed))
