@@ -157,6 +157,8 @@ class ModuleUse(ast.NodeVisitor):
     ) -> None:
         self.surface, self.faults = surface, 0
         self.modules = dict(_aliases(tree, surface.allowed))
+        own = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+        self.classes = set(_classes(tree, surface.allowed)) - own  # they stay as they are
         self.tables = {
             (scope.get_lineno(), scope.get_name()): scope
             for scope in found
@@ -169,6 +171,8 @@ class ModuleUse(ast.NodeVisitor):
         self._follow(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
+        if not isinstance(node.ctx, ast.Load) and _called(node.value) in self.classes:
+            self.faults += 1
         self._follow(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
@@ -274,6 +278,18 @@ def _aliases(tree: ast.Module, allowed: tuple[str, ...]) -> Iterator[tuple[str, 
                 value = getattr(_module(str(node.module)), alias.name, None)
                 if isinstance(value, ModuleType):
                     yield alias.asname or alias.name, value
+
+
+def _classes(tree: ast.Module, allowed: tuple[str, ...]) -> Iterator[str]:
+    """The names that imports give to classes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and listed(str(node.module), allowed):
+            module = _module(str(node.module))
+            for alias in node.names:
+                names = getattr(module, "__all__", ()) if alias.name == "*" else (alias.name,)
+                for name in names:
+                    if isinstance(getattr(module, name, None), type):
+                        yield alias.asname or name
 
 
 def texts_to_code(tree: ast.Module) -> bool:
@@ -502,16 +518,21 @@ _KEEP_CLASSES = frozenset({
 
 def _writes_by_text(nodes: Sequence[ast.AST]) -> bool:
     """Whether a program could write to a class or to a field what a text names."""
-    named = any(_called(n) == "fields" for n in nodes)
+    written = {
+        id(n.value.func)
+        for n in nodes
+        if isinstance(n, ast.AnnAssign) and isinstance(n.value, ast.Call)
+    }
+    held = any(_called(n) == "field" and id(n) not in written for n in nodes)
+    named = held or any(_called(n) == "fields" for n in nodes)
     for node in nodes:
         match node:
             case ast.Attribute(value=value, attr="__setattr__"):
                 plain = isinstance(value, ast.Call) and _called(value.func) == "super"
                 if not plain and _called(value) != "object":
                     return True
-            case ast.Attribute(value=value, attr="name", ctx=ast.Store()):
-                if named or _called(value) != "self":
-                    return True
+            case ast.Attribute(attr="name", ctx=ast.Store()) if named:
+                return True
             case ast.Call(func=func) if named and _called(func) in ("setattr", "__setattr__"):
                 return True
     return False

@@ -183,6 +183,7 @@ WAYS: dict[str, str] = {
     "a module in an error": "import dataclasses\ndef f(x):\n    try:\n        dataclasses.nothing\n    except AttributeError as e:\n        m = e.obj\n    return m",
     "a module in a class": "class A:\n    import operator as m\n    def attrgetter(self):\n        pass\ndef f(x):\n    return A.m.attrgetter('a.b')",
     "a module that is changed": "import enum, functools\nenum.EnumMeta.other = functools.cached_property(len)",
+    "a class that is changed": "from enum import EnumMeta\nimport functools\nEnumMeta.other = functools.cached_property(len)",
     "fields as code, by a metaclass": "from dataclasses import dataclass\nclass M(type):\n    def __new__(m, n, b, d):\n        return super().__new__(m, n, b, {'__anno' + 'tations__': {'a': int}})\n@dataclass\nclass C(metaclass=M):\n    pass",
     "fields as code, by a metaclass above": "from dataclasses import dataclass\nclass M(type):\n    pass\nB = M('B', (), {})\n@dataclass\nclass C(B):\n    pass",
     "fields as code, by another type": "from dataclasses import dataclass\nT = type(type(1))\nC = dataclass(T('C', (), {'__anno' + 'tations__': {'a': int}}))",
@@ -313,6 +314,7 @@ OWN: dict[str, str] = {
     "type of three": "A = type('A', (), {'a': 1})\ndef f(x):\n    return A.a",
     "format": "T = 'a_b: {0.a} {1[0]:>3}. {name}'\ndef f(x):\n    return T.format(x, 'b', name=2) + '{:.2f} {}'.format(1.5, '__')",
     "a missing name": "import math\nfrom typing import Nothing\ndef f(x):\n    return math.nothing(x)",
+    "names of objects": "from dataclasses import dataclass, field\n@dataclass\nclass E:\n    name: str\n    tags: list = field(default_factory=list)\nclass B:\n    def __init__(self, name):\n        self.name = name\ndef f(x):\n    e = E(x)\n    e.name = B('b').name\n    return e.name",
     "a generic dataclass": "from dataclasses import dataclass\nfrom typing import Generic, TypeVar\nfrom abc import ABC\nT = TypeVar('T')\nclass B(ABC):\n    def __init__(self, name):\n        self.name = name\n@dataclass(frozen=True)\nclass C(B, Generic[T]):\n    a: int\n    def __post_init__(self):\n        object.__setattr__(self, 'a', type(self.a)(3))\ndef f(x):\n    return C(x).a",
     "a descriptor": "class D:\n    def __set_name__(self, o, n):\n        self._n = n\n    def __get__(self, o, t=None):\n        return 3\nclass A:\n    d = D()\ndef f(x):\n    return A().d",
 }
