@@ -295,6 +295,9 @@ def _classes(tree: ast.Module, allowed: tuple[str, ...]) -> Iterator[str]:
 def texts_to_code(tree: ast.Module) -> bool:
     """Whether a program uses, in another way than the usual one, what copies attributes that texts
     name (``wraps``), tells addresses (``deepcopy``) or draws numbers (``samples``)."""
+    special = _special_uses(tree)
+    if not special:  # it imports nothing
+        return False
     fine = set[int]()
     for node in ast.walk(tree):
         match node:
@@ -307,7 +310,7 @@ def texts_to_code(tree: ast.Module) -> bool:
             case ast.Call(func=func, keywords=named) if _called(func) == "samples":
                 if any(n.arg == "seed" and not _is_none(n.value) for n in named):
                     fine.add(id(func))
-    copying, special = _copies(tree), _special_uses(tree)
+    copying = _copies(tree)
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=name), *_]):
