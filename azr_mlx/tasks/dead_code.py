@@ -32,12 +32,22 @@ def remove_dead_code(tree: ast.Module, entry: str = "f") -> None:
     called = {entry} if entry in defined else defined
     changed = True
     while changed:
-        used = called | _used(tree)
+        used = called | _used(tree) | ({"annotations"} if _is_annotated(tree) else set())
         changed = _remove_replaced(tree.body)
         for node in list(ast.walk(tree)):
             if not isinstance(node, ast.ClassDef):  # its parts are attributes, read by other means
                 for field, block in _blocks(node):
                     changed |= _remove_idle(block, used, field == "orelse")
+
+
+def _is_annotated(tree: ast.Module) -> bool:
+    """Whether ``from __future__ import annotations`` may keep an annotation from being read."""
+    return any(
+        (isinstance(n, ast.AnnAssign))
+        or (isinstance(n, ast.arg) and n.annotation is not None)
+        or (isinstance(n, _FUNCTIONS) and n.returns is not None)
+        for n in ast.walk(tree)
+    )
 
 
 def _blocks(node: ast.AST) -> Iterator[tuple[str, list[ast.stmt]]]:

@@ -212,6 +212,10 @@ def _check(draft: Draft, rules: GateRules, buffer: TaskBuffer | None) -> _Candid
     if len(inputs) < wanted:
         return _rejected("few_inputs", f"{len(inputs)} distinct inputs of {wanted}")
     program = clean_source(proposal.program)
+    # Without what never runs, a name may be Python's that was the program's own.
+    reason = check_program(program, rules.allowed_imports)
+    if reason is not None:
+        return _rejected(reason)
     if rules.reserve and is_reserved(program):
         return _rejected("reserved", "held-out tasks are made of programs of this shape")
     if buffer is not None and buffer.is_duplicate(draft.kind, program):

@@ -73,6 +73,12 @@ class Module:
             for alias in node.names
             if alias.asname is None
         }
+        # Without it, annotations in classes would be read.
+        self.futures: list[ast.stmt] = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and node.module == "__future__"
+        ]
         self._givers: dict[str, list[ast.stmt]] = {}
         for statement in tree.body:
             for part, name in _given(statement):
@@ -100,6 +106,8 @@ class Module:
         if isinstance(statements, str):
             own.reason = statements
             return own
+        if any(isinstance(statement, ast.ClassDef) for statement in statements):
+            statements = [*self.futures, *statements]
         program = _renamed(statements, function.name)
         if program is None:
             own.reason = "not_renamed"

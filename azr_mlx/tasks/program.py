@@ -10,12 +10,23 @@ import contextlib
 import hashlib
 import importlib
 import symtable
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from copy import deepcopy
 from functools import lru_cache
 from types import ModuleType
 
 from azr_mlx.tasks.dead_code import remove_dead_code
+from azr_mlx.tasks.own_names import foreign_names
+from azr_mlx.tasks.reach import (
+    BANNED_ATTRIBUTES,
+    FUTURES,
+    ModuleUse,
+    Surface,
+    is_hidden,
+    listed,
+    makes_by_text,
+    texts_to_code,
+)
 from azr_mlx.text import NOT_PYTHON, parsed
 
 MAX_SOURCE = 20_000  # longer programs are not parsed
@@ -28,17 +39,9 @@ RESERVED = 8  # one shape in so many is kept for held-out tasks
 # machine safe is the sandbox.
 BANNED_NAMES = frozenset({
     "open", "input", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
-    "breakpoint", "exit", "quit", "help", "id", "memoryview", "__builtins__", "__file__",
-    "__loader__", "__spec__",
-})  # fmt: skip
-BANNED_ATTRIBUTES = frozenset({
-    "__subclasses__", "__globals__", "__builtins__", "__code__", "__bases__", "__mro__",
-    "__loader__", "__spec__", "__closure__", "__reduce__", "__reduce_ex__", "f_back", "f_globals",
-    "f_locals", "gi_frame", "tb_frame", "cr_frame", "os", "sys", "_os", "_sys", "builtins",
-    "random", "__getattribute__", "__dict__",
-    # What finds an attribute by a text, or evaluates one.
-    "attrgetter", "methodcaller", "get_field", "get_type_hints", "singledispatch",
-    "singledispatchmethod",
+    "breakpoint", "exit", "quit", "help", "id", "memoryview", "license", "credits", "copyright",
+    "__build_class__", "__builtins__", "__loader__", "__spec__", "__package__", "__file__",
+    "__cached__", "__path__", "__annotations__", "__annotate__",
 })  # fmt: skip
 _BY_TEXT = frozenset({"getattr", "setattr", "delattr"})
 BANNED_MODULES = frozenset({
@@ -114,9 +117,9 @@ def check_program(
     In this order: ``too_large``, ``syntax``, ``no_f`` (no top-level ``def f``), ``no_params`` (it
     takes no positional argument), ``no_return`` (it never returns a value, or is a generator),
     ``import`` (one that is not on the list), ``banned`` (input and files, clock, randomness,
-    introspection, modules by way of others: see ``BANNED_NAMES``). Any number of helper functions,
-    nested functions, lambdas and classes is welcome. A banned name that the program itself binds
-    (``def f(input)``) is its own and no offence.
+    introspection, modules by way of others: see ``BANNED_NAMES`` and ``reach``). Any number of
+    helper functions, nested functions, lambdas and classes is welcome. A banned name that the
+    program itself binds (``def f(input)``, ``id = 3``) is its own and no offence.
     """
     if len(source) > min(max_chars, MAX_SOURCE):
         return "too_large"
@@ -124,8 +127,7 @@ def check_program(
     if tree is None:
         return "syntax"
     text = unparse(tree)
-    own = [] if text is None else scopes(text)
-    if text is not None and not own:
+    if text is not None and not scopes(text):
         return "syntax"
     function = entry(tree)
     if function is None:
@@ -135,12 +137,47 @@ def check_program(
         return "no_params"
     if not _returns(function):
         return "no_return"
-    if not all(_import_allowed(node, allowed_imports) for node in ast.walk(tree)):
+    allowed = tuple(allowed_imports)
+    if not all(_import_allowed(node, allowed) for node in ast.walk(tree)):
         return "import"
-    modules = _modules_within(tuple(allowed_imports))
-    if text is None or _uses_banned_names(tree, own) or _uses_banned(tree, modules):
+    if text is None or _is_banned(text, allowed):
         return "banned"
     return None
+
+
+class _Generators(ast.NodeTransformer):
+    """Makes generators of all comprehensions, which have no scope of their own since Python 3.12,
+    though names mean in them what they did."""
+
+    def _made(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_ListComp = visit_SetComp = _made
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+
+
+def _is_banned(text: str, allowed: tuple[str, ...]) -> bool:
+    """Whether a program uses what the rules refuse."""
+    surface = Surface(allowed, BANNED_ATTRIBUTES)
+    try:
+        tree = parsed(text)
+        plain = None if tree is None else unparse(_Generators().visit(tree))
+        tree = None if plain is None else parsed(plain)
+        found = [] if plain is None else scopes(plain)
+        if tree is None or not found:
+            return True
+        return (
+            _uses_banned_names(tree, found, surface)
+            or _uses_banned(tree, _modules_within(allowed))
+            or texts_to_code(tree)
+            or ModuleUse(tree, found, surface).faults > 0
+        )
+    except RecursionError:
+        return True
 
 
 def _returns(function: ast.FunctionDef) -> bool:
@@ -158,20 +195,23 @@ def _returns(function: ast.FunctionDef) -> bool:
     return returns
 
 
-def _import_allowed(node: ast.AST, allowed: Collection[str]) -> bool:
+def _import_allowed(node: ast.AST, allowed: tuple[str, ...]) -> bool:
     if isinstance(node, ast.Import):
-        return all(_listed(alias.name, allowed) for alias in node.names)
+        banned = BANNED_MODULES | BANNED_ATTRIBUTES
+        return all(_importable(alias.name, allowed, banned) for alias in node.names)
     if not isinstance(node, ast.ImportFrom):
         return True
-    if node.level or node.module is None:
-        return False
-    module = node.module
-    banned = BANNED_MODULES | BANNED_ATTRIBUTES | _modules_within(tuple(allowed))
-    return all(
-        (_listed(module, allowed) and alias.name not in banned)
-        or f"{module}.{alias.name}" in allowed
-        for alias in node.names
-    )
+    if node.module == "__future__" and not node.level:
+        return all(alias.name in FUTURES for alias in node.names)
+    return Surface(allowed, BANNED_MODULES | BANNED_ATTRIBUTES).imports(node)
+
+
+def _importable(name: str, allowed: tuple[str, ...], banned: Collection[str]) -> bool:
+    """Whether a module is on the list, or is a part of one there that is meant for others."""
+    if name in allowed:
+        return True
+    parts = name.split(".")[1:]
+    return listed(name, allowed) and not any(p.startswith("_") or p in banned for p in parts)
 
 
 @lru_cache
@@ -186,15 +226,9 @@ def _modules_within(allowed: tuple[str, ...]) -> frozenset[str]:
             names |= {
                 name
                 for name, value in held.items()
-                if isinstance(value, ModuleType) and not _listed(value.__name__, allowed)
+                if isinstance(value, ModuleType) and not listed(value.__name__, allowed)
             }
     return frozenset(names)
-
-
-def _listed(name: str, allowed: Collection[str]) -> bool:
-    """Whether a dotted module name or one of its parents is on the list."""
-    parts = name.split(".")
-    return any(".".join(parts[: i + 1]) in allowed for i in range(len(parts)))
 
 
 def _uses_banned(tree: ast.Module, modules: Collection[str]) -> bool:
@@ -204,15 +238,20 @@ def _uses_banned(tree: ast.Module, modules: Collection[str]) -> bool:
         or (isinstance(n, ast.ImportFrom) and n.module == "datetime")
         for n in nodes
     )
-    own = {name for name in _own_attributes(nodes) if not name.startswith("__")}
+    own = _own_attributes(nodes)
     # A module stays one, and a clock a clock, whatever else the program calls by its name.
     banned = (BANNED_ATTRIBUTES - own) | set(modules) | (CLOCK_ATTRIBUTES if clock else set())
-    for node in nodes:
-        if isinstance(node, ast.Attribute) and node.attr in banned:
-            return True
-        if isinstance(node, ast.MatchClass) and banned & set(node.kwd_attrs):
-            return True
-    return _finds_by_text(nodes, banned | BANNED_ATTRIBUTES)
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {n for node in nodes if isinstance(node, ast.MatchClass) for n in node.kwd_attrs}
+    if any(name in banned or is_hidden(name, own) for name in names):
+        return True
+    hidden = {text for text in _texts(nodes) if is_hidden(text, own)}
+    banned |= BANNED_ATTRIBUTES | hidden
+    return _finds_by_text(nodes, banned) or makes_by_text(tree, banned)
+
+
+def _texts(nodes: Iterable[ast.AST]) -> set[str]:
+    return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
 def _own_attributes(nodes: list[ast.AST]) -> set[str]:
@@ -222,6 +261,14 @@ def _own_attributes(nodes: list[ast.AST]) -> set[str]:
         if isinstance(node, ast.ClassDef):
             own |= {member.name for member in node.body if isinstance(member, _FUNCTIONS)}
             own |= {n.id for m in node.body for n in ast.walk(m) if _is_stored(n)}  # type: ignore[attr-defined]
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__slots__")], value=value):
+                own |= _texts(ast.walk(value))
+            case ast.Call(
+                func=ast.Name(id="setattr") | ast.Attribute(attr="__setattr__"),
+                args=[_, ast.Constant(value=str() as name), _],
+            ):
+                own.add(name)
     return own
 
 
@@ -232,19 +279,16 @@ def _is_stored(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
-def _uses_banned_names(tree: ast.Module, found: Collection[symtable.SymbolTable]) -> bool:
-    """Whether a banned name in any of the scopes means what Python means by it. A name that a
-    function or the module binds is its own there, unless its value is taken from outside
-    (``eval=eval``).
-    """
-    defined = {n.name for n in tree.body if isinstance(n, (*_FUNCTIONS, ast.ClassDef))}
-    for scope in found:
-        for symbol in scope.get_symbols():
-            if symbol.get_name() in BANNED_NAMES and symbol.is_referenced():
-                local = symbol.is_local() and scope.get_type() == "function"
-                if not (local or symbol.is_free() or symbol.get_name() in defined):
-                    return True
-    return False
+def _uses_banned_names(
+    tree: ast.Module, found: Sequence[symtable.SymbolTable], surface: Surface
+) -> bool:
+    """Whether a banned name in any of the scopes means what Python, or a module that is imported
+    with ``*``, means by it."""
+    names = set(BANNED_NAMES)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names |= surface.withheld(node)
+    return bool(foreign_names(tree, found, names))
 
 
 def _finds_by_text(nodes: list[ast.AST], banned: Collection[str]) -> bool:
@@ -349,6 +393,10 @@ class _Normalise(ast.NodeTransformer):
         return "_" if name in self.bound else name
 
 
+def _without_futures(body: list[ast.stmt]) -> list[ast.stmt]:
+    return [s for s in body if not (isinstance(s, ast.ImportFrom) and s.module == "__future__")]
+
+
 def skeleton(source: str) -> str:
     """A hash of the program's shape: near-duplicates, which differ in names, constants, comments,
     docstrings or annotations only, share it.
@@ -360,6 +408,7 @@ def skeleton(source: str) -> str:
     tree = parse_source(clean_source(source))
     if tree is not None:
         try:
+            tree.body = _without_futures(tree.body)
             shape = ast.dump(_Normalise(_bound_names(list(ast.walk(tree)))).visit(tree))
         except (RecursionError, ValueError):
             shape = source
@@ -378,6 +427,7 @@ def shape(source: str) -> str:
     tree = parse_source(clean_source(source))
     if tree is not None:
         tree = without_annotations(tree)
+        tree.body = _without_futures(tree.body)
         nodes = list(ast.walk(tree if (inlined := _inlined(tree)) is None else inlined))
         bound = _bound_names(nodes)
         words = list[str]()

@@ -1252,7 +1252,7 @@ PROPOSAL_HACKS: dict[str, tuple[str, set[str]]] = {
     "object": ("def f(x): return str(object())\n", {"nondeterministic"}),
     "function's text": ("def f(x): return repr(f)\n", {"nondeterministic"}),
     "samples": ("import statistics\ndef f(x): return statistics.NormalDist().samples(2)\n",
-                {"nondeterministic"}),
+                {"banned"}),
     "random by the back door": ("import statistics\n"
                                 "def f(x): return getattr(statistics, 'random').random()\n",
                                 {"nondeterministic", "banned"}),
