@@ -158,7 +158,7 @@ def _is_needed(node: ast.stmt, name: str, wanted: Collection[str]) -> bool:
     function reads, without calling it."""
     if isinstance(node, DEFINITIONS) and node.name == name:
         return False  # another example
-    called = (one.func for one in _outer(node) if isinstance(one, ast.Call))
+    called = (one.func for one in outer(node) if isinstance(one, ast.Call))
     if any(isinstance(one, ast.Name) and one.id == name for one in called):
         return False
     return bool(given_by(node) & set(wanted))
@@ -194,7 +194,7 @@ def given_by(node: ast.stmt) -> set[str]:
     if isinstance(node, DEFINITIONS):
         return {node.name}
     found = set[str]()
-    for one in _outer(node):
+    for one in outer(node):
         if isinstance(one, DEFINITIONS):
             found.add(one.name)
         elif isinstance(one, ast.alias):
@@ -217,7 +217,7 @@ def _root(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _outer(node: ast.AST) -> Iterable[ast.AST]:
+def outer(node: ast.AST) -> Iterable[ast.AST]:
     """The node and what is in it, without the bodies of functions and classes."""
     todo = [node]
     while todo:
