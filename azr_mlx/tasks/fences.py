@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from azr_mlx.tasks.excerpt import DEFINITIONS, completed, outer
+from azr_mlx.tasks.excerpt import completed
+from azr_mlx.tasks.statements import DEFINITIONS, outer
 from azr_mlx.text import fault, parsed
 
 # No two parts that follow each other may match the same sign: it would take quadratic time.
@@ -156,7 +157,8 @@ def program_for(blocks: Sequence[Fence], name: str) -> str | None:
     whole = [i for i in written if (tree := trees[i]) and _defined_by(tree, name)]
     ended = [i for i in whole if python[i].closed]
     chosen = (ended or whole or written or [*trees])[-1]
-    return completed(bodies[chosen], [*reversed(bodies[:chosen]), *bodies[chosen + 1 :]])
+    others = [*reversed(bodies[:chosen]), *bodies[chosen + 1 :]]
+    return completed(bodies[chosen], others, name)
 
 
 def _lambda(code: str, name: str) -> ast.Module | None:

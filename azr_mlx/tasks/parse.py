@@ -19,10 +19,7 @@ from typing import Protocol
 
 from azr_mlx.tasks.excerpt import (
     Room,
-    does_nothing,
     first_line,
-    is_main,
-    is_main_function,
     lines_of,
     longest,
     needed_by,
@@ -62,6 +59,7 @@ from azr_mlx.tasks.program import (
     unparse,
 )
 from azr_mlx.tasks.prose import takes_back
+from azr_mlx.tasks.statements import does_nothing, is_main, is_main_function
 from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.types import TaskKind
 
