@@ -187,14 +187,15 @@ def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
 def _completion_answer(text: str, kind: TaskKind, program: str) -> str | None:
     if kind is TaskKind.INDUCTION:
         return _program(_with_opener("def f", text))
-    # What follows a blank line is another example.
-    text = re.split(r"\n[ \t]*\n", text.lstrip("\n"))[0]
-    asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", text, re.M)]
+    text = text.lstrip("\n")
+    # What follows a blank line is another example, unless the line is within brackets or a string.
+    example = re.split(r"\n[ \t]*\n", text)[0]
+    asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", example, re.M)]
     last = text[asserts[-1] :] if asserts else None
     if kind is TaskKind.DEDUCTION:
-        return _asserted_value(last if last is not None else "assert f() ==" + _first_line(text))
+        return _asserted_value(last if last is not None else "assert f() ==" + text)
     if last is None and text.lstrip(" ").startswith("("):
-        last = "assert f" + _first_line(text)
+        last = "assert f" + text
     return None if last is None else _asserted_args(last, program)
 
 
@@ -209,10 +210,14 @@ def _with_opener(opener: str, text: str) -> str:
     return opener + text if text.lstrip(" ").startswith("(") else text
 
 
-def _asserted_value(statement: str) -> str | None:
-    """X of ``assert f(...) == X``, read by Python's grammar, so that `0 or True` is not an
-    answer."""
-    for source in (statement, _first_line(statement)):
+def _asserted_value(text: str) -> str | None:
+    """X of ``assert f(...) == X``, with which the text begins, read by Python's grammar, so that
+    `0 or True` is not an answer. It ends with the first line by which it is a statement."""
+    lines, room = lines_of(text), Room()
+    for end in range(1, len(lines) + 1):
+        source = "".join(lines[:end])
+        if not room.take(source):
+            return None
         tree = parse_source(source)
         if tree is not None and tree.body:
             return _right_side(tree.body[0])
