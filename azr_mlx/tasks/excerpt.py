@@ -6,13 +6,15 @@ from __future__ import annotations
 import ast
 import builtins
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from azr_mlx.tasks.needs import Needs
 from azr_mlx.tasks.statements import given_by, read_by
 from azr_mlx.text import fault, parsed
 
 MOST_PARSED = 400_000  # characters that are parsed to find one program
+_FUTURE = re.compile(r"from[ \t]+__future__[ \t]+import\b[^(\n]+\n")  # a line of its own
 _LEAST = 500  # what it costs to parse a short text, in characters
 
 
@@ -94,9 +96,30 @@ def completed(code: str, others: Iterable[str], name: str = "") -> str:
         found = [] if part is None else Needs.of_names(part.body, missing, name, known)
         if found:
             lines = lines_of(other)
-            code = "".join(source_of(node, lines) for node in found) + code
+            code = joined("".join(source_of(node, lines) for node in found), code)
             tree.body[:0] = found
     return code
+
+
+def joined(before: str, code: str) -> str:
+    """One program of two texts. What the second imports from ``__future__`` comes first, since it
+    must stand before all else."""
+    if not before or "__future__" not in code:
+        return before + code
+    lines, numbers = lines_of(code), set(_future_lines(code))
+    first = [line.rstrip("\n") + "\n" for i, line in enumerate(lines) if i in numbers]
+    return "".join([*first, before, *(line for i, line in enumerate(lines) if i not in numbers)])
+
+
+def _future_lines(code: str) -> Iterator[int]:
+    """The numbers of the lines that import from ``__future__``, from 0."""
+    tree = parsed(code)
+    if tree is None:  # the code is cut, say, or begins within a function
+        yield from (i for i, line in enumerate(lines_of(code)) if _FUTURE.match(line))
+        return
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            yield from range(node.lineno - 1, node.end_lineno or node.lineno)
 
 
 def _missing(body: Sequence[ast.stmt]) -> set[str]:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from azr_mlx.evaluation.benchmarks import extract_code
-from azr_mlx.tasks.excerpt import Room, completed, longest, needed_by
+from azr_mlx.tasks.excerpt import Room, completed, joined, longest, needed_by
 from azr_mlx.tasks.parse import parse_answer, parse_proposal
 from azr_mlx.types import TaskKind
 
@@ -156,6 +156,17 @@ def test_names_are_followed_through_functions() -> None:
     assert [node.lineno for node in needed_by(tree.body, "f")] == [1, 4, 6, 7]
     everything = needed_by(tree.body, "f", all_definitions=True)
     assert [node.lineno for node in everything] == [1, 4, 6, 7]
+
+
+def test_what_is_imported_from_the_future_stays_in_front() -> None:
+    future = "from __future__ import annotations\n"
+    code = "def f(x: K) -> int:\n    return N\n"
+    assert completed(future + code, ["N = 3\n"]) == f"{future}N = 3\n{code}"
+    cut = "def f(x:\n"
+    assert joined("N = 3\n", future + cut) == f"{future}N = 3\n{cut}"
+    assert joined("N = 3\n", future.rstrip()) == f"{future}N = 3\n"
+    text = "def f():\n    return '''\nfrom __future__ import annotations\n'''\n"
+    assert joined("N = 3\n", text) == "N = 3\n" + text
 
 
 def test_code_is_completed_by_what_it_lacks_alone() -> None:
