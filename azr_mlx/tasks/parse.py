@@ -259,8 +259,9 @@ def _after_thinking(text: str) -> str:
 def _chat_proposal(text: str) -> Proposal | None:
     text = _after_thinking(text)
     codes = [block.body for block in fences(text) if block.label not in _LABELS]
-    code = next((body for body in codes if _DEFINITION.search(body)), text)
-    program = _program(code)
+    codes = [body for body in codes if _DEFINITION.search(body)][:_MOST_STARTS] or [text]
+    found = ((body, program) for body in codes if (program := _program(body)))
+    code, program = next(found, ("", None))
     if program is None:
         return None
     # What follows the next definition is another example.
@@ -268,11 +269,23 @@ def _chat_proposal(text: str) -> Proposal | None:
     if not whole and (begins := _DEFINITION.search(text)):  # some of its lines were left out
         before, own = text[: begins.start()], text[begins.end() :]
     own = "```python\n" + own if is_open(before) else own
-    own = own[: found.start()] if (found := _DEFINITION.search(own)) else own
-    inputs = _in_blocks(own, program) or _used_inputs(code, program) or calls_in(own, program)
+    own = own[: another.start()] if (another := _DEFINITION.search(own)) else own
+    inputs = _in_blocks(own, program) or _used_in_blocks(code, own, program)
+    inputs = inputs or _used_inputs(code, program) or calls_in(own, program)
     inputs = inputs or named_in(own, program) or quoted_in(own, program)
     inputs = inputs or _proposed_inputs(text, program)
     return Proposal(program, (inputs[0],)) if inputs else None
+
+
+def _used_in_blocks(code: str, text: str, program: str) -> list[str]:
+    """The inputs that the code, a block of the text, or all of them together call ``f`` with, if
+    they are values: a block may call it with variables of its own, or of the code above it."""
+    bodies = [one.body for one in fences(text) if one.is_python and _holds(one) != _OUTPUT]
+    found = list[str]()
+    for source in (code, *bodies[:MAX_INPUTS]):
+        found += [one for one in _used_inputs(source, program) if is_literal(one)]
+    together = "\n".join([code, *bodies])
+    return found or [one for one in _used_inputs(together, program) if is_literal(one)]
 
 
 def _used_inputs(code: str, program: str) -> list[str]:
@@ -327,8 +340,12 @@ def _holds(block: Fence) -> str:
 
 
 def _proposed_inputs(text: str, program: str) -> list[str]:
-    """The inputs in the blocks for them; if there are none, the calls that begin a line."""
-    return _in_blocks(text, program) or calls_in(text, program)
+    """The inputs in the blocks for them; if there are none, the calls that begin a line, or those
+    in blocks, if not all of the former are of values."""
+    inputs = _in_blocks(text, program) or calls_in(text, program)
+    if inputs and all(map(is_literal, inputs)):
+        return inputs
+    return _used_in_blocks("", text, program) or inputs
 
 
 def _message(text: str) -> str:
