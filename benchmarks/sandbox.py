@@ -125,7 +125,7 @@ def graded(sandbox: Any, candidates: Sequence[tuple[Any, str]]) -> list[Any]:
 
     with Judge(sandbox) as judge:
         for problem, text in candidates:
-            judge.submit(None, problem.check, problem.prefix + text)
+            judge.submit(None, problem.check, problem.program_with(text))
         return [grade for _, grade in judge.rest()]
 
 

@@ -28,7 +28,7 @@ def grade(
         for i, (problem, text) in enumerate(candidates):
             check = problem.visible if visible else problem.check
             if check is not None:
-                judge.submit(i, check, problem.prefix + text)
+                judge.submit(i, check, problem.program_with(text))
         for i, found in judge.rest():
             grades[i] = found
     return grades

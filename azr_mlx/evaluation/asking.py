@@ -146,11 +146,11 @@ class BenchmarkAsking:
         )
 
     def read(self, problem: Problem, text: str) -> str:
-        return problem.prefix + benchmarks.completion(problem, self.spec, self.form, text)
+        text = benchmarks.completion(problem, self.spec, self.form, text)
+        return problem.program_with(text)
 
     def kept(self, problem: Problem, judged: Judged) -> str:
-        text: str = judged.answer[len(problem.prefix) :]
-        return text
+        return problem.completion_in(judged.answer)
 
     def check(self, problem: Problem) -> ProblemCheck:
         return problem.check

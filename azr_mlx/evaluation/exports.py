@@ -137,8 +137,8 @@ def _model(p: Protocol) -> dict[str, str]:
 def _write_evalplus(
     result: BenchmarkResult, benchmark: Benchmark, folder: Path, now: datetime
 ) -> list[Path]:
-    prefix = {p.id: p.prefix for p in benchmark.problems}
-    whole = [(s, prefix[s.task] + s.completion) for s in result.samples]
+    problems = {p.id: p for p in benchmark.problems}
+    whole = [(s, problems[s.task].program_with(s.completion)) for s in result.samples]
     samples, verdicts = folder / "samples.jsonl", folder / "eval_results.json"
     write_whole(samples, json_lines({"task_id": s.task, "solution": text} for s, text in whole))
     write_json(verdicts, evalplus_results(result.name, whole, now))

@@ -74,7 +74,7 @@ def _graded(
         for name, texts in samples.items():
             for number, text in enumerate(texts):
                 problem = problems[name]
-                judge.submit((name, number, text), problem.check, problem.prefix + text)
+                judge.submit((name, number, text), problem.check, problem.program_with(text))
                 for tag, grade in judge.ready():
                     progress.advance()
                     yield Sample(*tag, grade)

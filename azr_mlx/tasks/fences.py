@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from azr_mlx.tasks.excerpt import completed
+from azr_mlx.tasks.statements import DEFINITIONS, outer
 from azr_mlx.text import fault, parsed
 
 # No two parts that follow each other may match the same sign: it would take quadratic time.
@@ -17,17 +18,19 @@ _FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,}(?!~))[ \t]*([^\s`{]*)(?:[\s{][^`]*)?"
 _ITEM = re.compile(r"\A[ \t]*(?:[-*+]|\d+[.)])[ \t]+(?=```|~~~)")  # a block may begin on its line
 _PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 _TEXT = frozenset({"markdown", "md", "text"})  # fences in such a block are blocks themselves
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _MAX_DEPTH = 3  # of blocks in blocks
 _MAX_ENDS = 20  # how many lines are tried as the end of one block
 
 
 class Fence(NamedTuple):
-    """A block: its label in lower case ("" if it has none), its text, and the last line of the text
-    between it and the block before it."""
+    """A block: its label in lower case ("" if it has none), its text, the last line of the text
+    between it and the block before it, and whether it has an end."""
 
     label: str
     body: str
     title: str = ""
+    closed: bool = True
 
     @property
     def is_python(self) -> bool:
@@ -43,12 +46,15 @@ def fences(text: str, depth: int = 0) -> list[Fence]:
     lines, found, at = _lines(text), list[Fence](), 0
     for label, start, end in _blocks(lines):
         body = "\n".join(lines[start:end])
-        if end == len(lines):
-            body = _without_late_end(body)
+        closed = end < len(lines)
+        if not closed:
+            code = _without_late_end(body)
+            closed, body = code != body, code
         title = next((one for one in reversed(lines[at : start - 1]) if one.strip()), "")
         inner = fences(body, depth + 1) if label in _TEXT and depth < _MAX_DEPTH else []
-        whole = Fence(label, body + "\n" if start < end < len(lines) else body, title.strip())
-        found += inner or [whole]
+        inner = [one._replace(closed=one.closed or closed) for one in inner]
+        body = body + "\n" if start < end < len(lines) else body
+        found += inner or [Fence(label, body, title.strip(), closed)]
         at = end + 1
     return found
 
@@ -136,32 +142,63 @@ def _is_in_string(code: str) -> bool:
 
 
 def program_for(blocks: Sequence[Fence], name: str) -> str | None:
-    """The last Python block that gives the function ``name`` a body, or else the last that defines
-    it at all, with what it needs of the other blocks; None if none does."""
+    """The last Python block that is a program whose top level gives the function ``name`` a body,
+    with what it needs of the other blocks. A block without an end may be cut within the function:
+    it counts only if no other is such a program. If none is, it is the last block that gives a body
+    in any way, or else the last that defines the function at all; None if none does."""
     definition = re.compile(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", re.M)
-    bodies = [textwrap.dedent(one.body) for one in blocks if one.is_python]
-    own = [i for i, body in enumerate(bodies) if definition.search(body)]
-    written = [i for i in own if not _is_stub(bodies[i], name)]
-    if not own:
+    python = [one for one in blocks if one.is_python]
+    bodies = [textwrap.dedent(one.body) for one in python]
+    trees = {i: parsed(body) for i, body in enumerate(bodies) if definition.search(body)}
+    trees = trees or {i: tree for i, body in enumerate(bodies) if (tree := _lambda(body, name))}
+    if not trees:
         return None
-    chosen = (written or own)[-1]
-    return completed(bodies[chosen], [*reversed(bodies[:chosen]), *bodies[chosen + 1 :]])
+    written = [i for i, tree in trees.items() if tree is None or not _is_stub(tree, name)]
+    whole = [i for i in written if (tree := trees[i]) and _defined_by(tree, name)]
+    ended = [i for i in whole if python[i].closed]
+    chosen = (ended or whole or written or [*trees])[-1]
+    others = [*reversed(bodies[:chosen]), *bodies[chosen + 1 :]]
+    return completed(bodies[chosen], others, name)
 
 
-def _is_stub(code: str, name: str) -> bool:
-    """Whether a program only shows how the function is called."""
-    tree = parsed(code)
-    if tree is None:
-        return False
-    functions = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name
-    ]
+def _lambda(code: str, name: str) -> ast.Module | None:
+    """The tree of a program that gives ``name`` a function by assignment."""
+    tree = parsed(code) if re.search(rf"^{re.escape(name)}\b.*\blambda\b", code, re.M) else None
+    return tree if tree is not None and _defined_by(tree, name) else None
+
+
+def _defined_by(tree: ast.Module, name: str) -> list[ast.stmt]:
+    """The statements of a program, outside of functions and classes, that define a function: a test
+    helper may have a method of its name."""
+    found = list[ast.stmt]()
+    for top in tree.body:
+        nodes = [top] if isinstance(top, DEFINITIONS) else outer(top)
+        found += [n for n in nodes if isinstance(n, ast.stmt) and _is_definition(n, name)]
+    return found
+
+
+def _is_definition(node: ast.stmt, name: str) -> bool:
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            return node.name == name
+        case (
+            ast.Assign(targets=[*_, ast.Name(id=target)], value=value)
+            | ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value)
+        ) if target == name:  # `f = f(3)` is a use
+            return not any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(value))
+    return False
+
+
+def _is_stub(tree: ast.Module, name: str) -> bool:
+    """Whether a program only shows how the function is called: its last definition counts, which is
+    the one that a call reaches."""
+    at_top = _defined_by(tree, name)
+    nodes: Iterable[ast.AST] = at_top[-1:] or ast.walk(tree)
+    functions = [n for n in nodes if isinstance(n, _FUNCTIONS) and n.name == name]
     bodies = [function.body for function in functions]
     if any(map(_is_left_out, (one for body in bodies for one in body))):
         return True
-    return all(_says_nothing(one) for body in bodies for one in body)
+    return bool(bodies) and all(_says_nothing(one) for body in bodies for one in body)
 
 
 def _is_left_out(statement: ast.stmt) -> bool:
@@ -175,4 +212,9 @@ def _says_nothing(statement: ast.stmt) -> bool:
         names = (node.id for node in ast.walk(statement) if isinstance(node, ast.Name))
         return "NotImplementedError" in names
     is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    return isinstance(statement, ast.Pass) or is_constant
+    is_none = isinstance(statement, ast.Return) and _is_none(statement.value)
+    return isinstance(statement, ast.Pass) or is_constant or is_none
+
+
+def _is_none(value: ast.expr | None) -> bool:
+    return value is None or (isinstance(value, ast.Constant) and value.value is None)

@@ -27,6 +27,7 @@ from azr_mlx.tasks.prose import (
 )
 
 MAX_INPUTS = 64  # inputs that are read from one text
+_MAX_LAYERS = 8  # marks and labels that are taken off one line
 _MAX_BEGUN = 20  # calls in one sentence
 _MAX_ENDS = 200  # closing brackets that are tried as the end of one call
 _MARKED_CALL = re.compile(r"^[ \t]*[-*+][ \t]+(?=f\()", re.M)  # to Python, `- f(1)` is a number
@@ -114,18 +115,40 @@ def arguments_in(text: str, program: str = "") -> list[str]:
     assignments to the parameters, or of bare values. What is not Python is passed over."""
     known = signature(program)
     text = _MARKED_CALL.sub("", text).strip()
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) < 2:
+        return _in_line(text, known)
+    found = _in_code(text, known)
+    if found is None:
+        found = [one for line in lines[:MAX_INPUTS] for one in _in_line(line, known)]
+    return found[:MAX_INPUTS]
+
+
+def _in_line(line: str, known: Signature) -> list[str]:
+    """The arguments in a line, which may have several marks and labels before it."""
+    for _ in range(_MAX_LAYERS):
+        line = _MARKED_CALL.sub("", line).strip()
+        found = _in_code(line, known)
+        if found is not None:
+            return found[:MAX_INPUTS]
+        plain = _plain(line)
+        if len(plain) >= len(line):
+            break
+        line = plain
+    return []
+
+
+def _in_code(text: str, known: Signature) -> list[str] | None:
+    """The arguments in what is Python, by itself or between the brackets of a call; None if it is
+    not."""
     if not text:
         return []
     tree, call = parse_source(text), _call_of(f"f({text}\n)")
     if tree is not None and not (call is not None and _means_one_call(text, call, known)):
-        return _read(tree.body, known)[:MAX_INPUTS]
+        return _read(tree.body, known)
     if call is not None:
         return [args for args in [_placed(call, known, {})] if args is not None]
-    lines = [line for line in text.split("\n") if line.strip()]
-    if len(lines) < 2:
-        plain = _plain(text)
-        return arguments_in(plain, program) if len(plain) < len(text) else []
-    return [one for line in lines[:MAX_INPUTS] for one in arguments_in(line, program)][:MAX_INPUTS]
+    return None
 
 
 def _means_one_call(text: str, call: ast.Call, known: Signature) -> bool:

@@ -19,10 +19,7 @@ from typing import Protocol
 
 from azr_mlx.tasks.excerpt import (
     Room,
-    does_nothing,
     first_line,
-    is_main,
-    is_main_function,
     lines_of,
     longest,
     needed_by,
@@ -62,6 +59,7 @@ from azr_mlx.tasks.program import (
     unparse,
 )
 from azr_mlx.tasks.prose import takes_back
+from azr_mlx.tasks.statements import does_nothing, is_main, is_main_function
 from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.types import TaskKind
 
@@ -189,14 +187,15 @@ def _induction_proposal(text: str, chat: bool, program: str) -> Proposal | None:
 def _completion_answer(text: str, kind: TaskKind, program: str) -> str | None:
     if kind is TaskKind.INDUCTION:
         return _program(_with_opener("def f", text))
-    # What follows a blank line is another example.
-    text = re.split(r"\n[ \t]*\n", text.lstrip("\n"))[0]
-    asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", text, re.M)]
+    text = text.lstrip("\n")
+    # What follows a blank line is another example, unless the line is within brackets or a string.
+    example = re.split(r"\n[ \t]*\n", text)[0]
+    asserts = [m.start() for m in re.finditer(r"^assert[ \t]+f[ \t]*\(", example, re.M)]
     last = text[asserts[-1] :] if asserts else None
     if kind is TaskKind.DEDUCTION:
-        return _asserted_value(last if last is not None else "assert f() ==" + _first_line(text))
+        return _asserted_value(last if last is not None else "assert f() ==" + text)
     if last is None and text.lstrip(" ").startswith("("):
-        last = "assert f" + _first_line(text)
+        last = "assert f" + text
     return None if last is None else _asserted_args(last, program)
 
 
@@ -211,10 +210,14 @@ def _with_opener(opener: str, text: str) -> str:
     return opener + text if text.lstrip(" ").startswith("(") else text
 
 
-def _asserted_value(statement: str) -> str | None:
-    """X of ``assert f(...) == X``, read by Python's grammar, so that `0 or True` is not an
-    answer."""
-    for source in (statement, _first_line(statement)):
+def _asserted_value(text: str) -> str | None:
+    """X of ``assert f(...) == X``, with which the text begins, read by Python's grammar, so that
+    `0 or True` is not an answer. It ends with the first line by which it is a statement."""
+    lines, room = lines_of(text), Room()
+    for end in range(1, len(lines) + 1):
+        source = "".join(lines[:end])
+        if not room.take(source):
+            return None
         tree = parse_source(source)
         if tree is not None and tree.body:
             return _right_side(tree.body[0])
@@ -256,8 +259,9 @@ def _after_thinking(text: str) -> str:
 def _chat_proposal(text: str) -> Proposal | None:
     text = _after_thinking(text)
     codes = [block.body for block in fences(text) if block.label not in _LABELS]
-    code = next((body for body in codes if _DEFINITION.search(body)), text)
-    program = _program(code)
+    codes = [body for body in codes if _DEFINITION.search(body)][:_MOST_STARTS] or [text]
+    found = ((body, program) for body in codes if (program := _program(body)))
+    code, program = next(found, ("", None))
     if program is None:
         return None
     # What follows the next definition is another example.
@@ -265,11 +269,23 @@ def _chat_proposal(text: str) -> Proposal | None:
     if not whole and (begins := _DEFINITION.search(text)):  # some of its lines were left out
         before, own = text[: begins.start()], text[begins.end() :]
     own = "```python\n" + own if is_open(before) else own
-    own = own[: found.start()] if (found := _DEFINITION.search(own)) else own
-    inputs = _in_blocks(own, program) or _used_inputs(code, program) or calls_in(own, program)
+    own = own[: another.start()] if (another := _DEFINITION.search(own)) else own
+    inputs = _in_blocks(own, program) or _used_in_blocks(code, own, program)
+    inputs = inputs or _used_inputs(code, program) or calls_in(own, program)
     inputs = inputs or named_in(own, program) or quoted_in(own, program)
     inputs = inputs or _proposed_inputs(text, program)
     return Proposal(program, (inputs[0],)) if inputs else None
+
+
+def _used_in_blocks(code: str, text: str, program: str) -> list[str]:
+    """The inputs that the code, a block of the text, or all of them together call ``f`` with, if
+    they are values: a block may call it with variables of its own, or of the code above it."""
+    bodies = [one.body for one in fences(text) if one.is_python and _holds(one) != _OUTPUT]
+    found = list[str]()
+    for source in (code, *bodies[:MAX_INPUTS]):
+        found += [one for one in _used_inputs(source, program) if is_literal(one)]
+    together = "\n".join([code, *bodies])
+    return found or [one for one in _used_inputs(together, program) if is_literal(one)]
 
 
 def _used_inputs(code: str, program: str) -> list[str]:
@@ -324,8 +340,12 @@ def _holds(block: Fence) -> str:
 
 
 def _proposed_inputs(text: str, program: str) -> list[str]:
-    """The inputs in the blocks for them; if there are none, the calls that begin a line."""
-    return _in_blocks(text, program) or calls_in(text, program)
+    """The inputs in the blocks for them; if there are none, the calls that begin a line, or those
+    in blocks, if not all of the former are of values."""
+    inputs = _in_blocks(text, program) or calls_in(text, program)
+    if inputs and all(map(is_literal, inputs)):
+        return inputs
+    return _used_in_blocks("", text, program) or inputs
 
 
 def _message(text: str) -> str:

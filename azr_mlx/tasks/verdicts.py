@@ -16,8 +16,9 @@ Tag = TypeVar("Tag")
 MAX_ANSWER_CHARS = 20_000
 MOST_KEPT = 4096  # results of jobs that later answers may have in common
 # The version of the rules by which answers are read and judged. It rises if the same text may get
-# another verdict: 2 judges induction on the shown pairs, too; 3 reads variables above ``f``.
-GRADING = 3
+# another verdict: 2 judges induction on the shown pairs, too; 3 reads variables above ``f``; 4
+# reads completions of several lines, passes over cut programs, and keeps what fills a variable.
+GRADING = 4
 
 
 class Graded(Protocol):

@@ -16,13 +16,16 @@ from azr_mlx.commands.evaluate import Report, as_trained
 from azr_mlx.config import load, to_yaml
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
+from azr_mlx.evaluation.asking import BenchmarkAsking
 from azr_mlx.evaluation.benchmarks import Benchmark
+from azr_mlx.evaluation.imported_samples import score_samples
 from azr_mlx.evaluation.protocol import Settings
 from azr_mlx.evaluation.result import BenchmarkResult
 from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store
+from azr_mlx.selfplay.answering import Judged
 from azr_mlx.selfplay.solver import TaskSolver
-from azr_mlx.types import Prompt, Status, TaskKind
+from azr_mlx.types import Completion, Prompt, Status, TaskKind
 from tests.fake import FakeBackend
 from tests.tiny import CharTokenizer
 
@@ -206,3 +209,17 @@ def test_without_a_run_the_usual_defaults_hold(tmp_path):
     assert as_trained(TRAINING, tmp_path, open_) == TRAINING
     checkpoint = checkpoint_of_run(tmp_path, *THINKS)
     assert as_trained(TRAINING, checkpoint).max_tokens == 32, "what a caller chose is kept"
+
+
+def test_an_answer_may_import_from_the_future(small, sandbox):
+    future = "from __future__ import annotations\n"
+    given = {p.id: [f"\n{future}{p.prefix}{p.reference}"] for p in small.problems}
+    result = score_samples(small, given, sandbox)
+    assert [task.statuses for task in result.tasks] == [(Status.PASS,)] * len(given)
+    for problem in small.problems:
+        asking = BenchmarkAsking(small.spec, "chat", CharTokenizer())
+        said = f"```python\n{future}{problem.prefix}{problem.reference}```"
+        program = asking.read(problem, said)
+        assert program.startswith(future + problem.prefix)
+        judged = Judged(Completion((), (), "stop", 0), program)
+        assert problem.program_with(asking.kept(problem, judged)) == program

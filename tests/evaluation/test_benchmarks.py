@@ -335,6 +335,40 @@ def test_a_base_completion_ends_at_the_first_stop_string(problem):
     assert completion(problem, spec, "base", "    return x") == "    return x"
 
 
+BODY = "def double(x: int) -> int:\n    return 2 * x\n"
+FUTURE = "from __future__ import annotations\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"```python\n{FUTURE}\n{BODY}```",
+        f"```python\n# twice\n{FUTURE}import math\n{BODY}```",
+        f"```python\nfrom __future__ import (\n    annotations,\n    division,\n)\n{BODY}```",
+        f"```python\n'''Twice.'''\n{FUTURE}from __future__ import division\n{BODY}```",
+        f"```python\nimport math\n```\n```python\n{FUTURE}{BODY.replace('2', 'math.floor(2)')}```",
+    ],
+)
+def test_what_is_imported_from_the_future_comes_first(problem, said):
+    text = completion(problem, SPECS["humaneval"], "chat", said)
+    program = problem.program_with(text)
+    made = {}
+    exec(compile(program, "x", "exec"), made)  # ours, not a model's
+    assert made["double"](2) == 4 and problem.prefix in program
+    kept = problem.completion_in(program)
+    assert problem.program_with(kept) == program, "samples are judged as they were"
+    solution = problem.program_with("\n" + text)  # as one of EvalPlus is read
+    exec(compile(solution, "x", "exec"), made)
+
+
+@pytest.mark.parametrize("text", ["    return 2 * x\n", BODY, "    # __future__\n", ""])
+def test_other_completions_follow_the_prefix(problem, text):
+    assert problem.program_with(text) == problem.prefix + text
+    assert problem.completion_in(problem.prefix + text) == text
+    whole = replace(problem, prefix="")
+    assert whole.program_with(FUTURE + text) == FUTURE + text == whole.completion_in(FUTURE + text)
+
+
 def test_every_benchmark_says_how_to_get_its_data():
     assert all("https://" in spec.fix and spec.files for spec in SPECS.values())
     assert set(benchmarks.SPECS) == {spec.name for spec in SPECS.values()}

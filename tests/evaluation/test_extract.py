@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.evaluation.benchmarks import extract_code
+from azr_mlx.evaluation.benchmarks import cruxeval, extract_code
 from azr_mlx.evaluation.benchmarks.cruxeval import answer
+from azr_mlx.types import Status
 
 pytestmark = pytest.mark.pure
 
@@ -92,3 +93,65 @@ def test_cruxeval_s_answers(text: str, found: str) -> None:
 )
 def test_what_defines_the_function_is_kept(code: str) -> None:
     assert extract_code(f"```python\n{code}print(1)\n```", "fact").strip() == code.strip()
+
+
+ROW = {
+    "id": "sample_0",
+    "code": "def f(n):\n    return [n, n + 1]",
+    "input": "4",
+    "output": "[4, 5]",
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "assert f(4) == [4, 5], 'msg'",
+        "assert f(4) == [4, 5];",
+        "assert\tf(4) == [4, 5]",
+        "assert(f(4) == [4, 5])",
+        "assert (f(4) == [4, 5])  # the list",
+        "assert(f(4) == [4, 5], 'msg')",
+        "assert(\n    f(4)\n    == [4, 5]\n)",
+        "assert f(4) == (\n    [4,\n 5]\n), 'it is'",
+        "assert f(1) == [1, 2]; assert f(4) == [4, 5]",
+        "It is:\n[ANSWER]\nassert(f(4) == [\n4, 5]), \\\n 'msg'\n[/ANSWER]",
+        "[4, 5]\n# the list",
+    ],
+)
+def test_assertions_are_read_as_python_does(text: str) -> None:
+    found = answer(text)
+    problem = cruxeval.parse_output(ROW)
+    assert problem is not None
+    assert problem.check.grade(found, []).status is Status.PASS
+    if "assert" in text:
+        assert cruxeval.arguments(ROW["code"], found) == "(4,)"
+
+
+@pytest.mark.parametrize(
+    "text", ["4  # because", "n=4  # x", "f(4)  # it", "[ANSWER]\nn = 4  # (\n[/ANSWER]", "(4) # )"]
+)
+def test_a_comment_may_follow_arguments(text: str) -> None:
+    assert cruxeval.arguments(ROW["code"], answer(text)) == "(4,)"
+
+
+@pytest.mark.parametrize(
+    "text", ["assert f(4) != [4, 5]", "assert not f(4) == [4, 5]", "assert f(4) == [4, 5] or 1"]
+)
+def test_an_assertion_of_something_else_is_no_answer(text: str) -> None:
+    problem = cruxeval.parse_output(ROW)
+    assert problem is not None
+    assert problem.check.grade(answer(text), []).status is Status.FORMAT
+
+
+def test_a_program_may_hold_the_words_of_the_prompt() -> None:
+    code = "def f(output, n):\n    return f'{output}-{n}' + '{input}{code}'"
+    row = {**ROW, "code": code, "input": "'{output}', 4", "output": "'{output}-4{input}{code}'"}
+    shown, asked = cruxeval.parse_output(row), cruxeval.parse_input(row)
+    assert shown is not None and asked is not None
+    assert shown.prompt.endswith(
+        f"[PYTHON]\n{code}\nassert f('{{output}}', 4) == ??\n[/PYTHON]\n[ANSWER]\n"
+    )
+    assert asked.prompt.endswith(
+        f"[PYTHON]\n{code}\nassert f(??) == {row['output']}\n[/PYTHON]\n[ANSWER]\n"
+    )

@@ -317,3 +317,35 @@ def test_long_texts_are_read_in_time(text: str, block: str) -> None:
         parse_answer(whole, kind, "chat", F)
         parse_proposal(CODE + whole, kind, "chat", F)
     assert time.process_time() - began < 5
+
+
+VARIABLES = "s = 'hello'\nn = 2\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{CODE}```python\n{VARIABLES}print(f(s, n))\n```",
+        f"{CODE}For example:\n\n```\n{VARIABLES}result = f(s, n=n)\nprint(result)\n```\nDone.",
+        f"{CODE}```python\n{VARIABLES}assert f(s, n) == 'llohe'\n```",
+        f"{CODE}```python\nt = ('hello', 2)\nprint(f(*t))\n```\n```output\n'llohe'\n```",
+        f"{CODE}```python\ndef main():\n    s, n = 'a', 1\n    s = 'hello'\n    print(f(s, 2))\n"
+        "main()\n```",
+        f"{CODE}```python\n{VARIABLES}```\nand\n```python\nprint(f(s, n))\n```",
+        f"```python\n{F}\n{VARIABLES}```\nCall it:\n```python\nprint(f(s, n))\n```",
+        f"```python\n{F}```\nUsage:\n```python\nif __name__ == '__main__':\n    s = 'hello'\n"
+        "    print(f(s, 2))\n```",
+        f"The signature:\n```python\ndef f(s, n):\n```\n{CODE}```python\n{VARIABLES}f(s, n)\n```",
+    ],
+)
+def test_an_input_may_be_given_by_variables(text: str) -> None:
+    proposal = parse_proposal(text, DEDUCTION, "chat")
+    assert proposal is not None and proposal.inputs == (INPUT,)
+    assert proposal.program.startswith(F)
+
+
+def test_inputs_for_induction_may_be_given_by_variables() -> None:
+    text = f"```message\nIt turns.\n```\n```python\n{VARIABLES}print(f(s, n))\n```\n"
+    text += "```python\ns = 'ab'\nprint(f(s, 1))\n```"
+    proposal = parse_proposal(text, INDUCTION, "chat", F)
+    assert proposal is not None and proposal.inputs == (INPUT, "('ab', 1)")

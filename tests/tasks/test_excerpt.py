@@ -8,7 +8,7 @@ import time
 import pytest
 
 from azr_mlx.evaluation.benchmarks import extract_code
-from azr_mlx.tasks.excerpt import Room, completed, longest, needed_by
+from azr_mlx.tasks.excerpt import Room, completed, joined, longest, needed_by
 from azr_mlx.tasks.parse import parse_answer, parse_proposal
 from azr_mlx.types import TaskKind
 
@@ -158,6 +158,17 @@ def test_names_are_followed_through_functions() -> None:
     assert [node.lineno for node in everything] == [1, 4, 6, 7]
 
 
+def test_what_is_imported_from_the_future_stays_in_front() -> None:
+    future = "from __future__ import annotations\n"
+    code = "def f(x: K) -> int:\n    return N\n"
+    assert completed(future + code, ["N = 3\n"]) == f"{future}N = 3\n{code}"
+    cut = "def f(x:\n"
+    assert joined("N = 3\n", future + cut) == f"{future}N = 3\n{cut}"
+    assert joined("N = 3\n", future.rstrip()) == f"{future}N = 3\n"
+    text = "def f():\n    return '''\nfrom __future__ import annotations\n'''\n"
+    assert joined("N = 3\n", text) == "N = 3\n" + text
+
+
 def test_code_is_completed_by_what_it_lacks_alone() -> None:
     code = "def f(x):\n    return g(x) + len(x)\n"
     other = "def g(x):\n    return h(x)\ndef h(x):\n    return 1\n"
@@ -165,3 +176,60 @@ def test_code_is_completed_by_what_it_lacks_alone() -> None:
     whole = completed(code, [other])
     assert whole == "def g(x):\n    return h(x)\ndef h(x):\n    return 1\n" + code
     assert completed(code, ["not python"]) == code and completed("(", [other]) == "("
+
+
+WHOLE = "def f(x):\n    y = x + 1\n    return y\n"
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        "def f(x):\n",
+        "def f(x) -> int\n",
+        "def f(x):\n    # your code here\n",
+        "def f(x):\n    return (x +\n",
+        "def f(x):\n    return {c: x.count(c) for c in\n",
+        "class T:\n    def f(self, x):\n        return 1\n",
+        "class T:\n    @staticmethod\n    def f(x): return 1\nassert T.f(1) == 1\n",
+        "def g(x):\n    def f(y):\n        return y\n    return f(x)\n",
+        "from solution import f\nclass T:\n    def f(self): return f(1)\n",
+        "def f(x):\n    return None\n",
+        "from typing import overload\n@overload\ndef f(x: int) -> int: ...\n",
+        "f = f(3)\nclass T:\n    def f(self): return 2\n",
+    ],
+)
+@pytest.mark.parametrize("end", ["```", "```\nThat is it.", ""])
+def test_a_block_that_is_no_program_does_not_replace_one(later: str, end: str) -> None:
+    text = f"```python\n{WHOLE}```\nThen:\n```python\n{later}{end}"
+    assert extract_code(text, "f") == WHOLE
+    assert parse_answer(text, TaskKind.INDUCTION, "chat") == WHOLE
+
+
+@pytest.mark.parametrize("cut", ["def f(x):\n    y = 1\n    ret", "def f(x):\n    y = x + 1\n"])
+def test_a_block_that_is_cut_does_not_replace_a_whole_one(cut: str) -> None:
+    whole = f"```python\n{WHOLE}```\n"
+    assert extract_code(f"{whole}Or:\n```python\n{cut}", "f") == WHOLE
+    assert extract_code(f"````md\n{whole}````\nOr:\n```python\n{cut}", "f") == WHOLE
+    assert extract_code(f"```python\n{cut}", "f") == cut, "there is no other"
+    assert extract_code(f"```python\ndef f(x): ...\n```\n```python\n{cut}", "f") == cut
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "def f(x):\n    return x\n",
+        "if True:\n    def f(x):\n        return x\n",
+        "def f(x):\n    return x\nclass P:\n    def f(self, x): ...\n",
+        "@overload\ndef f(x: int): ...\ndef f(x):\n    return x\n",
+        "def g(x):\n    return x\nf = g\ndef h():\n    def f(): ...\n",
+    ],
+)
+def test_the_last_program_counts(last: str) -> None:
+    text = f"```python\n{WHOLE}```\nBetter:\n```python\n{last}```"
+    assert extract_code(text, "f") == last
+    assert extract_code(text.removesuffix("```").rstrip() + "```", "f").rstrip() == last.rstrip()
+
+
+def test_a_lambda_is_a_program_too() -> None:
+    text = "```python\nimport math\n```\n```python\nf = lambda x: x\n```\n```python\nf(1)\n```"
+    assert extract_code(text, "f") == "f = lambda x: x\n"

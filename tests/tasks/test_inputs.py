@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,3 +85,21 @@ def test_any_text_is_read(text: str) -> None:
     for args in arguments_in(text, TWO):
         assert args.startswith("(")
     assert isinstance(arguments_of_call(f"f({text})", TWO), str | None)
+
+
+@pytest.mark.parametrize("mark", ["- ", "1. ", "> ", "* ", "Answer: ", "Input: - ", "- f("])
+@pytest.mark.parametrize(("times", "lines"), [(1500, 1), (760, 60), (20_000, 1), (3, 3000)])
+@pytest.mark.parametrize("end", ["x y", "1", ""])
+def test_many_marks_are_read_in_time(mark: str, times: int, lines: int, end: str) -> None:
+    text = ((mark * times + end + "\n") * lines)[:100_000]
+    began = time.process_time()
+    assert isinstance(arguments_in(text, ONE), list)
+    assert time.process_time() - began < 2, "0.1 s on a machine with nothing else to do"
+
+
+def test_a_line_of_marks_costs_no_proposal() -> None:
+    text = "message\n" + "- " * 1500 + "x y\nf([3])\n"
+    proposal = parse_proposal(text, TaskKind.INDUCTION, "few_shot", ONE)
+    assert proposal is not None and proposal.inputs == ("([3],)",)
+    for line in ("- 1. Input: `f([3])`", "> - f([3])", "- Answer: values = [3]"):
+        assert arguments_in(f"It is:\n{line}", ONE) == arguments_in(line, ONE) == ["([3],)"]

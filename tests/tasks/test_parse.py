@@ -466,3 +466,52 @@ def test_every_text_is_read(text: str) -> None:
 def test_banned_names_leave_the_ordinary_builtins() -> None:
     ordinary = {"len", "sum", "range", "sorted", "map", "zip", "isinstance", "hash", "set", "repr"}
     assert not ordinary & BANNED_NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" [\n    1,\n    2,\n]\n", "[1, 2]"),
+        (" [\n    1,\n\n    2,\n]\n\ndef f(x):\n", "[1, 2]"),
+        (" (1,\n 2)\n\nassert f(3) == 4\n", "(1, 2)"),
+        (" '''a\nb'''\n", r"'a\nb'"),
+        (" '''a\n\nb'''\n\ndef f(x):\n", r"'a\n\nb'"),
+        (" {'a': 1,  # one\n 'b': [\n2]}\nThat is it.", "{'a': 1, 'b': [2]}"),
+        (" 'a' \\\n 'b'\n", "'ab'"),
+        (" (\n 'a'\n 'b'\n), 'no'\n", "'ab'"),
+        ("assert f([1]) == '''a\n\nb'''", r"'a\n\nb'"),
+        ("# steps\nassert f([\n  1\n]) == [\n1,\n\n2]\n\nassert f(2) == 3", "[1, 2]"),
+        ("assert f('''a\n\nb''') == 3\n", "3"),
+        (" 5\n 6\n", "5"),
+        (" [1, 2\n\nassert f(2) == [3]\n", None),
+        (" '''a\n\nb", None),
+        (" \n5", None),
+    ],
+)
+def test_a_completion_may_take_several_lines(text: str, value: str | None) -> None:
+    assert parse_answer(text, DEDUCTION, "few_shot") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "args"),
+    [
+        ("(\n    [1],\n    2,\n) == [1]\n", "([1], 2)"),
+        (" ([1,\n\n  2]) == [1]\n\ndef f(x):\n", "([1, 2],)"),
+        ("('''a\n\nb''') == 3\n", r"('a\n\nb',)"),
+        ("assert f('''a\n\nb''', 2) == 3\n", r"('a\n\nb', 2)"),
+        ("(\n 1\n) == [\n 2]\n", "(1,)"),
+        ("([1]\n\nassert f([2]) == 3\n", None),
+        ("(\n 1\n) is it\n", None),
+    ],
+)
+def test_arguments_may_take_several_lines(text: str, args: str | None) -> None:
+    assert parse_answer(text, ABDUCTION, "few_shot") == args
+
+
+@pytest.mark.parametrize("text", [" [\n" * 30_000, " '''\n\n" * 20_000, "(" + "1,\n" * 30_000])
+def test_a_completion_without_an_end_is_read_in_time(text: str) -> None:
+    began = time.process_time()
+    for kind in (DEDUCTION, ABDUCTION):
+        parse_answer(text, kind, "few_shot")
+        parse_answer("assert f(1) ==" + text, kind, "few_shot")
+    assert time.process_time() - began < 10, "1 s on a machine with nothing else to do"

@@ -19,7 +19,7 @@ from azr_mlx.sandbox import Job, Limits, Result, equal, literal, parse_literal
 from azr_mlx.tasks.inputs import arguments_of_call
 from azr_mlx.tasks.program import unparse
 from azr_mlx.tasks.thinking import answer_of
-from azr_mlx.text import parsed_expression
+from azr_mlx.text import parsed, parsed_expression
 from azr_mlx.types import Status, Task, TaskKind
 
 LIMITS = Limits(wall_s=10.0, cpu_s=5.0, memory_mb=512, output_kb=16)
@@ -141,7 +141,22 @@ class InputCheck:
 
 
 def _assertion(text: str) -> str:
-    return answer(text).removeprefix("assert ").strip()
+    """What the answer asserts, in brackets; the answer as it is, if that is no assertion."""
+    said = answer(text)
+    tested = _tested(said)
+    return said if tested is None else f"({tested}\n)"
+
+
+def _tested(statement: str) -> str | None:
+    """X of ``assert X`` or ``assert(X)``, with a message or without; None if it is none."""
+    tree = parsed(statement) if len(statement) <= _MAX_ANSWER and _asserts(statement) else None
+    asserted = [node for node in tree.body if isinstance(node, ast.Assert)] if tree else []
+    if not asserted:
+        return None
+    test = asserted[-1].test
+    if isinstance(test, ast.Tuple) and test.elts and isinstance(test.elts[0], ast.Compare):
+        test = test.elts[0]  # the message is within the brackets
+    return ast.get_source_segment(statement, test)
 
 
 def _after_equals(text: str) -> list[str]:
@@ -151,7 +166,8 @@ def _after_equals(text: str) -> list[str]:
         return []
     if not isinstance(node.ops[0], ast.Eq):
         return []
-    return [ast.get_source_segment(text, node.comparators[0]) or ""]
+    right = ast.get_source_segment(text, node.comparators[0]) or ""
+    return [right, f"({right}\n)"]  # in its own brackets it may have had several lines
 
 
 def _is_call(node: ast.expr) -> bool:
@@ -165,7 +181,7 @@ def arguments(program: str, answer: str) -> str | None:
     text = _assertion(answer)
     if len(text) > _MAX_ANSWER:
         return None
-    for candidate in (text, f"f({text})"):
+    for candidate in (text, f"f({text}\n)"):  # a comment may end the text
         node = parsed_expression(candidate)
         if isinstance(node, ast.Compare):
             node = node.left
@@ -180,6 +196,8 @@ def arguments(program: str, answer: str) -> str | None:
 
 
 _FENCE_LINE = re.compile(r"^[ \t]*```.*$", re.M)
+_ASSERT = re.compile(r"\s*assert(?=[\s(])")
+_FIELD = re.compile(r"\{(code|input|output)\}")
 _TAGGED = re.compile(r"\[ANSWER\]((?:(?!\[ANSWER\]).)*?)\[/ANSWER\]", re.S)
 
 
@@ -205,7 +223,7 @@ def _statement(lines: Sequence[str]) -> str:
     starts = [i for i, line in enumerate(lines) if _asserts(line)][-1:]
     for start, end in ((i, end) for i in starts for end in range(i + 1, len(lines) + 1)):
         beginning = "\n".join(lines[start:end]).strip()
-        if parsed_expression(beginning.removeprefix("assert ").strip()) is not None:
+        if _tested(beginning) is not None:
             return beginning
     return ""
 
@@ -228,14 +246,12 @@ def _unread(lines: Sequence[str]) -> str:
 
 
 def _asserts(line: str) -> bool:
-    return line.strip().startswith("assert ")
+    return _ASSERT.match(line) is not None
 
 
 def _problem(row: DataRow, form: str, kind: TaskKind, check: OutputCheck | InputCheck) -> Problem:
-    fields = {name: row[name] for name in ("code", "input", "output")}
-    asked = form
-    for name, value in fields.items():
-        asked = asked.replace("{" + name + "}", value)
+    # in one pass: a program may hold such a word itself
+    asked = _FIELD.sub(lambda found: str(row[found[1]]), form)
     return Problem(
         id=_id(row),
         prompt=asked,

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
 
-from azr_mlx.tasks.excerpt import (
-    DEFINITIONS,
-    Room,
-    defines,
-    is_main,
-    lines_of,
-    longest,
-    needed_by,
-    source_of,
-)
+from azr_mlx.tasks.excerpt import Room, lines_of, longest, source_of
 from azr_mlx.tasks.fences import fences, program_for
+from azr_mlx.tasks.needs import Needs
+from azr_mlx.tasks.statements import defines
 from azr_mlx.tasks.thinking import answer_of
 from azr_mlx.text import parsed
 
@@ -25,9 +17,6 @@ _BEGINS = re.compile(
 _FENCE_LINE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*$", re.M)
 _MAGIC = re.compile(r"^[!%][^\n]*$", re.M)  # a notebook's commands
 _MAX_STARTS = 20  # how many lines are tried as the beginning of a program
-_SHOWS = frozenset(
-    {"print", "input", "exit", "quit", "sys.exit", "unittest.main", "doctest.testmod", "main"}
-)
 
 
 def extract_code(text: str, entry_point: str) -> str:
@@ -89,38 +78,9 @@ def _definitions(code: str, entry_point: str) -> str:
     tree = parsed(code) if entry_point else None
     if tree is None or not any(defines(node, entry_point) for node in tree.body):
         return code
-    needed = needed_by(tree.body, entry_point, all_definitions=True)
-    kept = [node for node in needed if not _only_shows(node, entry_point)]
+    needs = Needs(tree.body, entry_point, all_definitions=True)
+    kept = [tree.body[i] for i in needs.kept() if not needs.only_shows(i)]
     if len(kept) == len(tree.body):
         return code
     lines = lines_of(code)
     return "".join(source_of(node, lines) for node in kept)
-
-
-def _only_shows(node: ast.stmt, entry_point: str) -> bool:
-    """Assertions, the main block, and top-level statements that are a call by name (of tests that
-    the answer brings with it, say) or hold one of the function itself, or one that talks to a user
-    or ends the program.
-    """
-    if isinstance(node, DEFINITIONS):
-        return False
-    if isinstance(node, ast.Assert):
-        return True
-    if isinstance(node, ast.If) and is_main(node.test):
-        return True
-    if defines(node, entry_point):
-        return False
-    value = node.value if isinstance(node, ast.Expr) else None
-    if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-        return True
-    calls = {_called(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
-    return bool(calls & {entry_point, *_SHOWS})
-
-
-def _called(function: ast.expr) -> str:
-    """``print`` or ``sys.exit``; an empty string for anything else."""
-    if isinstance(function, ast.Name):
-        return function.id
-    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
-        return f"{function.value.id}.{function.attr}"
-    return ""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation.benchmarks.extract import extract_code
 from azr_mlx.sandbox import Job, Limits, Result
+from azr_mlx.tasks.excerpt import joined
 from azr_mlx.tasks.verdicts import Check
 from azr_mlx.text import is_text
 from azr_mlx.types import Status, Task
@@ -61,7 +62,7 @@ class AssertCheck:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem. ``prefix + completion`` is graded by ``check``.
+    """One problem. ``check`` grades ``program_with`` a completion, which follows the ``prefix``.
 
     ``prompt`` is what a base model continues, ``question`` what a chat model is asked,
     ``entry_point`` the function that is tested ("" for a whole program), ``reference`` a right
@@ -94,7 +95,17 @@ class Problem:
         """The program that the problem is about: a right one, or the one that is asked about; ""
         if none is known.
         """
-        return self.program or (self.prefix + self.reference if self.reference else "")
+        return self.program or (self.program_with(self.reference) if self.reference else "")
+
+    def program_with(self, completion: str) -> str:
+        """The program that is graded: the completion behind the prefix, but for its imports from
+        ``__future__``, with which a whole function may begin."""
+        return joined(self.prefix, completion)
+
+    def completion_in(self, program: str) -> str:
+        """A completion of which ``program_with`` makes the program."""
+        before, _, rest = program.partition(self.prefix) if self.prefix else ("", "", program)
+        return before + rest
 
 
 @dataclass(frozen=True, slots=True)
