@@ -171,13 +171,13 @@ def test_the_gain_is_written_and_a_run_that_goes_on_keeps_its_start(tmp_path, he
     again.measure_before()
     assert again.record.before == first.record.before, "the start was measured anew"
     assert again.record.tasks == held.tasks and not again.record.after
-    for way, found in again.measure_after(2).items():
+    for way, found in again.measure_after(7).items():
         Display(2).table(held_out_table(way, found))
     page = report.write(report.read(tmp_path)).read_text()
     assert "in range" in page and "one step harder" in page and "-100.0" in page
     both = Record.read(tmp_path)
     assert both.before == first.record.before and both.after != both.before
-    assert both.after_step == 2 and both.is_of(2, last=9) and not both.is_of(9, last=9)
+    assert both.after_step == 7 and both.is_of(7, last=9) and not both.is_of(9, last=9)
     shown = capsys.readouterr().err
     assert "gain in points" in shown and "-100.0" in shown
 
@@ -398,7 +398,7 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     held = HeldOut(config, held.backend, held.solver.sandbox, held.solver.form, held.tasks)
     compared = BeforeAndAfter(tmp_path, held, None)
     compared.measure_before()
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "entropy": 0.5}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "entropy": 0.5}\n')
     waiting = report.write(report.read(tmp_path)).read_text()
     assert "one step harder before training (sampled as in training). They have not" in waiting
     show_gain(compared, 2, Display(2))

@@ -64,7 +64,7 @@ def test_its_samples_are_kept_in_a_folder(
     write("adding.py", ADDING)
     opened = lambda *_: (Scripted(half_right), Subject("scripted"))  # noqa: E731
     monkeypatch.setattr("azr_mlx.commands.evaluate.open_model", opened)
-    monkeypatch.setattr("azr_mlx.commands.evaluate.check_template", lambda model: None)
+    monkeypatch.setattr("azr_mlx.commands.evaluate.check_template", lambda *model: None)
     [result] = run(EvalRequest(["adding:problems"], model="m", out=Path("out"))).results
     assert result.name == "adding:problems" and result.pass_at[1].value == pytest.approx(4 / 6)
     assert (tmp_path / "out" / "adding-problems" / "samples.jsonl").is_file()
