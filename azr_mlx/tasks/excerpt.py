@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from azr_mlx.tasks.needs import Needs
+from azr_mlx.tasks.program import unparse
 from azr_mlx.tasks.statements import given_by, read_by
 from azr_mlx.text import fault, parsed
 
@@ -60,10 +61,42 @@ def lines_of(text: str) -> list[str]:
     return list(io.StringIO(text, newline=""))
 
 
-def source_of(node: ast.stmt, lines: Sequence[str]) -> str:
-    """The lines of a statement, its decorators included."""
-    text = "".join(lines[first_line(node) - 1 : node.end_lineno])
-    return text if text.endswith("\n") else text + "\n"
+def source_of(kept: Sequence[ast.stmt], body: Sequence[ast.stmt], code: str) -> str:
+    """The source of those statements of a program that are kept: their lines, decorators included.
+    Of statements that share a line, it is theirs alone if not all stay."""
+    lines, ids, parts = lines_of(code), {id(node) for node in kept}, list[str]()
+    for group in _by_line(body):
+        stays = [node for node in group if id(node) in ids]
+        if len(stays) == len(group):
+            text = "".join(lines[first_line(group[0]) - 1 : group[-1].end_lineno])
+            parts.append(text if text.endswith("\n") else text + "\n")
+        else:
+            parts += [f"{unparse(node) or ast.get_source_segment(code, node)}\n" for node in stays]
+    return "".join(parts)
+
+
+def _by_line(body: Sequence[ast.stmt]) -> list[list[ast.stmt]]:
+    """The statements, together with those on the same line."""
+    groups = list[list[ast.stmt]]()
+    for node in body:
+        if groups and node.lineno <= (groups[-1][-1].end_lineno or 0):
+            groups[-1].append(node)
+        else:
+            groups.append([node])
+    return groups
+
+
+def needed_source(kept: Sequence[ast.stmt], body: Sequence[ast.stmt], code: str) -> str:
+    """A program up to its first statement that is not kept, remarks included, and the source of
+    those behind it that are."""
+    ids = {id(node) for node in kept}
+    groups = _by_line(body)
+    whole = next((i for i, g in enumerate(groups) if not all(id(n) in ids for n in g)), None)
+    if whole is None:
+        return code
+    rest = [node for group in groups[whole:] for node in group]
+    head = lines_of(code)[: first_line(rest[0]) - 1]
+    return "".join(head) + source_of([n for n in rest if id(n) in ids], rest, code)
 
 
 def first_line(node: ast.stmt) -> int:
@@ -95,8 +128,7 @@ def completed(code: str, others: Iterable[str], name: str = "") -> str:
         known = set[str]().union(*map(given_by, tree.body)) if missing else set[str]()
         found = [] if part is None else Needs.of_names(part.body, missing, name, known)
         if found:
-            lines = lines_of(other)
-            code = joined("".join(source_of(node, lines) for node in found), code)
+            code = joined(source_of(found, part.body if part else [], other), code)
             tree.body[:0] = found
     return code
 

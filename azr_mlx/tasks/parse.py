@@ -19,11 +19,10 @@ from typing import Protocol
 
 from azr_mlx.tasks.excerpt import (
     Room,
-    first_line,
     lines_of,
     longest,
     needed_by,
-    source_of,
+    needed_source,
 )
 from azr_mlx.tasks.fences import Fence, fences, is_open, outside, program_for
 from azr_mlx.tasks.inputs import (
@@ -445,10 +444,4 @@ def _is_remark(line: str) -> bool:
 def _needed(tree: ast.Module, code: str) -> str:
     """The source up to the first statement that ``f`` does not need, and those behind it that it
     does."""
-    kept, lines = needed_by(tree.body, "f"), lines_of(code)
-    if len(kept) == len(tree.body):
-        return code
-    pairs = enumerate(zip(tree.body, kept, strict=False))
-    same = next((i for i, (a, b) in pairs if a is not b), len(kept))
-    head = "".join(lines[: first_line(tree.body[same]) - 1])
-    return head + "".join(source_of(node, lines) for node in kept[same:])
+    return needed_source(needed_by(tree.body, "f"), tree.body, code)

@@ -192,9 +192,26 @@ def test_a_proposal_keeps_what_fills_its_table() -> None:
         "f = g(f)\n" * 3000,
         "T.append(" * 90 + "1" + ")" * 90,
         "x = 1\n" * 9000,
+        "T = []; " + "T.append(1); " * 5000 + "print(1)\n",
     ],
 )
 def test_long_programs_are_read_in_time(code: str) -> None:
     began = time.process_time()
     extract_code(F + code, "f")
     assert time.process_time() - began < 10, "2 s on a machine with nothing else to do"
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "from heapq import heapify; T = [1, 2, 0]; heapify(T)\nprint(f(1))\n",
+        "T = [3]; print(T); T.append(1)\nT.append(2); T.append(4); print(f(1))\n",
+        "T = [3]\nT.append(1); T.append(2)\nprint(f(1)); T.append(\n  5)\nassert f(9)\n",
+        "print('é'); T = ['é',\n 'b', 'ü']; print(T)\n",
+    ],
+)
+def test_statements_that_share_a_line_are_told_apart(behind: str) -> None:
+    made = "\n".join(line for line in behind.splitlines() if "assert" not in line) + "\n"
+    wanted = value(F + made)
+    for found in read(F + behind):
+        assert found is not None and value(found) == wanted and "print" not in found, found

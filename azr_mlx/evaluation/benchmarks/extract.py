@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from azr_mlx.tasks.excerpt import Room, lines_of, longest, source_of
+from azr_mlx.tasks.excerpt import Room, longest, source_of
 from azr_mlx.tasks.fences import fences, program_for
 from azr_mlx.tasks.needs import Needs
 from azr_mlx.tasks.statements import defines
@@ -80,7 +80,4 @@ def _definitions(code: str, entry_point: str) -> str:
         return code
     needs = Needs(tree.body, entry_point, all_definitions=True)
     kept = [tree.body[i] for i in needs.kept() if not needs.only_shows(i)]
-    if len(kept) == len(tree.body):
-        return code
-    lines = lines_of(code)
-    return "".join(source_of(node, lines) for node in kept)
+    return code if len(kept) == len(tree.body) else source_of(kept, tree.body, code)
