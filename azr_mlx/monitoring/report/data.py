@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,8 +114,8 @@ def read(path: Path) -> ShownRun:
     run.config = _attempt(run, CONFIG_FILE, _mapping, path / CONFIG_FILE, {})
     run.starts = _attempt(run, RUN_FILE, _starts, path, [])
     run.ended_after = _attempt(run, RUN_FILE, _ended_after, path, None)
-    found = _attempt(run, HELD_OUT_FILE, Record.read, path, None)
-    run.held_out = HeldOutFound() if found is None else _held_out(found, run.last_step)
+    solved = partial(_held_out, step=run.last_step)
+    run.held_out = _attempt(run, HELD_OUT_FILE, solved, path, HeldOutFound())
     run.tasks = _attempt(run, BUFFER_FILE, _tasks, path, [])
     return run
 
@@ -176,9 +177,12 @@ def _ended_after(path: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def _held_out(record: Record, step: int) -> HeldOutFound:
+def _held_out(path: Path, step: int) -> HeldOutFound:
     """What was measured before the run, and after this step: a run that goes on still has what was
     measured at its earlier end."""
+    record = Record.read(path)
+    if record is None:
+        return HeldOutFound()
     if record.after_step not in (None, step):
         record = replace(record, after={}, right_after={})
     solved = {way: lines for way, lines in record.compared.items() if lines}
