@@ -246,7 +246,7 @@ def thinker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ended |= {"generation_tps": 1.0, "peak_memory": 0.1}
         yield SimpleNamespace(token=tokenizer.eos_token_id, finish_reason="stop", **ended)
 
-    monkeypatch.setattr(generate, "check_template", lambda model_id: None)
+    monkeypatch.setattr(generate, "check_template", lambda *model: None)
     monkeypatch.setattr(generate, "load", lambda *_: (None, tokenizer))
     monkeypatch.setattr(mlx_lm, "stream_generate", stream)
     return asked
@@ -292,9 +292,9 @@ def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(
 ) -> None:
     asked = []
 
-    def resolve(model_id: str, *, quantization: Quantization) -> Any:
+    def resolve(model_id: str, *, quantization: Quantization, **others: Any) -> Any:
         asked.append(quantization)
-        return located(model_id, quantization=quantization)
+        return located(model_id, quantization=quantization, **others)
 
     located = generate.resolve
     monkeypatch.setattr(generate, "resolve", resolve)
