@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_the_doctor_says_that_a_gpu_stays_unused(machine):
     machine()
     found = checks.gpu()
     assert found.status == "ok" and found.what.startswith("torch (auto: torch computes on an NV")
+
+
+def test_a_run_is_on_the_commit_that_it_was_on(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(select, "resolve", lambda name, revision, **_: asked.append(revision))
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    (adapters / "adapter_config.json").write_text('{"model": "owner/model"}')
+    (tmp_path / "config.yaml").touch()
+    start = {"model": {"source": "hub:owner/model", "revision": "0123abcd"}}
+    (tmp_path / "run.json").write_text(json.dumps({"starts": [start]}))
+    for backend in ("mlx", "torch"):
+        for place in (tmp_path, adapters, None):
+            select.resolve_model(backend, "owner/model", Quantization(), place)
+    assert asked == ["0123abcd", "0123abcd", None] * 2
 
 
 def test_torch_takes_the_original_of_a_shipped_model_in_mlx_format(monkeypatch):

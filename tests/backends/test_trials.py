@@ -77,7 +77,22 @@ def test_products_as_coarse_as_an_m5_s_are_no_mistake(monkeypatch: pytest.Monkey
         return _rounded(x) @ _rounded(layer.weight).T
 
     monkeypatch.setattr(nn.Linear, "__call__", coarse)
+    with pytest.raises(ValueError, match="not give the same logits"):
+        trials.path_of(model)  # the products that were measured are exact
+    monkeypatch.setattr(trials, "coarse_products", lambda: True)
     assert trials.path_of(model) == "shared"
+
+
+def test_whether_products_are_coarse_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not trials.coarse_products.__wrapped__(), "MLX_ENABLE_TF32 is 0 in tests"
+    real = mx.matmul
+    monkeypatch.setattr(mx, "matmul", lambda a, b: real(tf32(a), tf32(b)))
+    assert trials.coarse_products.__wrapped__()
+
+
+def tf32(x: mx.array) -> mx.array:
+    """Rounded to 10 bits behind the point, as far as float16 reaches."""
+    return x.astype(mx.float16).astype(mx.float32)
 
 
 def _rounded(x: mx.array) -> mx.array:
@@ -100,6 +115,7 @@ def stage_first(span: Span) -> None:
 def test_a_stage_that_is_wrong_by_a_token_is_found(
     monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Span], None]
 ) -> None:
+    monkeypatch.setattr(trials, "coarse_products", lambda: True)  # the wider bound
     model, real = Anatomy(tiny_model(quantized=False)), Span.__init__
 
     def init(span: Span, stage: dict, before: Span | None) -> None:
@@ -129,6 +145,7 @@ def without_the_first(places: Places) -> None:
 def test_decoding_that_is_wrong_by_a_token_is_found(
     monkeypatch: pytest.MonkeyPatch, mistake: Callable[[Places], None]
 ) -> None:
+    monkeypatch.setattr(trials, "coarse_products", lambda: True)  # the wider bound
     model, real = Anatomy(tiny_model(quantized=False)), Places._describe
 
     def describe(places: Places) -> None:

@@ -290,11 +290,12 @@ def test_a_thought_needs_room(capsys: pytest.CaptureFixture[str]) -> None:
 def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(
     model: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked, commits = [], []
 
-    def resolve(model_id: str, *, quantization: Quantization, **others: Any) -> Any:
+    def resolve(model_id: str, *, quantization: Quantization, revision: str | None) -> Any:
         asked.append(quantization)
-        return located(model_id, quantization=quantization, **others)
+        commits.append(revision)
+        return located(model_id, quantization=quantization)
 
     located = generate.resolve
     monkeypatch.setattr(generate, "resolve", resolve)
@@ -306,4 +307,11 @@ def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(
     (run / "run.json").write_text(json.dumps({"starts": [{"backend": "torch (asked for)"}]}))
     generate.load(str(model), run / "adapters")
     generate.load(str(model), adapters)
+    file = run / "adapters" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model": str(model)}))
+    start = {"model": {"source": f"hub:{model}", "revision": "0123abcd"}}
+    (run / "run.json").write_text(json.dumps({"starts": [start]}))
+    generate.load(str(model), run / "adapters")
+    assert commits == [None, None, None, "0123abcd"]
+    assert asked.pop() == Quantization(3, 32)
     assert asked == [Quantization(3, 32), Quantization(0), Quantization(0)]

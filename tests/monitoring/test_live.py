@@ -23,8 +23,9 @@ pytestmark = pytest.mark.e2e
 def run_on_terminal(
     arguments: list[str], columns: int, lines: int, stop_at: tuple[str, ...] = ()
 ) -> tuple[int, list[list[str]]]:
-    """(exit code, the screen after each piece of output) of azr-mlx on a terminal of that size.
-    Ctrl-C is pressed there once it shows all of ``stop_at``."""
+    """(exit code, the screen after each piece of output) of azr-mlx on a terminal of that size; the
+    last one with what has moved out above. Ctrl-C is pressed there once it shows all of
+    ``stop_at``."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -53,6 +54,8 @@ def run_on_terminal(
             os.write(ours, b"\x03")
             stop_at = ()
     os.close(ours)
+    above = ["".join(line[x].data for x in range(columns)) for line in screen.history.top]
+    screens[-1][:0] = [line.rstrip() for line in above]
     return process.wait(60), screens
 
 
@@ -63,7 +66,7 @@ def test_the_screen_shows_the_run_in_place(tmp_path):
         *("batch_size=6", "proposer.templates_per_step=3", "rollout.group_size=4"),
         f"output_dir={tmp_path}",
     ]
-    code, screens = run_on_terminal(given, 80, 30)  # with room for what the end says
+    code, screens = run_on_terminal(given, 80, 24)
     assert code == 0, screens[-1]
     texts = ["\n".join(screen) for screen in screens]
     assert any("step 1/3" in text and any(t in text for t in LABELS.values()) for text in texts)

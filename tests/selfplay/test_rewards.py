@@ -6,20 +6,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azr_mlx.config import Proposer, Rollout, Solver
+from azr_mlx.config import Config, Ppo, Proposer, Rollout, Solver
 from azr_mlx.selfplay.rewards import (
+    has_contrast,
     learnability,
     overlong_penalty,
     proposer_reward,
     solver_reward,
     with_overlong,
 )
-from azr_mlx.types import Reward, Status, Verdict
+from azr_mlx.selfplay.round import Solution
+from azr_mlx.types import Completion, Prompt, Reward, Status, Task, TaskKind, Verdict
 
 pytestmark = pytest.mark.pure
 
 WRONG = [s for s in Status if s not in (Status.PASS, Status.OK, Status.FORMAT)]
 REJECTED = WRONG  # the same statuses make a proposal invalid
+
+
+@pytest.mark.parametrize(
+    ("how", "same_kind", "contrast"),
+    [("rloo", True, False), ("trr++", True, True), ("trr++", False, False)],
+)
+def test_contrast_is_among_the_rewards_that_are_compared(how, same_kind, contrast):
+    """Two groups, one all right and one all wrong: a mean over both tells them apart."""
+    kinds = TaskKind.DEDUCTION, TaskKind.DEDUCTION if same_kind else TaskKind.ABDUCTION
+    done, prompt = Completion((1,), (0.0,), "stop", 0, ""), Prompt("", (1,))
+    solutions = [
+        Solution(
+            Task.create(kind, "def f(x):\n    return x", ("(1,)",), ("1",)),
+            prompt, done, None, Verdict(status), group,
+        )
+        for group, (kind, status) in enumerate(zip(kinds, (Status.PASS, Status.FAIL), strict=True))
+        for _ in range(2)
+    ]  # fmt: skip
+    assert has_contrast(solutions, Config(ppo=Ppo(advantage=how))) == contrast
 
 
 def test_solver_is_paid_for_right_wrong_and_malformed_answers():

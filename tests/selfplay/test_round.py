@@ -177,6 +177,18 @@ def test_what_the_gate_refuses_is_counted_by_reason(sandbox, body, reason):
     assert experiences[0].reward.total == -1.0 and len(experiences) == 1
 
 
+def test_the_shares_of_what_is_refused_are_parts_of_a_whole(sandbox):
+    """Shapes that are kept for held-out tasks are refused, too, if without a reward."""
+    kept = [f"return {' + '.join(['x'] * n)}" for n in range(1, 60)]
+    body = next(b for b in kept if is_reserved(f"def f(x):\n    {b}\n"))
+    texts = iter([proposes(body), proposes(body), proposes("return undefined_name")])
+    config = replace(CONFIG, batch_size=3, held_out=HeldOutConfig(tasks=1))
+    game, _ = play(sandbox, lambda p, n: next(texts), config)
+    row = absorbed(game, one_round(game))
+    assert row["propose/reject/reserved"] == pytest.approx(2 / 3)
+    assert row["propose/reject/error"] == pytest.approx(1 / 3)
+
+
 def test_a_repeated_program_is_a_duplicate_the_second_time(sandbox):
     """A reference implementation served stale tasks as new."""
     game, _ = play(
