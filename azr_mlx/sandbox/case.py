@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import marshal
 import re
+from collections import Counter
 from typing import Any
 
 from azr_mlx.sandbox import judge
@@ -39,7 +40,7 @@ class Case:
         self._flavours = range(_runs(job))
         self.result: Result | None = None
         self._outcomes: dict[int, judge.Observed] = {}
-        self._deaths = 0
+        self._deaths: Counter[int] = Counter()  # of workers in the run of a flavour
 
     def flavours(self) -> range:
         """The flavours of workers that the job must run in."""
@@ -57,10 +58,10 @@ class Case:
             return
         self.result = self._verdict(judge.agree([self._outcomes[f] for f in self.flavours()]))
 
-    def worker_died(self) -> bool:
+    def worker_died(self, flavour: int) -> bool:
         """Note that the worker of a run has died. Returns whether to try the run once more."""
-        self._deaths += 1
-        if self._deaths < ATTEMPTS:
+        self._deaths[flavour] += 1
+        if self._deaths[flavour] < ATTEMPTS:
             return True
         detail = "ended the process that ran it"
         self.result = Result(self.job.id, Status.KILLED, detail=detail)

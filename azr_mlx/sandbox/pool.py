@@ -18,7 +18,7 @@ from azr_mlx.sandbox.worker import SandboxError, Worker, WorkerDied
 from azr_mlx.types import Status
 
 ISOLATION = ("auto", "strong", "limits-only")
-STARTS = 4  # how many workers in a row may fail to start before the pool gives up
+STARTS = 4  # how many workers in a row may die before their first run, until the pool gives up
 STALL_S = 1.0  # a caller that was away for longer does not blame the workers
 BACKLOG = 256  # how many jobs may wait; a caller who submits more has to wait, too
 
@@ -209,6 +209,8 @@ class Sandbox:
         """A worker for the next run: a free one, a new one, or, if many runs are waiting, one that
         has only one run. None if there is no such worker.
         """
+        for lost in [w for w in self._crew if w.flavour == flavour and not w.runs and w.is_gone()]:
+            self._bury(lost)  # perhaps the system had run out of memory
         own = [w for w in self._crew if w.flavour == flavour]
         free = [w for w in own if not w.runs]
         if own and not free and flavour >= RUNS:
@@ -262,6 +264,7 @@ class Sandbox:
                     self._send(worker)
                 if events & selectors.EVENT_READ:
                     for case, outcome in worker.receive():
+                        self._failed_starts = 0
                         case.take(worker.flavour, outcome)
             except WorkerDied:
                 words = self._bury(worker)
@@ -271,16 +274,16 @@ class Sandbox:
 
     def _bury(self, worker: Worker) -> str:
         """Remove a worker that has died or hangs, and return why. Its first run is tried once more
-        in another worker; if that one dies too, the job counts as killed. A run that waited behind
-        the first one just goes to another worker.
+        in another worker; if that one dies too, the job counts as killed. A run that had not begun
+        just goes to another worker.
         """
-        words, started = worker.last_words(), worker.ready
+        words, blameless = worker.last_words(), worker.blameless
         runs = [case for case, _ in worker.runs]
         self._dismiss(worker, kill=True)
         for case in reversed(runs):
-            if case is not runs[0] or not started or case.worker_died():
+            if case is not runs[0] or blameless or case.worker_died(worker.flavour):
                 self._waiting.appendleft((case, worker.flavour))
-        self._failed_starts = 0 if started else self._failed_starts + 1
+        self._failed_starts = self._failed_starts + 1 if blameless else 0
         if self._failed_starts >= STARTS:
             raise SandboxError(f"sandbox: no worker can be started: {words}")
         return words

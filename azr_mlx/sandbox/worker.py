@@ -56,6 +56,7 @@ class Worker:
         self.hello: dict[str, object] | None = None
         self.runs: deque[tuple[Case, judge.Execution]] = deque()
         self._in, self._out = bytearray(), bytearray()
+        self._unbegun = False  # if it was damaged before its first run began
         self._killed = False  # if it was killed, its jobs may still run
         self.base = tempfile.mkdtemp(prefix="azr-sandbox-")
         self.deadline = time.monotonic() + START_S
@@ -97,6 +98,8 @@ class Worker:
         """Why the worker does not answer, in one line."""
         if self.hello is not None and "error" in self.hello:
             return str(self.hello["error"])
+        if self._unbegun:
+            return "its zygote was killed before it had a job"
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
         said = lines[-1] if lines else "it ended without a message"
@@ -106,6 +109,20 @@ class Worker:
     def ready(self) -> bool:
         """Whether the worker has started without an error."""
         return self.hello is not None and "error" not in self.hello
+
+    @property
+    def blameless(self) -> bool:
+        """Whether the first of its runs cannot be why this worker died, since it had not begun."""
+        return self._unbegun or not self.ready
+
+    def is_gone(self) -> bool:
+        """Whether the worker has ended. Only asked if it has nothing to say."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     @property
     def wants_to_send(self) -> bool:
@@ -181,6 +198,9 @@ class Worker:
             raise WorkerDied("its answer is malformed")
         frame_end = wire.RESPONSE_BYTES + response.frame_bytes
         end = frame_end + response.stdout_bytes
+        if response.cause == wire.UNBEGUN:
+            self._unbegun = True
+            raise WorkerDied("it was damaged")
         if len(self._in) < end:
             return None
         frame, stdout = bytes(self._in[wire.RESPONSE_BYTES : frame_end]), self._in[frame_end:end]

@@ -1305,13 +1305,14 @@ def test_no_hack_becomes_a_task(gated: Mapping[str, GateResult], name: str) -> N
         "n = 0\ndef f(x):\n    global n\n    n += 1\n    return n\n",
         "def f(x):\n    f.n = getattr(f, 'n', 0) + 1\n    return f.n\n",
         "class A:\n    n = 0\ndef f(x):\n    A.n += 1\n    return A.n\n",
-        "import math\ndef f(x):\n    math.n = getattr(math, 'n', 0) + 1\n    return math.n\n",
+        "import decimal\ndef f(x):\n    decimal.getcontext().prec += 1\n"
+        "    return decimal.getcontext().prec\n",
         "import functools\n@functools.lru_cache\ndef g():\n    return []\n"
         "def f(x):\n    g().append(x)\n    return len(g())\n",
     ],
 )
 def test_state_does_not_pass_from_input_to_input(sandbox: Sandbox, program: str) -> None:
-    """Every input meets the program anew, so each of these gives 1 for all."""
+    """Every input meets the program anew, so each of these gives the same for all."""
     inputs = tuple(f"({i},)" for i in range(10))
     result = gate([Draft(Proposal(program, inputs, "counts"), INDUCTION)], sandbox)[0]
     assert result.reason == "constant" and result.task is None, result

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,45 @@ def test_deaths_of_jobs_themselves_are_never_passed_on(
 ) -> None:
     before, jobs = descendants(), _numbered(200)
     with Sandbox(2, level, LIMITS) as sandbox:
-        with Killer(3, before, every_s=0.15, jobs_too=True) as killer:
+        # If all die faster than a worker can start, there is nothing that a sandbox could do.
+        pace = max(0.15, _start_s(level))
+        with Killer(3, before, every_s=pace, jobs_too=True) as killer:
             results = sandbox.run(jobs)
         assert sandbox.run([HONEST])[0].status is Status.PASS, "the sandbox must recover"
     assert _check_pass_or_killed(jobs, results) <= killer.kills
     _check_nothing_left(watched, temporary)
+
+
+def _start_s(level: str) -> float:
+    """Seconds until a new worker has run a job."""
+    begin = time.monotonic()
+    with Sandbox(1, level, LIMITS) as sandbox:
+        sandbox.run([HONEST])
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize("zygotes_only", [True, False])
+def test_a_job_is_not_blamed_for_a_worker_that_died_before_it(
+    level: str, temporary: Path, watched: Watched, zygotes_only: bool
+) -> None:
+    """A system without memory kills what waits, too. The job after that found two dead workers, and
+    counted as killed.
+    """
+    both = [replace(HONEST, id=str(i), deterministic=True) for i in range(2)]
+    with Sandbox(2, level, LIMITS) as sandbox:
+        assert [r.status for r in sandbox.run(both)] == [Status.PASS] * 2
+        waiting = watched.now()
+        parents = {pid: _parent(pid) for pid in waiting}
+        for pid in waiting - set(parents.values()) if zygotes_only else waiting:
+            with contextlib.suppress(ProcessLookupError):  # it has gone with another
+                os.kill(pid, signal.SIGKILL)
+        again = sandbox.run(both)
+    assert [(r.status, r.detail) for r in again] == [(Status.PASS, "")] * 2
+    _check_nothing_left(watched, temporary)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def _check_pass_or_killed(jobs: list[Job], results: list[Result]) -> int:

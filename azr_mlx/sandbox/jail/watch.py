@@ -16,7 +16,7 @@ from typing import Any
 import processes  # type: ignore[import-not-found]
 import scratch  # type: ignore[import-not-found]
 import wire  # type: ignore[import-not-found]
-from zygote import THREADS, Setting, Zygote  # type: ignore[import-not-found]
+from zygote import THREADS, Setting, Unbegun, Zygote  # type: ignore[import-not-found]
 
 POLL_S = 0.02
 
@@ -29,17 +29,20 @@ def serve(pool: socket.socket, setting: Setting, zygote: Zygote) -> None:
             watch = Watch(setting, zygote, request, _read(pool, request.spec_bytes))
             watch.run(pool)
             scratch.clear(setting)
+        except Unbegun:
+            pool.sendall(_without_frame(wire.UNBEGUN))
+            raise
         except Exception as error:  # a fault of this machine or program, not of the job
-            pool.sendall(_broken(wire.told(error)))
+            pool.sendall(_without_frame(wire.BROKEN, wire.told(error)))
             if isinstance(error, OSError):
                 continue
             raise
         pool.sendall(watch.answer())
 
 
-def _broken(reason: str) -> bytes:
+def _without_frame(cause: int, reason: str = "") -> bytes:
     text = reason.encode("utf-8", "replace")[:1000]
-    response = wire.RunResponse(0, wire.BROKEN, 0, 0.0, 0.0, 0, len(text), 0)
+    response = wire.RunResponse(0, cause, 0, 0.0, 0.0, 0, len(text), 0)
     return bytes(response.pack() + text)
 
 

@@ -60,9 +60,10 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-# What ended the job. BROKEN: the sandbox could not run it, and the frame says why.
+# What ended the job. BROKEN: the sandbox could not run it, and the frame says why. UNBEGUN: the
+# worker was damaged before the job began, and ends.
 ENDED, TIMED_OUT, BAD_FRAME, BROKEN = range(4)
-TOO_MANY_PROCESSES, TOO_MANY_THREADS, TOO_MUCH_MEMORY = range(4, 7)
+TOO_MANY_PROCESSES, TOO_MANY_THREADS, TOO_MUCH_MEMORY, UNBEGUN = range(4, 8)
 
 
 class RunResponse(NamedTuple):

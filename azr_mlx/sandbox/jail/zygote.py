@@ -79,6 +79,10 @@ class End(NamedTuple):
     peak_rss: int
 
 
+class Unbegun(SystemExit):
+    """The zygote died before it got the job, which has nothing to do with it."""
+
+
 class Zygote:
     """The supervisor's handle on the zygote: starts it and asks it for jobs. A context manager."""
 
@@ -117,13 +121,14 @@ class Zygote:
     def fork(self, job: int, out: int, examined: bool) -> int:
         """Start a job's process and return its id. ``job`` and ``out`` are its ends of the job's
         socket and of its stdout. If ``examined``, that process runs the tests, and starts another
-        one for the code. Raises OSError.
+        one for the code. Raises OSError, and Unbegun.
         """
-        if not self._is_ready:
-            self._await_readiness()
-        with _ending_with_it():
+        with _ending_with_it(Unbegun):
+            if not self._is_ready:
+                self._await_readiness()
             socket.send_fds(self.socket, [b"e" if examined else b"j"], [job, out])
-        pid = int(_PID.unpack(self._receive(_PID.size))[0])
+        with _ending_with_it(SystemExit):
+            pid = int(_PID.unpack(self._receive(_PID.size))[0])
         if pid < 0:
             raise OSError(-pid, f"fork: {os.strerror(-pid)}")
         return pid
@@ -136,26 +141,26 @@ class Zygote:
 
     def end(self) -> End:
         """Wait until the job's process ends."""
-        return End._make(_END.unpack(self._receive(_END.size)))
+        with _ending_with_it(SystemExit):
+            return End._make(_END.unpack(self._receive(_END.size)))
 
     def _receive(self, size: int) -> bytes:
         data = b""
         while len(data) < size:
-            with _ending_with_it():
-                part = self.socket.recv(size - len(data))
+            part = self.socket.recv(size - len(data))
             if not part:
-                raise SystemExit("the zygote ended")
+                raise BrokenPipeError
             data += part
         return data
 
 
 @contextlib.contextmanager
-def _ending_with_it() -> Iterator[None]:
+def _ending_with_it(way: type[SystemExit]) -> Iterator[None]:
     """End the supervisor if its zygote was killed. The pool then starts another worker."""
     try:
         yield
     except (BrokenPipeError, ConnectionResetError):
-        raise SystemExit("the zygote ended") from None
+        raise way("the zygote ended") from None
 
 
 # --- the zygote's own process ---
