@@ -33,6 +33,7 @@ from azr_mlx.models.adapters import as_it_is, base_of, place_of_base, quantizati
 from azr_mlx.models.template import check_template
 from azr_mlx.run_folder import CONFIG_FILE, adapter_folder, run_of
 from azr_mlx.sandbox import Sandbox
+from azr_mlx.training.memory import kv_room
 from azr_mlx.types import Task
 
 EVALS = Path("evals")  # where samples go if --out is not given
@@ -189,7 +190,7 @@ def evaluate(
         with Sandbox(request.sandbox.workers, request.sandbox.isolation) as sandbox:
             on_sandbox(sandbox)
             quantization = request.quantization or quantization_for(model, adapters, engine)
-            backend, subject = open_model(model, adapters, quantization, engine)
+            backend, subject = open_model(model, adapters, quantization, engine, kv_room)
             session = _Session(request, backend, subject, sandbox, progress)
             report = session.run(loaded, practised)
         return _exported(request, loaded, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,8 @@ from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 if TYPE_CHECKING:
     from azr_mlx.backends.base import Backend
 
-# How many answers are decoded at once, and of how many tokens they keep keys and values: 3.6 GB for
-# Qwen3-4B in 16 bits. Short answers go many at once, which is faster; long ones fit.
+# How many answers are decoded at once, and of how many tokens they keep keys and values at least:
+# 3.6 GB for Qwen3-4B in 16 bits. Short answers go many at once, which is faster; long ones fit.
 ROWS, KV_TOKENS = 128, 24_576
 
 # The files of a model's folder on which its answers depend.
@@ -29,8 +30,10 @@ def open_model(
     adapter_path: Path | None,
     quantization: Quantization,
     backend_name: str = "auto",
+    room: Callable[[Path, str], int] = lambda folder, backend: 0,
 ) -> tuple[Backend, Subject]:
     """The backend with the adapters loaded, and what it is: source, revision, quantisation, hashes.
+    ``room`` says of how many tokens keys and values have room beside the model in a folder.
 
     Raises:
         UsageError: there is no such model, or the adapters are missing or belong to another model.
@@ -46,7 +49,7 @@ def open_model(
         lora or Lora(rank=1),
         quantization,
         max_rows=ROWS,
-        kv_tokens=KV_TOKENS,
+        kv_tokens=max(KV_TOKENS, room(found.path, engine)),
     )
     adapter = adapter_sha256 = ""
     if adapter_path is not None:

@@ -241,6 +241,23 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(here, cli: Cli, words, 
     assert not (here / "evals").exists()
 
 
+def test_a_model_is_opened_with_the_room_that_the_machine_has(here, monkeypatch):
+    from azr_mlx.commands import evaluate
+    from azr_mlx.errors import UsageError
+
+    class Opened(UsageError):
+        pass
+
+    def opened(*given: object) -> None:
+        assert evaluate.kv_room in given
+        raise Opened
+
+    monkeypatch.setattr(evaluate, "open_model", opened)
+    data, model = here / "HumanEval.jsonl", str(here / "tiny")
+    with pytest.raises(Opened):
+        evaluate.evaluate(evaluate.EvalRequest(["humaneval"], model=model, data=data))
+
+
 def test_samples_made_elsewhere_need_no_model(here, cli: Cli, tmp_path):
     given = tmp_path / "given.jsonl"
     rows = [{"task_id": f"HumanEval/{i}", "completion": "    return x + 1\n"} for i in range(TASKS)]

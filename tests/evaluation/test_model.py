@@ -15,15 +15,25 @@ from tests.tiny import tiny_folder
 pytestmark = pytest.mark.backend
 
 
-@pytest.mark.parametrize(("new", "rows"), [(40, ROWS), (4000, KV_TOKENS // 4072)])
-def test_short_answers_are_decoded_many_at_once_and_long_ones_few(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: int, rows: int
+@pytest.mark.parametrize(
+    ("new", "room", "rows"),
+    [(40, 0, ROWS), (4000, 0, KV_TOKENS // 4072), (4000, 99 * 4072, 99), (4000, 1 << 30, ROWS)],
+)
+def test_short_answers_are_decoded_many_at_once_and_long_ones_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: int, room: int, rows: int
 ) -> None:
     from azr_mlx.backends.base import Sampling
     from azr_mlx.backends.rollout import RolloutEngine
 
     tiny_folder(tmp_path / "tiny")
-    backend, _ = open_model(str(tmp_path / "tiny"), None, Quantization(bits=0), "mlx")
+    folder = tmp_path / "tiny"
+    backend, _ = open_model(
+        str(folder),
+        None,
+        Quantization(bits=0),
+        "mlx",
+        lambda opened, engine: room if (opened, engine) == (folder, "mlx") else 0,
+    )
     seen: list[int] = []
 
     def decode(engine: RolloutEngine, waiting: list, done: dict, on_step: object) -> None:

@@ -140,6 +140,22 @@ def test_the_kv_budget_reaches_the_engine(folder):
     assert memory.kv_tokens_of(load(None, given[:1])) == 0
 
 
+@pytest.mark.parametrize(("on", "width"), [("cpu", 4), ("gpu", 2)])
+def test_an_evaluation_gives_a_quarter_of_the_memory_to_keys_and_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str, width: int
+) -> None:
+    """A small model had as much as a large one, and answered 25 questions at once, not 128."""
+    row = {"model_type": "qwen2", "num_hidden_layers": 24, "hidden_size": 896, "vocab_size": 9}
+    row |= {"num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(row))
+    monkeypatch.setattr(memory, "device", lambda: on)
+    monkeypatch.setattr(memory, "machine_memory", lambda device: 16 << 30 if device == on else 0)
+    per_token = 2 * 24 * 2 * 64 * width
+    assert memory.kv_room(tmp_path, "mlx") == (4 << 30) // per_token
+    (tmp_path / "config.json").write_text(json.dumps(row | {"model_type": "unheard_of"}))
+    assert memory.kv_room(tmp_path, "mlx") == 0
+
+
 def test_the_kv_budget_bounds_the_plan():
     c = load(None, ["rollout.kv_budget_mb=20"])
     p = planner()

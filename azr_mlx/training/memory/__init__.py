@@ -21,11 +21,12 @@ from azr_mlx.models.hub import hub_snapshot
 from azr_mlx.models.locate import check_hub_name, locate
 from azr_mlx.text import storage
 from azr_mlx.training import step_times
-from azr_mlx.training.memory.estimate import Planner, kv_tokens, round_rollouts
+from azr_mlx.training.memory.estimate import Planner, kv_bytes, kv_tokens, round_rollouts
 from azr_mlx.training.memory.limit import (
     device,
     fits,
     limit_of,
+    machine_memory,
     refuse_what_does_not_fit,
     resolve_checkpointing,
     what_fits,
@@ -33,6 +34,8 @@ from azr_mlx.training.memory.limit import (
 from azr_mlx.training.memory.on_torch import TorchPlanner, free_memory, torch_device
 from azr_mlx.training.memory.prompts import planned_prompts
 from azr_mlx.training.memory.shape import Shape, UnknownModel
+
+KV_SHARE = 4  # an evaluation gives this part of the memory to keys and values
 
 
 def describe(config: Config, asking: str = "") -> str:
@@ -126,6 +129,18 @@ def kv_tokens_of(config: Config, backend: str = "mlx") -> int:
             "rollout.max_batch if memory is short"
         ) from error
     return kv_tokens(config, planner.shape, planner.device)
+
+
+def kv_room(folder: Path, backend: str) -> int:
+    """The number of tokens of the model in ``folder`` whose keys and values take a quarter of the
+    memory here; 0 if that is not known."""
+    on = torch_device() if backend == "torch" else device()
+    try:
+        shape = Shape.from_config(read_config(folder))
+    except (ModelError, UnknownModel):
+        return 0
+    memory = free_memory() if (backend, on) == ("torch", "gpu") else machine_memory(on)
+    return memory // KV_SHARE // kv_bytes(shape, on)
 
 
 def needs(config: Config, on: str, limit: int) -> int:

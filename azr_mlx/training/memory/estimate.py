@@ -506,10 +506,13 @@ def beginnings(c: Config) -> int:
 
 def kv_tokens(c: Config, s: Shape, device: str) -> int:
     """``rollout.kv_budget_mb`` as places x tokens; 0 means no limit."""
-    width = FLOAT32 if device == "cpu" else FLOAT16
-    per_token = 2 * s.layers * s.kv_heads * s.head_dim * width
     budget = c.rollout.kv_budget_mb * 10**6
-    return max(1, budget // per_token) if budget else 0
+    return max(1, budget // kv_bytes(s, device)) if budget else 0
+
+
+def kv_bytes(s: Shape, device: str) -> int:
+    """Bytes of the keys and values of one token."""
+    return 2 * s.layers * s.kv_heads * s.head_dim * (FLOAT32 if device == "cpu" else FLOAT16)
 
 
 def separate(budget: int, rows: int, prompt: int, answer: int) -> tuple[PlannedStage, ...]:
