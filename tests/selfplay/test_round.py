@@ -184,9 +184,18 @@ def test_the_shares_of_what_is_refused_are_parts_of_a_whole(sandbox):
     texts = iter([proposes(body), proposes(body), proposes("return undefined_name")])
     config = replace(CONFIG, batch_size=3, held_out=HeldOutConfig(tasks=1))
     game, _ = play(sandbox, lambda p, n: next(texts), config)
-    row = absorbed(game, one_round(game))
+    log = one_round(game)
+    row = absorbed(game, log)
     assert row["propose/reject/reserved"] == pytest.approx(2 / 3)
     assert row["propose/reject/error"] == pytest.approx(1 / 3)
+    assert row["propose/count"] == 3 and row["propose/valid_rate/deduction"] == 0.0
+    assert len(log.experiences) == 1, "only what is paid can be trained on"
+    assert [done.text for _, done in log.written] == [
+        proposes(body),
+        proposes(body),
+        log.paid[0].experience.completion.text,
+    ], "but the model wrote them all"
+    assert row["len/mean"] == np.mean([len(done.token_ids) for _, done in log.written])
 
 
 def test_a_repeated_program_is_a_duplicate_the_second_time(sandbox):
