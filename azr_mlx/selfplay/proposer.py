@@ -104,9 +104,9 @@ class TaskProposer:
         templates, over the kinds in turn."""
         c = self.config
         with r.phase("propose"):
-            kinds = _in_turn(r, levels, c.batch_size)
+            kinds = r.in_turn(tuple(levels), c.batch_size)
             asked = self._from_model(r, kinds, levels) if kinds else []
-            turns = _in_turn(r, levels, c.proposer.templates_per_step)
+            turns = r.in_turn(tuple(levels), c.proposer.templates_per_step)
             return asked + self._from_templates(r, turns, levels)
 
     def validate(self, r: Round, proposals: Sequence[Proposed]) -> list[Validated]:
@@ -175,6 +175,8 @@ class TaskProposer:
         self, kind: TaskKind, count: int, level: float, draw: np.random.Generator
     ) -> list[Task]:
         p = self.config.proposer
+        if p.reference_choice == "uniform":
+            return self.buffer.sample(kind, count, draw)
         wanted = p.target_solve_rate if p.reference_choice == "solve_rate" else None
         return self.buffer.references(kind, count, level, draw, wanted)
 
@@ -295,12 +297,6 @@ class TaskProposer:
             f"proposer.template_set: {p.template_set}: {MOST_RESERVED} programs in a row have "
             "shapes that are reserved for held-out tasks; give it more shapes, or held_out.tasks=0"
         )
-
-
-def _in_turn(r: Round, levels: Levels, count: int) -> list[TaskKind]:
-    """``count`` kinds in turn. Another begins at every step, so that none is always left over."""
-    kinds = tuple(levels)
-    return [kinds[(i + r.step) % len(kinds)] for i in range(count)]
 
 
 def _kind(kind: TaskKind | str) -> TaskKind:

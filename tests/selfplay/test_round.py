@@ -319,6 +319,29 @@ def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
     assert paid == [0.0, 0.0, -1.0], "the measuring rollouts alone decide: p was 1 and 0"
 
 
+def test_without_reuse_old_tasks_take_the_place_of_what_was_refused_of_their_own_kind(sandbox):
+    """The paper's flow solves as many tasks of each kind, whichever kind's proposals failed."""
+    rollout = replace(CONFIG.rollout, reuse_rollouts=False)
+    kinds = ("deduction", "abduction")
+    config = replace(CONFIG, task_types=kinds, rollout=rollout, batch_size=6)
+    config = replace(config, proposer=replace(CONFIG.proposer, references=4))
+    bodies = iter([f"return x + {[1] * (i + 2)}" for i in range(6)])
+    script = lambda p, n: proposes(next(bodies), "[3]") if is_proposal(p) else " 0"  # noqa: E731
+    game, _ = play(sandbox, script, config)
+    draft = game.proposer._draft
+
+    def of_deduction_only(r, asked, completion):
+        one = draft(r, asked, completion)
+        return one if asked.kind is TaskKind.DEDUCTION else replace(one, proposal=None)
+
+    game.proposer._draft = of_deduction_only
+    log = one_round(game)
+    valid = Counter(one.task.kind for one in log.validated if one.task)
+    solved = Counter(e.kind for e in log.trained if e.role is Role.SOLVE)
+    assert valid == {TaskKind.DEDUCTION: 3}
+    assert solved == {TaskKind.DEDUCTION: 3, TaskKind.ABDUCTION: 3}
+
+
 @pytest.mark.parametrize("kinds", [("induction",), ("deduction", "abduction", "induction")])
 def test_induction_goes_on_when_every_program_has_its_task(sandbox, kinds):
     proposer = replace(CONFIG.proposer, seed_tasks="identity")
@@ -500,6 +523,27 @@ def test_the_setting_decides_which_tasks_a_proposal_is_shown(sandbox, choice, ra
     rounds = [Round(0, step) for step in range(60)]
     drawn = [game.proposer._references(r, TaskKind.DEDUCTION, 0, 0.2)[0] for r in rounds]
     assert sum(buffer.solve_rate(task.id) == rate for task in drawn) > 45
+
+
+def test_references_can_be_any_tasks(sandbox):
+    """As in the paper: whatever the level, and however often they are solved."""
+    p = replace(CONFIG.proposer, references=1, reference_choice="uniform")
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=p))
+    buffer = game.memory.tasks
+    buffer.restore([])
+    for i in range(20):
+        program = f"def f(x):\n    return {' + '.join(['x'] * (i + 2))}"
+        made = Task.create(TaskKind.DEDUCTION, program, ("(1,)",), (str(i + 2),))
+        buffer.add(made)
+        buffer.record(made.id, 10, 10 if i < 10 else 0)
+    rounds = [Round(0, step) for step in range(400)]
+    drawn = [game.proposer._references(r, TaskKind.DEDUCTION, 0, 0.2)[0] for r in rounds]
+    easy = sum(buffer.solve_rate(task.id) == 1.0 for task in drawn)
+    assert 160 < easy < 240 and len({task.id for task in drawn}) == 20
+    few = replace(p, references=99)
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=few))
+    shown = game.proposer._references(Round(0, 1), TaskKind.DEDUCTION, 0, 0.2)
+    assert len(shown) == len({task.id for task in shown}) == game.memory.tasks.count(shown[0].kind)
 
 
 def test_templates_are_no_harder_than_the_hardest(sandbox):
