@@ -379,6 +379,24 @@ def test_a_run_without_templates_asks_for_no_more_induction_than_it_has_programs
     assert of == {TaskKind.DEDUCTION: 3, TaskKind.ABDUCTION: 3, TaskKind.INDUCTION: 1}
 
 
+@pytest.mark.parametrize("batch_size", [1, 9])
+def test_a_run_without_templates_takes_no_program_from_them(sandbox, batch_size):
+    """Not even for induction, when the only program that there is has its task already."""
+    proposer = replace(CONFIG.proposer, seed_tasks="identity")
+    kinds = ("deduction", "abduction", "induction")
+    config = replace(CONFIG, task_types=kinds, batch_size=batch_size, proposer=proposer)
+    calls = "\nf(1)\nf(2)\nf('a')\nf([])\n"
+    game, _ = play(sandbox, lambda p, n: " it is itself" + calls if is_proposal(p) else "", config)
+    asked = Counter()
+    for step in range(1, 7):
+        log = one_round(game, step)
+        absorbed(game, log, step)
+        asked[step] += sum(v.proposed.draft.kind is TaskKind.INDUCTION for v in log.validated)
+    assert game.memory.tasks.count(TaskKind.INDUCTION) == sum(asked.values()) == 1
+    [task] = game.memory.tasks.tasks(TaskKind.INDUCTION)
+    assert "return a" in task.program
+
+
 def test_templates_are_of_new_shapes_and_harder_if_there_are_no_others(sandbox):
     """Chains of one operation have some 70 shapes, and the buffer keeps hundreds of tasks."""
     p = replace(CONFIG.proposer, template_set="chains")
