@@ -163,9 +163,9 @@ class Ppo:
 @dataclass(frozen=True, slots=True)
 class Proposer:
     references: Count = 6  # K
-    # near which they are drawn: difficulty (1 - solve rate near the level) or the solve rate that
-    # is aimed at
-    reference_choice: Annotated[str, OneOf("difficulty", "solve_rate")] = "difficulty"
+    # near which they are drawn: difficulty (1 - solve rate near the level), or the solve rate that
+    # is aimed at; or any of them (the paper's)
+    reference_choice: Annotated[str, OneOf("difficulty", "solve_rate", "uniform")] = "difficulty"
     # share of the model's programs that go on from a known one, drawn as a reference is
     extended: Fraction = 0.0
     # N; half are shown to the solver, and the hidden half needs two outputs that differ

@@ -8,7 +8,6 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from azr_mlx.monitoring.metrics import MetricsRow
-from azr_mlx.types import TaskKind
 
 WINDOW = 5  # a sign is the mean of this many steps
 QUIET = 20  # this many steps pass before a warning is repeated
@@ -110,12 +109,17 @@ class Health:
 def _watched(row: MetricsRow) -> dict[str, float]:
     """The values of one step that the signs are computed from; missing ones are left out."""
     found: dict[str, float] = {}
-    rates = [row[k] for k in (f"propose/valid_rate/{kind.value}" for kind in TaskKind) if k in row]
-    if rates:
-        found["valid"] = fmean(rates)
-    duplicates, valid = row.get("propose/reject/duplicate", 0.0), found.get("valid", 0.0)
-    if duplicates + valid > 0:
-        found["distinct"] = valid / (valid + duplicates)
+    if count := row.get("propose/count", 0):
+        # Shares of all proposals: the mean of the kinds would count a kind of which there is one
+        # proposal like one of which there are many.
+        valid = row["propose/valid"] / count
+        reserved, duplicates = (
+            row.get(f"propose/reject/{reason}", 0.0) for reason in ("reserved", "duplicate")
+        )
+        if reserved < 1:
+            found["valid"] = valid / (1 - reserved)
+        if valid + duplicates > 0:
+            found["distinct"] = valid / (valid + duplicates)
     for name, key in (
         ("flat_groups", "frac_reward_zero_std"),
         ("cut", "len/truncated_rate"),

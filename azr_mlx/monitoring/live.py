@@ -181,8 +181,8 @@ class View:
                 "   ".join(
                     [
                         *kl_parts(row),
-                        f"entropy {row.get('entropy', 0.0):.2f}",
-                        f"gradient {row.get('grad_norm', 0.0):.2g}",
+                        f"entropy {measured(row, 'entropy', '.2f')}",
+                        f"gradient {measured(row, 'grad_norm', '.2g')}",
                     ]
                 )
             ),
@@ -242,6 +242,11 @@ def time_of_day(seconds: float, now: datetime) -> str:
 def reward_of(row: MetricsRow) -> str:
     """The mean reward of a step; runs of version 0.1 have not kept it."""
     return f"{row['reward']:+.2f}" if "reward" in row else "-"
+
+
+def measured(row: MetricsRow, name: str, how: str) -> str:
+    """A metric as a number; a dash if the step did not measure it, as one without an update."""
+    return format(row[name], how) if name in row else "-"
 
 
 def kl_parts(row: MetricsRow) -> list[str]:

@@ -107,7 +107,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Proposing": (
         Metric(
             f"propose/valid_rate/{{{KINDS}}}",
-            "share of the model's proposals that are valid (they pass the gate)",
+            "share of the model's proposals that are valid (they pass the gate); those of shapes "
+            "reserved for held-out tasks are not counted",
             "above 30 %",
             "%",
         ),

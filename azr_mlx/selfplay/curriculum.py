@@ -15,11 +15,12 @@ LOWEST, HIGHEST = 0.1, 0.9
 class Curriculum:
     """A difficulty in [0.1, 0.9] per task kind.
 
-    ``linear``, ``exponential`` and ``step`` (``stairs`` equal steps) go from ``initial`` to
-    ``final`` in ``max_steps`` steps. ``adaptive`` starts at ``initial`` and follows the measured
-    solve rate: an integral controller on its running mean, ``d += gain * (rate - target)``, twice
-    as fast if the rate has left the band; so it holds the rate near the target, whatever the
-    model's strength. Its range ends at the larger of ``initial`` and ``final``.
+    ``linear``, ``exponential`` and ``step`` (``stairs`` levels, each for equally many steps) go
+    from ``initial`` to ``final`` in ``max_steps`` steps. ``adaptive`` starts at ``initial`` and
+    follows the measured solve rate: an integral controller on its running mean,
+    ``d += gain * (rate - target)``, twice as fast if the rate has left the band; so it holds the
+    rate near the target, whatever the model's strength. Its range ends at the larger of ``initial``
+    and ``final``.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Curriculum:
         self._rate: dict[TaskKind, float | None] = dict.fromkeys(TaskKind)
 
     def difficulty(self, kind: TaskKind, step: int) -> float:
-        """The difficulty at ``step`` (counted from 0)."""
+        """The difficulty at ``step``: from 1 to ``max_steps``; 0 is before the first one."""
         if self.schedule == "adaptive":
             return self._difficulty[kind]
         part = min(max(step / self.max_steps, 0.0), 1.0)
         if self.schedule == "step":
-            part = min(math.floor(part * self.stairs), self.stairs - 1) / max(1, self.stairs - 1)
+            climbed = math.ceil(step * self.stairs / self.max_steps) - 1
+            part = min(max(climbed, 0), self.stairs - 1) / max(1, self.stairs - 1)
         if self.schedule == "exponential":
             low, high = _clip(self.initial), _clip(self.final)
             return _clip(low * (high / low) ** part)

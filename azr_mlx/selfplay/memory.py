@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from azr_mlx.config import Config
 from azr_mlx.selfplay.curriculum import Curriculum
 from azr_mlx.selfplay.round import Round
@@ -42,9 +44,23 @@ class Memory:
     ) -> list[Task]:
         """``count`` tasks to solve again, spread over the kinds; ``without`` are ids to leave out,
         ``extra`` distinguishes several calls of a round."""
-        draw, kinds = r.draw("replay", extra), len(self.kinds)
-        learnable = self.buffer_choice == "learnable"
+        kinds = len(self.kinds)
         share = [count // kinds + ((i + r.step) % kinds < count % kinds) for i in range(kinds)]
+        return self._old(share, r.draw("replay", extra), without)
+
+    def filling(self, r: Round, count: int, tasks: Sequence[Task]) -> list[Task]:
+        """Old tasks that fill up the new ones of a round: of each kind there are then as many as
+        are its part of ``count``, as far as the buffer has them."""
+        wanted = Counter(r.in_turn(self.kinds, count))
+        wanted.subtract(task.kind for task in tasks)
+        share = [max(wanted[kind], 0) for kind in self.kinds]
+        return self._old(share, r.draw("replay", 0), {task.id for task in tasks})
+
+    def _old(
+        self, share: Sequence[int], draw: np.random.Generator, without: Collection[str]
+    ) -> list[Task]:
+        """As many tasks of each kind as its ``share``."""
+        learnable = self.buffer_choice == "learnable"
         pools = [
             self.tasks.sample(kind, n + len(without), draw, learnable)
             for kind, n in zip(self.kinds, share, strict=True)

@@ -104,9 +104,9 @@ class TaskProposer:
         templates, over the kinds in turn."""
         c = self.config
         with r.phase("propose"):
-            kinds = _in_turn(r, levels, c.batch_size)
+            kinds = r.in_turn(tuple(levels), c.batch_size)
             asked = self._from_model(r, kinds, levels) if kinds else []
-            turns = _in_turn(r, levels, c.proposer.templates_per_step)
+            turns = r.in_turn(tuple(levels), c.proposer.templates_per_step)
             return asked + self._from_templates(r, turns, levels)
 
     def validate(self, r: Round, proposals: Sequence[Proposed]) -> list[Validated]:
@@ -118,9 +118,9 @@ class TaskProposer:
     # -- by the model ------------------------------------------------------------------------------
 
     def _from_model(self, r: Round, kinds: Sequence[TaskKind], levels: Levels) -> list[Proposed]:
-        """One proposal a place of ``kinds``; of induction there may be fewer. Those of one kind are
-        shown the same references, and form a group; those that go on from known programs form one
-        of their own."""
+        """One proposal a place of ``kinds``; of induction there may be fewer, or none. Those of one
+        kind are shown the same references, and form a group; those that go on from known programs
+        form one of their own."""
         assert self.backend is not None
         places = {kind: place for place, kind in enumerate(levels)}
         groups = {(kind, further): r.new_group() for further in (False, True) for kind in levels}
@@ -128,7 +128,7 @@ class TaskProposer:
         shown = {k: self._references(r, k, places[k], levels[k]) for _, k in others}
         asked = [self._request(r, i, k, levels[k], shown[k]) for i, k in others]
         if induction := len(kinds) - len(others):
-            asked += self._for_induction(r, induction, levels[TaskKind.INDUCTION])
+            asked += self._for_induction(r, induction, levels)
         done = self._completions(r, [one.prompt for one in asked])
         return [
             Proposed(
@@ -143,6 +143,8 @@ class TaskProposer:
 
     def _completions(self, r: Round, prompts: Sequence[Prompt]) -> list[Completion]:
         assert self.backend is not None
+        if not prompts:
+            return []
         rollout = self.config.rollout
         sampling = Sampling(rollout.max_propose_tokens, rollout.temperature, rollout.top_p)
         keys = [r.key("propose", i) for i in range(len(prompts))]
@@ -160,7 +162,7 @@ class TaskProposer:
         }
         most = self.config.rollout.max_prompt_tokens
         prompts = {one: prompt for one, prompt in prompts.items() if len(prompt.token_ids) <= most}
-        done = self._completions(r, list(prompts.values())) if prompts else []
+        done = self._completions(r, list(prompts.values()))
         read = {
             program: parse_proposal(completion.text, kind, self.form, program)
             for program, completion in zip(prompts, done, strict=True)
@@ -175,22 +177,27 @@ class TaskProposer:
         self, kind: TaskKind, count: int, level: float, draw: np.random.Generator
     ) -> list[Task]:
         p = self.config.proposer
+        if p.reference_choice == "uniform":
+            return self.buffer.sample(kind, count, draw)
         wanted = p.target_solve_rate if p.reference_choice == "solve_rate" else None
         return self.buffer.references(kind, count, level, draw, wanted)
 
-    def _for_induction(self, r: Round, count: int, level: float) -> list[_Request]:
+    def _for_induction(self, r: Round, count: int, levels: Levels) -> list[_Request]:
         """Requests for induction tasks of different programs that have none yet: a second one of a
         program would be refused, whatever its inputs.
 
         If the buffer has too few, templates give the rest. In a run without templates there are
-        fewer requests, but at least one.
+        fewer requests then; if nothing but induction is proposed, no other kind would ever bring a
+        program, and there is at least one.
         """
         kind, draw = TaskKind.INDUCTION, r.draw("programs", 0)
+        level = levels[kind]
         known = self.buffer.programs()
         chosen = [known[i] for i in draw.permutation(len(known))[:count]]
         programs: list[tuple[str, tuple[Task, ...]]] = [(task.program, (task,)) for task in chosen]
         used = {(kind, skeleton(task.program)) for task in chosen}
-        wanted = count if self.config.proposer.templates_per_step else 1
+        alone = int(len(levels) == 1)
+        wanted = count if self.config.proposer.templates_per_step else alone
         for _ in range(wanted - len(chosen)):
             proposal, _ = self._fresh(kind, level, draw, used)
             programs.append((proposal.program, ()))
@@ -295,12 +302,6 @@ class TaskProposer:
             f"proposer.template_set: {p.template_set}: {MOST_RESERVED} programs in a row have "
             "shapes that are reserved for held-out tasks; give it more shapes, or held_out.tasks=0"
         )
-
-
-def _in_turn(r: Round, levels: Levels, count: int) -> list[TaskKind]:
-    """``count`` kinds in turn. Another begins at every step, so that none is always left over."""
-    kinds = tuple(levels)
-    return [kinds[(i + r.step) % len(kinds)] for i in range(count)]
 
 
 def _kind(kind: TaskKind | str) -> TaskKind:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from azr_mlx import rng
 from azr_mlx.tasks.gate import Draft, GateResult
-from azr_mlx.types import Completion, Experience, Prompt, Task, Verdict
+from azr_mlx.types import Completion, Experience, Prompt, Task, TaskKind, Verdict
 
 PHASES = ("propose", "solve", "verify", "score", "update", "evaluate", "save")
 
@@ -82,6 +82,11 @@ class Round:
     def draw_of_step(self, stream: str, *index: int) -> np.random.Generator:
         """A generator that all rounds of the step have in common."""
         return rng.generator(self.seed, stream, self.step, *index)
+
+    def in_turn(self, kinds: Sequence[TaskKind], count: int) -> list[TaskKind]:
+        """``count`` kinds in turn. Another begins at every step, so that none is always left
+        over."""
+        return [kinds[(i + self.step) % len(kinds)] for i in range(count)]
 
     def new_group(self) -> int:
         """The id of a group of rollouts that share a baseline."""

@@ -12,7 +12,7 @@ from azr_mlx.selfplay.round import Paid, Solution, Validated
 from azr_mlx.tasks import parse
 from azr_mlx.tasks.prompts import arguments
 from azr_mlx.tasks.repeats import repeats
-from azr_mlx.types import Experience, Reward, Role, Status, TaskKind, Verdict
+from azr_mlx.types import Completion, Experience, Prompt, Reward, Role, Status, TaskKind, Verdict
 
 Metrics = dict[str, float]
 
@@ -55,6 +55,15 @@ class RoundLog:
         return [one.experience for one in self.paid]
 
     @property
+    def written(self) -> list[tuple[Prompt, Completion]]:
+        """All that the model wrote, with what it was asked: the experiences, and those proposals
+        that are neither paid nor trained on since their shape is reserved."""
+        proposed = [one.proposed for one in self.validated]
+        asked = [(one.prompt, one.completion) for one in proposed]
+        both = [(prompt, done) for prompt, done in asked if prompt is not None and done is not None]
+        return both + [(one.prompt, one.completion) for one in self.solutions]
+
+    @property
     def trained(self) -> list[Experience]:
         """The experiences that are trained on."""
         return [one.experience for one in self.paid if one.trains]
@@ -67,7 +76,7 @@ class RoundLog:
         """What follows from the step's rollouts and proposals."""
         duplicates = sum(one.result.reason == "duplicate" for one in self.validated)
         row: Metrics = {"buffer/duplicates": duplicates, "resampled": self.resampled}
-        row |= _rewards(self.experiences) | _lengths(self.experiences) | self._repeats()
+        row |= _rewards(self.experiences) | _lengths(self.written) | self._repeats()
         return row | self._proposals() | self._programs() | self._runs()
 
     def _repeats(self) -> Metrics:
@@ -84,7 +93,7 @@ class RoundLog:
         counted = [one for one in by_model if one.result.reason != "reserved"]
         templates = [one for one in self.validated if not one.by_model]
         row: Metrics = {
-            "propose/count": len(counted),
+            "propose/count": len(by_model),
             "propose/valid": sum(one.task is not None for one in by_model),
             "propose/templates": sum(one.task is not None for one in templates),
         }
@@ -143,8 +152,8 @@ def _shown(one: Paid) -> ShownProposal:
 
 
 def _proposals_of(kind: TaskKind, counted: Sequence[Validated], paid: Sequence[Paid]) -> Metrics:
-    """The valid rate of a kind's proposals, and of the valid ones the mean learnability and the
-    mean variance of an answer's success."""
+    """The valid rate of a kind's proposals (``counted`` are those of no reserved shape), and of the
+    valid ones the mean learnability and the mean variance of an answer's success."""
     row: Metrics = {}
     own = [one.task is not None for one in counted if one.proposed.draft.kind is kind]
     if own:
@@ -176,11 +185,11 @@ def _rewards(experiences: Sequence[Experience]) -> Metrics:
     return row
 
 
-def _lengths(experiences: Sequence[Experience]) -> Metrics:
-    if not experiences:
+def _lengths(written: Sequence[tuple[Prompt, Completion]]) -> Metrics:
+    if not written:
         return {}
-    lengths = [len(e.completion.token_ids) for e in experiences]
-    cut = mean(e.completion.finish == "length" for e in experiences)
+    lengths = [len(done.token_ids) for _, done in written]
+    cut = mean(done.finish == "length" for _, done in written)
     return {"len/mean": mean(lengths), "len/max": max(lengths), "len/truncated_rate": cut}
 
 

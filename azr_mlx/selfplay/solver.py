@@ -106,14 +106,15 @@ class TaskSolver:
 
     def _plan(self, r: Round, tasks: Sequence[Task], memory: Memory) -> list[_Place]:
         """Every task in a group of ``group_size``. If groups are not reused, they only measure:
-        every new task is solved once more, and old ones fill up the batch (the paper's section
-        3.3)."""
+        every new task is solved once more, and old ones fill up the batch, kind by kind (the
+        paper's section 3.3)."""
         c, new = self.config, {t.id for t in tasks}
         size, count = c.rollout.group_size, c.solver.buffer_tasks_per_step
         if c.rollout.reuse_rollouts:
             again = memory.replay(r, count, without=new)
             return [_Place(task, size) for task in [*tasks, *again]]
-        again = memory.replay(r, max(count, c.tasks_per_round - len(tasks)), without=new)
+        filling = memory.filling(r, c.tasks_per_round, tasks)
+        again = max(filling, memory.replay(r, count, without=new), key=len)
         measured = [_Place(task, size, measures=True) for task in tasks]
         return measured + [_Place(task, 1) for task in [*tasks, *again]]
 

@@ -3,7 +3,8 @@
 The model proposes tasks and solves them; the gate and the judge run all its code in the sandbox;
 PPO learns from both roles. Departures from the paper: the rollouts that measure how hard a task is
 are trained on, too (``rollout.reuse_rollouts: false`` is the paper's flow), and templates propose
-tasks, too (with ``proposer.templates_per_step: 0`` only the model does).
+tasks, too (with ``proposer.templates_per_step: 0`` only the model does). docs/how-it-works.md has
+the others, and config/azr_paper.yaml those of the configuration that is nearest to the paper.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ for every advantage estimator.
 Nothing is computed for nothing: pi_old is scored only if more than one update follows, or if the
 critic or the KL penalty needs the same pass; the reference is scored only while the penalty's
 coefficient matters; rows whose advantage is 0 are left out of an update that would not move them.
+A minibatch that has no gradient at all makes no optimizer step: AdamW's momentum of earlier steps
+and its weight decay would move the weights by themselves.
 """
 
 from __future__ import annotations
@@ -53,12 +55,11 @@ def rate_factor(step: int, warmup: int, last: int, how: str) -> float:
     return left if how == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
-def _moved(batch: Batch, hyper: Hyper, floor: float) -> np.ndarray:
+def _moved(batch: Batch, hyper: Hyper) -> np.ndarray:
     """Indices of the rows that the loss has a gradient for: those with an advantage, or all if a
-    bonus, a penalty or the critic acts on every row, or if their entropy is to be measured because
-    it has a floor. The weights of tokens were computed before, so that a row's share does not
-    depend on which others are left out."""
-    everywhere = batch.values is not None or hyper.entropy_coef or hyper.kl_coef or floor
+    bonus, a penalty or the critic acts on every row. The weights of tokens were computed before, so
+    that a row's share does not depend on which others are left out."""
+    everywhere = batch.values is not None or hyper.entropy_coef or hyper.kl_coef
     if everywhere or batch.advantages is None:
         return np.arange(len(batch))
     return np.flatnonzero((batch.advantages * batch.mask).any(axis=1))
@@ -102,9 +103,23 @@ class Learner:
             metrics.pop("kl_ref", None)
         elif stats and c.ppo.adaptive_kl:
             self.kl.update(metrics["kl_ref"])
-        if stats:
+        if not stats and c.ppo.entropy_floor and batch.mask.any():
+            metrics |= self._entropy_without_update(r, batch, current)
+        if "entropy" in metrics:
             self.entropy.update(metrics["entropy"])
         return metrics
+
+    def _entropy_without_update(
+        self, r: Round, batch: Batch, current: Scores | None
+    ) -> dict[str, float]:
+        """The metrics of the entropy in a step whose rewards teach nothing. A floor needs it above
+        all then: answers that are all alike earn the same."""
+        with r.clock.phase("score"):
+            scores = current or self.backend.score(
+                batch, "current", self.config.rollout.temperature
+            )
+        entropy = float(scores.entropy[batch.mask > 0].mean(dtype=np.float64))
+        return {"entropy": entropy, "entropy_coef": self.entropy.coef}
 
     # -- scores and advantages ---------------------------------------------------------------------
 
@@ -209,10 +224,11 @@ class Learner:
                     continue
                 part = part.with_(weights=self._weights(part.mask, proposals[index]))
                 lesson = self._lesson(r, len(stats), solutions)
-                moved = _moved(part, hyper, p.entropy_floor)
+                moved = _moved(part, hyper)
                 if not len(moved) and lesson is None:
                     continue
-                part = part.rows(moved) if len(moved) else part
+                if len(moved) and not p.entropy_floor:  # it needs the entropy of all rows
+                    part = part.rows(moved)
                 stats.append(self.backend.update(part, hyper, lesson))
                 if not stats[-1].applied:
                     return stats, True

@@ -147,7 +147,7 @@ class Trainer:
         log, metrics = self.selfplay.step(r, interrupts.allowed())
         experiences = log.experiences
         row = {"step": step} | metrics
-        row |= self._throughput(experiences, clock, row)
+        row |= self._throughput(log, clock, row)
         signs, warnings = self.health.observe(row)
         row |= signs
         with clock.phase("evaluate"):
@@ -174,15 +174,13 @@ class Trainer:
             tracker.log(row, self.step)
         self.display.step(row, log.shown())
 
-    def _throughput(
-        self, experiences: Sequence[Experience], clock: Clock, row: dict[str, float]
-    ) -> dict[str, float]:
-        generated = sum(len(e.completion.token_ids) for e in experiences)
-        distinct = {e.prompt.token_ids for e in experiences}
+    def _throughput(self, log: RoundLog, clock: Clock, row: dict[str, float]) -> dict[str, float]:
+        generated = sum(len(done.token_ids) for _, done in log.written)
+        distinct = {prompt.token_ids for prompt, _ in log.written}
         rollout = clock.spent["propose"] + clock.spent["solve"]
         update = clock.spent["score"] + clock.spent["update"]
         return {
-            "rollouts": len(experiences),
+            "rollouts": len(log.written),
             "tokens/prompt": sum(len(p) for p in distinct),
             "tokens/completion": generated,
             "tok_s/rollout": generated / max(rollout, 1e-9),

@@ -375,6 +375,31 @@ def test_the_shipped_configs_are_the_ones_that_the_docs_name() -> None:
     assert wanted <= shipped.shipped_configs().keys()
 
 
+def test_azr_paper_has_the_numbers_of_the_paper() -> None:
+    """Table 3 of arXiv 2505.03335, its Eq. 4 to 8, and the first release of its code; what differs
+    is in the table at the head of the file."""
+    c = load("azr_paper")
+    assert (c.proposer.references, c.proposer.reference_choice) == (6, "uniform")
+    assert (c.proposer.induction_inputs, c.proposer.seed_tasks) == (10, "identity")
+    assert (c.proposer.reward, c.proposer.extremes, c.proposer.guessing) == (
+        "one_minus",
+        "zero",
+        "counted",
+    )
+    assert (c.proposer.invalid_reward, c.proposer.malformed_reward) == (-1.0, -1.0)
+    assert (c.proposer.templates_per_step, c.proposer.advantage) == (0, "same")
+    assert (c.proposer.loss_share, c.solver.repeats, c.solver.binary_reward) == (0, "wrong", False)
+    assert (c.solver.wrong_reward, c.solver.malformed_reward) == (-0.5, -1.0)
+    assert c.solver.strategies == ("step_by_step",), "its solver thinks before it answers"
+    assert (c.rollout.temperature, c.rollout.top_p, c.rollout.group_size) == (1.0, 1.0, 8)
+    assert not c.rollout.reuse_rollouts and c.batch_size % len(c.task_types) == 0
+    assert (c.ppo.advantage, c.ppo.epochs, c.ppo.loss_aggregation) == ("trr++", 1, "token_mean")
+    assert (c.ppo.clip_low, c.ppo.clip_high, c.ppo.dual_clip) == (0.2, 0.2, 0.0)
+    assert (c.ppo.max_grad_norm, c.ppo.tis_cap, c.kl_penalty) == (1.0, 0.0, "none")
+    assert (c.lr_scheduler_type, c.warmup_steps, c.max_steps) == ("constant", 0, 500)
+    assert (c.task_buffer_size, c.held_out.tasks, c.distill.coef) == (16384, 0, 0.0)
+
+
 def test_azr_config_is_every_key_at_its_default_under_a_comment() -> None:
     path = shipped.shipped_configs()["azr_config"]
     assert diff(Config(), load(path)) == {}

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.pure
 WELL = {
     "propose/valid_rate/deduction": 0.6,
     "propose/valid_rate/induction": 0.4,
+    "propose/count": 20,
+    "propose/valid": 10,
     "propose/reject/duplicate": 0.1,
     "frac_reward_zero_std": 0.4,
     "len/truncated_rate": 0.05,
@@ -21,9 +23,9 @@ WELL = {
 }
 ILL = {
     "valid": {"propose/valid_rate/deduction": 0.02, "propose/valid_rate/induction": 0.02,
-              "propose/reject/duplicate": 0.0},
+              "propose/valid": 0.4, "propose/reject/duplicate": 0.0},
     "distinct": {"propose/reject/duplicate": 0.9, "propose/valid_rate/deduction": 0.15,
-                 "propose/valid_rate/induction": 0.15},
+                 "propose/valid_rate/induction": 0.15, "propose/valid": 3},
     "flat_groups": {"frac_reward_zero_std": 0.99},
     "cut": {"len/truncated_rate": 0.8},
     "length": {"len/mean": 90.0},
@@ -55,6 +57,28 @@ def test_each_sign_trips_on_its_own_cause_and_names_a_key(sign):
     metrics, said = fed(health, [{**WELL, **ILL[sign]}] * WINDOW, WINDOW + 1)
     assert metrics == {f"health/{name}": float(name == sign) for name in SIGNS}
     assert len(said) == 1 and FIXES[sign] in said[0]
+
+
+def test_a_kind_with_one_proposal_does_not_hide_that_the_others_are_alike():
+    """A run that grows its own tasks asks for one induction task beside many of the others."""
+    alike = {
+        "propose/valid_rate/deduction": 0.1,
+        "propose/valid_rate/abduction": 0.1,
+        "propose/valid_rate/induction": 1.0,
+        "propose/count": 41,
+        "propose/valid": 5,
+        "propose/reject/duplicate": 36 / 41,
+    }
+    metrics, said = fed(Health(), [alike] * WINDOW)
+    assert metrics["health/distinct"] == 1.0 and "only 12%" in said[0]
+
+
+def test_proposals_of_reserved_shapes_are_no_sign_of_anything():
+    kept = {"propose/count": 100, "propose/valid": 9, "propose/reject/reserved": 0.5}
+    metrics, said = fed(Health(), [kept] * WINDOW)
+    assert said == [] and metrics["health/valid"] == 0.0
+    only = {"propose/count": 100, "propose/valid": 0, "propose/reject/reserved": 1.0}
+    assert fed(Health(), [only] * WINDOW)[1] == []
 
 
 def test_one_bad_step_is_no_collapse():

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from azr_mlx.monitoring import live, terminal
 from azr_mlx.monitoring.live import LiveView, View, program_lines, sparkline
-from azr_mlx.monitoring.terminal import Display
+from azr_mlx.monitoring.terminal import Display, step_line
 from azr_mlx.selfplay.round_log import ShownProposal
 from azr_mlx.text import plain
 from azr_mlx.types import Reward, Status, TaskKind, Verdict
@@ -285,7 +285,15 @@ def test_a_resumed_run_shows_the_rows_that_are_numbers(err):
     with redirect_stderr(err):
         shown = Display(2)
     shown.recall([{**ROW, "step": 1, "entropy": "high", "grad_norm": None, "kl_ref": 10**400}])
-    assert "entropy 0.00" in "".join(plain_lines(shown.view, 80, 24))
+    assert "entropy -   gradient -" in "".join(plain_lines(shown.view, 80, 24))
+
+
+def test_what_a_step_did_not_measure_is_not_shown_as_nothing():
+    """A step without an update has no entropy and no gradient; an entropy of 0 is a collapse."""
+    row = {name: value for name, value in ROW.items() if name not in ("entropy", "grad_norm")}
+    line = step_line({**row, "step": 1}, 2)
+    assert "entropy - | grad - |" in line
+    assert "entropy 0.00 | grad 0 |" in step_line({**row, "entropy": 0.0, "grad_norm": 0.0}, 2)
 
 
 @pytest.mark.parametrize("err", ["terminal"], indirect=True)

@@ -34,8 +34,19 @@ def test_schedules_differ_half_way() -> None:
     at = {s: Curriculum(s, 0.2, 0.8, 100, stairs=4).difficulty(KIND, 50) for s in SCHEDULES[:3]}
     assert at["linear"] == pytest.approx(0.5)
     assert at["exponential"] == pytest.approx(0.4)
-    assert at["step"] == pytest.approx(0.6)
+    assert at["step"] == pytest.approx(0.4), "the last step of the second of four stairs"
+    assert Curriculum("step", 0.2, 0.8, 100, stairs=4).difficulty(KIND, 51) == pytest.approx(0.6)
     assert len(set(Curriculum("step", 0.1, 0.9, 100).difficulty(KIND, s) for s in range(100))) == 5
+
+
+@pytest.mark.parametrize(("steps", "stairs"), [(10, 5), (100, 4), (1000, 5)])
+def test_every_stair_has_as_many_steps_as_any_other(steps: int, stairs: int) -> None:
+    """The steps of a run count from 1: counted from 0, the last stair was two steps longer than
+    the first."""
+    curriculum = Curriculum("step", 0.1, 0.9, steps, stairs=stairs)
+    count = Counter(curriculum.difficulty(KIND, step) for step in range(1, steps + 1))
+    assert list(count.values()) == [steps // stairs] * stairs
+    assert curriculum.difficulty(KIND, 0) == curriculum.difficulty(KIND, 1) == min(count)
 
 
 @pytest.mark.parametrize("strength", [0.35, 0.55, 0.75])

@@ -184,9 +184,18 @@ def test_the_shares_of_what_is_refused_are_parts_of_a_whole(sandbox):
     texts = iter([proposes(body), proposes(body), proposes("return undefined_name")])
     config = replace(CONFIG, batch_size=3, held_out=HeldOutConfig(tasks=1))
     game, _ = play(sandbox, lambda p, n: next(texts), config)
-    row = absorbed(game, one_round(game))
+    log = one_round(game)
+    row = absorbed(game, log)
     assert row["propose/reject/reserved"] == pytest.approx(2 / 3)
     assert row["propose/reject/error"] == pytest.approx(1 / 3)
+    assert row["propose/count"] == 3 and row["propose/valid_rate/deduction"] == 0.0
+    assert len(log.experiences) == 1, "only what is paid can be trained on"
+    assert [done.text for _, done in log.written] == [
+        proposes(body),
+        proposes(body),
+        log.paid[0].experience.completion.text,
+    ], "but the model wrote them all"
+    assert row["len/mean"] == np.mean([len(done.token_ids) for _, done in log.written])
 
 
 def test_a_repeated_program_is_a_duplicate_the_second_time(sandbox):
@@ -310,6 +319,29 @@ def test_without_reuse_the_measuring_rollouts_are_not_trained_on(sandbox):
     assert paid == [0.0, 0.0, -1.0], "the measuring rollouts alone decide: p was 1 and 0"
 
 
+def test_without_reuse_old_tasks_take_the_place_of_what_was_refused_of_their_own_kind(sandbox):
+    """The paper's flow solves as many tasks of each kind, whichever kind's proposals failed."""
+    rollout = replace(CONFIG.rollout, reuse_rollouts=False)
+    kinds = ("deduction", "abduction")
+    config = replace(CONFIG, task_types=kinds, rollout=rollout, batch_size=6)
+    config = replace(config, proposer=replace(CONFIG.proposer, references=4))
+    bodies = iter([f"return x + {[1] * (i + 2)}" for i in range(6)])
+    script = lambda p, n: proposes(next(bodies), "[3]") if is_proposal(p) else " 0"  # noqa: E731
+    game, _ = play(sandbox, script, config)
+    draft = game.proposer._draft
+
+    def of_deduction_only(r, asked, completion):
+        one = draft(r, asked, completion)
+        return one if asked.kind is TaskKind.DEDUCTION else replace(one, proposal=None)
+
+    game.proposer._draft = of_deduction_only
+    log = one_round(game)
+    valid = Counter(one.task.kind for one in log.validated if one.task)
+    solved = Counter(e.kind for e in log.trained if e.role is Role.SOLVE)
+    assert valid == {TaskKind.DEDUCTION: 3}
+    assert solved == {TaskKind.DEDUCTION: 3, TaskKind.ABDUCTION: 3}
+
+
 @pytest.mark.parametrize("kinds", [("induction",), ("deduction", "abduction", "induction")])
 def test_induction_goes_on_when_every_program_has_its_task(sandbox, kinds):
     proposer = replace(CONFIG.proposer, seed_tasks="identity")
@@ -345,6 +377,24 @@ def test_a_run_without_templates_asks_for_no_more_induction_than_it_has_programs
     validated = one_round(game).validated
     of = Counter(one.proposed.draft.kind for one in validated)
     assert of == {TaskKind.DEDUCTION: 3, TaskKind.ABDUCTION: 3, TaskKind.INDUCTION: 1}
+
+
+@pytest.mark.parametrize("batch_size", [1, 9])
+def test_a_run_without_templates_takes_no_program_from_them(sandbox, batch_size):
+    """Not even for induction, when the only program that there is has its task already."""
+    proposer = replace(CONFIG.proposer, seed_tasks="identity")
+    kinds = ("deduction", "abduction", "induction")
+    config = replace(CONFIG, task_types=kinds, batch_size=batch_size, proposer=proposer)
+    calls = "\nf(1)\nf(2)\nf('a')\nf([])\n"
+    game, _ = play(sandbox, lambda p, n: " it is itself" + calls if is_proposal(p) else "", config)
+    asked = Counter()
+    for step in range(1, 7):
+        log = one_round(game, step)
+        absorbed(game, log, step)
+        asked[step] += sum(v.proposed.draft.kind is TaskKind.INDUCTION for v in log.validated)
+    assert game.memory.tasks.count(TaskKind.INDUCTION) == sum(asked.values()) == 1
+    [task] = game.memory.tasks.tasks(TaskKind.INDUCTION)
+    assert "return a" in task.program
 
 
 def test_templates_are_of_new_shapes_and_harder_if_there_are_no_others(sandbox):
@@ -491,6 +541,27 @@ def test_the_setting_decides_which_tasks_a_proposal_is_shown(sandbox, choice, ra
     rounds = [Round(0, step) for step in range(60)]
     drawn = [game.proposer._references(r, TaskKind.DEDUCTION, 0, 0.2)[0] for r in rounds]
     assert sum(buffer.solve_rate(task.id) == rate for task in drawn) > 45
+
+
+def test_references_can_be_any_tasks(sandbox):
+    """As in the paper: whatever the level, and however often they are solved."""
+    p = replace(CONFIG.proposer, references=1, reference_choice="uniform")
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=p))
+    buffer = game.memory.tasks
+    buffer.restore([])
+    for i in range(20):
+        program = f"def f(x):\n    return {' + '.join(['x'] * (i + 2))}"
+        made = Task.create(TaskKind.DEDUCTION, program, ("(1,)",), (str(i + 2),))
+        buffer.add(made)
+        buffer.record(made.id, 10, 10 if i < 10 else 0)
+    rounds = [Round(0, step) for step in range(400)]
+    drawn = [game.proposer._references(r, TaskKind.DEDUCTION, 0, 0.2)[0] for r in rounds]
+    easy = sum(buffer.solve_rate(task.id) == 1.0 for task in drawn)
+    assert 160 < easy < 240 and len({task.id for task in drawn}) == 20
+    few = replace(p, references=99)
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=few))
+    shown = game.proposer._references(Round(0, 1), TaskKind.DEDUCTION, 0, 0.2)
+    assert len(shown) == len({task.id for task in shown}) == game.memory.tasks.count(shown[0].kind)
 
 
 def test_templates_are_no_harder_than_the_hardest(sandbox):

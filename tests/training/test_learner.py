@@ -239,6 +239,30 @@ def test_the_entropy_bonus_grows_while_the_policy_is_below_the_floor():
     assert again.entropy == learner.entropy
 
 
+@pytest.mark.parametrize("advantage", ["rloo", "trr++"])
+def test_a_floor_measures_the_entropy_of_a_step_that_teaches_nothing_and_makes_no_update(advantage):
+    """AdamW's momentum would move the weights with no gradient at all. And answers that are all
+    alike are what the floor is for."""
+    flat = [experience(tokens=(3,) * (1 + i % 3), reward=0.1, group=i // 3) for i in range(9)]
+    backend = FakeBackend(lambda p, n: "")  # whose entropy is 1 nat everywhere
+    ppo = Ppo(advantage=advantage, entropy_floor=1.5)
+    learner = Learner(replace(CONFIG, ppo=ppo), backend)
+    row = learner.learn(Round(0, 1), flat)
+    assert not backend.updates and row["ppo/updates"] == 0 and backend.scored == ["current"]
+    assert row["entropy"] == 1.0 and row["entropy_coef"] == 0.0 and unregistered(row) == []
+    assert learner.entropy.coef > 0, "below its floor: the next step has a bonus"
+    learner.learn(Round(0, 2), flat)
+    [(batch, hyper, _)] = backend.updates
+    assert len(batch) == 9 and hyper.entropy_coef > 0, "which is a gradient"
+
+
+def test_without_a_floor_nothing_is_scored_for_a_step_that_teaches_nothing():
+    flat = [experience(reward=0.1, group=i // 3) for i in range(9)]
+    backend = FakeBackend(lambda p, n: "")
+    row = Learner(replace(CONFIG, ppo=Ppo(advantage="rloo")), backend).learn(Round(0, 1), flat)
+    assert not backend.scored and "entropy" not in row
+
+
 def test_the_learning_rate_warms_up():
     rates = [
         learn(replace(CONFIG, ppo=Ppo(advantage="rloo")), step=s)[0]["lr"] for s in (1, 2, 4, 9)

@@ -9,13 +9,22 @@ from dataclasses import replace
 import pytest
 
 from azr_mlx import run_folder
-from azr_mlx.config import Config, EvaluationConfig, Ppo, Proposer, Rollout, Solver
+from azr_mlx.config import (
+    Config,
+    EvaluationConfig,
+    HeldOutConfig,
+    Ppo,
+    Proposer,
+    Rollout,
+    Solver,
+)
 from azr_mlx.errors import UsageError
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
 from azr_mlx.evaluation.protocol import half
 from azr_mlx.monitoring.terminal import Display
 from azr_mlx.sandbox import Sandbox
+from azr_mlx.tasks.parse import is_reserved
 from azr_mlx.training.run import INTERRUPTED, Trainer
 from tests.fake import FakeBackend
 from tests.runs import rows_of, unregistered
@@ -73,6 +82,26 @@ def test_rows_are_registered_and_one_a_step(tmp_path, sandbox):
     assert one.run() == 0 and steps(tmp_path) == [1, 2, 3, 4, 5]
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         assert unregistered(json.loads(line)) == []
+
+
+def test_all_that_was_generated_counts_in_the_metrics_of_speed(tmp_path, sandbox):
+    """Proposals whose shape is kept for held-out tasks took as long to write as others."""
+    sums = (f"return {' + '.join(['x'] * n)}" for n in range(1, 60))
+    body = next(b for b in sums if is_reserved(f"def f(x):\n    {b}\n"))
+    proposal = f"(x):\n    {body}\nassert f(3) == ?\n"
+    script = lambda prompt, n: " 1" if prompt.strategy else proposal  # noqa: E731
+    rollout = replace(CONFIG.rollout, max_propose_tokens=400)
+    changes = {"held_out": HeldOutConfig(tasks=1), "rollout": rollout, "max_steps": 1}
+    one = trainer(tmp_path, sandbox, script, **changes)
+    one.start()
+    one.run()
+    [row] = rows_of(tmp_path)
+    assert row["propose/reject/reserved"] == 1.0 and row["rollouts"] == 1 + 2
+    assert row["tokens/completion"] == len(proposal) + 2 * len(" 1")
+    asked = {prompt.token_ids for prompt in one.backend.prompts}
+    assert row["tokens/prompt"] == sum(map(len, asked))
+    [file] = tmp_path.glob("rollouts/*.jsonl")
+    assert len(file.read_text().splitlines()) == 2, "what is not paid is not trained on"
 
 
 def test_prompts_of_the_step_before_are_forgotten(tmp_path, sandbox):
