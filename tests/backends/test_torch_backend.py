@@ -29,7 +29,7 @@ from azr_mlx.backends.torch import (  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
-from azr_mlx.errors import AzrError, UsageError  # noqa: E402
+from azr_mlx.errors import AzrError, UsageError, device_failed  # noqa: E402
 from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from azr_mlx.run_folder import ADAPTER_WEIGHTS  # noqa: E402
 from azr_mlx.training.batch import collate_supervised  # noqa: E402
@@ -526,3 +526,23 @@ def test_the_vocabulary_is_larger_than_a_chunk():
         atol=1e-6,
     )
     assert whole.policy.rows * VOCABULARY * 4 >= 6 << 20
+
+
+def test_memory_that_runs_out_is_the_device_s_failure():
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(10**15)
+    errors = torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error: x")
+    for error in (found.value, *errors):
+        assert device_failed(error)
+
+
+def test_a_gpu_that_fails_in_a_trial_is_not_the_model_s_fault(monkeypatch):
+    """Otherwise the model would be called unsupported, or would be decoded the slow way."""
+    lm = torch_model(tiny_model())
+
+    def fail(*given, **also):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(trials, "hidden_states", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        TorchBackend(lm, TOKENIZER, LORA)
