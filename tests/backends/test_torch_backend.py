@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from azr_mlx.backends.torch import (  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
-from azr_mlx.errors import AzrError, UsageError, device_failed  # noqa: E402
+from azr_mlx.errors import AzrError, ModelError, UsageError, device_failed  # noqa: E402
 from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from azr_mlx.run_folder import ADAPTER_WEIGHTS  # noqa: E402
 from azr_mlx.training.batch import collate_supervised  # noqa: E402
@@ -512,6 +513,40 @@ def test_a_folder_that_is_quantised_for_mlx_is_refused_in_one_line(tmp_path):
     tiny_folder(tmp_path / "m")
     with pytest.raises(UsageError, match="quantised for MLX, which torch cannot read"):
         TorchBackend.from_folder(tmp_path / "m", LORA, Quantization(bits=0))
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            RuntimeError("None of the available devices are supported by the bitsandbytes"),
+            UsageError,
+        ),
+        (ImportError("Using `bitsandbytes` requires accelerate"), UsageError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), torch.OutOfMemoryError),
+        (RuntimeError("the model is damaged"), ModelError),
+    ],
+)
+def test_a_bitsandbytes_that_does_not_work_is_not_the_model_s_fault(
+    tmp_path, monkeypatch, error, shown
+):
+    class Made:
+        @staticmethod
+        def from_pretrained(*given, **also):
+            raise error
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(models, "AutoModelForCausalLM", Made)
+    monkeypatch.setattr(
+        models, "AutoTokenizer", SimpleNamespace(from_pretrained=lambda *_, **__: 0)
+    )
+    monkeypatch.setattr(models, "choose_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(models, "quantized", lambda bits: {"quantization_config": bits})
+    with pytest.raises(shown) as found:
+        TorchBackend.from_folder(tmp_path, LORA, Quantization(bits=4))
+    if shown is UsageError:
+        told = str(found.value)
+        assert told.startswith("quantization.bits: 4: ") and told.endswith("quantization.bits=0")
 
 
 def test_the_vocabulary_is_larger_than_a_chunk():

@@ -18,6 +18,7 @@ from azr_mlx.backends.rollout import RolloutEngine  # noqa: E402
 from azr_mlx.backends.torch import attention, fixed_decoder  # noqa: E402
 from azr_mlx.backends.torch.decoder import TorchDecoder  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder, Graphs, decoder_for  # noqa: E402
+from azr_mlx.backends.torch.logprobs import _after_trunk  # noqa: E402
 from azr_mlx.backends.torch.model import _eos_ids  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
@@ -224,6 +225,20 @@ def test_the_environment_turns_graphs_off(lm, monkeypatch):
     monkeypatch.setenv(fixed_decoder.SWITCH, "maybe")
     with pytest.raises(UsageError, match=f"{fixed_decoder.SWITCH}=maybe: set it to off"):
         decoder_for(lm, cuda)
+
+
+def test_int8_is_not_captured(lm, monkeypatch):
+    """A capture that fails leaves PyTorch's allocator unable to free what it holds."""
+    monkeypatch.setattr(lm, "is_loaded_in_8bit", True, raising=False)
+    assert type(decoder_for(lm, torch.device("cuda"))) is TorchDecoder
+
+
+def test_a_head_of_its_own_can_be_captured(lm, monkeypatch):
+    """Numbers that the host sends within a step cannot be."""
+    hidden = torch.ones(2, lm.config.hidden_size)
+    expected = lm.lm_head(hidden)
+    monkeypatch.setattr(torch, "tensor", None)
+    torch.testing.assert_close(_after_trunk(lm, hidden), expected)
 
 
 def test_decoding_reads_keys_and_values_without_copies_for_each_head(monkeypatch):
