@@ -258,6 +258,32 @@ def test_decoding_reads_keys_and_values_without_copies_for_each_head(monkeypatch
     assert set(seen) == {shared} and len(seen) > 6 * lm.config.num_hidden_layers
 
 
+@pytest.mark.parametrize("kind", [TorchDecoder, FixedDecoder])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_mask_becomes_numbers_once_for_all_layers(monkeypatch, kind, shared):
+    """Of a mask of true and false each layer would make numbers, with three operations."""
+    lm, masks = torch_model(tiny_model(scale=2.0)).eval(), []
+    if shared:
+        attention.use_grouped(lm)
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*given, **options):
+        masks.append(options["attn_mask"])
+        return plain(*given, **options)
+
+    decoder, many, sampling = kind(lm, CPU), prompts(3), [Sampling(6)] * 3
+    expected, _ = run(decoder, many, sampling, 3)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    assert_alike(run(decoder, many, sampling, 3)[0], expected)
+    depth = lm.config.num_hidden_layers
+    passes = [masks[i : i + depth] for i in range(0, len(masks), depth)]
+    assert depth > 1 and len(passes) > 5
+    assert all(mask.dtype == torch.float32 for mask in masks)
+    assert all(len({mask.data_ptr() for mask in one}) == 1 for one in passes)
+    monkeypatch.setattr(decoder.trunk.config, "_attn_implementation_internal", "eager")
+    assert attention.added(masks[0] > 0, decoder.trunk.config, torch.float32).dtype == torch.bool
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has no CUDA device here")
 @pytest.mark.parametrize("case", CASES)
