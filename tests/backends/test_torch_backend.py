@@ -347,6 +347,40 @@ def test_a_rollout_in_bfloat16_rounds_the_adapters_and_gives_them_back():
     np.testing.assert_allclose(done.logprobs, logp, atol=0.05)
 
 
+@pytest.mark.parametrize("half", [True, False], ids=["bfloat16", "float32"])
+def test_ctrl_c_before_a_rollout_leaves_the_weights_as_they_are(half, monkeypatch):
+    """A run that is interrupted saves them."""
+    backend = in_bfloat16() if half else TorchBackend(torch_model(tiny_model()), TOKENIZER, LORA)
+    layers = [layer for _, layer in adapters.adapter_layers(backend.policy.lm)]
+    own = [*backend.parameters.values(), *(layer.base_layer.weight for layer in layers)]
+    before = [(one.dtype, one.detach().clone()) for one in own]
+    done = []
+
+    def interrupted(*given):
+        done.append(given)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return 1
+
+    class Copy:
+        """Adapters in 16 bits."""
+
+        def copy_(self, data):
+            interrupted()
+            return data.bfloat16()
+
+    backend._rounded.copies = [Copy() for _ in backend.parameters]
+    for layer in layers:
+        monkeypatch.setattr(layer, "get_delta_weight", interrupted)
+    prompt = Prompt("a", tuple(TOKENIZER.encode("ab")))
+    with pytest.raises(KeyboardInterrupt):
+        backend.generate([prompt], [Sampling(2)], [1])
+    assert len(done) == 3
+    for one, (dtype, values) in zip(own, before, strict=True):
+        assert one.dtype == dtype and torch.equal(one, values)
+    assert not any(layer.disable_adapters for layer in layers)
+
+
 @pytest.mark.parametrize("share", [False, True])
 def test_recomputing_keeps_little_for_the_backward_pass(share):
     """With and without shared prompts: a layer keeps its input, and not its activations."""
