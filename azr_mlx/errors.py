@@ -53,21 +53,46 @@ class DeviceError(AzrError):
     """The GPU has given up, or memory has run out: nothing more can be computed in this process."""
 
 
-# How MLX begins what it says then. It raises plain RuntimeErrors, as for every other failure.
-_MEMORY = ("[metal::malloc]", "[malloc]")
+# How MLX and torch begin what they say then. They raise RuntimeErrors, as for every other failure.
+_MEMORY = (
+    "[metal::malloc]",
+    "[malloc]",
+    "CUDA out of memory",
+    "HIP out of memory",
+    "MPS backend out of memory",
+    "[enforce fail at alloc_cpu.cpp",
+)
 _METAL = "[METAL]"
-_TOO_LITTLE = ("Insufficient Memory", "OutOfMemory")  # Metal's own words for it
+_CUDA = ("CUDA error: ", "Triton Error [CUDA]: ", "HIP error: ", "Triton Error [HIP]: ")
+# These are about one operation, and not about the device.
+_OPERATION = ("CUBLAS_STATUS_NOT_SUPPORTED", "CUBLAS_STATUS_INVALID_VALUE")
+# What Metal and CUDA say if memory is too small.
+_TOO_LITTLE = ("Insufficient Memory", "OutOfMemory", "out of memory", "_ALLOC_FAILED")
+_NO_CODE = ("no kernel image", "invalid device function")
 _ROOM = "close other programs, or take a smaller model"
 _TIME = (
     "macOS does that to long kernels while the display is on: let it sleep meanwhile, or set "
     "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1, which helped others (ml-explore/mlx#3267)"
 )
+_BUILD = (
+    "this torch was not built for this GPU: install one that was "
+    "(https://pytorch.org/get-started/locally), or hide the GPU with CUDA_VISIBLE_DEVICES=-1"
+)
+_AGAIN = (
+    "start again; if that does not help, dmesg says whether the GPU or its driver failed, and "
+    "CUDA_LAUNCH_BLOCKING=1 with --debug shows which operation did"
+)
 
 
 def device_failed(error: BaseException) -> bool:
-    """Whether MLX raises this because the GPU has given up or memory has run out, whatever it was
-    that it computed."""
-    return isinstance(error, RuntimeError) and str(error).startswith((_METAL, *_MEMORY))
+    """Whether MLX or torch raises this because the GPU has given up or memory has run out, whatever
+    it was that it computed."""
+    text = str(error)
+    return (
+        isinstance(error, RuntimeError)
+        and text.startswith((_METAL, *_CUDA, *_MEMORY))
+        and not any(words in text for words in _OPERATION)
+    )
 
 
 def pass_on(error: BaseException) -> None:
@@ -80,11 +105,14 @@ def pass_on(error: BaseException) -> None:
 def device_error(error: BaseException, room: str = _ROOM, again: str = "") -> DeviceError:
     """What users read if ``device_failed``. ``room`` says what takes less memory, and ``again`` how
     to go on."""
-    what = first_line(error)
+    # Torch goes on with what its allocator holds, and with settings of it.
+    what = first_line(error).partition(" Of the allocated memory")[0].rstrip(".")
     if what.startswith(_MEMORY) or any(words in what for words in _TOO_LITTLE):
         told = f"memory ran out: {what}; {room}"
+    elif any(words in what for words in _NO_CODE):
+        told = f"the GPU cannot be used: {what}; {_BUILD}"
     else:
-        told = f"the GPU stopped: {what}; {_TIME}"
+        told = f"the GPU stopped: {what}; {_TIME if what.startswith(_METAL) else _AGAIN}"
     return DeviceError("; ".join(filter(None, (told, again))))
 
 

@@ -38,6 +38,7 @@ SCRIPT = Path(__file__).resolve()
 SECONDS = {"machine": 30, "model": 60, "kernels": 50, "plain": 60, "step": 60, "trl": 70}
 MEASURED = ("kernels", "plain", "step", "trl", "selfplay")
 LEAST_SELFPLAY = 60
+NO_GPU = "torch sees no GPU here (azr-mlx doctor says why); --rehearse runs at toy size on a CPU"
 GRACE = 15  # seconds that self-play has to save after Ctrl-C
 
 REHEARSAL = {
@@ -104,9 +105,14 @@ def measured(options: Namespace) -> Iterable[dict[str, Any]]:
         left = end - time.monotonic()
         limit = SECONDS.get(part, left) * options.minutes / 8
         row = one(options, part, min(left, limit) if part != "selfplay" else left - GRACE)
+        if part == "machine" and row["found"].get("device") == "cpu" and not options.rehearse:
+            yield written(options, row | {"status": "failed", "why": NO_GPU})
+            return
         if part == "model":
             if row["status"] != "ok":
-                yield written(options, row)
+                hint = f"; if it is on the hub, fetch it first: hf download {options.model}"
+                late = row["status"] == "out of time"
+                yield written(options, row | ({"why": row["why"] + hint} if late else {}))
                 return
             options.model = row["found"]["folder"]
         yield written(options, row)

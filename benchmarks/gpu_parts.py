@@ -104,10 +104,10 @@ def kernels(options: Namespace) -> None:
         targets = torch.randint(options.vocabulary, (len(z),), generator=generator).to(device)
         words = torch.randint(-(2**31), 2**31, (len(z), 2), generator=generator)
         keys, heat = words.to(device, torch.int32), torch.ones(len(z), device=device)
-        found["path"] = own.path(logits)
         name = str(dtype).removeprefix("torch.")
         found |= {f"{name}_{k}": v for k, v in _logprob(own, logits, targets).items()}
         found |= {f"{name}_{k}": v for k, v in _sample(own, logits, heat, keys).items()}
+        found["path"] = own.path(logits)  # afterwards: "torch" if Triton could build nothing
         tell(found)
 
 

@@ -52,6 +52,20 @@ OUT_OF_MEMORY = (
 )
 
 
+CUDA_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.32 GiB. GPU 0 has a total capacity of 23.64 GiB of "
+    "which 1.07 GiB is free. Including non-PyTorch memory, this process has 22.50 GiB memory in "
+    "use."
+)
+TORCH_GOES_ON = (
+    " Of the allocated memory 21.00 GiB is allocated by PyTorch, and 1.01 GiB is reserved by "
+    "PyTorch but unallocated. If reserved but unallocated memory is large try setting "
+    "PYTORCH_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation"
+)
+NO_IMAGE = "CUDA error: no kernel image is available for execution on the device"
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+
+
 @pytest.mark.parametrize(
     ("said", "advice", "other"),
     [
@@ -59,14 +73,31 @@ OUT_OF_MEMORY = (
         (OUT_OF_MEMORY, "close other programs", "AGX_RELAX"),
         ("[metal::malloc] Resource limit (499000) exceeded.", "close other programs", "AGX_RELAX"),
         ("[malloc] Unable to allocate 17179869184 bytes.", "close other programs", "AGX_RELAX"),
+        (CUDA_MEMORY, "memory ran out: CUDA out of memory. Tried", "dmesg"),
+        ("CUDA error: out of memory", "memory ran out: CUDA error", "dmesg"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when", "close other programs", "dmesg"),
+        ("Triton Error [CUDA]: out of memory", "close other programs", "dmesg"),
+        ("HIP out of memory. Tried to allocate 2.00 GiB.", "close other programs", "dmesg"),
+        ("MPS backend out of memory (MPS allocated: 9 GB)", "close other programs", "AGX_RELAX"),
+        ("[enforce fail at alloc_cpu.cpp:127] err == 0.", "close other programs", "dmesg"),
+        (NO_IMAGE, "was not built for this GPU", "close other programs"),
+        (ILLEGAL, "dmesg", "AGX_RELAX"),
     ],
 )
 def test_a_device_that_fails_gets_the_advice_that_helps(said, advice, other):
     error = RuntimeError(said)
     told = str(errors.device_error(error, again="to continue: again"))
     assert errors.device_failed(error)
-    assert said in told and advice in told and other not in told and "\n" not in told
+    assert said.rstrip(".") in told and advice in told and other not in told and "\n" not in told
     assert told.endswith("; to continue: again")
+
+
+@pytest.mark.parametrize("said", [CUDA_MEMORY, NO_IMAGE, ILLEGAL])
+def test_what_torch_adds_for_its_developers_is_left_out(said):
+    lines = f"{said}{TORCH_GOES_ON}" if said == CUDA_MEMORY else f"{said}\nCUDA kernel errors might"
+    told = str(errors.device_error(RuntimeError(lines)))
+    assert said.rstrip(".") in told and "\n" not in told
+    assert "Of the allocated" not in told and "might" not in told and ".;" not in told
 
 
 @pytest.mark.parametrize(
@@ -75,6 +106,8 @@ def test_a_device_that_fails_gets_the_advice_that_helps(said, advice, other):
         RuntimeError("[matmul] shapes"),
         ValueError(INTERACTIVITY),
         RuntimeError(f"x {INTERACTIVITY}"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`"),
+        AssertionError("Torch not compiled with CUDA enabled"),
     ],
 )
 def test_other_errors_are_not_the_device_s(error):
@@ -83,14 +116,17 @@ def test_other_errors_are_not_the_device_s(error):
     assert trial.unable(error) is False
 
 
-def test_a_device_that_fails_says_nothing_about_a_model_or_its_files(tmp_path):
+@pytest.mark.parametrize(
+    ("said", "words"), [(INTERACTIVITY, "Impacting Interactivity"), (CUDA_MEMORY, "CUDA out of")]
+)
+def test_a_device_that_fails_says_nothing_about_a_model_or_its_files(tmp_path, said, words):
     class Backend:
         def load_adapters(self, path):
-            raise RuntimeError(INTERACTIVITY)
+            raise RuntimeError(said)
 
-    with pytest.raises(RuntimeError, match="Impacting Interactivity"):
+    with pytest.raises(RuntimeError, match=words):
         select.load_adapters(Backend(), tmp_path, "--adapter-path")
-    with pytest.raises(RuntimeError, match="Impacting Interactivity"), loading(tmp_path):
-        raise RuntimeError(INTERACTIVITY)
-    with pytest.raises(RuntimeError, match="Impacting Interactivity"):
-        trial.unable(RuntimeError(INTERACTIVITY))
+    with pytest.raises(RuntimeError, match=words), loading(tmp_path):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match=words):
+        trial.unable(RuntimeError(said))

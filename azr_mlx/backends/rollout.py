@@ -19,7 +19,7 @@ import numpy as np
 
 from azr_mlx.backends.base import OnStep, Sampling
 from azr_mlx.backends.detokenize import text_after
-from azr_mlx.backends.endings import Ending, stop_in
+from azr_mlx.backends.endings import Ending, Pieces, stop_in
 from azr_mlx.backends.kv_places import ArrayLibrary, Places, Window
 from azr_mlx.backends.limits import PREFILL_TOKENS, SLACK
 from azr_mlx.backends.microbatch import Stage, Tokens, common_length, right_padded
@@ -171,6 +171,7 @@ class RolloutEngine:
         self.max_rows, self.kv_tokens = max_rows, kv_tokens
         self.eos = set(tokenizer.eos_token_ids if eos is None else eos)
         self.model_calls = [0, 0]
+        self._pieces = Pieces(tokenizer)
         self._prefixes: dict[str, tuple[Tokens, Any]] = {}
 
     def forget(self) -> None:
@@ -188,7 +189,7 @@ class RolloutEngine:
         """One completion per prompt, in order; ``on_step`` as in ``Backend.generate``."""
         streams = list(map(Stream, keys, sampling))
         rows = [
-            _Row(i, prompt, stream, Ending(self.tokenizer, prompt))
+            _Row(i, prompt, stream, Ending(self.tokenizer, prompt, self._pieces))
             for i, (prompt, stream) in enumerate(zip(prompts, streams, strict=True))
         ]
         waiting = _longest_first(rows)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from azr_mlx.backends.without_torch import leave_torch_out
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.config.shipped import original_of
-from azr_mlx.errors import UsageError, install, pass_on
+from azr_mlx.errors import UsageError, first_line, install, pass_on
 from azr_mlx.models.adapters import place_of_base
 from azr_mlx.models.locate import ResolvedModel, resolve
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 # Environment variables: mlx.launch sets at least one of them, depending on how ranks communicate.
 _MLX_LAUNCH = ("MLX_HOSTFILE", "MLX_IBV_DEVICES", "MLX_JACCL_COORDINATOR", "NCCL_HOST_IP")
 NVIDIA = Path("/proc/driver/nvidia/version")  # WSL does not have it
+_CPU_BUILD = "it is built for the CPU"
 _one_command: list[bool] = []
+_said: list[str] = []  # a command may choose several times, but says only once that a GPU is unused
 
 
 def own_process() -> None:
@@ -67,12 +70,14 @@ def _nvidia_smi() -> bool:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"azr-mlx: warning: {text}\n")
+    if not _said:
+        sys.stderr.write(f"azr-mlx: warning: {text}\n")
+        _said.append(text)
 
 
 def choose(asked: str, warn: Callable[[str], None] = _say) -> tuple[str, str]:
-    """(name, reason) of the backend to use. ``warn`` is called with one line if ``auto`` leaves an
-    NVIDIA GPU unused.
+    """(name, reason) of the backend to use. ``warn`` is called with one line if an NVIDIA GPU
+    stays unused.
 
     Raises UsageError if the one asked for is not available. After MLX, torch cannot be chosen any
     more if this is the command's own process.
@@ -85,6 +90,8 @@ def choose(asked: str, warn: Callable[[str], None] = _say) -> tuple[str, str]:
         raise UsageError(f"backend: {asked}: {missing}; {install(f'azr-mlx{extra}')}")
     if name == "mlx" and _one_command:
         leave_torch_out()
+    if asked == "torch" and (lacking := _no_cuda()) and nvidia():
+        warn(_unused(lacking))
     return name, why
 
 
@@ -109,10 +116,7 @@ def _automatic(warn: Callable[[str], None]) -> tuple[str, str]:
         if not (lacking := no_torch or _no_cuda()):
             return "torch", f"auto: torch computes on an NVIDIA GPU, and {without}"
         if not (no_mlx and no_torch):  # with neither, nothing will compute
-            warn(
-                f"this machine has an NVIDIA driver, but its CPU computes: {without}, and "
-                f"{lacking}; update the driver, or {install('azr-mlx[torch]')} for it"
-            )
+            warn(_unused(f"{without}, and {lacking}", torch=not no_torch))
     if no_mlx and not (no_torch or _missing("torch")):
         return "torch", f"auto: {no_mlx}"
     return "mlx", "auto: MLX imports"
@@ -124,11 +128,36 @@ def _mlx_is_on_the_cpu() -> bool:
     return bool(mx.default_device() == mx.cpu)
 
 
+def _unused(why: str, torch: bool = True) -> str:
+    """The warning that an NVIDIA GPU stays unused. ``torch`` says whether torch is installed."""
+    fix = install("azr-mlx[torch]")
+    if torch:  # pip would leave it as it is
+        again = install("--force-reinstall", "torch")
+        fix = f"{again}, or the one that https://pytorch.org/get-started/locally names"
+    driver = "" if why.endswith(f"({_CPU_BUILD})") else "update the driver, or "
+    return f"this machine has an NVIDIA driver, but its CPU computes: {why}; {driver}{fix}"
+
+
 def _no_cuda() -> str:
     """Why torch cannot compute on an NVIDIA GPU; empty if it can."""
     import torch
 
-    return "" if torch.cuda.is_available() else f"torch {torch.__version__} sees no CUDA device"
+    with warnings.catch_warnings():  # torch warns of a driver that is too old, in several lines
+        warnings.simplefilter("ignore")
+        if torch.cuda.is_available():
+            return ""
+    return f"torch {torch.__version__} sees no CUDA device ({_refusal(torch)})"
+
+
+def _refusal(torch: Any) -> str:
+    """What torch says if it is made to use a GPU that it does not see."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return _CPU_BUILD
+    try:
+        torch.cuda.init()
+    except Exception as e:  # whatever it is, it is only shown
+        return first_line(e).partition(". ")[0]
+    return "it does not say why"
 
 
 def _missing(name: str) -> str:

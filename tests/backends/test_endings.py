@@ -10,6 +10,7 @@ import pytest
 
 from azr_mlx.backends.base import Sampling
 from azr_mlx.backends.endings import Ending
+from azr_mlx.backends.endings import Pieces as TextsOfTokens
 from azr_mlx.backends.rollout import Decoder, RolloutEngine
 from azr_mlx.tasks.thinking import MARKS
 from azr_mlx.training.batch import collate
@@ -204,3 +205,53 @@ def test_only_the_last_tokens_are_read_again(blanks) -> None:
     ending = Ending(Counts(), Prompt("<user>", (1,), stop=STOP, chat=True))
     reached = [ending.reached(ids[: n + 1]) for n in range(len(ids))]
     assert reached.index(True) == len(ids) - 1 and max(longest) < 40
+
+
+class Bytes:
+    """A tokenizer of two letters or bytes a token, which decodes what is no character to a mark,
+    as byte-level ones do. With ``drops`` it loses a blank that begins a text, as SentencePiece."""
+
+    clean_up_tokenization_spaces = False
+
+    def __init__(self, pieces: list[bytes], drops: bool) -> None:
+        self.pieces, self.drops, self.calls = pieces, drops, 0
+
+    def decode(self, ids) -> str:
+        self.calls += 1
+        text = b"".join(self.pieces[i] for i in ids).decode(errors="replace")
+        return text.removeprefix(" ") if self.drops else text
+
+
+PIECES = [b"a", b"\n", b"\n\n", b"#", b" ", b" a", b"a#", b"", "é".encode()[:1], "é".encode()[1:]]
+STOPS = [("\n\n#",), ("\na ", "a#a"), ("\n\n", " a a"), ("é#",), ("#",)]
+
+
+@pytest.mark.parametrize("changes", [False, True], ids=["as it is", "changes blanks"])
+@pytest.mark.parametrize("drops", [False, True], ids=["bytes", "drops a blank"])
+@pytest.mark.parametrize("stop", STOPS)
+def test_texts_of_single_tokens_hide_no_stop_string(stop, drops, changes) -> None:
+    draw, tokenizer, found = np.random.default_rng(0), Bytes(PIECES, drops), set()
+    tokenizer.clean_up_tokenization_spaces = changes
+    pieces = TextsOfTokens(tokenizer)
+    for _ in range(300):
+        ids = draw.integers(len(PIECES), size=40).tolist()
+        prompt = Prompt("<user>", (1,), stop=stop)
+        ending, checked = Ending(tokenizer, prompt, pieces), Ending(tokenizer, prompt, pieces)
+        checked._may_end = lambda: True  # decodes the last tokens every time
+        for n in range(1, len(ids) + 1):
+            reached = ending.reached(ids[:n])
+            assert reached is checked.reached(ids[:n]), (ids[:n], stop)
+            found.add(reached)
+            if reached:
+                break
+    assert found == {True, False}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_rows_do_not_decode_the_same_tokens_again_and_again(chat) -> None:
+    tokenizer = Bytes(PIECES, drops=False)
+    pieces, ids = TextsOfTokens(tokenizer), [0, 1, 0, 3, 4, 5, 0, 6] * 20
+    for _ in range(10):
+        ending = Ending(tokenizer, Prompt("<user>", (1,), stop=("\n\n#",), chat=chat), pieces)
+        assert not any(ending.reached(ids[: n + 1]) for n in range(len(ids)))
+    assert tokenizer.calls < 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def machine(monkeypatch):
     not installed can be set."""
     for name in ("WORLD_SIZE", "CUDA_VISIBLE_DEVICES", *select._MLX_LAUNCH):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(select, "_said", [])
 
     def set_up(mlx=mx.cpu, cuda=True, driver=True, missing=()):
         monkeypatch.setattr(mx, "default_device", lambda: mlx)
@@ -64,11 +66,12 @@ def test_a_gpu_that_stays_unused_is_warned_of(machine, capsys):
     assert (name, why) == ("mlx", "auto: MLX imports")
     assert said.startswith(
         "this machine has an NVIDIA driver, but its CPU computes: MLX computes on the CPU, and "
-        f"torch {torch.__version__} sees no CUDA device; "
+        f"torch {torch.__version__} sees no CUDA device ("
     )
     machine(missing=["torch"])
     name, _, (said,) = chosen()
     assert name == "mlx" and "torch does not import; " in said and "[torch]" in said
+    choose("auto")
     choose("auto")
     assert capsys.readouterr().err == f"azr-mlx: warning: {said}\n"
     machine(cuda=False, missing=["mlx"])
@@ -77,6 +80,52 @@ def test_a_gpu_that_stays_unused_is_warned_of(machine, capsys):
     machine(missing=["mlx", "torch"])
     with pytest.raises(UsageError, match=r"mlx does not import; .*pip install"):
         chosen()
+
+
+def test_a_gpu_that_torch_cannot_use_is_warned_of_if_torch_is_asked_for(machine, capsys):
+    machine(cuda=False)
+    for _ in range(2):  # an evaluation chooses twice
+        assert choose("torch") == ("torch", "asked for")
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "an NVIDIA driver, but its CPU computes: torch " in said
+    assert "install --" in said and "force-reinstall torch" in said, "pip would leave it as it is"
+    for options in ({"cuda": False, "driver": False}, {"cuda": True}):
+        machine(**options)
+        choose("torch")
+        assert capsys.readouterr().err == ""
+
+
+OLD = (
+    "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
+    "driver by downloading and installing a new version from the URL: http://www.nvidia.com/ "
+)
+
+
+@pytest.mark.parametrize(
+    ("built", "raised", "why"),
+    [
+        (None, AssertionError("Torch not compiled with CUDA enabled"), "it is built for the CPU"),
+        ("13.0", RuntimeError(OLD), OLD.partition(". ")[0]),
+        ("13.0", RuntimeError("No CUDA GPUs are available"), "No CUDA GPUs are available"),
+    ],
+)
+def test_torch_says_why_it_sees_no_gpu(machine, monkeypatch, built, raised, why, recwarn):
+    machine(cuda=False)
+
+    def init():
+        raise raised
+
+    def is_available():
+        warnings.warn(f"CUDA initialization: {raised}", stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    _, _, (said,) = chosen()
+    assert f"torch {torch.__version__} sees no CUDA device ({why}); " in said
+    assert ("update the driver" in said) == (built is not None)
+    assert not [one for one in recwarn if "CUDA initialization" in str(one.message)]
 
 
 def test_nothing_changes_without_a_driver_or_if_a_backend_is_named(machine):

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from azr_mlx.backends.torch import (  # noqa: E402
 from azr_mlx.backends.torch import model as models  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder  # noqa: E402
 from azr_mlx.config import Lora, Quantization  # noqa: E402
-from azr_mlx.errors import AzrError, UsageError  # noqa: E402
+from azr_mlx.errors import AzrError, ModelError, UsageError, device_failed  # noqa: E402
 from azr_mlx.models.mlx_model import to_float32  # noqa: E402
 from azr_mlx.run_folder import ADAPTER_WEIGHTS  # noqa: E402
 from azr_mlx.training.batch import collate_supervised  # noqa: E402
@@ -346,6 +347,40 @@ def test_a_rollout_in_bfloat16_rounds_the_adapters_and_gives_them_back():
     np.testing.assert_allclose(done.logprobs, logp, atol=0.05)
 
 
+@pytest.mark.parametrize("half", [True, False], ids=["bfloat16", "float32"])
+def test_ctrl_c_before_a_rollout_leaves_the_weights_as_they_are(half, monkeypatch):
+    """A run that is interrupted saves them."""
+    backend = in_bfloat16() if half else TorchBackend(torch_model(tiny_model()), TOKENIZER, LORA)
+    layers = [layer for _, layer in adapters.adapter_layers(backend.policy.lm)]
+    own = [*backend.parameters.values(), *(layer.base_layer.weight for layer in layers)]
+    before = [(one.dtype, one.detach().clone()) for one in own]
+    done = []
+
+    def interrupted(*given):
+        done.append(given)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return 1
+
+    class Copy:
+        """Adapters in 16 bits."""
+
+        def copy_(self, data):
+            interrupted()
+            return data.bfloat16()
+
+    backend._rounded.copies = [Copy() for _ in backend.parameters]
+    for layer in layers:
+        monkeypatch.setattr(layer, "get_delta_weight", interrupted)
+    prompt = Prompt("a", tuple(TOKENIZER.encode("ab")))
+    with pytest.raises(KeyboardInterrupt):
+        backend.generate([prompt], [Sampling(2)], [1])
+    assert len(done) == 3
+    for one, (dtype, values) in zip(own, before, strict=True):
+        assert one.dtype == dtype and torch.equal(one, values)
+    assert not any(layer.disable_adapters for layer in layers)
+
+
 @pytest.mark.parametrize("share", [False, True])
 def test_recomputing_keeps_little_for_the_backward_pass(share):
     """With and without shared prompts: a layer keeps its input, and not its activations."""
@@ -514,6 +549,40 @@ def test_a_folder_that_is_quantised_for_mlx_is_refused_in_one_line(tmp_path):
         TorchBackend.from_folder(tmp_path / "m", LORA, Quantization(bits=0))
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            RuntimeError("None of the available devices are supported by the bitsandbytes"),
+            UsageError,
+        ),
+        (ImportError("Using `bitsandbytes` requires accelerate"), UsageError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), torch.OutOfMemoryError),
+        (RuntimeError("the model is damaged"), ModelError),
+    ],
+)
+def test_a_bitsandbytes_that_does_not_work_is_not_the_model_s_fault(
+    tmp_path, monkeypatch, error, shown
+):
+    class Made:
+        @staticmethod
+        def from_pretrained(*given, **also):
+            raise error
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(models, "AutoModelForCausalLM", Made)
+    monkeypatch.setattr(
+        models, "AutoTokenizer", SimpleNamespace(from_pretrained=lambda *_, **__: 0)
+    )
+    monkeypatch.setattr(models, "choose_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(models, "quantized", lambda bits: {"quantization_config": bits})
+    with pytest.raises(shown) as found:
+        TorchBackend.from_folder(tmp_path, LORA, Quantization(bits=4))
+    if shown is UsageError:
+        told = str(found.value)
+        assert told.startswith("quantization.bits: 4: ") and told.endswith("quantization.bits=0")
+
+
 def test_the_vocabulary_is_larger_than_a_chunk():
     """The head works in chunks: one that ends within a row count must not lose rows."""
     backend = pair()[1]
@@ -526,3 +595,23 @@ def test_the_vocabulary_is_larger_than_a_chunk():
         atol=1e-6,
     )
     assert whole.policy.rows * VOCABULARY * 4 >= 6 << 20
+
+
+def test_memory_that_runs_out_is_the_device_s_failure():
+    with pytest.raises(RuntimeError) as found:
+        torch.empty(10**15)
+    errors = torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error: x")
+    for error in (found.value, *errors):
+        assert device_failed(error)
+
+
+def test_a_gpu_that_fails_in_a_trial_is_not_the_model_s_fault(monkeypatch):
+    """Otherwise the model would be called unsupported, or would be decoded the slow way."""
+    lm = torch_model(tiny_model())
+
+    def fail(*given, **also):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(trials, "hidden_states", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        TorchBackend(lm, TOKENIZER, LORA)

@@ -1,6 +1,7 @@
 """Decoding on torch: steps that stay on the device draw the tokens of steps that do not."""
 
 import weakref
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +14,18 @@ pytest.importorskip("peft", reason="peft is not installed")
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 from azr_mlx import rng  # noqa: E402
-from azr_mlx.backends.base import Sampling  # noqa: E402
+from azr_mlx.backends.base import Hyper, Sampling  # noqa: E402
+from azr_mlx.backends.microbatch import right_padded, split  # noqa: E402
 from azr_mlx.backends.rollout import RolloutEngine  # noqa: E402
-from azr_mlx.backends.torch import attention, fixed_decoder  # noqa: E402
+from azr_mlx.backends.sampler import Stream  # noqa: E402
+from azr_mlx.backends.torch import TorchBackend, adapters, attention, fixed_decoder, ppo  # noqa: E402
 from azr_mlx.backends.torch.decoder import TorchDecoder  # noqa: E402
 from azr_mlx.backends.torch.fixed_decoder import FixedDecoder, Graphs, decoder_for  # noqa: E402
+from azr_mlx.backends.torch.logprobs import Head, _after_trunk  # noqa: E402
 from azr_mlx.backends.torch.model import _eos_ids  # noqa: E402
+from azr_mlx.config import Lora  # noqa: E402
 from azr_mlx.errors import UsageError  # noqa: E402
+from azr_mlx.training.batch import collate_supervised  # noqa: E402
 from azr_mlx.types import Prompt  # noqa: E402
 from tests.backends.test_torch_backend import torch_model  # noqa: E402
 from tests.tiny import CharTokenizer, tiny_model  # noqa: E402
@@ -226,6 +232,20 @@ def test_the_environment_turns_graphs_off(lm, monkeypatch):
         decoder_for(lm, cuda)
 
 
+def test_int8_is_not_captured(lm, monkeypatch):
+    """A capture that fails leaves PyTorch's allocator unable to free what it holds."""
+    monkeypatch.setattr(lm, "is_loaded_in_8bit", True, raising=False)
+    assert type(decoder_for(lm, torch.device("cuda"))) is TorchDecoder
+
+
+def test_a_head_of_its_own_can_be_captured(lm, monkeypatch):
+    """Numbers that the host sends within a step cannot be."""
+    hidden = torch.ones(2, lm.config.hidden_size)
+    expected = lm.lm_head(hidden)
+    monkeypatch.setattr(torch, "tensor", None)
+    torch.testing.assert_close(_after_trunk(lm, hidden), expected)
+
+
 def test_decoding_reads_keys_and_values_without_copies_for_each_head(monkeypatch):
     """Several heads share keys and values: attention in a decode step gets these as they are."""
     lm, seen = torch_model(tiny_model(scale=2.0)).eval(), []
@@ -241,6 +261,88 @@ def test_decoding_reads_keys_and_values_without_copies_for_each_head(monkeypatch
     shared = lm.config.num_key_value_heads
     assert shared < lm.config.num_attention_heads
     assert set(seen) == {shared} and len(seen) > 6 * lm.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("kind", [TorchDecoder, FixedDecoder])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_mask_becomes_numbers_once_for_all_layers(monkeypatch, kind, shared):
+    """Of a mask of true and false each layer would make numbers, with three operations."""
+    lm, masks = torch_model(tiny_model(scale=2.0)).eval(), []
+    if shared:
+        attention.use_grouped(lm)
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*given, **options):
+        masks.append(options["attn_mask"])
+        return plain(*given, **options)
+
+    decoder, many, sampling = kind(lm, CPU), prompts(3), [Sampling(6)] * 3
+    expected, _ = run(decoder, many, sampling, 3)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    assert_alike(run(decoder, many, sampling, 3)[0], expected)
+    depth = lm.config.num_hidden_layers
+    passes = [masks[i : i + depth] for i in range(0, len(masks), depth)]
+    assert depth > 1 and len(passes) > 5
+    assert all(mask.dtype == torch.float32 for mask in masks)
+    assert all(len({mask.data_ptr() for mask in one}) == 1 for one in passes)
+    monkeypatch.setattr(decoder.trunk.config, "_attn_implementation_internal", "eager")
+    assert attention.added(masks[0] > 0, decoder.trunk.config, torch.float32).dtype == torch.bool
+
+
+def as_on_a_gpu() -> tuple[TorchBackend, torch.device]:
+    """A backend in bfloat16 on torch's "meta" device, on which nothing is computed: it refuses
+    arrays of two devices in one operation, and numbers of its own on the host, as a GPU's graph
+    does."""
+    lm, there = torch_model(tiny_model(scale=2.0)).bfloat16(), torch.device("meta")
+    attention.use_grouped(lm)
+    backend = TorchBackend(lm, TOKENIZER, Lora(rank=2, dropout=0.1), grad_checkpoint=True)
+    backend.policy.to(there)
+    backend.parameters = adapters.named_parameters(lm)
+    for parameter in backend.parameters.values():  # there is no autocast on this device
+        parameter.data = parameter.data.bfloat16()
+    head = backend.policy.lm.get_output_embeddings().weight
+    maps = Head(lambda h: h @ head.T, lambda delta, h: delta @ head, plain=True)
+    backend.policy.head_map = maps
+    return backend, there
+
+
+def test_an_update_stays_on_its_device(monkeypatch):
+    backend, there = as_on_a_gpu()
+    monkeypatch.setattr(ppo, "autocast", lambda head: nullcontext())
+    rows = [(range(1, 30), [5, 6, 7]), (range(1, 30), [5, 6]), ([*range(1, 20), 40, 41], [5, 6])]
+    batch = collate_supervised([(tuple(prompt), answer) for prompt, answer in rows])
+    batch = batch.with_(**{name: np.zeros_like(batch.mask) for name in ppo.OPTIONAL})
+    (micro,) = split(batch, 10_000)
+    assert len(micro.stages) == 3
+    hyper = Hyper(lr=1.0, entropy_coef=0.1, kl_coef=0.1, tis_cap=2.0, dual_clip=3.0)
+    loss, sums = ppo.ppo_loss(backend.policy, ppo.arrays_of(batch, micro, there), 7.0, hyper)
+    loss.backward()
+    assert all(one.device == there for one in (loss, *sums.values()))
+    grads = [parameter.grad for parameter in backend.parameters.values()]
+    assert all(grad.device == there for grad in grads)
+
+
+@pytest.mark.parametrize("kind", [TorchDecoder, FixedDecoder])
+def test_a_step_stays_on_its_device(kind):
+    backend, there = as_on_a_gpu()
+    backend.policy.eval()
+    also = {} if kind is FixedDecoder else {"lookahead": True}
+    decoder = kind(backend.policy.lm, there, **also)
+    decoder.read_off = backend.policy.head_map.logits
+    prompt, drawn = tuple(range(1, 30)), None
+    streams = [Stream(7, Sampling(8, 0.5 * i, 0.9)) for i in range(3)]
+    with torch.no_grad():
+        places = decoder.places(3, 60, False)
+        places.reserve(len(prompt))
+        reading = decoder.read(right_padded([prompt], [0]), None)
+        places.put([0, 1, 2], [(0, len(prompt))] * 3, reading)
+        for _ in range(3):
+            places.open_step()
+            tokens = decoder.inputs([1, 2, 3], [drawn is not None] * 3, drawn)
+            drawn, logprobs = decoder.step(tokens, places, streams)
+            places.close_step()
+        places.keep([0, 2])
+    assert drawn.device == logprobs.device == there
 
 
 @pytest.mark.gpu

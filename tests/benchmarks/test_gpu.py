@@ -78,6 +78,41 @@ def test_without_a_model_nothing_else_is_tried(gpu, tmp_path):
     assert rows_in(out)["model"]["status"] == "failed"
 
 
+def test_a_machine_without_a_gpu_is_told_so_at_once(gpu, tmp_path, monkeypatch):
+    stub, out = tmp_path / "stub.py", tmp_path / "rows.jsonl"
+    stub.write_text("""print('found: {"device": "cpu"}')""")
+    monkeypatch.setattr(gpu, "SCRIPT", stub)
+    assert gpu.main(["--out", str(out)]) == 1
+    assert list(rows_in(out)) == ["machine"]
+    assert "sees no GPU" in rows_in(out)["machine"]["why"]
+
+
+def test_a_download_that_takes_too_long_is_explained(gpu, tmp_path, monkeypatch):
+    stub, out = tmp_path / "stub.py", tmp_path / "rows.jsonl"
+    stub.write_text("import sys, time\nif 'model' in sys.argv: time.sleep(60)")
+    monkeypatch.setattr(gpu, "SCRIPT", stub)
+    monkeypatch.setitem(gpu.SECONDS, "model", 2)
+    assert gpu.main(["--out", str(out), "--model", "owner/name"]) == 1
+    assert list(rows_in(out)) == ["machine", "model"]
+    assert rows_in(out)["model"]["why"].endswith("fetch it first: hf download owner/name")
+
+
+def test_kernels_that_could_not_be_built_are_not_called_triton(gpu, capsys, monkeypatch):
+    from azr_mlx.backends.torch import kernels
+
+    def fail(name):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(kernels, "_broken", [])
+    monkeypatch.setattr(kernels, "_triton", fail)
+    monkeypatch.setattr(kernels, "path", lambda logits: "torch" if kernels._broken else "triton")
+    with pytest.warns(RuntimeWarning, match="C compiler"):
+        gpu.gpu_parts.kernels(gpu.arguments(["--rehearse"]))
+    mark = gpu.gpu_parts.MARK
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith(mark)]
+    assert [json.loads(line.removeprefix(mark))["path"] for line in told] == ["torch"] * 2
+
+
 def test_the_parts_fit_into_the_time(gpu):
     fixed = sum(gpu.SECONDS.values())
     assert fixed + gpu.LEAST_SELFPLAY + gpu.GRACE < 8 * 60

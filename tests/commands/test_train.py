@@ -46,10 +46,13 @@ def test_a_device_that_fails_ends_a_run_with_advice(
     assert (f"train --resume {tmp_path}" in told) == (saved and leads)
 
 
-def test_memory_that_runs_out_gets_the_advice_of_the_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "said", ["[metal::malloc] Resource limit (499000) exceeded.", "CUDA out of memory. Tried to"]
+)
+def test_memory_that_runs_out_gets_the_advice_of_the_plan(tmp_path: Path, said: str) -> None:
     advice = r"memory ran out: .*rollout\.max_batch.*--dry-run"
     with pytest.raises(DeviceError, match=advice), device_errors(tmp_path, True):
-        raise RuntimeError("[metal::malloc] Resource limit (499000) exceeded.")
+        raise RuntimeError(said)
 
 
 def test_other_errors_of_a_run_are_left_alone(tmp_path: Path) -> None:

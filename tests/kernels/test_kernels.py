@@ -582,6 +582,61 @@ def test_plain_torch_agrees_with_numpy(torch, dtype, monkeypatch):
     assert set(torch_kernels.ENGAGED) == {("logprob", "torch"), ("sample", "torch")}
 
 
+@pytest.fixture
+def unbuilt(torch, monkeypatch):
+    """Torch's kernels on a GPU where Triton raises the error that is given."""
+    from azr_mlx.backends.torch import kernels as torch_kernels
+
+    def on_a_gpu(logits):
+        return "torch" if torch_kernels._broken else "triton"
+
+    def failing(error):
+        def fail(*given):
+            raise error
+
+        made = SimpleNamespace(row_logprob=fail, sample_rows=fail)
+        monkeypatch.setattr(torch_kernels, "_triton", lambda name: made)
+        return torch_kernels
+
+    monkeypatch.setattr(torch_kernels, "path", on_a_gpu)
+    monkeypatch.setattr(torch_kernels, "_broken", [])
+    monkeypatch.setattr(torch_kernels, "ENGAGED", type(torch_kernels.ENGAGED)())
+    return failing
+
+
+NO_COMPILER = (
+    RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),
+    subprocess.CalledProcessError(1, ["gcc", "main.c", "-I" + "x" * 500]),
+    PermissionError(13, "Permission denied", "/root/.triton"),
+)
+
+
+@pytest.mark.parametrize("error", NO_COMPILER)
+def test_plain_torch_computes_where_triton_cannot_build(torch, unbuilt, error):
+    kernels = unbuilt(error)
+    with pytest.warns(RuntimeWarning, match=r"cannot build .*python3-dev") as said:
+        for _ in range(2):
+            check_logprob(torch_logprob(torch, kernels.row_logprob), 31, "float32")
+            check_sample(torch_sample(torch, kernels.sample_rows), 31, "float32")
+    assert len(said) == 1 and len(str(said[0].message)) < 500
+    assert set(kernels.ENGAGED) == {("logprob", "torch"), ("sample", "torch")}
+
+
+@pytest.mark.parametrize(
+    ("error", "built"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), False),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), False),
+        (RuntimeError("the rows are not contiguous"), True),
+    ],
+)
+def test_other_errors_of_triton_are_not_hidden(torch, unbuilt, error, built):
+    kernels = unbuilt(error)
+    kernels.ENGAGED["sample", "triton"] = int(built)
+    with pytest.raises(RuntimeError, match=str(error)[:9]):
+        check_sample(torch_sample(torch, kernels.sample_rows), 31, "float32")
+
+
 def test_triton_agrees_with_numpy(torch, triton):
     for size, dtype in ((1, "float32"), (31, "float16"), (257, "bfloat16"), (1000, "float32")):
         for flags in ((True, True), (True, False), (False, True), (False, False)):

@@ -124,10 +124,10 @@ def merged(model: Any) -> Iterator[None]:
         yield
         return
     kept = [m.base_layer.weight.data for m in layers]
-    for layer, weight in zip(layers, kept, strict=True):
-        layer.base_layer.weight.data = weight + layer.get_delta_weight(ADAPTER)
-        layer.enable_adapters(False)
-    try:
+    try:  # from here on, since Ctrl-C may come at any time
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.base_layer.weight.data = weight + layer.get_delta_weight(ADAPTER)
+            layer.enable_adapters(False)
         yield
     finally:
         for layer, weight in zip(layers, kept, strict=True):

@@ -41,14 +41,18 @@ def heads_together(config: Any) -> int:
     return int(config.num_attention_heads) // int(config.num_key_value_heads)
 
 
-def repeated(mask: Tensor, config: Any, dtype: torch.dtype) -> Tensor:
-    """A mask [n, 1, T, S] for all heads that share, [n, 1, heads x T, S], as numbers to be added.
-    In a step of one token it is the same for all heads already."""
-    heads = heads_together(config)
-    if heads == 1 or mask.shape[2] == 1:
+def added(mask: Tensor, config: Any, dtype: torch.dtype) -> Tensor:
+    """A mask [n, 1, T, S] as numbers to be added to the scores, for all heads that share,
+    [n, 1, heads x T, S]. Given as it is, PyTorch's attention would make these numbers anew in each
+    layer. In a step of one token they are the same for all heads already.
+
+    Attention of a model's own gets the mask as it is.
+    """
+    if config._attn_implementation not in (NAME, "sdpa"):
         return mask
-    added = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
-    return added.repeat(1, 1, heads, 1)
+    numbers = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+    heads = heads_together(config)
+    return numbers if heads == 1 or mask.shape[2] == 1 else numbers.repeat(1, 1, heads, 1)
 
 
 def grouped(
@@ -60,7 +64,7 @@ def grouped(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention of ``query`` [n, H, T, D] on ``key`` and ``value`` [n, G, S, D], with a mask of
-    ``repeated``. Returns ([n, T, H, D], None), as transformers expects."""
+    ``added``. Returns ([n, T, H, D], None), as transformers expects."""
     rows, heads, tokens, width = query.shape
     if attention_mask is None:
         whole: tuple[Tensor, None] = sdpa_attention_forward(

@@ -45,8 +45,15 @@ def are_allowed() -> bool:
 
 def decoder_for(lm: Any, device: torch.device) -> TorchDecoder:
     """The decoder that is fastest on this device."""
-    fixed = device.type == "cuda" and are_allowed()
+    fixed = device.type == "cuda" and are_allowed() and not _reads_values(lm)
     return FixedDecoder(lm, device) if fixed else TorchDecoder(lm, device)
+
+
+def _reads_values(lm: Any) -> bool:
+    """Whether the host reads values within a step, as in int8 by bitsandbytes, so that no step can
+    be captured. To try it would leave PyTorch's allocator in the state of a capture, in which it
+    does not free what it holds when memory runs out."""
+    return bool(getattr(lm, "is_loaded_in_8bit", False))
 
 
 class Board:

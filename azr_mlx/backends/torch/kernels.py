@@ -1,7 +1,8 @@
 """Row reductions over logits in torch: by Triton kernels on a GPU, otherwise in plain torch.
 
 These are the same two functions as in ``azr_mlx.backends.mlx.kernels``, and the same keys give the
-same tokens. ``AZR_MLX_KERNELS=off`` chooses plain torch.
+same tokens. ``AZR_MLX_KERNELS=off`` chooses plain torch, which also computes if Triton cannot build
+a kernel here.
 """
 
 from __future__ import annotations
@@ -9,15 +10,20 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import warnings
 from collections import Counter
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from azr_mlx.config.shipped import triton_kernel
+from azr_mlx.errors import first_line, pass_on
 
 # How often each (kernel name, path) has been called in this process.
 ENGAGED: Counter[tuple[str, str]] = Counter()
+_FUNCTIONS = {"logprob": "row_logprob", "sample": "sample_rows"}
+_broken: list[str] = []  # why Triton cannot be used here
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -25,7 +31,7 @@ _PARITY = 0x1BD11BDA
 
 def path(logits: torch.Tensor) -> str:
     """Which implementation a call with these logits would use now: "triton" or "torch"."""
-    off = os.environ.get("AZR_MLX_KERNELS", "").strip().lower() == "off"
+    off = _broken or os.environ.get("AZR_MLX_KERNELS", "").strip().lower() == "off"
     if off or not logits.is_cuda or importlib.util.find_spec("triton") is None:
         return "torch"
     return "triton"
@@ -42,14 +48,10 @@ def row_logprob(
 
     See ``azr_mlx.backends.mlx.kernels.row_logprob``. The result cannot be differentiated.
     """
-    chosen = path(logits)
-    ENGAGED["logprob", chosen] += 1
-    if chosen == "torch":
-        return row_logprob_torch(logits, targets, inv_temperature, gradient, entropy_gradient)
-    out = _triton("logprob").row_logprob(
-        logits, targets, inv_temperature, gradient, entropy_gradient
-    )
-    return out[0], out[1], out[2], out[3]
+    given = logits, targets, inv_temperature, gradient, entropy_gradient
+    if (out := _by_triton("logprob", *given)) is not None:
+        return out[0], out[1], out[2], out[3]
+    return row_logprob_torch(*given)
 
 
 @torch.no_grad()
@@ -85,12 +87,9 @@ def sample_rows(
 
     See ``azr_mlx.backends.mlx.kernels.sample_rows``.
     """
-    chosen = path(logits)
-    ENGAGED["sample", chosen] += 1
-    if chosen == "torch":
-        return sample_rows_torch(logits, temperature, keys)
-    out = _triton("sample").sample_rows(logits, temperature, keys)
-    return out[0], out[1]
+    if (out := _by_triton("sample", logits, temperature, keys)) is not None:
+        return out[0], out[1]
+    return sample_rows_torch(logits, temperature, keys)
 
 
 @torch.no_grad()
@@ -132,6 +131,38 @@ def random_bits(keys: torch.Tensor, size: int) -> torch.Tensor:
         x = x + schedule[(i + 1) % 3]
         y = y + (schedule[(i + 2) % 3] + (i + 1))
     return torch.cat([x, y], -1)[:, :size].long() & 0xFFFFFFFF
+
+
+def _by_triton(name: str, logits: torch.Tensor, *given: Any) -> tuple[Any, ...] | None:
+    """What the Triton kernel gives; None if plain torch has to compute.
+
+    Triton builds a kernel, and C code that launches it, when the kernel is first called. Many
+    machines have no compiler or no headers for that.
+    """
+    chosen = path(logits)
+    if chosen == "triton":
+        try:
+            out: tuple[Any, ...] = getattr(_triton(name), _FUNCTIONS[name])(logits, *given)
+        except Exception as e:  # of a compiler, of its output, or of a cache that is not writable
+            pass_on(e)
+            if ENGAGED[name, chosen]:  # it has been built
+                raise
+            _leave_triton(e)
+            chosen = "torch"
+    ENGAGED[name, chosen] += 1
+    return None if chosen == "torch" else out
+
+
+def _leave_triton(error: Exception) -> None:
+    why = first_line(error)[:160]
+    _broken.append(why)
+    warnings.warn(
+        f"Triton cannot build its kernels here ({why}), so plain torch computes, which takes more "
+        "memory and time; Triton needs a C compiler and Python's headers (on Debian and Ubuntu "
+        "the packages gcc and python3-dev)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 @functools.cache

@@ -64,8 +64,10 @@ def _after_trunk(lm: Any, hidden: Tensor) -> Tensor:
     given = MoeModelOutputWithPast(last_hidden_state=hidden[None])
     own = vars(trunk).get("forward")
     trunk.forward = lambda *_, **__: given
+    # Made on the device: a CUDA graph cannot repeat a copy of a number from the host.
+    unread = torch.ones((1, 1), dtype=torch.long, device=hidden.device)
     try:
-        logits: Tensor = lm(input_ids=torch.tensor([[1]], device=hidden.device)).logits
+        logits: Tensor = lm(input_ids=unread).logits
         return logits[0]
     finally:
         del trunk.forward

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from azr_mlx.config import Quantization
-from azr_mlx.errors import UsageError, install
+from azr_mlx.errors import UsageError, first_line, install
 from azr_mlx.models.folder import NO_CODE, read_config
 
 
@@ -38,7 +39,8 @@ def load(
     bfloat16 for the rest; any other number means bfloat16. On other devices weights are float32.
 
     Raises:
-        UsageError: the folder is quantised for MLX, or bitsandbytes is not installed.
+        UsageError: the folder is quantised for MLX, or bitsandbytes is not installed or does not
+            work here.
     """
     if "quantization" in read_config(folder):
         raise UsageError(
@@ -58,9 +60,10 @@ def load(
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     made: Any = AutoModelForCausalLM  # transformers does not type it
-    model = with_attention(
-        lambda kind: made.from_pretrained(folder, attn_implementation=kind, **options)
-    )
+    with _quantising(quantization.bits):
+        model = with_attention(
+            lambda kind: made.from_pretrained(folder, attn_implementation=kind, **options)
+        )
     if "quantization_config" not in options:
         model = model.to(device)
     without_dropout(model)
@@ -76,6 +79,21 @@ def with_attention(make: Callable[[str], Any]) -> Any:
         if "scaled_dot_product_attention" not in str(e):
             raise
         return make("eager")
+
+
+@contextmanager
+def _quantising(bits: int) -> Iterator[None]:
+    """If bitsandbytes fails in the block, raises UsageError: its code for the GPU may be missing or
+    made for another CUDA, which says nothing about the model."""
+    try:
+        yield
+    except (ImportError, RuntimeError) as e:
+        if "bitsandbytes" not in str(e).lower():
+            raise
+        raise UsageError(
+            f"quantization.bits: {bits}: bitsandbytes does not work here ({first_line(e)[:240]}); "
+            f"{install('-U', 'bitsandbytes')}, or set quantization.bits=0"
+        ) from e
 
 
 def quantized(bits: int) -> dict[str, Any]:

@@ -40,9 +40,9 @@ class Rounded:
         kept = [parameter.data for parameter in self.parameters]
         if not self.copies:
             self.copies = [torch.empty_like(data, dtype=self.dtype) for data in kept]
-        for parameter, copy, data in zip(self.parameters, self.copies, kept, strict=True):
-            parameter.data = copy.copy_(data)
-        try:
+        try:  # from here on, since Ctrl-C may come at any time, and what is saved then is exact
+            for parameter, copy, data in zip(self.parameters, self.copies, kept, strict=True):
+                parameter.data = copy.copy_(data)
             yield
         finally:
             for parameter, data in zip(self.parameters, kept, strict=True):

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from azr_mlx.backends.kv_places import Past
 from azr_mlx.backends.microbatch import Stage
-from azr_mlx.backends.torch.attention import repeated
+from azr_mlx.backends.torch.attention import added
 from azr_mlx.backends.torch.transfer import upload
 
 Tensor = torch.Tensor
@@ -117,18 +117,17 @@ def read(
     ``parent`` [n]. Of the ``last`` one only the hidden states are returned."""
     span = Span(stage, before and before.span)
     cache = Extended(span, before, last)
-    dtype = trunk.get_input_embeddings().weight.dtype
-    mask = repeated(span.mask(), trunk.config, dtype)
-    hidden = run(trunk, cache, stage["tokens"], mask, span.positions)
+    hidden = run(trunk, cache, stage["tokens"], span.mask(), span.positions)
     return Reading(span, [cache.layers[i] for i in range(len(cache.layers))], hidden)
 
 
 def run(trunk: Any, cache: Any, tokens: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
     """The trunk's final hidden states, with ``cache`` instead of its own cache."""
     kind: Any = type(trunk)
+    dtype = trunk.get_input_embeddings().weight.dtype
     hidden: Tensor = trunk(
         input_ids=tokens,
-        attention_mask=mask,
+        attention_mask=added(mask, trunk.config, dtype),
         position_ids=positions,
         use_cache=True,
         **{cache_argument(kind): cache},
