@@ -370,7 +370,7 @@ LONG = {
     "classes": "".join(f"class a{i + 1}(a{i}):\n id=1\n z=id\n" for i in range(600)).replace(
         "(a0)", ""
     )
-    + ID,
+    + F,
     "dataclasses": "from dataclasses import *\n"
     + "".join(f"@dataclass\nclass a{i + 1}(a{i}):pass\n" for i in range(500)).replace("(a0)", "")
     + ID,
