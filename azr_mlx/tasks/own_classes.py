@@ -35,6 +35,19 @@ def marker(decorator: ast.expr) -> ast.expr:
     return decorator.func if isinstance(decorator, ast.Call) else decorator
 
 
+def parameters(arguments: ast.arguments) -> set[str]:
+    """The names of a function's parameters."""
+    a = arguments
+    found = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+    return {one.arg for one in found if one is not None}
+
+
+def variables(node: ast.GeneratorExp) -> set[str]:
+    """The names to which the loops of a comprehension give values."""
+    targets = (n for loop in node.generators for n in ast.walk(loop.target))
+    return {n.id for n in targets if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
 @lru_cache(maxsize=256)
 def module_of(name: str) -> ModuleType | None:
     """A module that may be imported; None if there is no such module here."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 
 from azr_mlx.tasks.effects import reaching, turned
-from azr_mlx.tasks.own_classes import OwnClasses
+from azr_mlx.tasks.own_classes import OwnClasses, parameters, variables
 
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Block = (*_Function, ast.ClassDef)
@@ -275,8 +275,7 @@ def _read_names(node: ast.AST) -> set[str]:
         elif isinstance(n, ast.GeneratorExp):
             first, *others = n.generators
             inner = set[str]().union(*map(_read_names, [n.elt, *first.ifs, *others]))
-            stored = (t for g in n.generators for t in ast.walk(g.target))
-            read |= inner - {t.id for t in stored if isinstance(t, ast.Name)}
+            read |= inner - variables(n)
             stack += [first.iter, first.target]
         else:
             stack += ast.iter_child_nodes(n)
@@ -289,8 +288,7 @@ _SCOPES = (*_Block, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.Gen
 def _variables(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
     """The parameters of a function, and the variables that it stores; none that anything within
     takes from the module."""
-    a = function.args
-    found = {arg.arg for arg in [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg] if arg}
+    found = parameters(function.args)
     stack = list[ast.AST](function.body)
     while stack:
         node = stack.pop()

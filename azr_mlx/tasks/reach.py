@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from types import ModuleType
 
-from azr_mlx.tasks.own_classes import called, module_of
+from azr_mlx.tasks.own_classes import called, module_of, parameters, variables
 
 BANNED_ATTRIBUTES = frozenset({
     "os", "sys", "_os", "_sys", "builtins", "random", "f_back",
@@ -178,6 +178,14 @@ class ModuleUse(ast.NodeVisitor):
                 given = {a.asname or a.name.partition(".")[0] for a in statement.names}
                 modules = [one for name in given for one in self.modules.get(name, ())]
                 self.faults += not all(map(self.surface.is_open, modules))
+        shared = (name for n in ast.walk(node) if isinstance(n, ast.Global) for name in n.names)
+        before, self.seen = self.seen, self.seen | (self.modules.keys() & set(shared))
+        self.generic_visit(node)
+        self.seen = before
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        if isinstance(node.target, ast.Name):  # it is read, too
+            self._follow(ast.Name(node.target.id, ast.Load()))
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -187,7 +195,7 @@ class ModuleUse(ast.NodeVisitor):
                 args=[value, ast.Constant(value=str() as name), *rest],
             ):
                 self._follow(ast.Attribute(value, name, ast.Load()))
-                for part in rest:
+                for part in [*rest, *node.keywords]:
                     self.visit(part)
             case _:
                 self.generic_visit(node)
@@ -246,22 +254,18 @@ class ModuleUse(ast.NodeVisitor):
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self.visit(node.args)
-        before = self.seen
-        self.seen = before - {arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)}
+        before, self.seen = self.seen, self.seen - parameters(node.args)
         self.visit(node.body)
         self.seen = before
 
-    def _visit_comprehension(self, node: ast.AST) -> None:
-        before = self.seen
-        generators: list[ast.comprehension] = node.generators  # type: ignore[attr-defined]
-        self.visit(generators[0].iter)
-        stored = (n for g in generators for n in ast.walk(g.target) if isinstance(n, ast.Name))
-        self.seen = before - {n.id for n in stored}
-        generators[0].iter = ast.Constant(None)
-        self.generic_visit(node)
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
+        """What stands for all comprehensions here."""
+        first, before = node.generators[0], self.seen
+        self.visit(first.iter)
+        self.seen = before - variables(node)
+        for part in [first.target, *first.ifs, *node.generators[1:], node.elt]:
+            self.visit(part)
         self.seen = before
-
-    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension
 
 
 _NOTHING = object()
