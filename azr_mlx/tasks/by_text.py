@@ -11,7 +11,8 @@ import ast
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from azr_mlx.tasks.own_classes import OwnClasses, called, marker
+from azr_mlx.tasks.nodes import FUNCTIONS, IMPORTS, called, marker
+from azr_mlx.tasks.own_classes import OwnClasses
 from azr_mlx.tasks.reach import NEVER_OWN, is_hidden
 
 _BY_TEXT = frozenset({"getattr", "setattr", "delattr"})
@@ -28,8 +29,6 @@ _WORD = re.compile(r"\w+")
 _FIELD = re.compile(r"[.\[]\s*([A-Za-z_]\w*)")
 _DUNDER = re.compile(r"__[a-z]|\._")
 _FORMATTING = frozenset({"format", "format_map"})
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def acts_on_texts(nodes: Sequence[ast.AST], banned: Collection[str]) -> bool:
@@ -65,10 +64,10 @@ def _is_plain(node: ast.AST | None, banned: Collection[str]) -> bool:
 
 
 def _imports(nodes: Iterable[ast.AST]) -> bool:
-    return any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+    return any(isinstance(node, IMPORTS) for node in nodes)
 
 
-def _alsocalled(names: Collection[str], nodes: Sequence[ast.AST]) -> set[str]:
+def _also_called(names: Collection[str], nodes: Sequence[ast.AST]) -> set[str]:
     """Some names of modules, and what a program calls them when it imports them."""
     given = (a for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names)
     return {*names, *(a.asname for a in given if a.asname and a.name in names)}
@@ -98,7 +97,7 @@ def _binds_what_python_reads(
     }
     no_methods = _ACTED_ON | _COPYING if _imports(nodes) else _ACTED_ON
     return any(
-        id(node) not in literal and (name in no_methods or not isinstance(node, _FUNCTIONS))
+        id(node) not in literal and (name in no_methods or not isinstance(node, FUNCTIONS))
         for name in NEVER_OWN | _ACTED_ON | _MAKING
         for node in classes.bound.get(name, ())
     )
@@ -142,7 +141,7 @@ def _sets_attributes(nodes: Sequence[ast.AST], classes: OwnClasses, acted_on: bo
 def _dataclasses(nodes: Sequence[ast.AST], classes: OwnClasses) -> list[ast.ClassDef] | None:
     """The dataclasses of a program; None if one may get fields that are not written in it, since
     their names become code."""
-    makers = _alsocalled({"dataclass"}, nodes)
+    makers = _also_called({"dataclass"}, nodes)
     used = {id(node) for node in nodes if called(node) in makers}
     found = list[ast.ClassDef]()
     for one in (n for n in nodes if isinstance(n, ast.ClassDef) and used and _imports(nodes)):
@@ -176,7 +175,7 @@ def _holds_fields(
     nodes: Sequence[ast.AST], classes: OwnClasses, found: Sequence[ast.ClassDef]
 ) -> bool:
     """Whether a program gets hold of a field, other than to put it into a class."""
-    names = _alsocalled(_FIELDS, nodes)
+    names = _also_called(_FIELDS, nodes)
     put = {
         id(n.value.func)
         for n in nodes
@@ -197,7 +196,7 @@ def _reads_own_fields(one: ast.ClassDef) -> bool:
         node = todo.pop()
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in own:
             return True
-        parts = [node.args, *node.decorator_list] if isinstance(node, _FUNCTIONS) else None
+        parts = [node.args, *node.decorator_list] if isinstance(node, FUNCTIONS) else None
         todo += ast.iter_child_nodes(node) if parts is None else parts
     return False
 
@@ -245,16 +244,11 @@ def _usual(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
 def _special_uses(nodes: Sequence[ast.AST]) -> set[str]:
     """The names that are to be used in the usual way only, given what a program imports; also what
     it calls them."""
-    uses = set[str]()
-    for node in nodes:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            uses |= {"wraps", "deepcopy"}
-            module = node.module if isinstance(node, ast.ImportFrom) else None
-            if "statistics" in (module, *(alias.name for alias in node.names)):
-                uses.add("samples")
-            renamed = {a.asname for a in node.names if a.name in ("wraps", "deepcopy") and a.asname}
-            uses |= renamed
-    return uses
+    imports = [node for node in nodes if isinstance(node, IMPORTS)]
+    modules = {alias.name for node in imports for alias in node.names}
+    modules |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
+    uses = _also_called({"wraps", "deepcopy"}, imports) if imports else set()
+    return uses | ({"samples"} if "statistics" in modules else set())
 
 
 def _is_wrapping(node: ast.expr) -> bool:

@@ -5,47 +5,17 @@ from __future__ import annotations
 import ast
 import importlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 
-from azr_mlx.tasks.effects import reaching, turned
+from azr_mlx.tasks.nodes import IMPORTS, bindings, called, marker, reaching, turned
 
 # Decorators that give back the class that they get.
 _KEEP_CLASSES = frozenset({
     "dataclass", "total_ordering", "unique", "verify", "final", "runtime_checkable",
 })  # fmt: skip
 _PLAIN_MAKERS = frozenset({"ABCMeta"})  # metaclasses that give the class that is written
-_NAMED = (
-    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs,
-    ast.MatchStar, getattr(ast, "type_param", ast.MatchStar),
-)  # fmt: skip
-
-
-def called(node: ast.AST) -> str:
-    """``a`` of ``a``, and ``b`` of ``a.b``; "" of anything else."""
-    match node:
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return name
-    return ""
-
-
-def marker(decorator: ast.expr) -> ast.expr:
-    """The decorator itself, without the arguments with which it may be called."""
-    return decorator.func if isinstance(decorator, ast.Call) else decorator
-
-
-def parameters(arguments: ast.arguments) -> set[str]:
-    """The names of a function's parameters."""
-    a = arguments
-    found = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
-    return {one.arg for one in found if one is not None}
-
-
-def variables(node: ast.GeneratorExp) -> set[str]:
-    """The names to which the loops of a comprehension give values."""
-    targets = (n for loop in node.generators for n in ast.walk(loop.target))
-    return {n.id for n in targets if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 @lru_cache(maxsize=256)
@@ -55,29 +25,6 @@ def module_of(name: str) -> ModuleType | None:
         return importlib.import_module(name)
     except (ImportError, TypeError, ValueError):
         return None
-
-
-def bindings(nodes: Sequence[ast.AST]) -> dict[str, list[ast.AST]]:
-    """What gives each name a meaning or takes it away, in any scope; attributes count as names, and
-    imports stand for their aliases."""
-    found = defaultdict[str, list[ast.AST]](list)
-    for node in nodes:
-        for name in _bound(node):
-            found[name].append(node)
-    return found
-
-
-def _bound(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        yield from ((a.asname or a.name.partition(".")[0]) for a in node.names)
-    elif isinstance(node, ast.arg):
-        yield node.arg
-    elif isinstance(node, ast.MatchMapping):
-        yield node.rest or ""
-    elif isinstance(node, _NAMED):
-        yield getattr(node, "name", None) or ""
-    elif not isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
-        yield called(node)
 
 
 class OwnClasses:
@@ -127,7 +74,7 @@ class OwnClasses:
         return own or self.is_imported(node)
 
     def _is_import(self, name: str) -> bool:
-        return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in self.bound.get(name, ()))
+        return all(isinstance(n, IMPORTS) for n in self.bound.get(name, ()))
 
     def _is_own(self, name: str) -> bool:
         return self._is_made_here(name) and name not in self.strange

@@ -8,11 +8,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 
-from azr_mlx.tasks.effects import reaching, turned
-from azr_mlx.tasks.own_classes import OwnClasses, parameters, variables
-
-_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
-_Block = (*_Function, ast.ClassDef)
+from azr_mlx.tasks.nodes import (
+    DEFINITIONS,
+    FUNCTIONS,
+    parameters,
+    reaching,
+    turned,
+    variables,
+)
+from azr_mlx.tasks.own_classes import OwnClasses
 
 
 def foreign_names(
@@ -70,7 +74,7 @@ class _Program:
         self.tree, self.found = tree, found
         nodes = list(ast.walk(tree))
         self.classes = OwnClasses(nodes)
-        self.blocks = {(n.lineno, n.name): n for n in nodes if isinstance(n, _Block)}
+        self.blocks = {(n.lineno, n.name): n for n in nodes if isinstance(n, DEFINITIONS)}
         self.stars = {
             id(n) for n in nodes if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"
         }
@@ -104,7 +108,7 @@ class _Program:
         if id(block) not in self._users:
             edges = defaultdict[str, set[str]](set)
             for statement in block:
-                if isinstance(statement, _Block):
+                if isinstance(statement, DEFINITIONS):
                     edges[statement.name] |= self.reads(statement)
             self._users[id(block)] = block, turned(edges)
         return frozenset(reaching(known, self._users[id(block)][1]))
@@ -235,7 +239,7 @@ class _Owner:
                 return all(
                     isinstance(member, ast.Pass)
                     or (isinstance(member, ast.Expr) and isinstance(member.value, ast.Constant))
-                    or (isinstance(member, _Function) and self._waits(member, users))
+                    or (isinstance(member, FUNCTIONS) and self._waits(member, users))
                     for member in body
                 )
         return False
@@ -269,7 +273,7 @@ def _read_names(node: ast.AST) -> set[str]:
             read.add(n.id)
         elif isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name):
             read.add(n.target.id)
-        if isinstance(n, _Function):
+        if isinstance(n, FUNCTIONS):
             read |= set[str]().union(*map(_read_names, n.body)) - _variables(n)
             stack += _outside(n)
         elif isinstance(n, ast.GeneratorExp):
@@ -282,7 +286,7 @@ def _read_names(node: ast.AST) -> set[str]:
     return read
 
 
-_SCOPES = (*_Block, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_SCOPES = (*DEFINITIONS, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def _variables(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:

@@ -17,6 +17,7 @@ from types import ModuleType
 
 from azr_mlx.tasks.by_text import acts_on_texts
 from azr_mlx.tasks.dead_code import remove_dead_code
+from azr_mlx.tasks.nodes import DEFINITIONS
 from azr_mlx.tasks.own_names import foreign_names
 from azr_mlx.tasks.reach import (
     BANNED_ATTRIBUTES,
@@ -256,7 +257,7 @@ def _own_attributes(nodes: list[ast.AST]) -> set[str]:
     own = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
     for node in nodes:
         if isinstance(node, ast.ClassDef):
-            own |= {member.name for member in node.body if isinstance(member, _NAMED)}
+            own |= {member.name for member in node.body if isinstance(member, DEFINITIONS)}
             own |= {n.id for m in node.body for n in ast.walk(m) if _is_stored(n)}  # type: ignore[attr-defined]
         match node:
             case ast.Assign(targets=[ast.Name(id="__slots__")], value=value):
@@ -270,9 +271,6 @@ def _own_attributes(nodes: list[ast.AST]) -> set[str]:
     secret = {name for name in own if name.startswith("__") and not name.endswith("__")}
     # What Python calls them outside of their class.
     return own | {f"_{one}{name}" for name in secret for one in classes}
-
-
-_NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _is_stored(node: ast.AST) -> bool:
@@ -303,7 +301,7 @@ def _bound_names(nodes: list[ast.AST]) -> set[str]:
             bound.add(node.attr)
         elif isinstance(node, ast.arg):
             bound.add(node.arg)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        elif isinstance(node, DEFINITIONS):
             bound.add(node.name)
         elif isinstance(node, ast.alias) and node.asname:
             bound.add(node.asname)

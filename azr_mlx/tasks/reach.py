@@ -20,7 +20,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from types import ModuleType
 
-from azr_mlx.tasks.own_classes import called, module_of, parameters, variables
+from azr_mlx.tasks.nodes import IMPORTS, called, parameters, variables
+from azr_mlx.tasks.own_classes import module_of
 
 BANNED_ATTRIBUTES = frozenset({
     "os", "sys", "_os", "_sys", "builtins", "random", "f_back",
@@ -174,7 +175,7 @@ class ModuleUse(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         for statement in node.body:  # a module would be an attribute of the class
-            if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            if isinstance(statement, IMPORTS):
                 given = {a.asname or a.name.partition(".")[0] for a in statement.names}
                 modules = [one for name in given for one in self.modules.get(name, ())]
                 self.faults += not all(map(self.surface.is_open, modules))
