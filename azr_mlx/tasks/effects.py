@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+from azr_mlx.tasks.nodes import DEFINITIONS, FUNCTIONS, parameters
+
+_WITH_BODY = (*FUNCTIONS, ast.Lambda)
 _PRINTS = frozenset({"print", "pprint", "pprint.pprint", "display", "help"})
 _STREAMS = ("sys.stdout.", "sys.stderr.")
 ASKS = frozenset({  # what talks to a user, or ends the program
@@ -76,7 +77,7 @@ def effects_of_call(definition: ast.AST) -> Effects:
         effects = _effects(definition, _Place(called=True))
         effects.changes.discard(definition.name)
         effects.changes_parameter = True  # an object may keep what it is given
-    elif isinstance(definition, FUNCTIONS):
+    elif isinstance(definition, _WITH_BODY):
         local, parameters = _locals(definition)
         effects = Effects()
         for inner in _body(definition):
@@ -111,7 +112,7 @@ def _effects(node: ast.AST, place: _Place, found: Effects | None = None) -> Effe
     todo = [(node, place)]
     while todo:
         one, at = todo.pop()
-        if isinstance(one, (*FUNCTIONS, ast.ClassDef)):
+        if isinstance(one, (*_WITH_BODY, ast.ClassDef)):
             todo += _of_definition(one, at, found)
         elif isinstance(one, ast.Call):
             todo += _of_call(one, at, found)
@@ -227,15 +228,10 @@ def called_name(function: ast.expr) -> str:
 def _locals(node: ast.AST) -> tuple[frozenset[str], frozenset[str]]:
     """The names that are local to a function, and those of them that are its parameters."""
     arguments = node.args  # type: ignore[attr-defined]
-    parameters = {
-        one.arg
-        for kind in (arguments.posonlyargs, arguments.args, arguments.kwonlyargs)
-        for one in kind
-    }
-    parameters |= {one.arg for one in (arguments.vararg, arguments.kwarg) if one is not None}
+    given = parameters(arguments)
     stored = set(_stored(_body(node)))
     shared = {name for one in _of_own(_body(node)) for name in _declared(one)}
-    return frozenset((stored | parameters) - shared), frozenset(parameters - stored)
+    return frozenset((stored | given) - shared), frozenset(given - stored)
 
 
 def _declared(node: ast.AST) -> list[str]:
@@ -247,7 +243,7 @@ def _stored(body: Iterable[ast.AST]) -> Iterator[str]:
     for one in _of_own(body):
         if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
             yield one.id
-        elif isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        elif isinstance(one, DEFINITIONS):
             yield one.name
         elif isinstance(one, ast.alias):
             yield (one.asname or one.name).partition(".")[0]
@@ -261,25 +257,5 @@ def _of_own(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
     while todo:
         one = todo.pop()
         yield one
-        if not isinstance(one, (*FUNCTIONS, ast.ClassDef)):
+        if not isinstance(one, (*_WITH_BODY, ast.ClassDef)):
             todo += ast.iter_child_nodes(one)
-
-
-def reaching(targets: Iterable[str], users: Mapping[str, Iterable[str]]) -> set[str]:
-    """The targets and whatever uses one of them, or uses something that does."""
-    found = set(targets)
-    todo = [*found]
-    while todo:
-        new = set(users.get(todo.pop(), ())) - found
-        found |= new
-        todo += new
-    return found
-
-
-def turned(edges: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """What uses a name, of what each name uses."""
-    users = defaultdict[str, set[str]](set)
-    for name, used in edges.items():
-        for one in used:
-            users[one].add(name)
-    return users

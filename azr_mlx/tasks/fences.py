@@ -10,7 +10,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from azr_mlx.tasks.excerpt import completed
-from azr_mlx.tasks.statements import DEFINITIONS, outer
+from azr_mlx.tasks.nodes import DEFINITIONS
+from azr_mlx.tasks.statements import outer
 from azr_mlx.text import fault, parsed
 
 # No two parts that follow each other may match the same sign: it would take quadratic time.

@@ -7,10 +7,9 @@ import builtins
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from azr_mlx.tasks.effects import Effects, effects_of, effects_of_call, reaching, turned
+from azr_mlx.tasks.effects import Effects, effects_of, effects_of_call
+from azr_mlx.tasks.nodes import DEFINITIONS, IMPORTS, reaching, turned
 from azr_mlx.tasks.statements import (
-    DEFINITIONS,
-    IMPORTS,
     binds,
     defines,
     does_nothing,

@@ -15,7 +15,9 @@ from copy import deepcopy
 from functools import lru_cache
 from types import ModuleType
 
+from azr_mlx.tasks.by_text import acts_on_texts
 from azr_mlx.tasks.dead_code import remove_dead_code
+from azr_mlx.tasks.nodes import DEFINITIONS
 from azr_mlx.tasks.own_names import foreign_names
 from azr_mlx.tasks.reach import (
     BANNED_ATTRIBUTES,
@@ -24,8 +26,6 @@ from azr_mlx.tasks.reach import (
     Surface,
     is_hidden,
     listed,
-    makes_by_text,
-    texts_to_code,
 )
 from azr_mlx.text import NOT_PYTHON, parsed
 
@@ -43,7 +43,6 @@ BANNED_NAMES = frozenset({
     "__build_class__", "__builtins__", "__loader__", "__spec__", "__package__", "__file__",
     "__cached__", "__path__", "__annotations__", "__annotate__",
 })  # fmt: skip
-_BY_TEXT = frozenset({"getattr", "setattr", "delattr"})
 BANNED_MODULES = frozenset({
     "os", "sys", "io", "random", "builtins", "importlib", "subprocess", "socket",
 })  # fmt: skip
@@ -173,7 +172,6 @@ def _is_banned(text: str, allowed: tuple[str, ...]) -> bool:
         return (
             _uses_banned_names(tree, found, surface)
             or _uses_banned(tree, _modules_within(allowed))
-            or texts_to_code(tree)
             or ModuleUse(tree, found, surface).faults > 0
         )
     except RecursionError:
@@ -239,15 +237,15 @@ def _uses_banned(tree: ast.Module, modules: Collection[str]) -> bool:
         for n in nodes
     )
     own = _own_attributes(nodes)
-    # A module stays one, and a clock a clock, whatever else the program calls by its name.
-    banned = (BANNED_ATTRIBUTES - own) | set(modules) | (CLOCK_ATTRIBUTES if clock else set())
+    # A clock stays one, whatever else the program calls by its name.
+    banned = ((BANNED_ATTRIBUTES | set(modules)) - own) | (CLOCK_ATTRIBUTES if clock else set())
     names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     names |= {n for node in nodes if isinstance(node, ast.MatchClass) for n in node.kwd_attrs}
     if any(name in banned or is_hidden(name, own) for name in names):
         return True
     hidden = {text for text in _texts(nodes) if is_hidden(text, own)}
     banned |= BANNED_ATTRIBUTES | hidden
-    return _finds_by_text(nodes, banned) or makes_by_text(tree, banned)
+    return acts_on_texts(nodes, banned)
 
 
 def _texts(nodes: Iterable[ast.AST]) -> set[str]:
@@ -259,7 +257,7 @@ def _own_attributes(nodes: list[ast.AST]) -> set[str]:
     own = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
     for node in nodes:
         if isinstance(node, ast.ClassDef):
-            own |= {member.name for member in node.body if isinstance(member, _FUNCTIONS)}
+            own |= {member.name for member in node.body if isinstance(member, DEFINITIONS)}
             own |= {n.id for m in node.body for n in ast.walk(m) if _is_stored(n)}  # type: ignore[attr-defined]
         match node:
             case ast.Assign(targets=[ast.Name(id="__slots__")], value=value):
@@ -269,10 +267,10 @@ def _own_attributes(nodes: list[ast.AST]) -> set[str]:
                 args=[_, ast.Constant(value=str() as name), _],
             ):
                 own.add(name)
-    return own
-
-
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+    classes = {node.name.lstrip("_") for node in nodes if isinstance(node, ast.ClassDef)}
+    secret = {name for name in own if name.startswith("__") and not name.endswith("__")}
+    # What Python calls them outside of their class.
+    return own | {f"_{one}{name}" for name in secret for one in classes}
 
 
 def _is_stored(node: ast.AST) -> bool:
@@ -291,25 +289,6 @@ def _uses_banned_names(
     return bool(foreign_names(tree, found, names))
 
 
-def _finds_by_text(nodes: list[ast.AST], banned: Collection[str]) -> bool:
-    """Whether the program uses ``getattr`` and the like, other than to call them with the plain
-    name of an attribute that it may use.
-    """
-    plain = {
-        id(node.func)
-        for node in nodes
-        if isinstance(node, ast.Call)
-        and len(node.args) > 1
-        and isinstance(node.args[1], ast.Constant)
-        and isinstance(node.args[1].value, str)
-        and node.args[1].value not in banned
-    }
-    return any(
-        isinstance(node, ast.Name) and node.id in _BY_TEXT and id(node) not in plain
-        for node in nodes
-    )
-
-
 def _bound_names(nodes: list[ast.AST]) -> set[str]:
     """Every name that the program gives a meaning to: variables, parameters, definitions, its own
     attributes.
@@ -322,7 +301,7 @@ def _bound_names(nodes: list[ast.AST]) -> set[str]:
             bound.add(node.attr)
         elif isinstance(node, ast.arg):
             bound.add(node.arg)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        elif isinstance(node, DEFINITIONS):
             bound.add(node.name)
         elif isinstance(node, ast.alias) and node.asname:
             bound.add(node.asname)

@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from typing import TypeGuard
 
 from azr_mlx.tasks.effects import root
+from azr_mlx.tasks.nodes import DEFINITIONS, FUNCTIONS, IMPORTS
 from azr_mlx.tasks.program import scopes, unparse
-
-DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 def does_nothing(node: ast.stmt) -> bool:
@@ -102,7 +100,7 @@ def read_at_once(node: ast.stmt) -> set[str]:
     and annotations, and in the body of a class."""
     if isinstance(node, IMPORTS):
         return set()
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    if isinstance(node, FUNCTIONS):
         annotations = [] if node.returns is None else [node.returns]
         return _loaded([node.args, *node.decorator_list, *annotations])
     if isinstance(node, ast.ClassDef):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -189,6 +190,34 @@ WAYS: dict[str, str] = {
     "fields as code, by another type": "from dataclasses import dataclass\nT = type(type(1))\nC = dataclass(T('C', (), {'__anno' + 'tations__': {'a': int}}))",
     "fields as code, written by text": "from dataclasses import dataclass\n@dataclass\nclass C:\n    def __init_subclass__(cls):\n        type.__setattr__(cls, '__anno' + 'tations__', {'a': int})\n@dataclass\nclass D(C):\n    pass",
     "fields as code, of another name": "from dataclasses import dataclass as d\ng = d(int)",
+    "a pattern by another name of type": "T = type\nM = T('M', (type,), {'__match_' + 'args__': ('__getattr' + 'ibute__',)})\nA = M('A', (), {})\ndef f(x):\n    match A:\n        case M(g):\n            return len(g(f, '__glo' + 'bals__')) > 0\n    return 0",
+    "a pattern by a class named int": "T = type\nint = T('M', (type,), {'__match_' + 'args__': ('__getattr' + 'ibute__',)})\nA = int('A', (), {})\ndef f(x):\n    match A:\n        case int(g):\n            return len(g(f, '__glo' + 'bals__')) > 0\n    return 0",
+    "a pattern that is set by text": "class M(type):\n    pass\ntype.__setattr__(M, '__match_' + 'args__', ('__getattr' + 'ibute__',))\nA = M('A', (), {})\ndef f(x):\n    match A:\n        case M(g):\n            return len(g(f, '__glo' + 'bals__')) > 0\n    return 0",
+    "a field renamed by a copy": "from dataclasses import dataclass, field, fields\nimport copy\nfld = field()\n@dataclass\nclass D:\n    a: int = fld\nclass R:\n    def __reduce_ex__(self, p):\n        return (lambda: fld), (), (None, {'na' + 'me': 'a=1'})\ncopy.copy(R())\n@dataclass\nclass E(D):\n    pass\ndef f(x):\n    return E(1).a",
+    "a field renamed by another name of object's method": "from dataclasses import dataclass, field, fields\ns = object.__setattr__\nfld = field()\n@dataclass\nclass D:\n    a: int = fld\ns(fld, 'na' + 'me', 'a=1')\n@dataclass\nclass E(D):\n    pass\ndef f(x):\n    return E(1).a",
+    "a field renamed by another name of fields": "from dataclasses import dataclass, fields as fs\n@dataclass\nclass D:\n    a: int\nfs(D)[0].name = 'a=1'\n@dataclass\nclass E(D):\n    pass\ndef f(x):\n    return E(1).a",
+    "a field renamed, made by its class": "from dataclasses import dataclass, Field, MISSING\nfld = Field(MISSING, MISSING, True, True, None, True, {}, False)\n@dataclass\nclass D:\n    a: int = fld\nfld.name = 'a=1'\n@dataclass\nclass E(D):\n    pass\ndef f(x):\n    return E(1).a",
+    "a field renamed, read in its class": "from dataclasses import dataclass, field\nT = []\n@dataclass\nclass D:\n    a: int = field()\n    T.append(a)\nT[0].name = 'a=1'\n@dataclass\nclass E(D):\n    pass\ndef f(x):\n    return E(1).a",
+    "a field renamed, read by the class above": "from dataclasses import dataclass, field\nT = []\nclass B:\n    def __init_subclass__(cls):\n        T.append(cls.a)\n@dataclass\nclass D(B):\n    a: int = field()\nT[0].name = 'a=1'\n@dataclass\nclass E(D):\n    a: int = field()\ndef f(x):\n    return 0",
+    "fields as code, set by a metaclass": "from dataclasses import dataclass\nclass M(type):\n    pass\nclass D:\n    pass\nclass Fi:\n    pass\nsuper(M, M).__setattr__(D, '__dataclass_' + 'fields__', {})\n@dataclass\nclass E(D):\n    pass\ndef f(x):\n    return 'RAN' if E() else 0",
+    "fields as code, of a base that stands for others": "from dataclasses import dataclass\nfrom typing import TypedDict\ndef T():\n    pass\nT.__mro_entries__ = lambda b: (TypedDict('T', {'a=1': int}),)\n@dataclass(init=True)\nclass D(T):\n    b: int\ndef f(x):\n    return 0",
+    "fields as code, of a base in a named tuple": "from dataclasses import dataclass\nfrom collections import namedtuple\nfrom typing import TypedDict\np = namedtuple('P', 'B')(TypedDict('T', {'a=1': int}))\n@dataclass\nclass D(p.B):\n    b: int\ndef f(x):\n    return 0",
+    "fields as code, of a base in a property": "from dataclasses import dataclass\nfrom typing import TypedDict\nclass H:\n    @property\n    def B(self):\n        return TypedDict('T', {'a=1': int})\n@dataclass\nclass D(H().B):\n    b: int\ndef f(x):\n    return 0",
+    "fields as code, of an exception as a base": "from dataclasses import dataclass\nfrom typing import TypedDict\nclass X(Exception):\n    def __mro_entries__(self, b):\n        return (TypedDict('T', {'a=1': int}),)\ntry:\n    raise X\nexcept X as T:\n    @dataclass\n    class D(T):\n        b: int\ndef f(x):\n    return 0",
+    "fields as code, of a generic base": "from dataclasses import dataclass\nfrom typing import TypedDict, Generic, TypeVar\nK = TypeVar('K')\nG = Generic[K]\nG.__mro_entries__ = lambda b: (TypedDict('T', {'a=1': int}),)\n@dataclass\nclass D(Generic[K]):\n    b: int\ndef f(x):\n    return 0",
+    "called too early, by a function within": "def g():\n    eval = 1\n    def h():\n        global eval\n        return eval('1')\n    return h()\nT = g()\neval = 3\ndef f(x):\n    return T",
+    "in a class of a space that is put into a metaclass": "from enum import Enum\nclass D(dict):\n    def __setitem__(self, k, v):\n        pass\ntype(Enum).__prepare__ = lambda *a: D()\nclass A(Enum):\n    eval = 3\n    T = eval('1')",
+    "a module imported for the function around": "def f(x):\n    m = 1\n    def g():\n        nonlocal m\n        import dataclasses as m\n    g()\n    return [m]",
+    "a module imported for the function around that": "def f(x):\n    m = 1\n    def g():\n        def h():\n            nonlocal m\n            import dataclasses as m\n        h()\n    g()\n    return [m]",
+    "one name of two modules": "import dataclasses as m\ndef f(x):\n    return [m]\ndef g():\n    import math as m",
+    "a dataclass by getattr": "import dataclasses\nfrom typing import TypedDict\nT = TypedDict('T', {'a=1': int})\ngetattr(dataclasses, 'dataclass')(T)",
+    "a decorator by a known name": "from dataclasses import dataclass\nfrom typing import TypedDict\ndef final(c):\n    return TypedDict('T', {'a=1': int})\n@final\nclass T:\n    pass\n@dataclass\nclass D(T):\n    pass",
+    "a module in a lambda, hidden in a default": "import dataclasses\ng = lambda x=(lambda dataclasses: 0): [dataclasses]\ndef f(x):\n    return g()",
+    "a module in a comprehension, read in its target": "import dataclasses\nL = [0]\ndef f(x):\n    return [[dataclasses] for L[0 if dataclasses.field else 0] in [1]]",
+    "a module by a keyword of an own getattr": "import dataclasses\ndef getattr(a, b, k):\n    return k\ndef f(x):\n    return getattr(x, 'a', k=dataclasses)",
+    "a module that is added to": "import dataclasses\nT = []\nclass A:\n    def __radd__(self, o):\n        T.append(o)\ndataclasses += A()\ndef f(x):\n    return T",
+    "called too early, by the target of a generator": "def g():\n    return list(1 for a in 'a' for L[eval('0')] in [1])\nL = [0]\nT = g()\neval = 3\ndef f(x):\n    return T",
+    "a module in a class that shares it": "import dataclasses\ndef f(x):\n    dataclasses = 1\n    class A:\n        global dataclasses\n        y = [dataclasses]\n    return A.y",
     "a thread's number": "def f(x):\n    return int('{0.__globals__[sys].modules[threading]._main_thread._ident}'.format(f)) // 256 % 2",
     "a thread's number, in pieces": "def f(x):\n    return int(('{0.__glo' + 'bals__[sys].flags}').format(f))",
     "deepcopy by getattr": "import copy\ndef f(x):\n    m = {}\n    getattr(copy, 'deepcopy')([x], m)\n    return list(m)[0] // 16 % 2",
@@ -317,6 +346,14 @@ OWN: dict[str, str] = {
     "names of objects": "from dataclasses import dataclass, field\n@dataclass\nclass E:\n    name: str\n    tags: list = field(default_factory=list)\nclass B:\n    def __init__(self, name):\n        self.name = name\ndef f(x):\n    e = E(x)\n    e.name = B('b').name\n    return e.name",
     "a generic dataclass": "from dataclasses import dataclass\nfrom typing import Generic, TypeVar\nfrom abc import ABC\nT = TypeVar('T')\nclass B(ABC):\n    def __init__(self, name):\n        self.name = name\n@dataclass(frozen=True)\nclass C(B, Generic[T]):\n    a: int\n    def __post_init__(self):\n        object.__setattr__(self, 'a', type(self.a)(3))\ndef f(x):\n    return C(x).a",
     "a descriptor": "class D:\n    def __set_name__(self, o, n):\n        self._n = n\n    def __get__(self, o, t=None):\n        return 3\nclass A:\n    d = D()\ndef f(x):\n    return A().d",
+    "a private class in a class": "class A:\n    class _Node:\n        def __init__(self, v):\n            self.v = v\n    def make(self, v):\n        return self._Node(v)\ndef f(x):\n    return A().make(x).v",
+    "a private attribute, from outside": "class _A:\n    def __init__(self):\n        self.__n = 1\ndef f(x):\n    return _A()._A__n",
+    "attributes with names of modules": "from enum import Enum\nclass A:\n    def __init__(self):\n        self.os, self.types, self.keyword = 1, 2, 3\n    def random(self):\n        return self.types\ndef f(x):\n    return A().random() + A().os + A().keyword",
+    "patterns of many classes": "from abc import ABCMeta\nfrom collections import namedtuple\nfrom typing import NamedTuple\nP = namedtuple('P', 'a b')\nclass Q(NamedTuple):\n    a: int\nclass R(P, metaclass=ABCMeta):\n    pass\nclass S:\n    class T:\n        __match_args__ = ('a',)\ndef f(x):\n    match x:\n        case P(a, _) | Q(a) | R(a, _) | S.T(a):\n            return a\n    return 0",
+    "fields and a name": "from dataclasses import dataclass, fields\n@dataclass\nclass C:\n    name: str\ndef f(x):\n    c = C(x)\n    c.name = 'b'\n    return [n.name for n in fields(c)]",
+    "a guarded attribute": "class A:\n    def __setattr__(self, name, value):\n        super().__setattr__(name, value + 1)\ndef f(x):\n    a = A()\n    a.b = 3\n    return a.b",
+    "a state": "class A:\n    def __getstate__(self):\n        return 3\ndef f(x):\n    return x",
+    "many branches": "if len('a') > 3:\n    id = 1\nelif len('a') > 0:\n    id = 0\nelif len('a') > 1:\n    id = 1\nelif len('a') > 2:\n    id = 2\nelse:\n    id = 3\ndef f(x):\n    return id",
 }
 
 
@@ -325,6 +362,33 @@ def test_a_program_may_use_what_it_binds_and_what_modules_offer(name: str) -> No
     program = OWN[name]
     assert check_program(program, SandboxConfig().allowed_imports) is None
     assert check_program(clean_source(program), SandboxConfig().allowed_imports) is None
+
+
+ID = "id = 3\n" + "def f(x):\n    return id + x\n"
+LONG = {
+    "branches": "y = 1\nif y:\n    id = 0\n"
+    + "elif y:\n    id = 1\n" * 150
+    + "else:\n    id = 9\n"
+    + ID[7:],
+    "functions": "".join(f"def a{i}():a{i + 1}()\n" for i in range(1000))
+    + "def a1000():\n    return id\n"
+    + ID,
+    "classes": "".join(f"class a{i + 1}(a{i}):\n id=1\n z=id\n" for i in range(600)).replace(
+        "(a0)", ""
+    )
+    + F,
+    "dataclasses": "from dataclasses import *\n"
+    + "".join(f"@dataclass\nclass a{i + 1}(a{i}):pass\n" for i in range(500)).replace("(a0)", "")
+    + ID,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_programs_are_checked_in_time(name: str) -> None:
+    """Twenty branches took half a minute, and a thousand functions more."""
+    began = time.process_time()
+    assert check_program(LONG[name], SandboxConfig().allowed_imports) is None
+    assert time.process_time() - began < 8, "half a second on a machine with nothing else to do"
 
 
 @pytest.mark.parametrize(
