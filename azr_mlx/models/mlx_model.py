@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from azr_mlx.errors import WRONG_VALUES, ModelError, UsageError, pass_on
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.folder import NO_CODE, loading, tensor_names
-from azr_mlx.run_folder import ADAPTER_WEIGHTS
+from azr_mlx.models.folder import NO_CODE, check_for_mlx, loading, tensor_names
+from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
 class Opened(NamedTuple):
@@ -39,6 +39,7 @@ def open_model(
 
     if dense is None:
         dense = mx.default_device() != mx.gpu
+    check_for_mlx(folder)
     with loading(name or folder), redirect_stdout(sys.stderr):
         opened = Opened(*load(str(folder), NO_CODE, return_config=True, lazy=dense))
     if dense:
@@ -97,7 +98,8 @@ def attach(model: Any, path: Path) -> None:
         raise UsageError(f"--adapter-path: {error}") from error
     except (OSError, RuntimeError, *WRONG_VALUES) as error:
         pass_on(error)
-        why = " ".join(str(error).split())[:300]
+        lacks = f"{ADAPTER_CONFIG} has no {error}" if isinstance(error, KeyError) else ""
+        why = lacks or " ".join(str(error).split())[:300]
         raise UsageError(
             f"--adapter-path: {path}: does not fit the model: {why}; "
             "give adapters that were trained on this model"

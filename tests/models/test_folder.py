@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
-from azr_mlx.config import Quantization
+from azr_mlx.backends.mlx import MlxBackend
+from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import ModelError
 from azr_mlx.evaluation.model import open_model as evaluated
-from azr_mlx.models.folder import check_folder, missing_keys
+from azr_mlx.models.config_keys import missing_keys
+from azr_mlx.models.folder import check_folder, convert_folder
 from azr_mlx.models.mlx_model import open_model
 from tests import architectures
 from tests.models import trained
 
 pytestmark = pytest.mark.backend
+
+LINEAR = {"rope_type": "linear", "type": "linear", "factor": 8.0}  # some models read the older name
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def test_the_code_of_a_tokenizer_is_never_run(
         ),
         (
             {"rope_parameters": {"rope_theta": 5.0, "rope_type": "linear", "factor": 8.0}},
-            {"rope_theta": 5.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+            {"rope_theta": 5.0, "rope_scaling": LINEAR},
         ),
         (
             {"text_config": {"a": 1, "rope_parameters": {"rope_theta": 5.0}}},
@@ -68,7 +75,7 @@ def test_the_code_of_a_tokenizer_is_never_run(
             },
             {
                 "rope_theta": 5.0,
-                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+                "rope_scaling": LINEAR,
                 "rope_local_base_freq": 3.0,
             },
         ),
@@ -108,3 +115,139 @@ def test_what_transformers_or_mlx_would_fail_on_later_is_one_line(base: Path) ->
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 10**9}))
     with pytest.raises(ModelError, match="num_hidden_layers: 1000000000: is more than 10000"):
         check_folder(base)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1234\n"
+
+
+def _in_parts(base: Path, keep: int, parts: int = 3) -> None:
+    """The weights in several files with an index, of which the first ``keep`` are there."""
+    arrays = load_file(base / "model.safetensors")
+    index = {name: f"model-{i % parts + 1:05d}-of-{parts:05d}.safetensors" for i, name in
+             enumerate(arrays)}  # fmt: skip
+    for file in sorted(set(index.values()))[:keep]:
+        part = {name: array for name, array in arrays.items() if index[name] == file}
+        save_file(part, base / file, {"format": "mlx"})
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (base / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (0, r"lacks 3 of its 3 files of weights .*00001-of"),
+        (2, r"lacks 1 of its 3 .*00003-of.*hf"),
+    ],
+)
+def test_parts_that_were_not_fetched_are_named(base: Path, kept: int, message: str) -> None:
+    _in_parts(base, kept)
+    with pytest.raises(ModelError, match=message):
+        check_folder(base)
+
+
+def test_an_index_from_before_the_parts_were_made_one_is_passed_over(base: Path) -> None:
+    whole = (base / "model.safetensors").read_bytes()
+    _in_parts(base, 0)
+    (base / "model.safetensors").write_bytes(whole)
+    check_folder(base)
+    open_model(base)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_what_git_has_not_fetched_is_named(base: Path, name: str) -> None:
+    (base / name).write_text(POINTER)
+    with pytest.raises(ModelError, match=rf"{name} is only git-lfs's pointer .* `git lfs pull`"):
+        check_folder(base)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("consolidated.safetensors", r"only consolidated.safetensors, which is Mistral's own"),
+        ("model-q4.gguf", r"but a GGUF file; name .*model-q4.gguf"),
+        ("pytorch_model.bin", r"no model.*, only pytorch_model.bin; save it with"),
+    ],
+)
+def test_weights_in_another_format_are_named(base: Path, name: str, message: str) -> None:
+    (base / "model.safetensors.index.json").unlink()
+    (base / "model.safetensors").rename(base / name)
+    (base / "mmproj-f16.gguf").touch() if name.endswith(".gguf") else None
+    with pytest.raises(ModelError, match=message):
+        check_folder(base)
+
+
+def _configured(base: Path, **entries: Any) -> None:
+    file = base / "config.json"
+    row = {**json.loads(file.read_text()), **entries}
+    file.write_text(json.dumps({key: value for key, value in row.items() if value is not None}))
+
+
+def test_a_configuration_without_a_type_is_one_line(base: Path) -> None:
+    _configured(base, model_type=None)
+    with pytest.raises(ModelError, match=r"config.json has no model_type; fetch it again"):
+        check_folder(base)
+
+
+def _opened(base: Path, way: str, tmp_path: Path) -> None:
+    if way == "opened":
+        open_model(base)
+    elif way == "trained":
+        MlxBackend.from_folder(base, Lora(rank=1))
+    else:
+        convert_folder(base, tmp_path / "out", Quantization(bits=0), None)
+
+
+@pytest.mark.parametrize("way", ["opened", "trained", "converted"])
+def test_weights_that_another_program_quantised_are_refused(
+    base: Path, way: str, tmp_path: Path
+) -> None:
+    """transformers may read them, and torch is left to try."""
+    _configured(base, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    check_folder(base)
+    with pytest.raises(
+        ModelError, match=r"quantised by bitsandbytes.*; take the model that it was"
+    ):
+        _opened(base, way, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        {"quant_method": "compressed-tensors", "format": "float-quantized"},
+        {"quant_method": "modelopt", "quant_algo": "FP8"},
+        {"bits": 4},
+    ],
+    ids=["fp8", "compressed-tensors", "modelopt", "no method"],
+)
+def test_a_format_that_mlx_lm_does_not_have_is_named_as_that(
+    base: Path, how: dict[str, Any]
+) -> None:
+    _configured(base, quantization_config=how)
+    arrays = load_file(base / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight_scale_inv"
+    save_file({**arrays, name: np.ones(1, np.float32)}, base / "model.safetensors")
+    with pytest.raises(ModelError, match=r"quantised in a way that MLX does not read; take the"):
+        open_model(base)
+
+
+def test_a_rotary_share_that_mlx_lm_ignores_is_refused(base: Path) -> None:
+    """Of glm; its logits would be wrong without any error."""
+    _configured(base, model_type="glm", partial_rotary_factor=0.5)
+    with pytest.raises(ModelError, match=r"ignores its partial_rotary_factor, 0.5; train it with"):
+        open_model(base)
+    _configured(base, partial_rotary_factor=None, rope_parameters={"partial_rotary_factor": 0.5})
+    with pytest.raises(ModelError, match=r"ignores its partial_rotary_factor, 0.5"):
+        open_model(base)
+
+
+def test_a_module_of_mlx_lm_that_ends_the_program_does_not(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of olmo does, if a package is missing."""
+    monkeypatch.setitem(sys.modules, "hf_olmo", None)
+    monkeypatch.delitem(sys.modules, "mlx_lm.models.olmo", raising=False)
+    _configured(base, model_type="olmo")
+    with pytest.raises(ModelError, match=r"cannot be loaded: its architecture needs another pack"):
+        open_model(base)
