@@ -117,14 +117,19 @@ def _run(arguments: list[str]) -> int:
 
 
 def _meant(error: Exception, arguments: Sequence[str]) -> str:
-    """A hint for someone who typed a configuration key as an option, or a configuration as a
-    command."""
+    """A hint for someone who typed an option before the command, a configuration key as an option,
+    or a configuration as a command."""
     from dataclasses import fields
 
     from azr_mlx.config import Config, schema
     from azr_mlx.config.shipped import shipped_configs
 
-    key = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    option = str(getattr(error, "option_name", ""))
+    if option and arguments[0].startswith("-"):
+        names = getattr(typer.main.get_command(app), "commands", {})
+        if command := next((word for word in arguments if word in names), ""):
+            return f"options come after the command: {_PROGRAM} {command} {option}"
+    key = option.lstrip("-").replace("-", "_")
     if key in {f.name for f in fields(Config)}:
         return f"it is a key of the configuration: write {key}=VALUE"
     first = arguments[0] if arguments else ""
