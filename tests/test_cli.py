@@ -146,7 +146,7 @@ def test_every_command_has_help(cli: Cli, command: str) -> None:
         (["generate", "-p", "x", "--model", "m", "--top-p", "2"], "Invalid value for '--top-p'"),
         (
             ["--quiet", "train", "-c", "nano"],
-            "No such option: --quiet; options come after the command: azr-mlx train --quiet",
+            "No such option: --quiet; options come after the command (see azr-mlx train --help)",
         ),
     ],
 )

@@ -128,7 +128,7 @@ def _meant(error: Exception, arguments: Sequence[str]) -> str:
     if option and arguments[0].startswith("-"):
         names = getattr(typer.main.get_command(app), "commands", {})
         if command := next((word for word in arguments if word in names), ""):
-            return f"options come after the command: {_PROGRAM} {command} {option}"
+            return f"options come after the command (see {_PROGRAM} {command} --help)"
     key = option.lstrip("-").replace("-", "_")
     if key in {f.name for f in fields(Config)}:
         return f"it is a key of the configuration: write {key}=VALUE"

@@ -353,5 +353,7 @@ def check_quantization(quantization: Quantization, dtype: str | None = None) -> 
 
 
 def _nearest_inside(folder: Path) -> str:
-    inside = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
+    ways = ("*/config.json", "snapshots/*/config.json")  # the second is the hub's cache
+    found = [path for way in ways for path in sorted(folder.glob(way))]
+    inside = next((path.parent for path in found), None)
     return f"did you mean {inside}?" if inside else KINDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,27 @@ def to_float32(model: Any) -> Any:
 
     model.update(tree_map(widen, model.parameters()))
     return dequantize_model(model)
+
+
+def rows_of(model: Any) -> int:
+    """How many tokens the model has an embedding for; 0 if it has no embedding."""
+    import mlx.nn as nn
+
+    kinds = (nn.Embedding, nn.QuantizedEmbedding)
+    found = [one.weight.shape[0] for _, one in model.named_modules() if isinstance(one, kinds)]
+    return max(found, default=0)
+
+
+def check_tokens(tokenizer: Any, rows: int, *texts: Sequence[int]) -> None:
+    """Raise ModelError if a text has a token for which the model has no row: MLX would read what
+    lies behind its embedding. A tokenizer to which tokens were added has such."""
+    largest = max((max(ids) for ids in texts if ids), default=0)
+    if rows and largest >= rows:
+        raise ModelError(
+            f"the tokenizer writes token {largest} ({tokenizer.decode([largest])!r}), and the "
+            f"model has {rows} rows",
+            "take the tokenizer that came with these weights",
+        )
 
 
 def attach(model: Any, path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 peft = pytest.importorskip("peft", reason="peft is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.cli import main  # noqa: E402
@@ -19,9 +20,13 @@ from azr_mlx.commands.generate import Generator  # noqa: E402
 from azr_mlx.config import Config, Lora, Quantization, to_yaml  # noqa: E402
 from azr_mlx.errors import AzrError, ModelError, UsageError  # noqa: E402
 from azr_mlx.models.adapters import base_of, read_lora  # noqa: E402
+from azr_mlx.models.locate import resolve  # noqa: E402
+from azr_mlx.models.mlx_model import open_model  # noqa: E402
 from tests import architectures  # noqa: E402
 from tests.backends.test_mlx_ppo import make_backend, make_batch  # noqa: E402
 from tests.backends.test_torch_backend import torch_model  # noqa: E402
+from tests.models import test_config_keys as config_keys  # noqa: E402
+from tests.models import trained  # noqa: E402
 from tests.tiny import tiny_folder, tiny_model, write_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -78,6 +83,27 @@ def test_adapters_of_a_wrapped_model_are_refused(saved, tmp_path):
     with pytest.raises(UsageError, match=r"language_model\..* other names .*; use --to mlx"):
         to_peft(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_vl"])
+def test_peft_computes_the_same_in_a_wrapper(kind, tmp_path):
+    """transformers has other names than mlx-lm for the same parts."""
+    text, vision = config_keys.WRAPPED[kind]
+    config = transformers.AutoConfig.for_model(
+        kind, text_config={**config_keys.SIZES, **text}, vision_config=vision
+    )
+    made = transformers.AutoModelForImageTextToText
+    config_keys.save(made.from_config(config), tmp_path / "hf")
+    cache = tmp_path / "cache"
+    base = resolve(str(tmp_path / "hf"), quantization=config_keys.PLAIN, cache_dir=cache).path
+    run = trained.train(base, tmp_path / "run")
+    to_peft(run, tmp_path / "out")
+    model = made.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    before = config_keys.torch_logits(model)
+    after = config_keys.torch_logits(peft.PeftModel.from_pretrained(model, tmp_path / "out"))
+    ours = open_model(base, run, dense=True).model(mx.array([config_keys.IDS]))[0]
+    np.testing.assert_allclose(after, np.array(ours), atol=1e-4)
+    assert np.abs(after - before).max() > 0.01, "the adapters do nothing: this proves nothing"
 
 
 def test_the_base_of_adapters_without_a_run_is_taken_as_it_is(learned, tmp_path, monkeypatch):

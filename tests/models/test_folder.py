@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 pytest.importorskip("mlx.core", reason="mlx is not installed")
 
+from azr_mlx.backends.base import Sampling
 from azr_mlx.backends.mlx import MlxBackend
+from azr_mlx.commands.generate import Generator
 from azr_mlx.config import Lora, Quantization
 from azr_mlx.errors import ModelError
 from azr_mlx.evaluation.model import open_model as evaluated
 from azr_mlx.models.config_keys import missing_keys
 from azr_mlx.models.folder import check_folder, convert_folder
+from azr_mlx.models.locate import locate
 from azr_mlx.models.mlx_model import open_model
+from azr_mlx.types import Prompt
 from tests import architectures
 from tests.models import trained
 
@@ -251,3 +257,42 @@ def test_a_module_of_mlx_lm_that_ends_the_program_does_not(
     _configured(base, model_type="olmo")
     with pytest.raises(ModelError, match=r"cannot be loaded: its architecture needs another pack"):
         open_model(base)
+
+
+def test_a_token_that_the_model_has_no_row_for_is_named(base: Path) -> None:
+    """MLX would read beyond the embedding, and torch would end with an error of the device."""
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer.add_special_tokens([f"<added {i}>" for i in range(trained.ROWS)])
+    tokenizer.save(str(base / "tokenizer.json"))
+    generator = Generator(str(base), raw=True)
+    wrong = rf"token \d+ \('<added 271>'\), and the model has {trained.ROWS} rows; take the tok"
+    with pytest.raises(ModelError, match=wrong):
+        generator.complete("x <added 271>", Sampling(max_tokens=1), raw=True)
+    backend = MlxBackend.from_folder(base, Lora(rank=1))
+    ids = tuple(backend.tokenizer.encode("x <added 271>"))
+    with pytest.raises(ModelError, match=wrong):
+        backend.generate([Prompt("", ids)], [Sampling(max_tokens=1)], [0])
+
+
+def test_the_hubs_cache_and_ollamas_files_are_explained(base: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "c0ffee"
+    shutil.copytree(base, snapshot)
+    with pytest.raises(ModelError, match=rf"no config.json; did you mean {snapshot}\?"):
+        locate(str(tmp_path / "models--owner--name"))
+    (tmp_path / "sha256-1234").write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(ModelError, match=r"is a GGUF file, but its name does not end in .gguf;"):
+        locate(str(tmp_path / "sha256-1234"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://huggingface.co/owner/a.model",
+        "huggingface.co/owner/a.model/tree/main",
+        "hf.co/owner/a.model:Q4_K_M",
+        "owner/a.model:Q4_K_M",
+    ],
+)
+def test_other_programs_names_of_a_repository(name: str) -> None:
+    with pytest.raises(ModelError, match=r"is not the name of .*; did you mean owner/a\.model\?"):
+        locate(name)

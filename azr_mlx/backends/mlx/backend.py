@@ -89,6 +89,7 @@ class MlxBackend(ModelBackend):
             if self.path != "shared":
                 _remove_idle(anatomy, adapter_config)
         self.left_out = [] if lora.keys else adapters.left_out(model)
+        self._vocabulary = anatomy.vocabulary
         policy = ppo.PolicyModel(anatomy, chunk_rows(anatomy.vocabulary))
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
@@ -122,6 +123,10 @@ class MlxBackend(ModelBackend):
         return cls(on_device(model), tokenizer, lora, **options)
 
     # -- the model ---------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> int:
+        return self._vocabulary
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
