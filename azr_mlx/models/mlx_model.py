@@ -66,11 +66,14 @@ def to_float32(model: Any) -> Any:
 
 
 def rows_of(model: Any) -> int:
-    """How many tokens the model has an embedding for; 0 if it has no embedding."""
-    import mlx.nn as nn
+    """How many tokens the model has an embedding for; 0 if it has no embedding, as anything else
+    that writes text."""
+    import mlx.nn
 
+    nn: Any = mlx.nn  # which does not type its layers
     kinds = (nn.Embedding, nn.QuantizedEmbedding)
-    found = [one.weight.shape[0] for _, one in model.named_modules() if isinstance(one, kinds)]
+    modules = getattr(model, "named_modules", list)()
+    found = [one.weight.shape[0] for _, one in modules if isinstance(one, kinds)]
     return max(found, default=0)
 
 
