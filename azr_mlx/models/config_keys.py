@@ -7,6 +7,7 @@ wrong without any error. Only what is missing is added, so that transformers rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isclose, log
 from typing import Any
 
 from azr_mlx.errors import ModelError
@@ -62,6 +63,9 @@ def _of_model(config: Mapping[str, Any]) -> dict[str, Any]:
     """What is missing in the configuration of a text model."""
     kind = str(config.get("model_type"))
     found = _rotary(config)
+    scaling = found.get("rope_scaling", config.get("rope_scaling"))
+    if isinstance(scaling, Mapping) and (magnitude := _magnitude(scaling)) is not None:
+        found["rope_scaling"] = {**scaling, "mscale": magnitude, "mscale_all_dim": 0.0}
     known = {**config, **found}
     for key, other in _RENAMED.get(kind, {}).items():
         if key not in config and other in known:
@@ -122,6 +126,17 @@ def _rotary(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(near, Mapping) and _is_number(near, "rope_theta"):
         found["rope_local_base_freq"] = near["rope_theta"]
     return {key: value for key, value in found.items() if config.get(key) is None}
+
+
+def _magnitude(scaling: Mapping[str, Any]) -> float | None:
+    """The ``mscale`` by which mlx-lm multiplies queries and keys by YaRN's ``attention_factor``,
+    which it ignores; None if there is none, or it is the usual one (arXiv 2309.00071, Eq. 22)."""
+    kind = scaling.get("type") or scaling.get("rope_type")
+    numbers = _is_number(scaling, "attention_factor") and _is_number(scaling, "factor")
+    if kind != "yarn" or not numbers or "mscale" in scaling or scaling["factor"] <= 1:
+        return None
+    found = (scaling["attention_factor"] - 1) / (0.1 * log(scaling["factor"]))
+    return None if isclose(found, 1.0, rel_tol=1e-6) else found
 
 
 def _is_number(values: Mapping[str, Any], key: str) -> bool:

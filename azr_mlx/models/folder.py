@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from math import prod
 from pathlib import Path
@@ -21,7 +21,9 @@ from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS
 MOST_LAYERS = 10_000
 INDEX = "model.safetensors.index.json"
 MISTRALS = "consolidated.safetensors"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _LARGEST_POINTER = 1024  # bytes
+_BLOCK = 1 << 14  # bytes
 DTYPES = ("float16", "bfloat16", "float32")
 KINDS = "give a folder with config.json and model*.safetensors, a .gguf file or a hub repository"
 # The methods of other programs whose weights mlx-lm reads.
@@ -288,9 +290,34 @@ def completed_config(folder: Path) -> tuple[dict[str, Any], bool]:
     """config.json with the keys that mlx-lm needs, and whether it has to be written again: a key
     was added, or the file has a byte order mark, which mlx-lm does not read."""
     config = read_config(folder)
-    tensors = {name for path in weight_files(folder) for name in tensor_names(path)}
-    missing = missing_keys(config, tensors)
+    files = {name: path for path in weight_files(folder) for name in tensor_names(path)}
+    missing = missing_keys(config, set(files))
+    if config.get("tie_word_embeddings") and _has_own_head(files):
+        missing["tie_word_embeddings"] = False
     return {**config, **missing}, bool(missing) or has_mark(folder / "config.json")
+
+
+def _has_own_head(files: Mapping[str, Path]) -> bool:
+    """Whether there is a head beside the embedding, and it is another matrix. transformers 5 takes
+    it then, whatever the flag says; mlx-lm would drop it. ``files`` are those of all tensors."""
+    if HEAD not in files or EMBEDDING not in files:
+        return False
+    one, other = (_parts_of(files[name], name) for name in (HEAD, EMBEDDING))
+    return one[0] == other[0] and one != other  # quantised, they may have different types
+
+
+def _parts_of(file: Path, name: str) -> list[bytes]:
+    """The type and the shape of a tensor, and 16 blocks spread over its bytes: training moves all
+    of them."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        entry = json.loads(opened.read(length))[name]
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        found = [json.dumps([entry["dtype"], entry["shape"]]).encode()]
+        for block in range(16):
+            opened.seek(start + block * max(end - start - _BLOCK, 0) // 15)
+            found.append(opened.read(min(_BLOCK, end - start)))
+    return found
 
 
 def link_folder(folder: Path, target: Path) -> None:

@@ -6,11 +6,13 @@ compared in float32.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -60,6 +62,7 @@ MAMBA = {
     **{"num_local_experts": 0, "shared_intermediate_size": 96, "position_embedding_type": "nope"},
 }
 TEXT = {
+    "qwen3": rope("yarn", factor=4.0, original_max_position_embeddings=64, attention_factor=1.3),
     "qwen3_moe": {
         **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
         **rope(),
@@ -117,6 +120,23 @@ def test_a_text_model(tmp_path: Path, kind: str) -> None:
     assert np.abs(found - wanted).max() < bound
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["a head of its own", "the embedding again"])
+def test_a_head_in_the_weights_counts_more_than_the_flag(tmp_path: Path, own: bool) -> None:
+    """Programs that train the head leave the flag as it was. transformers believes the weights."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model("llama", **SIZES, tie_word_embeddings=True)
+    save(transformers.AutoModelForCausalLM.from_config(config), tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    arrays = load_file(file)
+    embedding = arrays["model.embed_tokens.weight"]
+    save_file({**arrays, "lm_head.weight": embedding[::-1].copy() if own else embedding}, file)
+    made = transformers.AutoModelForCausalLM
+    wanted = torch_logits(made.from_pretrained(tmp_path / "hf", dtype=torch.float32).eval())
+    found = resolve(str(tmp_path / "hf"), quantization=PLAIN, cache_dir=tmp_path / "cache").path
+    assert json.loads((found / "config.json").read_text())["tie_word_embeddings"] is not own
+    assert np.abs(computed(tmp_path / "hf", tmp_path / "cache") - wanted).max() < TOLERANCE
+
+
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_the_text_model_in_a_wrapper(tmp_path: Path, kind: str) -> None:
     text, vision = WRAPPED[kind]
@@ -140,3 +160,5 @@ def test_what_mlx_lm_finds_by_itself_stays_as_it_is() -> None:
     layers = [FAR if i % 6 == 5 else NEAR for i in range(26)]
     assert missing_keys({"model_type": "gemma3_text", "layer_types": layers}, set()) == {}
     assert missing_keys({"model_type": "qwen3_moe", "num_experts": 8}, set()) == {}
+    yarn = {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.2079441541679836}  # OLMo 3
+    assert missing_keys({"model_type": "olmo3", "rope_scaling": yarn}, set()) == {}
