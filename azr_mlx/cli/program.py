@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -18,7 +17,7 @@ from azr_mlx.cli import process
 from azr_mlx.cli.commands import app
 from azr_mlx.cli.output import say
 from azr_mlx.cli.process import FAILED, INTERRUPTED, USAGE
-from azr_mlx.errors import AzrError, Interrupted, UsageError, device_error, device_failed
+from azr_mlx.errors import AzrError, Interrupted, UsageError, device_error, device_failed, no_room
 from azr_mlx.text import middle_out, one_line
 
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
@@ -84,7 +83,7 @@ def _exit_code(arguments: list[str]) -> int:
 
 def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
     """The line for an error that nobody foresaw. Any write can fail if the disk is full."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and no_room(error):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room; a training run goes on with train --resume"
     if device_failed(error):

@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.config import MODES, Quantization
-from azr_mlx.errors import WRONG_VALUES, AzrError, ModelError, ModelUsageError, first_line, pass_on
+from azr_mlx.errors import (
+    WRONG_VALUES,
+    AzrError,
+    ModelError,
+    ModelUsageError,
+    first_line,
+    no_room,
+    pass_on,
+)
 from azr_mlx.files import Unreadable, has_mark, read_json, whole_folder
+from azr_mlx.models.cache import VARIABLE
 from azr_mlx.models.config_keys import missing_keys
 from azr_mlx.run_folder import ADAPTER_CONFIG, CHECKPOINTS
 
@@ -267,6 +276,8 @@ def loading(folder: Path | str) -> Iterator[None]:
         ) from error
     except Exception as error:  # a damaged file raises anything, also classes of its own
         pass_on(error)
+        if no_room(error):
+            raise
         fix = "fetch or convert it again"
         if _QUANTISED.search(str(error)):
             error = ValueError("its weights are quantised in a way that MLX does not read")
@@ -331,6 +342,21 @@ def link_folder(folder: Path, target: Path) -> None:
     (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
+@contextmanager
+def filling(target: Path) -> Iterator[Path]:
+    """As ``whole_folder``, for a model. Raises ModelError, too, if the disk is full."""
+    with whole_folder(target) as work:
+        try:
+            yield work
+        except (OSError, RuntimeError) as error:
+            if not no_room(error):
+                raise
+            raise ModelError(
+                f"the model cannot be written to {target.parent}: {first_line(error)}",
+                f"make room, or choose another folder ({VARIABLE} names that of the cache)",
+            ) from error
+
+
 def convert_folder(
     folder: Path, target: Path, quantization: Quantization, dtype: str | None
 ) -> None:
@@ -341,7 +367,7 @@ def convert_folder(
     """
     from mlx_lm.convert import convert
 
-    with whole_folder(target) as work, tempfile.TemporaryDirectory() as staging:
+    with filling(target) as work, tempfile.TemporaryDirectory() as staging:
         link_folder(folder, Path(staging))
         with loading(folder), redirect_stdout(sys.stderr):
             check_for_mlx(folder)

@@ -28,6 +28,7 @@ from azr_mlx.models.folder import (
     check_quantization,
     completed_config,
     convert_folder,
+    filling,
     is_mlx_folder,
     link_folder,
 )
@@ -215,7 +216,7 @@ def _resolve_folder(
     kept = Quantization(bits=0) if as_stored else quantization
     target = _cached(source, state, kept, cache_dir, None if as_stored else dtype)
     if not target.is_dir() and as_stored:
-        with whole_folder(target) as work:
+        with filling(target) as work:
             link_folder(source.path, work)
     elif not target.is_dir():
         convert_folder(source.path, target, quantization, dtype)

@@ -72,7 +72,7 @@ def rows_of(model: Any) -> int:
 
     nn: Any = mlx.nn  # which does not type its layers
     kinds = (nn.Embedding, nn.QuantizedEmbedding)
-    modules = getattr(model, "named_modules", list)()
+    modules: Any = getattr(model, "named_modules", list)()
     found = [one.weight.shape[0] for _, one in modules if isinstance(one, kinds)]
     return max(found, default=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -23,11 +24,12 @@ from azr_mlx.errors import ModelError
 from azr_mlx.evaluation.model import open_model as evaluated
 from azr_mlx.models.config_keys import missing_keys
 from azr_mlx.models.folder import check_folder, convert_folder
+from azr_mlx.models.gguf import import_gguf
 from azr_mlx.models.locate import locate
 from azr_mlx.models.mlx_model import open_model
 from azr_mlx.types import Prompt
 from tests import architectures
-from tests.models import trained
+from tests.models import tiny_gguf, trained
 
 pytestmark = pytest.mark.backend
 
@@ -296,3 +298,26 @@ def test_the_hubs_cache_and_ollamas_files_are_explained(base: Path, tmp_path: Pa
 def test_other_programs_names_of_a_repository(name: str) -> None:
     with pytest.raises(ModelError, match=r"is not the name of .*; did you mean owner/a\.model\?"):
         locate(name)
+
+
+@pytest.mark.parametrize(
+    "full",
+    [RuntimeError("[write] Unable to write 8 bytes to file."), OSError(errno.ENOSPC, "No space")],
+    ids=["as MLX says it", "as Python says it"],
+)
+def test_a_full_disk_is_not_blamed_on_the_model(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Exception
+) -> None:
+    def save(*_: object, **__: object) -> None:
+        raise full
+
+    file = tmp_path / "m.gguf"
+    tiny_gguf.tiny(file)
+    monkeypatch.setattr("mlx.core.save_safetensors", save)
+    for convert in (
+        lambda: convert_folder(base, tmp_path / "out", Quantization(bits=0), None),
+        lambda: import_gguf(file, tmp_path / "out", Quantization(bits=0)),
+    ):
+        with pytest.raises(ModelError, match=r"cannot be written to .*; make room, or choose ano"):
+            convert()
+    assert not list(tmp_path.glob("out*"))
