@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -100,6 +101,14 @@ def pass_on(error: BaseException) -> None:
     with which it happened."""
     if device_failed(error):
         raise error
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a file could not be written because the disk is full. MLX says it in a RuntimeError,
+    and does not say why it could not write."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, RuntimeError) and "[write]" in str(error)
 
 
 def device_error(error: BaseException, room: str = _ROOM, again: str = "") -> DeviceError:

@@ -144,6 +144,10 @@ def test_every_command_has_help(cli: Cli, command: str) -> None:
         (["train", "--seed", "x"], "Invalid value for '--seed'"),
         (["generate", "--model", "m"], "Missing option '-p' / '--prompt'"),
         (["generate", "-p", "x", "--model", "m", "--top-p", "2"], "Invalid value for '--top-p'"),
+        (
+            ["--quiet", "train", "-c", "nano"],
+            "No such option: --quiet; options come after the command (see azr-mlx train --help)",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(

@@ -31,6 +31,7 @@ from azr_mlx.backends.ranks import Alone, World, gather, own_part, run_shared
 from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.config import Lora
 from azr_mlx.errors import AzrError
+from azr_mlx.models.mlx_model import check_tokens
 from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from azr_mlx.types import Batch, Completion, Prompt, Scores, UpdateStats
 
@@ -86,6 +87,7 @@ class ModelBackend(ABC):
         on_step: OnStep | None = None,
         policy: Policy = "current",
     ) -> list[Completion]:
+        check_tokens(self.tokenizer, self.vocabulary, *(prompt.token_ids for prompt in prompts))
         if policy != self._sampled:
             self.engine.forget()
             self._sampled = policy
@@ -202,6 +204,11 @@ class ModelBackend(ABC):
         self._load_adapters(path / ADAPTER_WEIGHTS if path.is_dir() else path)
 
     # -- what a subclass supplies: the model -------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
 
     @abstractmethod
     def _inference(self) -> AbstractContextManager[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -18,7 +17,7 @@ from azr_mlx.cli import process
 from azr_mlx.cli.commands import app
 from azr_mlx.cli.output import say
 from azr_mlx.cli.process import FAILED, INTERRUPTED, USAGE
-from azr_mlx.errors import AzrError, Interrupted, UsageError, device_error, device_failed
+from azr_mlx.errors import AzrError, Interrupted, UsageError, device_error, device_failed, no_room
 from azr_mlx.text import middle_out, one_line
 
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
@@ -84,7 +83,7 @@ def _exit_code(arguments: list[str]) -> int:
 
 def _unexpected(error: Exception, arguments: Sequence[str]) -> str:
     """The line for an error that nobody foresaw. Any write can fail if the disk is full."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and no_room(error):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room; a training run goes on with train --resume"
     if device_failed(error):
@@ -117,14 +116,19 @@ def _run(arguments: list[str]) -> int:
 
 
 def _meant(error: Exception, arguments: Sequence[str]) -> str:
-    """A hint for someone who typed a configuration key as an option, or a configuration as a
-    command."""
+    """A hint for someone who typed an option before the command, a configuration key as an option,
+    or a configuration as a command."""
     from dataclasses import fields
 
     from azr_mlx.config import Config, schema
     from azr_mlx.config.shipped import shipped_configs
 
-    key = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    option = str(getattr(error, "option_name", ""))
+    if option and arguments[0].startswith("-"):
+        names = getattr(typer.main.get_command(app), "commands", {})
+        if command := next((word for word in arguments if word in names), ""):
+            return f"options come after the command (see {_PROGRAM} {command} --help)"
+    key = option.lstrip("-").replace("-", "_")
     if key in {f.name for f in fields(Config)}:
         return f"it is a key of the configuration: write {key}=VALUE"
     first = arguments[0] if arguments else ""

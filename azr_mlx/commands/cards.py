@@ -103,4 +103,18 @@ def _command(starts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _told(start: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: shortened(start[key]) for key in _TOLD if key in start}
+    return {**{key: shortened(start[key]) for key in _TOLD if key in start}, **_model(start)}
+
+
+def _model(start: Mapping[str, Any]) -> dict[str, Any]:
+    """The repository and the commit of the base model, from which others load the very same. A
+    model that was on this machine only has none."""
+    try:
+        row = start["model"]
+        source, revision = str(row["source"]), row.get("revision")
+    except WRONG_VALUES:
+        return {}
+    if _HUB.fullmatch(source) is None:
+        return {}
+    known = {"revision": revision} if re.fullmatch(r"[\w.-]+", str(revision or "")) else {}
+    return {"model": {"source": source, **known}}

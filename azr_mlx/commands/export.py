@@ -21,12 +21,13 @@ from safetensors.numpy import load_file, save_file
 
 from azr_mlx import run_folder
 from azr_mlx.config import Quantization
-from azr_mlx.errors import WRONG_VALUES, AzrError, UsageError, first_line
+from azr_mlx.errors import WRONG_VALUES, AzrError, ModelError, UsageError, first_line
 from azr_mlx.files import read_rows, whole_folder
 from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.adapters import as_it_is, base_of, place_of_base, quantization_of
-from azr_mlx.models.folder import check_quantization, read_config
-from azr_mlx.models.locate import ResolvedModel, resolve
+from azr_mlx.models.folder import NO_CODE, check_quantization, read_config
+from azr_mlx.models.hub import hub_snapshot
+from azr_mlx.models.locate import ResolvedModel, check_hub_name, package_file, resolve
 from azr_mlx.models.measure import Text, float_dtype, logprobs
 from azr_mlx.models.mlx_model import open_model, read_arrays
 from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder, run_of
@@ -34,6 +35,7 @@ from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_folder, 
 MEASURED_ROLLOUTS = 32
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
+_WRAPPED = "language_model."  # how mlx-lm's names begin in a model that can also see
 _NAMES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 
 
@@ -318,19 +320,16 @@ def to_peft(adapters: Path, out: Path) -> Exported:
             f"--adapter-path {adapters}: {stacked[0]}: PEFT has no adapters for stacked experts; "
             "use --to mlx"
         )
-    if wrapped := [k for k in arrays if k.startswith("language_model.")]:
-        raise UsageError(
-            f"--adapter-path {adapters}: {wrapped[0]}: transformers has other names for the parts "
-            "of this model; use --to mlx"
-        )
     odd = [k for k, a in arrays.items() if k.rpartition(".")[2] not in _NAMES or a.ndim != 2]
     kind = config.fine_tune_type
     if kind != "lora" or odd:
         raise UsageError(
             f"--adapter-path {adapters}: {odd[0] if odd else kind}: not a LoRA adapter"
         )
-    made = {_peft_name(k): np.ascontiguousarray(a.T) for k, a in arrays.items()}
     alpha, model = rank * scale, config.model or ""
+    if any(name.startswith(_WRAPPED) for name in arrays):
+        arrays = _unwrapped(arrays, adapters, source, model)
+    made = {_peft_name(k): np.ascontiguousarray(a.T) for k, a in arrays.items()}
     described = _peft_config(model, rank, alpha, dropout, list(arrays))
     try:
         with whole_folder(out) as work:
@@ -340,6 +339,65 @@ def to_peft(adapters: Path, out: Path) -> Exported:
     except (OSError, SafetensorError) as e:
         raise AzrError(f"--out {out}: {e}; choose a folder that can be written") from e
     return Exported(out, model, len(made), rank, alpha)
+
+
+def _unwrapped(
+    arrays: dict[str, np.ndarray], adapters: Path, source: Path, model: str
+) -> dict[str, np.ndarray]:
+    """The arrays of adapters in a wrapper of mlx-lm, under the names that transformers has for the
+    same parts. Raises UsageError if it has none."""
+    try:
+        linear, trunk = _linear_layers(_described(source, model))
+        found = {}
+        for name, array in arrays.items():
+            module, _, kind = name.removeprefix(_WRAPPED).rpartition(".")
+            own = trunk + module.removeprefix("model") if module.startswith("model.") else module
+            if array.shape[0 if kind == "lora_a" else 1] != linear[own][kind == "lora_b"]:
+                raise ValueError(f"{own} has another shape there")
+            found[f"{own}.{kind}"] = array
+    except (ImportError, ModelError, OSError, *WRONG_VALUES) as error:
+        why = f"has no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise UsageError(
+            f"--adapter-path {adapters}: {next(iter(arrays))}: transformers has other names for "
+            f"the parts of this model, which cannot be told ({why}); use --to mlx"
+        ) from error
+    return found
+
+
+def _described(adapters: Path, model: str) -> Path:
+    """The folder with the config.json of the adapters' base; of a repository only that is
+    fetched. Raises ModelError."""
+    place, commit = place_of_base(adapters, model)
+    if place.startswith("package:"):
+        return package_file(place)
+    path = Path(os.path.expanduser(place))
+    if path.is_dir():
+        return path
+    check_hub_name(place)
+    return hub_snapshot(place, commit, ("config.json",))
+
+
+def _linear_layers(folder: Path) -> tuple[dict[str, tuple[int, int]], str]:
+    """(inputs, outputs) of each linear layer of the model as transformers has it, and the name of
+    its trunk. No weights are made. Raises ImportError without torch, and what transformers
+    raises."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(folder, **NO_CODE)
+    makers: tuple[Any, ...] = AutoModelForCausalLM, AutoModelForImageTextToText
+    known = [one for one in makers if type(config) in one._model_mapping]
+    if not known:
+        raise ValueError(f"it has no model type {config.model_type}")
+    with torch.device("meta"):
+        model = known[0].from_config(config)
+    trunk = model.get_decoder()
+    layers = {
+        name: (one.in_features, one.out_features)
+        for name, one in model.named_modules()
+        if isinstance(one, torch.nn.Linear)
+    }
+    return layers, next(name for name, one in model.named_modules() if one is trunk)
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:

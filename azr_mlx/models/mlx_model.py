@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from azr_mlx.errors import WRONG_VALUES, ModelError, UsageError, pass_on
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.folder import NO_CODE, loading, tensor_names
-from azr_mlx.run_folder import ADAPTER_WEIGHTS
+from azr_mlx.models.folder import NO_CODE, check_for_mlx, loading, tensor_names
+from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
 class Opened(NamedTuple):
@@ -39,6 +40,7 @@ def open_model(
 
     if dense is None:
         dense = mx.default_device() != mx.gpu
+    check_for_mlx(folder)
     with loading(name or folder), redirect_stdout(sys.stderr):
         opened = Opened(*load(str(folder), NO_CODE, return_config=True, lazy=dense))
     if dense:
@@ -61,6 +63,30 @@ def to_float32(model: Any) -> Any:
 
     model.update(tree_map(widen, model.parameters()))
     return dequantize_model(model)
+
+
+def rows_of(model: Any) -> int:
+    """How many tokens the model has an embedding for; 0 if it has no embedding, as anything else
+    that writes text."""
+    import mlx.nn
+
+    nn: Any = mlx.nn  # which does not type its layers
+    kinds = (nn.Embedding, nn.QuantizedEmbedding)
+    modules: Any = getattr(model, "named_modules", list)()
+    found = [one.weight.shape[0] for _, one in modules if isinstance(one, kinds)]
+    return max(found, default=0)
+
+
+def check_tokens(tokenizer: Any, rows: int, *texts: Sequence[int]) -> None:
+    """Raise ModelError if a text has a token for which the model has no row: MLX would read what
+    lies behind its embedding. A tokenizer to which tokens were added has such."""
+    largest = max((max(ids) for ids in texts if ids), default=0)
+    if rows and largest >= rows:
+        raise ModelError(
+            f"the tokenizer writes token {largest} ({tokenizer.decode([largest])!r}), and the "
+            f"model has {rows} rows",
+            "take the tokenizer that came with these weights",
+        )
 
 
 def attach(model: Any, path: Path) -> None:
@@ -97,7 +123,8 @@ def attach(model: Any, path: Path) -> None:
         raise UsageError(f"--adapter-path: {error}") from error
     except (OSError, RuntimeError, *WRONG_VALUES) as error:
         pass_on(error)
-        why = " ".join(str(error).split())[:300]
+        lacks = f"{ADAPTER_CONFIG} has no {error}" if isinstance(error, KeyError) else ""
+        why = lacks or " ".join(str(error).split())[:300]
         raise UsageError(
             f"--adapter-path: {path}: does not fit the model: {why}; "
             "give adapters that were trained on this model"

@@ -9,9 +9,7 @@ from typing import Any
 
 from azr_mlx.errors import WRONG_VALUES, ModelError
 from azr_mlx.files import Unreadable, read_json
-from azr_mlx.models.folder import MOST_LAYERS, tensor_sizes, weight_files
-
-INDEX = "model.safetensors.index.json"
+from azr_mlx.models.folder import INDEX, MOST_LAYERS, tensor_sizes, weight_files
 
 # Types of tensors in which several parameters may be packed into one number.
 _PACKED = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "U64"})

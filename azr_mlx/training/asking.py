@@ -9,8 +9,8 @@ from azr_mlx.config import AUTO, Config, ConfigError, check, diff
 from azr_mlx.config.model_class import class_of, settled
 from azr_mlx.config.shipped import model_shapes
 from azr_mlx.errors import ModelError
-from azr_mlx.models.folder import read_config
-from azr_mlx.models.parameters import INDEX, described, stored
+from azr_mlx.models.folder import INDEX, read_config
+from azr_mlx.models.parameters import described, stored
 from azr_mlx.models.template import has_chat_template
 from azr_mlx.training.memory import model_path
 

@@ -1,6 +1,7 @@
 """What is exported gives, in the program it is for, the log-probabilities that it gives here."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,17 +9,24 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="mlx is not installed")
 torch = pytest.importorskip("torch", reason="torch is not installed")
 peft = pytest.importorskip("peft", reason="peft is not installed")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 from azr_mlx.backends.mlx import MlxBackend, adapters  # noqa: E402
 from azr_mlx.cli import main  # noqa: E402
 from azr_mlx.commands import export  # noqa: E402
 from azr_mlx.commands.evaluate import quantization_for  # noqa: E402
-from azr_mlx.commands.export import to_model, to_peft  # noqa: E402
+from azr_mlx.commands.export import to_gguf, to_model, to_peft  # noqa: E402
+from azr_mlx.commands.generate import Generator  # noqa: E402
 from azr_mlx.config import Config, Lora, Quantization, to_yaml  # noqa: E402
 from azr_mlx.errors import AzrError, ModelError, UsageError  # noqa: E402
+from azr_mlx.models.adapters import base_of, read_lora  # noqa: E402
+from azr_mlx.models.locate import resolve  # noqa: E402
+from azr_mlx.models.mlx_model import open_model  # noqa: E402
 from tests import architectures  # noqa: E402
 from tests.backends.test_mlx_ppo import make_backend, make_batch  # noqa: E402
 from tests.backends.test_torch_backend import torch_model  # noqa: E402
+from tests.models import test_config_keys as config_keys  # noqa: E402
+from tests.models import trained  # noqa: E402
 from tests.tiny import tiny_folder, tiny_model, write_folder  # noqa: E402
 
 pytestmark = pytest.mark.backend
@@ -77,6 +85,27 @@ def test_adapters_of_a_wrapped_model_are_refused(saved, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3_vl"])
+def test_peft_computes_the_same_in_a_wrapper(kind, tmp_path):
+    """transformers has other names than mlx-lm for the same parts."""
+    text, vision = config_keys.WRAPPED[kind]
+    config = transformers.AutoConfig.for_model(
+        kind, text_config={**config_keys.SIZES, **text}, vision_config=vision
+    )
+    made = transformers.AutoModelForImageTextToText
+    config_keys.save(made.from_config(config), tmp_path / "hf")
+    cache = tmp_path / "cache"
+    base = resolve(str(tmp_path / "hf"), quantization=config_keys.PLAIN, cache_dir=cache).path
+    run = trained.train(base, tmp_path / "run")
+    to_peft(run, tmp_path / "out")
+    model = made.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    before = config_keys.torch_logits(model)
+    after = config_keys.torch_logits(peft.PeftModel.from_pretrained(model, tmp_path / "out"))
+    ours = open_model(base, run, dense=True).model(mx.array([config_keys.IDS]))[0]
+    np.testing.assert_allclose(after, np.array(ours), atol=1e-4)
+    assert np.abs(after - before).max() > 0.01, "the adapters do nothing: this proves nothing"
+
+
 def test_the_base_of_adapters_without_a_run_is_taken_as_it_is(learned, tmp_path, monkeypatch):
     _, run = learned
     asked, located = [], export.resolve
@@ -92,6 +121,54 @@ def test_the_base_of_adapters_without_a_run_is_taken_as_it_is(learned, tmp_path,
     assert quantization_for(name, run, "mlx") == Quantization(bits=0)
     assert quantization_for("M.GGUF", run, "mlx") == Quantization(bits=8, group_size=32)
     assert quantization_for(name, None, "mlx") == Quantization(), "a model alone has the default"
+
+
+def test_the_commit_that_the_run_was_on_is_exported(learned, tmp_path, monkeypatch):
+    """The repository may have another one by now, and the adapters belong to the former."""
+    _, made = learned
+    run = tmp_path / "run"
+    shutil.copytree(made, run / "adapters")
+    file = run / "adapters" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model": "owner/model"}))
+    (run / "config.yaml").write_text("quantization: {bits: 0}\n")
+    start = {"backend": "mlx", "model": {"source": "hub:owner/model", "revision": "c0ffee"}}
+    (run / "run.json").write_text(json.dumps({"starts": [start]}))
+    asked = []
+
+    def resolve(name, *, revision, **others):
+        asked.append((name, revision))
+        raise ModelError("not here")
+
+    monkeypatch.setattr(export, "resolve", resolve)
+    for write in (to_model, to_gguf):
+        with pytest.raises(ModelError, match="not here"):
+            write(run, tmp_path / "out")
+    assert asked == [("owner/model", "c0ffee")] * 2
+
+
+def test_adapters_of_peft_are_named_as_that(learned, tmp_path):
+    _, run = learned
+    base = base_of(run)
+    to_peft(run, tmp_path / "peft")
+    for use in (
+        lambda: to_model(tmp_path / "peft", tmp_path / "out", model=base),
+        lambda: to_peft(tmp_path / "peft", tmp_path / "out"),
+        lambda: read_lora(tmp_path / "peft"),
+        lambda: Generator(base, tmp_path / "peft", raw=True),
+    ):
+        with pytest.raises(UsageError, match=r"holds PEFT's adapters, .*; merge them into"):
+            use()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_of_adapters_without_layers_says_so(learned, tmp_path):
+    _, run = learned
+    file = run / "adapter_config.json"
+    row = json.loads(file.read_text())
+    del row["num_layers"]
+    file.write_text(json.dumps(row))
+    with pytest.raises(UsageError, match=r"adapter_config.json has no 'num_layers'; give adapters"):
+        to_model(run, tmp_path / "out")
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["bitsandbytes", "without it"])

@@ -28,7 +28,7 @@ from azr_mlx.config import Config, EvaluationConfig, HeldOutConfig, Proposer, Ro
 from azr_mlx.evaluation.held_out import Record, settings
 from azr_mlx.evaluation.model import fingerprint
 from azr_mlx.files import json_lines, point, read_json, write_json
-from azr_mlx.models.adapters import quantization_of, read_lora
+from azr_mlx.models.adapters import base_of, place_of_base, quantization_of, read_lora
 from azr_mlx.private import REMOVED, betrayal, hide, short
 from azr_mlx.training import checkpoint
 from azr_mlx.types import Prompt, Task, TaskKind
@@ -179,6 +179,7 @@ def test_adapters_go_up_with_what_is_needed_to_use_them(where: str, run: Path, c
     source = run_folder.checkpoint_of(run, STEPS) / "adapters.safetensors"
     assert files["adapters.safetensors"] == source.read_bytes()
     assert read_lora(folder).rank == 2 and quantization_of(folder) == CONFIG.quantization
+    assert place_of_base(folder, str(base_of(folder))) == ("org/base", "abc123"), "the very base"
     assert b"read ~/notes" in files["report.html"] and REMOVED.encode() in files["report.html"]
     out, err = capsys.readouterr()
     assert out == "my-model\n" and "adapters of mine after step 20" in err

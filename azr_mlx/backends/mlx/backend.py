@@ -33,7 +33,7 @@ from azr_mlx.backends.rollout import RolloutEngine
 from azr_mlx.backends.trial import FAILURES
 from azr_mlx.config import Lora
 from azr_mlx.errors import UsageError, first_line, pass_on
-from azr_mlx.models.folder import NO_CODE, loading
+from azr_mlx.models.folder import NO_CODE, check_for_mlx, loading
 from azr_mlx.models.mlx_model import read_arrays, to_float32
 from azr_mlx.types import Batch
 
@@ -89,6 +89,7 @@ class MlxBackend(ModelBackend):
             if self.path != "shared":
                 _remove_idle(anatomy, adapter_config)
         self.left_out = [] if lora.keys else adapters.left_out(model)
+        self._vocabulary = anatomy.vocabulary
         policy = ppo.PolicyModel(anatomy, chunk_rows(anatomy.vocabulary))
         model.train()  # LoRA dropout, if any, is on in updates only
         if grad_checkpoint:
@@ -116,11 +117,16 @@ class MlxBackend(ModelBackend):
     @classmethod
     def from_folder(cls, path: Path | str, lora: Lora | None = None, **options: Any) -> MlxBackend:
         """Load an MLX model folder. Without a GPU it is dequantised to float32."""
+        check_for_mlx(path)
         with loading(path):
             model, tokenizer = load_mlx(str(path), NO_CODE)
         return cls(on_device(model), tokenizer, lora, **options)
 
     # -- the model ---------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> int:
+        return self._vocabulary
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

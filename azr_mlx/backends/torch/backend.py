@@ -116,6 +116,10 @@ class TorchBackend(ModelBackend):
 
     # -- the model ---------------------------------------------------------------------------------
 
+    @property
+    def vocabulary(self) -> int:
+        return int(self.policy.head.shape[0])
+
     @contextmanager
     def _inference(self) -> Iterator[None]:
         self.policy.eval()

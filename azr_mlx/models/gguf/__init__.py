@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azr_mlx.config import Quantization
-from azr_mlx.files import whole_folder
+from azr_mlx.models.folder import filling
 from azr_mlx.models.gguf.architecture import architecture_of, build_config
 from azr_mlx.models.gguf.reader import parts_of, read
 from azr_mlx.models.gguf.tokenizer import Vocabulary, write_tokenizer
@@ -67,7 +67,7 @@ def import_gguf(
     modes = quantization_entries(done.tensors)
     if modes:
         config["quantization"] = modes
-    with whole_folder(target) as work:
+    with filling(target) as work:
         work.mkdir()
         write_weights(work, done.tensors)
         write_config(work, config, vocabulary.ends())
