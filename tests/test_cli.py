@@ -258,7 +258,7 @@ def test_a_run_whose_name_has_an_equals_sign_can_be_resumed(
         (OSError(28, "No space left on device", "runs/a/metrics.jsonl"), 1,
          "azr-mlx: error: runs/a/metrics.jsonl: No space left on device; make room;"),
         (RuntimeError("[malloc] Unable to allocate 9 bytes."), 1,
-         "azr-mlx: error: memory ran out: [malloc] Unable to allocate 9 bytes.; close other "),
+         "azr-mlx: error: memory ran out: [malloc] Unable to allocate 9 bytes; close other "),
         (KeyboardInterrupt(), 130, "azr-mlx: interrupted"),
     ],
 )  # fmt: skip
