@@ -102,7 +102,10 @@ def locate(where: str) -> Path:
     runs = Path(OUTPUT_DIR)
     found = run_folder.newest(runs)
     if found is None:
-        raise UsageError(f"report latest: no run with metrics in {runs}/; give the folder of a run")
+        raise UsageError(
+            f"report latest: no run with metrics in {runs}/: they come with a run's first step; "
+            "give the folder of a run that has made one"
+        )
     return found
 
 
