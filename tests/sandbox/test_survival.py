@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from azr_mlx.sandbox import Job, Limits, Result, Sandbox, SandboxError
+from azr_mlx.sandbox import Job, Limits, Result, Sandbox, SandboxError, case
 from azr_mlx.types import Status
 from benchmarks.sandbox_soak import Killer, adopt_orphans, descendants, is_zygote
 from tests.conftest import ROOT
@@ -165,13 +165,41 @@ def test_a_job_is_not_blamed_for_a_worker_that_died_before_it(
     with Sandbox(2, level, LIMITS) as sandbox:
         assert [r.status for r in sandbox.run(both)] == [Status.PASS] * 2
         waiting = watched.now()
-        parents = {pid: _parent(pid) for pid in waiting}
-        for pid in waiting - set(parents.values()) if zygotes_only else waiting:
-            with contextlib.suppress(ProcessLookupError):  # it has gone with another
-                os.kill(pid, signal.SIGKILL)
+        _shoot(waiting - set(map(_parent, waiting)) if zygotes_only else waiting)
         again = sandbox.run(both)
     assert [(r.status, r.detail) for r in again] == [(Status.PASS, "")] * 2
     _check_nothing_left(watched, temporary)
+
+
+def test_a_worker_that_is_gone_costs_no_try(
+    level: str, temporary: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case, "ATTEMPTS", 1)
+    both = [replace(HONEST, id=str(i), deterministic=True) for i in range(2)]
+    with Sandbox(2, level, LIMITS) as sandbox:
+        assert [r.status for r in sandbox.run(both)] == [Status.PASS] * 2
+        shot = watched.now()
+        _shoot(shot)
+        deadline = time.monotonic() + 10
+        while not all(map(_is_dead, shot)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        again = sandbox.run(both)
+    assert [(r.status, r.detail) for r in again] == [(Status.PASS, "")] * 2
+    _check_nothing_left(watched, temporary)
+
+
+def _shoot(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # it has gone with another
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_dead(pid: int) -> bool:
+    """Whether a process has ended; its parent may not have asked yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in b"ZX"
+    except FileNotFoundError:
+        return True
 
 
 def _parent(pid: int) -> int:

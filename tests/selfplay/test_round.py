@@ -3,6 +3,7 @@ trained on."""
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from azr_mlx.sandbox import Sandbox
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks import templates
+from azr_mlx.tasks.buffer import TaskBuffer
 from azr_mlx.tasks.gate import Draft, Gate
 from azr_mlx.tasks.parse import is_reserved, skeleton
 from azr_mlx.training.algorithm import SelfPlay
@@ -526,18 +528,23 @@ def test_templates_are_never_of_a_shape_that_is_kept_for_held_out_tasks(sandbox)
     ), "no template has such a shape: this test would prove nothing"
 
 
+def fill(buffer: TaskBuffer, solved: Sequence[int]) -> TaskBuffer:
+    """The buffer with these deductions only, each solved so often in ten tries."""
+    buffer.restore([])
+    for i, right in enumerate(solved):
+        program = f"def f(x):\n    return {' + '.join(['x'] * (i + 2))}"
+        made = Task.create(TaskKind.DEDUCTION, program, ("(1,)",), (str(i + 2),))
+        buffer.add(made)
+        buffer.record(made.id, 10, right)
+    return buffer
+
+
 @pytest.mark.parametrize(("choice", "rate"), [("difficulty", 0.8), ("solve_rate", 0.3)])
 def test_the_setting_decides_which_tasks_a_proposal_is_shown(sandbox, choice, rate):
     """At a level of 0.2: those of a difficulty of 0.2, or those near the rate that is aimed at."""
     p = replace(CONFIG.proposer, references=1, reference_choice=choice, target_solve_rate=0.3)
     game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=p))
-    buffer = game.memory.tasks
-    buffer.restore([])
-    for i in range(20):
-        program = f"def f(x):\n    return {' + '.join(['x'] * (i + 2))}"
-        made = Task.create(TaskKind.DEDUCTION, program, ("(1,)",), (str(i + 2),))
-        buffer.add(made)
-        buffer.record(made.id, 10, 8 if i % 2 else 3)
+    buffer = fill(game.memory.tasks, [3, 8] * 10)
     rounds = [Round(0, step) for step in range(60)]
     drawn = [game.proposer._references(r, TaskKind.DEDUCTION, 0, 0.2)[0] for r in rounds]
     assert sum(buffer.solve_rate(task.id) == rate for task in drawn) > 45
@@ -547,13 +554,7 @@ def test_references_can_be_any_tasks(sandbox):
     """As in the paper: whatever the level, and however often they are solved."""
     p = replace(CONFIG.proposer, references=1, reference_choice="uniform")
     game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=p))
-    buffer = game.memory.tasks
-    buffer.restore([])
-    for i in range(20):
-        program = f"def f(x):\n    return {' + '.join(['x'] * (i + 2))}"
-        made = Task.create(TaskKind.DEDUCTION, program, ("(1,)",), (str(i + 2),))
-        buffer.add(made)
-        buffer.record(made.id, 10, 10 if i < 10 else 0)
+    buffer = fill(game.memory.tasks, [10] * 10 + [0] * 10)
     rounds = [Round(0, step) for step in range(400)]
     drawn = [game.proposer._references(r, TaskKind.DEDUCTION, 0, 0.2)[0] for r in rounds]
     easy = sum(buffer.solve_rate(task.id) == 1.0 for task in drawn)

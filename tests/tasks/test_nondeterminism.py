@@ -258,6 +258,7 @@ WAYS: dict[str, str] = {
     "global, in another function": "def g():\n    return eval('1')\ndef f(x):\n    y = g()\n    global eval\n    eval = 3\n    return y",
     "a local that never is": "def f(x):\n    return eval('1')\n    eval = 3",
     "an import of itself": "from builtins import eval",
+    "a dataclass, two classes below one that is made": "from dataclasses import dataclass\ndef made(c):\n    return c\n@made\nclass A:\n    pass\nclass B(A):\n    pass\nclass C(B):\n    pass\n@dataclass\nclass D(C):\n    x: int",
 }
 
 
