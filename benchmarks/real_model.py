@@ -235,12 +235,17 @@ def by_repeating(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
         solved = solved_by_repeating(tasks)
         do = [repeating(options.out / run["folder"], tasks) for run in (before, after)]
         found[f"{name} repeating"] = means(do, list(after["tasks"]))
-        for kind, label in ((True, "repeated"), (False, "others")):
-            items = [item for item in after["tasks"] if solved[item] is kind]
+        for label, items in apart(solved, after).items():
             shares = (right(run, items) for run in (before, after))
             found[f"{name} {label}"] = {"items": len(items), **paired(*shares)}
             found[f"{name} {label}, repeating"] = means(do, items)
     return found
+
+
+def apart(solved: dict[str, bool], run: dict[str, Any]) -> dict[str, list[str]]:
+    """The items of a run that a repetition solves, and the others."""
+    kinds = {"repeated": True, "others": False}
+    return {label: [i for i in run["tasks"] if solved[i] is kind] for label, kind in kinds.items()}
 
 
 def tasks_of(options: Namespace, benchmark: str) -> dict[str, Any]:
@@ -287,14 +292,18 @@ def right(run: dict[str, Any], items: Sequence[str]) -> list[float]:
 
 def against(options: Namespace, report: dict[str, Any]) -> dict[str, Any]:
     """Of each benchmark, and their mean, the share of right answers of the other run, "before", and
-    of this one, "after", and the difference, paired by item."""
+    of this one, "after", and the difference, paired by item; also apart for the items that a
+    repetition solves and for the others."""
     others = json.loads(_kept_of(options.against, options).read_text())["results"]
     pairs = zip(others, report["results"], strict=True)
-    found = {}
+    whole, parts = {}, {}
     for theirs, ours in pairs:
-        shares = (right(run, list(ours["tasks"])) for run in (theirs, ours))
-        found[ours["benchmark"]] = paired(*shares)
-    return {**found, "mean": mean(list(found.values()))}
+        name = ours["benchmark"]
+        whole[name] = paired(*(right(run, list(ours["tasks"])) for run in (theirs, ours)))
+        solved = solved_by_repeating(tasks_of(options, name))
+        for label, items in apart(solved, ours).items():
+            parts[f"{name} {label}"] = paired(*(right(run, items) for run in (theirs, ours)))
+    return {**whole, **parts, "mean": mean(list(whole.values()))}
 
 
 def _kept_of(name: str, options: Namespace) -> Path:

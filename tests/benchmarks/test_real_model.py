@@ -113,7 +113,11 @@ def test_gains_are_apart_for_what_a_repetition_solves(bench, monkeypatch, tmp_pa
     assert found["cruxeval-i others, repeating"] == {"before": 0.5, "after": 0.5}
 
 
-def test_two_runs_are_compared_by_item(bench, tmp_path):
+def test_two_runs_are_compared_by_item(bench, monkeypatch, tmp_path):
+    solved = {"0": True, "1": False, "2": False}
+    monkeypatch.setattr(bench, "tasks_of", lambda options, name: dict.fromkeys(solved, TASK))
+    monkeypatch.setattr(bench, "solved_by_repeating", lambda tasks: solved)
+
     def report(*items):
         tasks = {str(i): list(verdicts) for i, verdicts in enumerate(items)}
         return {"results": [{"benchmark": "cruxeval-o", "tasks": tasks}]}
@@ -126,6 +130,8 @@ def test_two_runs_are_compared_by_item(bench, tmp_path):
     assert found["cruxeval-o"]["before"] == pytest.approx(1 / 6)
     assert found["cruxeval-o"]["after"] == pytest.approx(4 / 6)
     assert found["cruxeval-o"] == pytest.approx(found["mean"])
+    assert found["cruxeval-o repeated"]["value"] == 0
+    assert found["cruxeval-o others"]["value"] == pytest.approx(0.75)
     assert 0 <= found["mean"]["low"] < found["mean"]["value"] == pytest.approx(0.5)
 
 
