@@ -7,6 +7,7 @@ process is killed, the old file or the new one remains, never a part of one.
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import io
 import json
@@ -36,7 +37,17 @@ class Unreadable(ValueError):
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file. On an error, such as OSError, the old file stays as it was."""
+    """Write a file. On an error, such as OSError, the old file stays as it was.
+
+    A link stays, and the file that it leads to is replaced. A device or a pipe, such as
+    /dev/stdout, is written to: if it were replaced, nobody could use it any more.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    path = Path(os.path.realpath(path))
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # others may write the same file
     try:
         fresh.write_text(text, encoding="utf-8")

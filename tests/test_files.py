@@ -3,6 +3,7 @@
 import codecs
 import gc
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,38 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert list(read_rows(path)) == [{"steps": 1}]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    """As root, /dev/null would become a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)
+    try:
+        write_whole(pipe, "text")
+        assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+        assert os.read(end, 10) == b"text"
+    finally:
+        os.close(end)
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    link, file = tmp_path / "link", tmp_path / "there" / "file"
+    link.symlink_to(file)
+    for text in ("new", "newer"):
+        write_whole(link, text)
+        assert link.is_symlink() and file.read_text() == text
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "folder"])
+def test_a_folder_is_no_place_for_a_file(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(Path(name), "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_the_new_file_appears_in_one_step(tmp_path, monkeypatch):

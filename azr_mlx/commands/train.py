@@ -62,8 +62,9 @@ from azr_mlx.text import plain
 from azr_mlx.training import plugins
 from azr_mlx.training.asking import asked_by_size
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
-from azr_mlx.training.memory import describe, fitting, kv_tokens_of
+from azr_mlx.training.memory import available, describe, fitting, kv_tokens_of
 from azr_mlx.training.memory.limit import GB
+from azr_mlx.training.model_check import check_model
 from azr_mlx.training.power import PowerWatch
 from azr_mlx.training.run import Trainer
 from azr_mlx.training.step_times import StepTimes
@@ -99,6 +100,7 @@ def train(
     if resume is None:  # a resumed run has its first tasks
         first_tasks.check(config)
     if dry_run:
+        check_model(config, available(config))
         sys.stdout.write(plain(describe(config, asking)))
         return 0
     backend_name, why = choose(config.backend)

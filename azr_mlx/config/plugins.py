@@ -14,15 +14,16 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
 from numbers import Real
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from azr_mlx.config.settings import ConfigError
 from azr_mlx.errors import AzrError, first_line
@@ -61,7 +62,7 @@ class PlugIn:
     def number(self, *arguments: Any) -> float:
         """The finite number that the function returns. Raises PlugInError if it does not."""
         found = self.call(*arguments)
-        if not isinstance(found, Real):
+        if not isinstance(found, Real | np.bool_):  # comparing numbers of numpy gives the latter
             raise PlugInError(self, f"returned {kind_of(found)}, and not a float")
         try:
             value = float(found)
@@ -75,9 +76,10 @@ class PlugIn:
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """A block that runs the user's code: all that it raises becomes a PlugInError. Ctrl-C does
-        not."""
+        not. What it prints goes to stderr."""
         try:
-            yield
+            with redirect_stdout(sys.stderr):  # results go to stdout, and programs read them
+                yield
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -89,7 +91,7 @@ class PlugIn:
         """The path of the function's source; "" if it has none."""
         try:
             return inspect.getsourcefile(inspect.unwrap(self.function)) or ""
-        except TypeError:  # written in C, or an object that can be called
+        except Exception:  # written in C, or an object that can be called and may do anything
             return getattr(sys.modules.get(self.name.partition(":")[0]), "__file__", None) or ""
 
     def source_sha256(self) -> str:
@@ -124,9 +126,11 @@ def resolve(key: str, name: str, shape: type) -> PlugIn:
     """
     module_name, _, function_name = name.partition(":")
     try:
-        function = _function(_imported(module_name), function_name)
-        _check_call(function, shape)
-    except ValueError as error:
+        module = _imported(module_name)
+        with _looking("looking at it"):
+            function = _function(module, function_name)
+            _check_call(function, shape)
+    except Unfit as error:
         raise ConfigError([f"{key}: {name}: {error}"]) from error
     return PlugIn(key, name, function)
 
@@ -136,20 +140,35 @@ def kind_of(value: object) -> str:
     return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
-def _imported(name: str) -> ModuleType:
-    """Raises ValueError: why; fix."""
+class Unfit(Exception):
+    """What is named is no function that can be called. The message says why, and the fix."""
+
+
+@contextmanager
+def _looking(how: str) -> Iterator[None]:
+    """A block in which the user's module is imported or asked for what it has. It is code, and may
+    raise anything at either: that becomes Unfit. Ctrl-C does not. What it prints goes to stderr."""
     try:
-        with _here_first():
+        with redirect_stdout(sys.stderr):
+            yield
+    except (KeyboardInterrupt, Unfit):
+        raise
+    except BaseException as error:
+        why = f"{type(error).__name__}: {_message(error)}"
+        raise Unfit(f"{how} fails: {why}; correct the module") from error
+
+
+def _imported(name: str) -> Any:
+    """A module, or what it has put into its place. Raises Unfit."""
+    with _looking("importing it"), _here_first():
+        try:
             return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise ValueError(_missing(name)) from error
-        raise ValueError(
-            f"importing it fails: {first_line(error)}; install what it needs"
-        ) from error
-    except (Exception, SystemExit) as error:
-        why = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"importing it fails: {why}; correct the module") from error
+        except ModuleNotFoundError as error:
+            if error.name and f"{name}.".startswith(f"{error.name}."):
+                raise Unfit(_missing(name)) from error
+            raise Unfit(
+                f"importing it fails: {first_line(error)}; install what it needs"
+            ) from error
 
 
 @contextmanager
@@ -161,7 +180,8 @@ def _here_first() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(here)
+        if here in sys.path:  # the module may have changed it
+            sys.path.remove(here)
         if here not in sys.path:
             sys.path.append(here)
 
@@ -177,31 +197,33 @@ def _missing(name: str) -> str:
     return f"no module {name} in {here} nor among the installed ones; {hint}"
 
 
-def _function(module: ModuleType, name: str) -> Any:
-    """Raises ValueError: why; fix."""
+def _function(module: Any, name: str) -> Any:
+    """Raises Unfit."""
     if hasattr(module, name):
         return getattr(module, name)
-    own = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    held = getattr(module, "__dict__", {})
+    own = [key for key, value in held.items() if inspect.isfunction(value)]
     near = get_close_matches(name, own, 1) or own[:3]
     hint = f"did you mean {' or '.join(near)}?" if near else "define it there"
+    called = getattr(module, "__name__", kind_of(module))
     where = getattr(module, "__file__", None) or "a folder without __init__.py"
-    raise ValueError(f"no {name} in module {module.__name__} ({where}); {hint}")
+    raise Unfit(f"no {name} in module {called} ({where}); {hint}")
 
 
 def _check_call(function: Any, shape: type) -> None:
-    """Raises ValueError if the function cannot be called as ``shape`` can: why; fix."""
+    """Raises Unfit if the function cannot be called as ``shape`` can."""
     if not callable(function) or isinstance(function, type):
         what = "a class" if isinstance(function, type) else kind_of(function)
-        raise ValueError(f"{what}, and not a function; name a function")
+        raise Unfit(f"{what}, and not a function; name a function")
     if inspect.iscoroutinefunction(function):
-        raise ValueError("an async function, which nobody awaits; write def")
+        raise Unfit("an async function, which nobody awaits; write def")
     wanted = list(inspect.signature(shape.__call__).parameters)[1:]
     how = f"it is called with ({', '.join(wanted)})"
     try:
         taken = inspect.signature(function)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"its parameters cannot be read; {how}: write a function") from error
+        raise Unfit(f"its parameters cannot be read; {how}: write a function") from error
     try:
         taken.bind(*wanted)
     except TypeError as error:
-        raise ValueError(f"takes {taken}: {error}; {how}") from error
+        raise Unfit(f"takes {taken}: {error}; {how}") from error

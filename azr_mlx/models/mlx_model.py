@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import Any, NamedTuple
 
 from azr_mlx.errors import WRONG_VALUES, ModelError, UsageError, pass_on
 from azr_mlx.models import adapters as adapter_files
-from azr_mlx.models.folder import NO_CODE, check_for_mlx, loading, tensor_names
+from azr_mlx.models.folder import (
+    NO_CODE,
+    check_for_mlx,
+    link_folder,
+    loading,
+    read_config,
+    tensor_names,
+)
 from azr_mlx.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
@@ -49,6 +57,36 @@ def open_model(
         attach(opened.model, adapters)
     opened.model.eval()
     return opened
+
+
+def check_loads(folder: Path) -> Any:
+    """The tokenizer of the model in ``folder``, after its model has been built as it will be when
+    it is loaded or converted. Of the weights only names and shapes are looked at: MLX reads an
+    array when it is first used. Raises ModelError if mlx-lm cannot load the model."""
+    from mlx_lm.utils import load
+
+    with tempfile.TemporaryDirectory() as made:
+        link_folder(folder, Path(made))
+        check_for_mlx(folder)
+        with loading(folder), redirect_stdout(sys.stderr):
+            return load(made, NO_CODE, lazy=True)[1]
+
+
+def check_architecture(folder: Path, name: str) -> None:
+    """Raise ModelError if mlx-lm does not have the architecture that config.json in ``folder``
+    names. Nothing else need be there. Messages call the model ``name``."""
+    from mlx_lm.utils import load_model
+
+    config = read_config(folder)
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"model {name!r}: config.json has no model_type", "fetch it again")
+    try:
+        with loading(name), redirect_stdout(sys.stderr):
+            load_model(folder, lazy=True, strict=False)
+    except ModelError as error:
+        # Without weights an architecture that is known may fail, too.
+        if "not supported" in str(error):
+            raise
 
 
 def to_float32(model: Any) -> Any:

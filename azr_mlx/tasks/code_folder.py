@@ -15,6 +15,7 @@ from azr_mlx.text import storage
 MOST_FILES = 5_000
 MOST_BYTES = 1_000_000  # of one file; larger ones are generated
 MOST_BYTES_READ = 20_000_000  # of all files, which takes half a minute
+MOST_FUNCTIONS = 8_000  # of all files, which take half a minute; files of short ones hold many more
 # Other people's code, and what is built.
 LEFT_OUT = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
 
@@ -29,7 +30,7 @@ def functions_in(path: Path, rules: Rules) -> tuple[list[OwnFunction], Counter[s
     """
     left_out: Counter[str] = Counter()
     if os.path.isfile(path):
-        return _module(path).functions(rules), left_out
+        return _with_inputs_of_others({path: _module(path)}, rules, left_out), left_out
     modules: dict[Path, Module] = {}
     read = 0
     for file in _python_files(path, left_out):
@@ -41,18 +42,23 @@ def functions_in(path: Path, rules: Rules) -> tuple[list[OwnFunction], Counter[s
             read += file.stat().st_size
         except (OSError, UsageError):
             left_out["unreadable files"] += 1
-    return _with_inputs_of_others(modules, rules), left_out
+    return _with_inputs_of_others(modules, rules, left_out), left_out
 
 
-def _with_inputs_of_others(modules: dict[Path, Module], rules: Rules) -> list[OwnFunction]:
+def _with_inputs_of_others(
+    modules: dict[Path, Module], rules: Rules, left_out: Counter[str]
+) -> list[OwnFunction]:
     users: dict[tuple[str, str], list[Module]] = {}  # by the module's and the function's name
     for module in modules.values():
         for imported in module.imported:
             users.setdefault(imported, []).append(module)
-    found = []
+    found: list[OwnFunction] = []
     for file, module in modules.items():
         name = file.parent.name if file.stem == "__init__" else file.stem
-        for function in module.functions(rules):
+        most = MOST_FUNCTIONS - len(found)
+        if (more := len(module.defined()) - most) > 0:
+            left_out["functions beyond what is read"] += more
+        for function in module.functions(rules, most):
             for user in users.get((name, function.name), ()):
                 add_inputs(function, user.calls)
             found.append(function)

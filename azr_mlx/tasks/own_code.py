@@ -90,14 +90,16 @@ class Module:
             name for n in ast.walk(tree) if isinstance(n, ast.Global) for name in n.names
         }
 
-    def functions(self, rules: Rules) -> list[OwnFunction]:
-        """The functions that are not tests, in the order of the module."""
+    def functions(self, rules: Rules, most: int | None = None) -> list[OwnFunction]:
+        """The first ``most`` of the functions that are not tests, in the order of the module."""
+        return [self._own(function, rules) for function in self.defined()[:most]]
+
+    def defined(self) -> list[ast.FunctionDef]:
+        """The functions that are not tests, as they stand in the module."""
         found = [n for n in self.tree.body if isinstance(n, ast.FunctionDef)]
         last = {function.name: function for function in found}  # the one that a call reaches
         return [
-            self._own(function, rules)
-            for function in last.values()
-            if not function.name.startswith(("test_", "__"))
+            function for function in last.values() if not function.name.startswith(("test_", "__"))
         ]
 
     def _own(self, function: ast.FunctionDef, rules: Rules) -> OwnFunction:

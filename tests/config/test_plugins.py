@@ -151,6 +151,57 @@ def test_what_cannot_be_called_is_one_line(name: str, why: str, write: Write) ->
     assert why in refused(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "why"),
+    [
+        (
+            "outcome_",
+            "class Skipped(BaseException): ...\nraise Skipped('not today')",
+            "importing it fails: Skipped: not today; correct the module",
+        ),
+        (
+            "mute_",
+            "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd",
+            "importing it fails: Odd: its message cannot be read; correct the module",
+        ),
+        (
+            "lazy_",
+            "def __getattr__(name): raise OSError(name + ' is away')",
+            "looking at it fails: OSError: f is away; correct the module",
+        ),
+        (
+            "object_",
+            "class F:\n    def __call__(self, text, number): return 1.0\n"
+            "    def __getattr__(self, name): raise OSError(name)\nf = F()",
+            "looking at it fails: OSError: ",
+        ),
+        ("none_", "import sys\nsys.modules[__name__] = None", "no f in module None ("),
+    ],
+)
+def test_whatever_is_raised_while_it_is_looked_at_is_one_line(
+    name: str, source: str, why: str, write: Write
+) -> None:
+    write(f"{name}.py", source)
+    assert why in refused(f"{name}:f")
+
+
+def test_a_module_that_changes_the_path_is_imported(write: Write) -> None:
+    write("clears_.py", "import sys\nsys.path = []\ndef f(text, number): return 1.0")
+    before = list(sys.path)
+    try:
+        assert found("clears_:f").number("a", 1) == 1.0
+    finally:
+        sys.path[:] = before
+
+
+def test_what_a_plug_in_prints_is_not_among_the_results(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("loud_.py", "print('begins')\ndef f(text, number):\n    print('works')\n    return 1.0")
+    found("loud_:f").number("a", 1)
+    assert capsys.readouterr() == ("", "begins\nworks\n")
+
+
 def test_more_parameters_with_defaults_do(write: Write) -> None:
     write(
         "more_.py",
@@ -168,7 +219,8 @@ def test_more_parameters_with_defaults_do(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "number"), [(1, 1.0), (True, 1.0), (np.float32(0.5), 0.5), (np.int64(2), 2.0)]
+    ("value", "number"),
+    [(1, 1.0), (True, 1.0), (np.float32(0.5), 0.5), (np.int64(2), 2.0), (np.True_, 1.0)],
 )
 def test_what_counts_as_a_float(value: Any, number: float) -> None:
     got = PlugIn("k", "m:f", lambda: value).number()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from azr_mlx.errors import UsageError
+from azr_mlx.tasks import code_folder
 from azr_mlx.tasks.code_folder import MOST_BYTES, MOST_BYTES_READ, functions_in
 from azr_mlx.tasks.own_code import OwnFunction, Rules, read_module
 
@@ -237,3 +238,17 @@ def test_a_single_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(UsageError, match=why):
             functions_in(file, RULES)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_no_more_functions_are_read_than_half_a_minute_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    """Files of a few bytes each, or one generated file, may hold any number of them."""
+    monkeypatch.setattr(code_folder, "MOST_FUNCTIONS", 5)
+    (tmp_path / "a.py").write_text("".join(f"def a{i}(x): return x + {i}\n" for i in range(4)))
+    (tmp_path / "b.py").write_text("".join(f"def b{i}(x): return x - {i}\n" for i in range(7)))
+    found, left_out = functions_in(tmp_path if folder else tmp_path / "b.py", RULES)
+    assert [one.name for one in found][-2:] == (["a3", "b0"] if folder else ["b3", "b4"])
+    assert len(found) == 5
+    assert left_out == Counter({"functions beyond what is read": 6 if folder else 2})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from azr_mlx.cli import main
+from azr_mlx.commands import train
 from azr_mlx.config import ConfigError, load
 from azr_mlx.models import template
 from azr_mlx.models.parameters import INDEX
@@ -110,8 +111,14 @@ def test_settings_that_do_not_fit_the_form_are_refused(tmp_path: Path) -> None:
         _asked(model, "rollout.overlong_buffer=100")
 
 
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run accepts a model that has no weights, which it otherwise refuses."""
+    monkeypatch.setattr(train, "check_model", lambda config, backend: None)
+
+
 def test_a_default_that_is_given_is_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_weights: None
 ) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("rollout: {max_propose_tokens: 1024}\n")
@@ -122,7 +129,9 @@ def test_a_default_that_is_given_is_kept(
     assert "parameters: rollout.form=few_shot solver.strategies=[direct]\n" in out
 
 
-def test_a_dry_run_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_weights: None
+) -> None:
     assert main(["train", "--model", _model(tmp_path / "a"), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "# rollout.form: auto: for a model of 1.5 billion parameters" in out

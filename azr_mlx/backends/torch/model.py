@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
 from azr_mlx.config import Quantization
 from azr_mlx.errors import UsageError, first_line, install
-from azr_mlx.models.folder import NO_CODE, read_config
+from azr_mlx.models.folder import NO_CODE, loading, read_config
 
 
 def choose_device() -> torch.device:
@@ -42,11 +42,7 @@ def load(
         UsageError: the folder is quantised for MLX, or bitsandbytes is not installed or does not
             work here.
     """
-    if "quantization" in read_config(folder):
-        raise UsageError(
-            f"model_id: {folder}: its weights are quantised for MLX, which torch cannot read; "
-            "name the model that it was made from"
-        )
+    _refuse_mlx(folder)
     if device.type == "cpu":
         # Otherwise several threads add up the gradients of rows that share a prompt, in any order,
         # and a resumed run would differ from one without a break.
@@ -68,6 +64,25 @@ def load(
         model = model.to(device)
     without_dropout(model)
     return model, tokenizer, _eos_ids(model, tokenizer)
+
+
+def check_loads(folder: Path) -> Any:
+    """The tokenizer of the model in ``folder``, after its model has been built without memory for
+    the weights, which are not looked at. Raises ModelError if transformers cannot load it, and
+    UsageError if it is quantised for MLX."""
+    _refuse_mlx(folder)
+    made: Any = AutoModelForCausalLM
+    with loading(folder), torch.device("meta"):
+        made.from_config(AutoConfig.from_pretrained(folder, **NO_CODE), **NO_CODE)
+        return AutoTokenizer.from_pretrained(folder, **NO_CODE)
+
+
+def _refuse_mlx(folder: Path) -> None:
+    if "quantization" in read_config(folder):
+        raise UsageError(
+            f"model_id: {folder}: its weights are quantised for MLX, which torch cannot read; "
+            "name the model that it was made from"
+        )
 
 
 def with_attention(make: Callable[[str], Any]) -> Any:

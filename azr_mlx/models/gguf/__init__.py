@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from azr_mlx.config import Quantization
 from azr_mlx.models.folder import filling
 from azr_mlx.models.gguf.architecture import architecture_of, build_config
-from azr_mlx.models.gguf.reader import parts_of, read
+from azr_mlx.models.gguf.reader import GgufFile, parts_of, read
 from azr_mlx.models.gguf.tokenizer import Vocabulary, write_tokenizer
 from azr_mlx.models.gguf.weights import (
     Plan,
@@ -25,7 +26,7 @@ from azr_mlx.models.gguf.weights import (
     write_weights,
 )
 
-__all__ = ["Imported", "import_gguf", "parts_of"]
+__all__ = ["Imported", "check_gguf", "import_gguf", "parts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,7 @@ def import_gguf(
     scales (with float32, MLX's dequantisation is exact too), or bfloat16 or float32 if the file
     holds nothing else. Raises ModelError, and then leaves no incomplete folder.
     """
-    file = read(path)
-    config = build_config(file)
-    vocabulary = Vocabulary.of(file)
-    config |= vocabulary.config_entries()
+    file, config, vocabulary = _described(path)
     plan = Plan.of(file, quantization, dtype, keep_blocks)
     done = convert_tensors(file, architecture_of(file), config, plan)
     config["torch_dtype"] = config["dtype"] = plan.dtype
@@ -74,3 +72,18 @@ def import_gguf(
         write_tokenizer(vocabulary, work)
         check_loads(work, path)
     return Imported(done.kept, done.dequantized, done.quantized, plan.dtype)
+
+
+def check_gguf(path: Path) -> None:
+    """Raise ModelError if ``import_gguf`` would refuse what the header says of the model. No
+    weights are read."""
+    _described(path)
+
+
+def _described(path: Path) -> tuple[GgufFile, dict[str, Any], Vocabulary]:
+    """A file's header, and the config.json and the vocabulary that it describes. Raises
+    ModelError."""
+    file = read(path)
+    config = build_config(file)
+    vocabulary = Vocabulary.of(file)
+    return file, config | vocabulary.config_entries(), vocabulary

@@ -45,7 +45,7 @@ def describe(config: Config, asking: str = "") -> str:
     lines = ["what this run will need", *([asking] if asking else []), *rollout_lines(config)]
     config, memory, verdict = _described(config)
     decided = resolve_checkpointing(config, None, 0)  # as a run on a model of unknown sizes
-    lines.append(f"time:            {step_times.line(decided, _available(config))}")
+    lines.append(f"time:            {step_times.line(decided, available(config))}")
     lines += [*memory, f"cache of models: {cache.describe()}"]
     above, below = ([f"# {line}" for line in part] for part in (lines, verdict))
     return "\n".join([*above, "", to_yaml(config).rstrip("\n"), "", *below]) + "\n"
@@ -54,7 +54,7 @@ def describe(config: Config, asking: str = "") -> str:
 def _described(config: Config) -> tuple[Config, list[str], list[str]]:
     """The configuration with ``ppo.grad_checkpoint`` decided, if the model's sizes are known; lines
     about its sizes and the memory that it needs, and whether it fits. Raises ModelUsageError."""
-    backend = "torch" if "torch" in (_available(config), config.backend) else "mlx"
+    backend = "torch" if "torch" in (available(config), config.backend) else "mlx"
     try:
         planner = planner_of(config, backend=backend)
     except ModelUsageError:
@@ -69,7 +69,7 @@ def _described(config: Config) -> tuple[Config, list[str], list[str]]:
     return decided, lines, verdict_lines(decided, planner, limit)
 
 
-def _available(config: Config) -> str:
+def available(config: Config) -> str:
     """The backend that a run would use; empty if it is not installed."""
     try:
         return choose(config.backend)[0]
