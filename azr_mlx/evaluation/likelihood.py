@@ -17,6 +17,7 @@ from azr_mlx.tasks.prompts import PromptForm, render
 from azr_mlx.types import Prompt, Task
 
 ROWS = 64  # answers that are scored together
+LINE_ENDS = "\n", "\n\n"
 
 Row = tuple[Sequence[int], Sequence[int]]  # (prompt, completion) in tokens
 
@@ -42,11 +43,9 @@ def right_answers(
     owners: list[int] = []
     for number, task in enumerate(tasks):
         prompt = render(form.solve(task, strategy), backend.tokenizer)
-        answer = form.right_answer(task, strategy).rstrip("\n")
-        body = _completion(backend.tokenizer, prompt, answer)
-        ends = sorted(backend.eos | _line_ends(backend.tokenizer, prompt, answer, body))
-        rows += [(prompt.token_ids, (*body, end)) for end in ends]
-        owners += [number] * len(ends)
+        written = _written(backend, prompt, form.right_answer(task, strategy).rstrip("\n"))
+        rows += [(prompt.token_ids, tokens) for tokens in written]
+        owners += [number] * len(written)
     found = np.zeros(len(tasks))
     np.add.at(found, owners, _probabilities(backend, rows, policy))
     return [min(float(p), 1.0) for p in found]  # rounding may exceed 1
@@ -65,16 +64,24 @@ def _probabilities(backend: Backend, rows: Sequence[Row], policy: Policy) -> lis
     return [float(p) for p in found]
 
 
+def _written(backend: Backend, prompt: Prompt, answer: str) -> list[tuple[int, ...]]:
+    """An answer in tokens, once with each of its ends. None is the beginning of another, so that
+    they exclude each other.
+
+    A line end may be a token of its own, or one with the sign before it: for many tokenizers
+    ``']`` and ``']`` with a line end are different tokens, and a model that ends its line writes
+    the second.
+    """
+    body, *longer = (
+        tuple(_completion(backend.tokenizer, prompt, answer + end)) for end in ("", *LINE_ENDS)
+    )
+    ended = {*longer, *((*body, end) for end in backend.eos)} - {body}
+    return sorted(one for one in ended if not any(one[:i] in ended for i in range(len(one))))
+
+
 def _completion(tokenizer: Tokenizer, prompt: Prompt, answer: str) -> Sequence[int]:
     """The tokens of an answer that follows a prompt."""
     size, whole = len(prompt.token_ids), tokenizer.encode(prompt.text + answer)
     if tuple(whole[:size]) != prompt.token_ids:  # a tokenizer that merges across the seam
         return tokenizer.encode(answer, add_special_tokens=False)
     return whole[size:]
-
-
-def _line_ends(tokenizer: Tokenizer, prompt: Prompt, answer: str, body: Sequence[int]) -> set[int]:
-    """The tokens that may follow the answer's own, ``body``, if it ends with its line."""
-    longer = (_completion(tokenizer, prompt, answer + end) for end in ("\n", "\n\n"))
-    size = len(body)
-    return {row[size] for row in longer if list(row[:size]) == list(body) and len(row) > size}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -27,22 +29,36 @@ TASKS = [
 ]
 
 
+class Merging(CharTokenizer):
+    """A digit and the line end after it are one token, as a bracket and a line end are for many
+    tokenizers."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        merged = re.sub(r"(\d)\n", lambda found: chr(1 + int(found[1])), text)
+        return super().encode(merged)
+
+
 @pytest.fixture(scope="module")
 def backend() -> MlxBackend:
     return MlxBackend(tiny_model(scale=2.0), CharTokenizer(), Lora(rank=4))
 
 
-def plainly(backend: MlxBackend, task: Task) -> float:
-    """Character by character, from the model's own forward pass: the answer, and then a line end or
-    the end of the text."""
-    form, tokenizer = load_form("few_shot"), CharTokenizer()
+def chances_of(backend: MlxBackend, tokenizer: CharTokenizer, task: Task, end: str = ""):
+    """From the model's own forward pass: the probabilities of the answer's tokens, and those of all
+    tokens after it."""
+    form = load_form("few_shot")
     asked, answer = form.solve(task).text, form.right_answer(task).rstrip("\n")
-    ids = tokenizer.encode(asked + answer)
+    ids, size = tokenizer.encode(asked + answer + end), len(tokenizer.encode(asked))
     logits = np.array(backend.policy.lm(mx.array([ids]))[0].astype(mx.float32), np.float64)
     chances = np.exp(logits - logits.max(axis=1, keepdims=True))
     chances /= chances.sum(axis=1, keepdims=True)
-    body = [chances[place - 1, ids[place]] for place in range(len(asked), len(ids))]
-    return float(np.prod(body) * (chances[-1, [ord("\n"), EOS]].sum()))
+    return [chances[place - 1, ids[place]] for place in range(size, len(ids))], chances[-1]
+
+
+def plainly(backend: MlxBackend, task: Task) -> float:
+    """Character by character: the answer, and then a line end or the end of the text."""
+    body, after = chances_of(backend, CharTokenizer(), task)
+    return float(np.prod(body) * after[[ord("\n"), EOS]].sum())
 
 
 def test_it_is_the_product_over_the_answers_tokens_and_the_sum_over_its_ends(backend, monkeypatch):
@@ -50,6 +66,18 @@ def test_it_is_the_product_over_the_answers_tokens_and_the_sum_over_its_ends(bac
     found = likelihood.right_answers(backend, load_form("few_shot"), TASKS)
     expected = [plainly(backend, task) for task in TASKS]
     assert len(set(found)) == len(TASKS) and min(found) > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_a_line_end_may_be_one_token_with_the_sign_before_it(backend, monkeypatch):
+    monkeypatch.setattr(backend, "tokenizer", Merging())
+    found = likelihood.right_answers(backend, load_form("few_shot"), TASKS)
+    expected = []
+    for task in TASKS:
+        body, after = chances_of(backend, Merging(), task)
+        with_line_end, _ = chances_of(backend, Merging(), task, "\n")
+        assert len(with_line_end) == len(body)
+        expected.append(np.prod(body) * after[EOS] + np.prod(with_line_end))
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
