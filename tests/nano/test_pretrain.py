@@ -84,3 +84,19 @@ def test_a_complete_folder_is_not_written_over(
     with pytest.raises(SystemExit):
         pretrain.main()
     assert f"--begin {tmp_path}: not a complete first part" in capsys.readouterr().err
+
+
+def test_muon_computes_in_single_precision() -> None:
+    """What the docstring of ``Unrounded`` promises: against the same iteration in float64."""
+    gradient = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    turned = gradient.double() / gradient.double().norm()
+    for _ in range(5):
+        gram = turned @ turned.T
+        turned = 3.4445 * turned + (-4.775 * gram + 2.0315 * gram @ gram) @ turned
+    weight = torch.nn.Parameter(torch.zeros(16, 32))
+    # Of the first step's gradient, momentum and Nesterov's look ahead change the length alone.
+    muon = torch.optim.Muon([weight], lr=1.0, weight_decay=0.0)
+    weight.grad = gradient
+    with pretrain.Unrounded():
+        muon.step()
+    torch.testing.assert_close(weight.detach().double(), -turned, rtol=1e-4, atol=1e-5)
