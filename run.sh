@@ -106,10 +106,22 @@ is_installed() { # HASH EXTRAS
 }
 
 pip_install() {
-    if ! "$python" -m pip install --disable-pip-version-check --quiet "$@"; then
+    local quiet=--quiet
+    if [ -t 2 ]; then quiet=""; fi # somebody is looking
+    if ! "$python" -m pip install --disable-pip-version-check $quiet "$@" | show_last; then
         rm -f "$installing" # pip gave up in good order
         die "pip install $*: failed for the reason above; fix it and run this again"
     fi
+}
+
+show_last() { # what pip says, in one line that changes and is gone at the end
+    local line
+    while IFS= read -r line; do
+        case "$line" in
+            Collecting* | *Downloading* | *Preparing* | Building* | Installing*) printf '\r\033[K    %.72s' "$line" >&2 ;;
+        esac
+    done
+    if [ -t 2 ]; then printf '\r\033[K' >&2; fi
 }
 
 set_up() { # EXTRAS [smollm2]

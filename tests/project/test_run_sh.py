@@ -29,6 +29,7 @@ case "$1 $2" in
         chmod +x "$3/bin/azr-mlx" ;;
     "-m pip")
         shift 2; echo "pip $*" >>"{log}"
+        case "$*" in *--quiet*) ;; *) echo "Collecting numpy"; echo "  a cache" ;; esac
         [ -z "$KILL_PIP" ] || kill -9 "$PPID"
         [ -z "$FAIL_PIP" ] || exit 1 ;;
     "-m pytest")
@@ -222,6 +223,37 @@ def test_a_failed_install_says_so_and_is_tried_again(sandbox: Sandbox) -> None:
     assert sandbox.log == ["venv", f"pip install -e {sandbox.root}[cpu]"]
     sandbox.call()
     assert sandbox.log == [f"pip install -e {sandbox.root}[cpu]"]
+
+
+def in_terminal(sandbox: Sandbox, **environment: str) -> tuple[int, str]:
+    """The exit code, and what a terminal showed as stderr."""
+    ours, theirs = os.openpty()
+    done = subprocess.run(
+        ["bash", str(sandbox.root / "run.sh")],
+        cwd=sandbox.root,
+        env={**sandbox.environment, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        check=False,
+        timeout=60,
+    )
+    shown = os.read(ours, 65536).decode()
+    for end in (ours, theirs):
+        os.close(end)
+    return done.returncode, shown
+
+
+def test_a_terminal_shows_what_pip_is_at(sandbox: Sandbox) -> None:
+    code, shown = in_terminal(sandbox)
+    assert code == 0
+    assert shown.endswith("\r\033[K    Collecting numpy\r\033[K")  # the line is cleared at the end
+    assert "a cache" not in shown
+
+
+def test_a_failed_install_is_one_in_a_terminal_too(sandbox: Sandbox) -> None:
+    code, shown = in_terminal(sandbox, FAIL_PIP="1")
+    assert code == 1
+    assert "run.sh: error: pip install" in shown
 
 
 def test_an_install_that_was_killed_is_begun_anew(sandbox: Sandbox) -> None:
