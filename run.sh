@@ -116,6 +116,7 @@ pip_install() {
 
 show_last() { # what pip says, in one line that changes and is gone at the end
     local line
+    trap '' INT TERM # it ends when pip does
     while IFS= read -r line; do
         case "$line" in
             Collecting* | *Downloading* | *Preparing* | Building* | Installing*) printf '\r\033[K    %.72s' "$line" >&2 ;;
