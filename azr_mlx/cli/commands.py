@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from azr_mlx.sandbox import Sandbox
 
 LARGE_CHANGE = 0.3  # mean change in nats per token above which the model is another one
+PAUSE = 10  # seconds between two pages of a report that is followed
 
 app = typer.Typer(
     name="azr-mlx",
@@ -335,8 +336,9 @@ def generate(
         return 0
     thought.end_line()
     shown.end()
-    speed = f"{done.tokens} tokens ({done.finish}), {done.tokens_per_s:.1f} tokens/s"
-    say(f"{speed}, peak {storage(done.peak_gb * 1e9)}")
+    speed = f", {done.tokens_per_s:.1f} tokens/s" if done.tokens > 1 else ""
+    count = f"{done.tokens} token{'s' * (done.tokens != 1)} ({done.finish})"
+    say(f"{count}{speed}, peak {storage(done.peak_gb * 1e9)}")
     return 0
 
 
@@ -529,16 +531,24 @@ def show_run(
         ),
     ] = False,
     every: Annotated[
-        int, typer.Option("--every", min=1, help="Seconds between two pages of --follow.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            "--every",
+            metavar="SECONDS",
+            min=1,
+            help=f"Between two pages of --follow. Default: {PAUSE}.",
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
     """Write a run's report as one HTML file: curves, held-out tasks, samples."""
     from azr_mlx.commands import report
 
+    if every and not follow:
+        raise UsageError("--every: is for a page that is followed; add --follow, or leave it out")
     if follow:
-        written = report.follow(run, compare or (), out, every, say)
+        written = report.follow(run, compare or (), out, every or PAUSE, say)
     else:
         written = report.write_report(run, compare or (), out)
     if as_json:
@@ -613,8 +623,11 @@ def push(
         ),
     ] = "adapters",
     model_format: Annotated[
-        str, typer.Option("--format", help="Format of --what fused: hf or mlx (see export --to).")
-    ] = "hf",
+        str | None,
+        typer.Option(
+            "--format", help="Format of --what fused: hf (default) or mlx (see export --to)."
+        ),
+    ] = None,
     private: Annotated[
         bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,

@@ -24,7 +24,8 @@ from azr_mlx.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A completion and its cost. ``finish`` is "stop" or "length"; rates are tokens per second.
+    """A completion and its cost. ``finish`` is "stop" or "length"; rates are tokens per second,
+    that of ``tokens`` after the first, which comes with the prompt.
     ``thought`` is what a chat model thought before ``text``, its answer."""
 
     text: str
@@ -122,7 +123,8 @@ class Generator:
             response.prompt_tokens,
             response.generation_tokens,
             response.prompt_tps,
-            response.generation_tps,
+            # mlx-lm counts the first token, too, whose time is the prompt's.
+            response.generation_tps * (1 - 1 / response.generation_tokens),
             response.peak_memory,
             thought,
         )

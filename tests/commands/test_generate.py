@@ -315,3 +315,24 @@ def test_adapters_of_a_run_get_the_base_that_they_were_trained_on(
     assert commits == [None, None, None, "0123abcd"]
     assert asked.pop() == Quantization(3, 32)
     assert asked == [Quantization(3, 32), Quantization(0), Quantization(0)]
+
+
+def test_the_speed_leaves_out_the_first_token(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is the prompt's: with it, one token alone came at thousands a second."""
+    import mlx_lm
+
+    def two(*given: Any, **options: Any) -> Any:
+        for count, reason in ((1, None), (2, "length")):
+            yield SimpleNamespace(
+                token=65,
+                finish_reason=reason,
+                prompt_tokens=1,
+                prompt_tps=1.0,
+                generation_tokens=count,
+                generation_tps=count / 0.5,  # so mlx-lm has it: the second token took 0.5 s
+                peak_memory=0.1,
+            )
+
+    monkeypatch.setattr(mlx_lm, "stream_generate", two)
+    done = generate.Generator(str(model)).complete("x", Sampling(2, 0.0, 1.0), raw=True)
+    assert done.tokens == 2 and done.tokens_per_s == pytest.approx(1 / 0.5)

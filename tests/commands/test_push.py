@@ -454,6 +454,7 @@ def test_texts_lose_homes_and_tokens_and_nothing_else(monkeypatch) -> None:
         (["--to", "datasets/me/x"], "--to datasets/me/x: give me/x; --what decides"),
         (["--to", "me/x", "--what", "model"], "--what model: unknown; take adapters, fused, tasks"),
         (["--to", "me/x", "--format", "gguf"], "--format gguf: unknown; take hf or mlx"),
+        (["--to", "me/x", "--format", "mlx"], "--format: only for --what fused; leave it out"),
         (["--to", "me/x", "--out", "x"], "--out: only --dry-run writes a folder"),
         (["--to", "me/x", "--dry-run", "--out", "runs"], "--out runs: already exists"),
         (["--to", "me/x"], "push: HF_HUB_OFFLINE is set; unset it"),

@@ -163,6 +163,13 @@ def test_an_answer_is_written_to_any_stdout(
     assert out.errors == "strict" and "tokens/s" in err.text()
 
 
+def test_one_token_has_no_speed(streams: Callable[..., tuple[Stream, Stream]], says: Any) -> None:
+    _, err = streams("utf-8")
+    says("y")
+    assert main(["generate", "-p", "x"]) == 0
+    assert err.text() == "1 token (stop), peak 100 MB\n"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", *NARROW])
 def test_json_is_ascii(
     encoding: str, streams: Callable[..., tuple[Stream, Stream]], says: Callable[..., Parrot]

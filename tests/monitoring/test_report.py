@@ -296,6 +296,13 @@ def test_following_can_be_ended_and_leaves_a_page_that_stays(tmp_path, monkeypat
     assert refreshes(run / "report.html") == []
 
 
+def test_a_pause_is_refused_if_nothing_is_followed(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "runs" / "a", 2)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "--every", "3"]) == 2
+    assert "--every: is for a page that is followed; add --follow" in capsys.readouterr().err
+
+
 def test_a_run_with_held_out_tasks_has_ended_when_they_are_solved(tmp_path):
     run = write_run(tmp_path / "a", 120)
     shown = report.read(run)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from azr_mlx import run_folder
 from azr_mlx.commands.cards import CARD
-from azr_mlx.commands.push.folder import FORMATS, WHAT, Filled, Wanted, fill
+from azr_mlx.commands.push.folder import FORMATS, FUSED, WHAT, Filled, Wanted, fill
 from azr_mlx.commands.push.upload import check_login, check_name, upload
 from azr_mlx.errors import UsageError
 from azr_mlx.files import scratch_folder, whole_folder
@@ -54,8 +54,10 @@ def _checked(wanted: Wanted) -> Path:
     """The run's folder. Raises UsageError, before anything is made, if it cannot be published."""
     if wanted.what not in WHAT:
         raise UsageError(f"--what {wanted.what}: unknown; take {', '.join(WHAT)}")
-    if wanted.format not in FORMATS:
+    if wanted.format not in (None, *FORMATS):
         raise UsageError(f"--format {wanted.format}: unknown; take {' or '.join(FORMATS)}")
+    if wanted.format and wanted.what != FUSED:
+        raise UsageError(f"--format: only for --what {FUSED}; leave it out, or add that")
     check_name(wanted.to)
     run, _ = run_folder.find(wanted.run, Path(run_folder.OUTPUT_DIR), "push")
     return run

@@ -57,7 +57,7 @@ class Wanted:
     run: str
     to: str
     what: str = ADAPTERS
-    format: str = FORMATS[0]
+    format: str | None = None  # of a fused model; None: the first of FORMATS
     private: bool = False
 
     @property
@@ -118,7 +118,7 @@ def _model(wanted: Wanted, folder: Path, online: bool) -> Filled:
     step, seeds = saved.step, _seeds(saved, settings)
     fused = None
     if wanted.what == FUSED:
-        fused = _fuse(checkpoint, folder, wanted.format)
+        fused = _fuse(checkpoint, folder, wanted.format or FORMATS[0])
     else:
         folder.mkdir()
         shutil.copyfile(
