@@ -173,7 +173,7 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
             )
         run = max(runs, key=lambda p: checkpoints(p)[-1].stat().st_mtime_ns)
         return run, checkpoints(run)[-1]
-    path = _checkpoint_behind(Path(where))
+    path = _checkpoint_behind(named(where, output_dir))
     if os.path.isfile(path / STATE_FILE) or path.parent.name == CHECKPOINTS:
         if not os.path.isdir(path):
             raise CheckpointError(
@@ -199,6 +199,13 @@ def means_latest(where: str | Path, output_dir: Path) -> bool:
     run has that name, "runs/latest"."""
     given = Path(where)
     return str(where) == LATEST or (given == output_dir / LATEST and not os.path.lexists(given))
+
+
+def named(where: str | Path, output_dir: Path = Path(OUTPUT_DIR)) -> Path:
+    """What a user named: this path or, if there is nothing there, the run of that name."""
+    path = Path(where)
+    run = output_dir / path
+    return run if not os.path.lexists(path) and os.path.isdir(run) else path
 
 
 def _checkpoint_behind(path: Path) -> Path:
@@ -238,6 +245,7 @@ def adapter_folder(path: Path, output_dir: Path = Path(OUTPUT_DIR)) -> Path:
                 f"--adapter-path {LATEST}: no run with adapters in {output_dir}/; train first"
             )
         return last.parent
+    path = named(path, output_dir)
     inside = path / NEWEST
     return inside if os.path.isfile(inside / ADAPTER_CONFIG) else path
 

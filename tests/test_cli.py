@@ -424,3 +424,16 @@ def test_a_program_that_passes_is_said_with_its_strategy(
     assert done.returncode == 0, done.stderr
     assert "the tests pass, with strategy direct" in done.stderr
     assert done.stdout.startswith("def add")
+
+
+def test_messages_name_the_program_that_was_called() -> None:
+    """``run.sh`` says how it was called: who has a checkout alone has no azr-mlx on the path."""
+    environment = {**os.environ, "AZR_MLX_PROGRAM": "./run.sh"}
+    for given, said in (
+        (["nothing"], "see ./run.sh --help"),
+        (["report", "--nothing"], "see ./run.sh report --help"),
+        (["report", "--help"], "Usage: ./run.sh report"),
+    ):
+        command = [sys.executable, "-m", "azr_mlx", *given]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert said in done.stdout + done.stderr

@@ -73,6 +73,19 @@ def test_what_is_not_there_is_one_line(runs):
         run_folder.find(str(missing), runs)
 
 
+def test_a_run_may_be_named_without_its_folder(runs, monkeypatch):
+    """Its name is what the screen shows."""
+    monkeypatch.chdir(runs.parent)
+    (runs / "c" / run_folder.NEWEST).mkdir()
+    (runs / "c" / run_folder.NEWEST / run_folder.ADAPTER_CONFIG).write_text("{}")
+    assert run_folder.find("c", runs) == (runs / "c", run_folder.checkpoint_of(runs / "c", 0))
+    assert run_folder.adapter_folder(Path("c"), runs) == runs / "c" / run_folder.NEWEST
+    Path("c").mkdir()  # what is there is what is meant
+    with pytest.raises(CheckpointError, match="c: neither a run"):
+        run_folder.find("c", runs)
+    assert run_folder.adapter_folder(Path("c"), runs) == Path("c")
+
+
 def test_the_latest_run_may_be_named_with_the_folder_of_runs(runs):
     assert run_folder.find(str(runs / "latest"), runs) == run_folder.find("latest", runs)
     assert not run_folder.means_latest("elsewhere/latest", runs)

@@ -17,7 +17,15 @@ from azr_mlx.cli import process
 from azr_mlx.cli.commands import app
 from azr_mlx.cli.output import say
 from azr_mlx.cli.process import FAILED, INTERRUPTED, USAGE
-from azr_mlx.errors import AzrError, Interrupted, UsageError, device_error, device_failed, no_room
+from azr_mlx.errors import (
+    PROGRAM,
+    AzrError,
+    Interrupted,
+    UsageError,
+    device_error,
+    device_failed,
+    no_room,
+)
 from azr_mlx.text import middle_out, one_line
 
 LONGEST_LINE = 1000  # characters of an error message, in which a word of any length may be
@@ -98,7 +106,7 @@ def _run(arguments: list[str]) -> int:
         command.main([], _PROGRAM)  # prints what the shell asks for, and ends the process
     try:
         # Not command.main: it turns Ctrl-C into an exit code without a message.
-        with command.make_context(_PROGRAM, list(arguments)) as context:
+        with command.make_context(PROGRAM, list(arguments)) as context:
             code = command.invoke(context)
     except typer.Exit as end:
         return int(end.exit_code)
@@ -109,7 +117,7 @@ def _run(arguments: list[str]) -> int:
         if message is None:
             raise
         # One of typer's usage errors. Typer does not export a class to catch them by.
-        where = getattr(getattr(error, "ctx", None), "command_path", "azr-mlx")
+        where = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
         fix = _meant(error, arguments) or f"see {where} --help"
         raise UsageError(f"{message().rstrip('.')}; {fix}") from error
     return int(code or 0)
@@ -127,7 +135,7 @@ def _meant(error: Exception, arguments: Sequence[str]) -> str:
     if option and arguments[0].startswith("-"):
         names = getattr(typer.main.get_command(app), "commands", {})
         if command := next((word for word in arguments if word in names), ""):
-            return f"options come after the command (see {_PROGRAM} {command} --help)"
+            return f"options come after the command (see {PROGRAM} {command} --help)"
     key = option.lstrip("-").replace("-", "_")
     if key in {f.name for f in fields(Config)}:
         return f"it is a key of the configuration: write {key}=VALUE"

@@ -232,8 +232,9 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
             display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
         if compared is None and trainer.best is None:
             display.note(
-                "what it gained was not measured (held_out.tasks and evaluation_interval are 0); "
-                f"{PROGRAM} eval --adapter-path {run_dir} --compare base measures it"
+                "what it gained was not measured (held_out.tasks and evaluation_interval are 0): "
+                "train with held_out.tasks=100 next time, or measure it on HumanEval with "
+                f"{PROGRAM} eval --adapter-path {run_dir} --compare base"
             )
     return code
 

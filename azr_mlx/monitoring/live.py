@@ -41,6 +41,7 @@ LONG = 600.0  # seconds that are left from which the time of day is shown as wel
 # What a terminal writes where the cursor is if a user presses Ctrl-C. In a full line it would move
 # the cursor to the next one, and then the view would be drawn again one line too low.
 ECHO = "^C"
+CURVED = 60  # columns from which the table of kinds has room for curves
 WIDE = 118  # columns from which the last proposal is shown next to the figures
 BARS = "▁▂▃▄▅▆▇█"
 COLORS = ("cyan", "magenta", "green")
@@ -105,11 +106,11 @@ class View:
             if room > 1:
                 yield Group(Text(), *self._last(room))
             return
-        half = width // 2
+        left = max(CURVED, width // 2)
         beside = Table.grid(expand=True, padding=(0, 2, 0, 0))
-        beside.add_column(width=half)
+        beside.add_column(width=left)
         beside.add_column(ratio=1)
-        own = Group(self._kinds(half), Text(), *self._figures(half))
+        own = Group(self._kinds(left), Text(), *self._figures(left))
         beside.add_row(own, Group(*self._last(height - 3)))
         yield Group(Text(), beside)
 
@@ -152,7 +153,7 @@ class View:
 
     def _kinds(self, width: int) -> Table:
         """A table by kind: the shares solved and valid, each with its curve, and the difficulty."""
-        points = min(KEPT, (width - 44) // 2) if width >= 60 else 0
+        points = min(KEPT, (width - 44) // 2) if width >= CURVED else 0
         grid = Table.grid(padding=(0, 2, 0, 0))
         for least in (0, 0, points, 0, points, 0):
             grid.add_column(no_wrap=True, min_width=least)
@@ -259,10 +260,12 @@ def kl_parts(row: MetricsRow) -> list[str]:
 
 
 def verdict_line(one: ShownProposal) -> str:
+    """What became of a proposal, in a line that half a wide terminal has room for."""
     verdict = "valid" if one.reason == "" else f"rejected ({one.reason})"
-    rate = "" if one.solve_rate is None else f", solved in {one.solve_rate:.0%} of tries"
+    if one.solve_rate is not None:  # only what is valid is tried
+        verdict = f"solved in {one.solve_rate:.0%} of tries"
     reward = "" if one.reward is None else f", reward {one.reward.total:+.2f}"
-    return f"{verdict}{rate}{reward}"
+    return f"{verdict}{reward}"
 
 
 def program_lines(one: ShownProposal, most: int) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from azr_mlx.errors import UsageError, first_line
+from azr_mlx.errors import PROGRAM, UsageError, first_line
 from azr_mlx.files import Unreadable, from_json, read_lines
 from azr_mlx.tasks.gate import Draft
 from azr_mlx.tasks.inputs import arguments_of_call
@@ -67,7 +67,7 @@ def drafts_in(path: Path, kinds: Collection[TaskKind]) -> Iterator[list[Draft] |
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UsageError(
                 f"a file of {storage(size)}, and at most {storage(MOST_BYTES)} are read; "
-                "take fewer, for example with azr-mlx tasks --limit"
+                f"take fewer, for example with {PROGRAM} tasks --limit"
             )
         for line in read_lines(path):
             lines += 1

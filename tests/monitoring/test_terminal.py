@@ -81,11 +81,20 @@ def test_the_view_says_where_the_run_is_and_how_it_does():
     for part in (
         *("solving them, 30 of 96", "runs/first", "deduction  0.25", "0.75", "0.31"),
         *("KL 0.0042", "entropy 0.61", "3,593 tokens/s", "0.2 GB", "4.0 s per step"),
-        *("collapse? flat_groups", "new deduction: valid, solved in 12% of tries, reward"),
+        *("collapse? flat_groups", "new deduction: solved in 12% of tries, reward"),
         *("return [x for x in t if x > 6]", "f([7, 8]) == [8, 7]"),
     ):
         assert part in text, part
     assert "valid: see" not in text  # a sign that has not tripped
+
+
+@pytest.mark.parametrize("width", [80, 100, 119, *range(120, 126), 160])
+def test_no_width_costs_the_curves_or_the_reward(width):
+    """At 120 columns the two halves had room for neither."""
+    text = "\n".join(plain_lines(view(), width, 30))
+    assert "solved in 12% of tries, reward +0.88" in text
+    row = next(line for line in text.splitlines() if line.startswith("deduction"))
+    assert row.count("0.75") == 1 and any(bar in row for bar in live.BARS)
 
 
 def test_a_divergence_that_was_not_measured_is_not_shown():
@@ -193,8 +202,7 @@ def test_where_there_is_no_terminal_it_is_a_line_a_step(err):
     steps(err)
     lines = err.getvalue().splitlines()
     assert lines[0].startswith("step 1/2 | reward -0.12 | solve d 0.25 a 0.50 i - | valid d 0.75")
-    assert lines[1] == "  deduction proposed by the model: valid, solved in 12% of tries, " \
-        "reward +0.88"  # fmt: skip
+    assert lines[1] == "  deduction proposed by the model: solved in 12% of tries, reward +0.88"
     assert lines[2] == "      def f(a):"
     assert [line for line in lines if line.startswith(("step", "done"))][2:] == ["done"]
     assert "warning: step 2: something trips" in lines

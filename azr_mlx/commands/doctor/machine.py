@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from azr_mlx.commands.doctor.finding import FAIL, OK, WARN, Finding
+from azr_mlx.errors import PROGRAM
 from azr_mlx.models import cache
 from azr_mlx.system import platform_name
 
@@ -174,7 +175,7 @@ def disk() -> Finding:
 def models_cache() -> Finding:
     """The folder of converted models, and its size."""
     facts = {"path": str(cache.folder()), "bytes": sum(size for _, size in cache.entries())}
-    return Finding(OK, f"{cache.describe()}; azr-mlx cache --clear empties it", facts=facts)
+    return Finding(OK, f"{cache.describe()}; {PROGRAM} cache --clear empties it", facts=facts)
 
 
 def _others(free: dict[str, int], but: str) -> str:

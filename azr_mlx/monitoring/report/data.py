@@ -96,9 +96,10 @@ def locate(where: str) -> Path:
     """The run folder ``where``; for "latest", the run that wrote metrics last. Raises UsageError if
     there is none."""
     if not means_latest(where, Path(OUTPUT_DIR)):
-        if not os.path.isdir(where):
+        path = run_folder.named(where)
+        if not os.path.isdir(path):
             raise UsageError(f"report {where}: no such folder; give runs/NAME or latest")
-        return Path(where)
+        return path
     runs = Path(OUTPUT_DIR)
     found = run_folder.newest(runs)
     if found is None:
