@@ -39,16 +39,15 @@ KV_SHARE = 4  # an evaluation gives this part of the memory to keys and values
 
 
 def describe(config: Config, asking: str = "") -> str:
-    """What the configuration will cost, as comments, the resolved configuration, and the verdict,
-    which is then the last line on a terminal; ``asking`` is a line about the prompt form. Raises
+    """The resolved configuration and, as comments, what it will cost, with the verdict at the end:
+    so they are what a terminal shows last. ``asking`` is a line about the prompt form. Raises
     ModelUsageError if ``model_id`` cannot name a model."""
     lines = ["what this run will need", *([asking] if asking else []), *rollout_lines(config)]
     config, memory, verdict = _described(config)
     decided = resolve_checkpointing(config, None, 0)  # as a run on a model of unknown sizes
     lines.append(f"time:            {step_times.line(decided, available(config))}")
-    lines += [*memory, f"cache of models: {cache.describe()}"]
-    above, below = ([f"# {line}" for line in part] for part in (lines, verdict))
-    return "\n".join([*above, "", to_yaml(config).rstrip("\n"), "", *below]) + "\n"
+    lines += [*memory, f"cache of models: {cache.describe()}", *verdict]
+    return "\n".join([to_yaml(config), *(f"# {line}" for line in lines)]) + "\n"
 
 
 def _described(config: Config) -> tuple[Config, list[str], list[str]]:
@@ -203,7 +202,7 @@ def size_lines(c: Config, planner: Planner) -> list[str]:
     """Lines about the model, and about the disk space that a checkpoint takes."""
     shape, dtype = planner.shape, ""
     if planner.device == "cpu":
-        dtype = " (float32: a CPU is far slower with 4 bits)"
+        dtype = " (float32: a CPU is far slower with fewer bits)"
     lora = shape.lora_parameters(c.lora)
     parameters = shape.matrices() + shape.vectors()
     return [
