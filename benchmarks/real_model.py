@@ -368,9 +368,12 @@ def probabilities(options: Namespace) -> dict[str, Any]:
     before, after = found["reference"], found["current"]
     low, high = NEW_ABILITY
     pairs = list(zip(before, after, strict=True))
+    unlikely = [b for a, b in pairs if a < low]
     return {
         **paired(before, after),
         "tasks": len(before),
+        "under 1/64 before": len(unlikely),
+        "the largest of these after": max(unlikely, default=0.0),
         "from under 1/64 to over 1/2": sum(a < low and b > high for a, b in pairs),
         "from over 1/2 to under 1/64": sum(b < low and a > high for a, b in pairs),
     }
