@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,10 @@ case "$1 $2" in
     "-m pip")
         shift 2; echo "pip $*" >>"{log}"
         case "$*" in *--quiet*) ;; *) echo "Collecting numpy"; echo "  a cache" ;; esac
+        if [ -n "$SLOW_PIP" ]; then
+            trap 'sleep 1; echo cancelled; echo "cleaned up" >>"{log}"; exit 1' INT
+            sleep 30
+        fi
         [ -z "$KILL_PIP" ] || kill -9 "$PPID"
         [ -z "$FAIL_PIP" ] || exit 1 ;;
     "-m pytest")
@@ -254,6 +260,27 @@ def test_a_failed_install_is_one_in_a_terminal_too(sandbox: Sandbox) -> None:
     code, shown = in_terminal(sandbox, FAIL_PIP="1")
     assert code == 1
     assert "run.sh: error: pip install" in shown
+
+
+def test_ctrl_c_lets_pip_end_in_good_order(sandbox: Sandbox) -> None:
+    """What shows its words ends after it: pip would write into a broken pipe."""
+    process = subprocess.Popen(
+        ["bash", str(sandbox.root / "run.sh")],
+        env={**sandbox.environment, "SLOW_PIP": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A shell cannot trap what was ignored before it began, as it is behind `&`.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    log, deadline = sandbox.root / "log", time.monotonic() + 30
+    while time.monotonic() < deadline and not (log.exists() and "pip" in log.read_text()):
+        time.sleep(0.05)
+    time.sleep(0.5)  # until its trap is set
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    assert sandbox.log[-1] == "cleaned up"
+    assert (sandbox.root / ".venv" / "azr-mlx.installing").exists()  # the next call begins anew
 
 
 def test_an_install_that_was_killed_is_begun_anew(sandbox: Sandbox) -> None:
