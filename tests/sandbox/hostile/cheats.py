@@ -277,7 +277,8 @@ def _lookalike(index: int, given: str, expected: str, same: bool) -> Attack:
     return Attack(label, body(f"return {given}"), PASS if same else FAIL, answer=expected)
 
 
-_COLLIDING = "{k * (2 ** 61 - 1) for k in range(1, 4097)}"
+# Keys with one hash: each is compared with all before it. 4,096 of them take 0.1 s of a free core.
+_COLLIDING = "{{k * (2 ** 61 - 1) for k in range(1, {end})}}"
 
 CHEATS: tuple[Attack, ...] = (
     *(Attack(f"37{_letters(i)} equal to all: {name}", _ALWAYS.format(base=""), NOT_PASSED,
@@ -356,11 +357,13 @@ def f(): return C
         FAIL),
     Attack("43o text that nests", body("return '[' * 60_000 + ']' * 60_000"), FAIL, ("call",
            "program")),
-    Attack("43p keys that collide", body(f"return {_COLLIDING}"), one_of(Status.FAIL,
-           Status.INVALID), answer="{1}", limits=replace(SHORT, wall_s=0.5)),
+    # Half as many, since a timeout is no verdict here: a loaded machine reached the limit with all.
+    Attack("43p keys that collide", body(f"return {_COLLIDING.format(end=2049)}"),
+           one_of(Status.FAIL, Status.INVALID), answer="{1}", limits=replace(SHORT, wall_s=0.5)),
     Attack("43q keys that collide, against the same",
-           body(f"return dict.fromkeys({_COLLIDING})"), one_of(Status.FAIL, Status.INVALID,
-           Status.PASS, Status.TIMEOUT), limits=replace(SHORT, wall_s=1),
+           body(f"return dict.fromkeys({_COLLIDING.format(end=4097)})"),
+           one_of(Status.FAIL, Status.INVALID, Status.PASS, Status.TIMEOUT),
+           limits=replace(SHORT, wall_s=1),
            answer="{" + ", ".join(f"{k * (2**61 - 1)}: None" for k in range(1, 4097)) + "}"),
     Attack("44a changes what it was given", "def f(x):\n    x.reverse()\n    return x", FAIL,
            ("call", "tests"), args="([1, 2],)", answer="[1, 2]"),
