@@ -119,6 +119,10 @@ show_last() { # what pip says, in one line that changes and is gone at the end
     trap '' INT TERM # it ends when pip does
     while IFS= read -r line; do
         case "$line" in
+            # The last that pip says before it has unpacked some 650 MB.
+            "Installing collected packages"*) line="Installing what was downloaded (up to a minute)" ;;
+        esac
+        case "$line" in
             Collecting* | *Downloading* | *Preparing* | Building* | Installing*) printf '\r\033[K    %.72s' "$line" >&2 ;;
         esac
     done

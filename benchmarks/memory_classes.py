@@ -1,11 +1,12 @@
-"""What fits a Mac of each memory class: the planner's figures, nothing measured.
+"""What fits a Mac of each memory class, and Linux without a GPU: the planner's figures, nothing
+measured.
 
     python benchmarks/memory_classes.py
 
 For every shipped configuration and every class: the peak of the largest phase as it is shipped, and
-where that is more than Metal's working set (two thirds of up to 32 GB of memory, three quarters of
-more), the overrides with which
-it fits. No model is downloaded. Prints a table in Markdown.
+if that is more than Metal's working set (two thirds of up to 32 GB of memory, three quarters of
+more), the overrides with which it fits. On a CPU, where all memory counts, weights are unpacked. No
+model is downloaded. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from azr_mlx.training.memory.limit import (
 )
 
 CLASSES = (8, 16, 24, 36, 48, 64)  # GiB of unified memory
+ON_CPU = (16, 32)  # GiB of memory
 CONFIGS = ("quickstart", "smollm2", "qwen2.5-coder-0.5b", "azr_paper", "azr_config")
 
 
 def main() -> int:
-    limits = {size: metal_share(size * 2**30) for size in CLASSES}
-    head = ("configuration", "model", "tokens, group", *(f"{size} GB" for size in limits))
+    macs = [(f"{size} GB", "gpu", metal_share(size * 2**30)) for size in CLASSES]
+    classes = [*macs, *((f"CPU, {size} GB", "cpu", size * 2**30) for size in ON_CPU)]
+    head = ("configuration", "model", "tokens, group", *(heading for heading, _, _ in classes))
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in CONFIGS:
-        cells = [cell(name, limit) for limit in limits.values()]
+        cells = [cell(name, device, limit) for _, device, limit in classes]
         rows.append(f"| `{name}` | {' | '.join([*described(load(name)), *cells])} |")
     sys.stdout.write("\n".join(rows) + "\n")
     return 0
@@ -46,10 +49,10 @@ def described(c: Config) -> tuple[str, str]:
     return f"{model}{bits}", f"{r.max_propose_tokens} + {r.max_solve_tokens}, {r.group_size}"
 
 
-def cell(name: str, limit: int) -> str:
+def cell(name: str, device: str, limit: int) -> str:
     """The peak as shipped; else what has to change, and the peak then; else a dash."""
     given = load(name)
-    planner = planner_of(given, "gpu")
+    planner = planner_of(given, device)
     config = resolve_checkpointing(given, planner, limit)
     changed = "" if config == given or config.ppo.grad_checkpoint != "true" else " (recomputing)"
     if not fits(planner.peaks(config), limit):

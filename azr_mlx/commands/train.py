@@ -51,11 +51,18 @@ from azr_mlx.models import adapters as adapter_files
 from azr_mlx.models.locate import ResolvedModel
 from azr_mlx.models.template import check_template
 from azr_mlx.monitoring import report
-from azr_mlx.monitoring.terminal import Display, held_out_table, right_answer_line, standing_line
+from azr_mlx.monitoring.terminal import (
+    Display,
+    gain_line,
+    held_out_table,
+    right_answer_line,
+    standing_line,
+)
 from azr_mlx.monitoring.trackers import trackers
 from azr_mlx.sandbox import Limits, Sandbox
 from azr_mlx.selfplay import first_tasks
 from azr_mlx.system import platform_name
+from azr_mlx.tasks.chat import has_template
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.prompts import chosen_form
 from azr_mlx.text import plain
@@ -72,6 +79,9 @@ from azr_mlx.training.step_times import StepTimes
 # If one of these changed on --resume, it would be a different run under the same name.
 FIXED = ("model_id", "quantization", "lora", "seed")
 
+# What to ask the trained model first: a chat model, and one that continues code.
+_TO_CHAT = "'Write a Python function that reverses the words of a sentence.'"
+_TO_CONTINUE = "'def f(n):'"
 _ROOM = (
     "close other programs, or give a lower rollout.max_batch or ppo.micro_batch_tokens, or "
     f"ppo.grad_checkpoint=true ({PROGRAM} train --dry-run says which phase needs most)"
@@ -236,6 +246,8 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
                 "train with held_out.tasks=100 next time, or measure it on HumanEval with "
                 f"{PROGRAM} eval --adapter-path {run_dir} --compare base"
             )
+        asked = _TO_CHAT if has_template(trainer.backend.tokenizer) else _TO_CONTINUE
+        display.note(f"try it: {PROGRAM} generate --adapter-path {run_dir} --prompt {asked}")
     return code
 
 
@@ -292,6 +304,8 @@ def _show_gain(compared: BeforeAndAfter, step: int, display: Display) -> None:
         display.table(held_out_table(f"held-out tasks solved, {WAYS[way]}", lines, last))
     if said := right_answer_line(record.right_answers):
         display.note(said)
+    for way, lines in found.items():
+        display.note(gain_line(way, lines))
 
 
 def _report(run_dir: Path, display: Display, leads: bool) -> None:

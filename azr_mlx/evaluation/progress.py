@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from azr_mlx.text import duration
 
 QUIET_S = 30.0  # the longest time in seconds without a line while samples come
 
@@ -58,6 +61,16 @@ def reported(reporter: Reporter, label: str, total: int) -> Iterator[None]:
         reporter.close()
 
 
+class _TimeLeft(ProgressColumn):
+    """The time left in the words that lines and the live view use."""
+
+    max_refresh = 0.5  # seconds; a figure that changes more often cannot be read
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text("" if left is None or task.finished else f"{duration(left)} left")
+
+
 class Bar:
     """A bar with an estimate of the time left, in place."""
 
@@ -66,8 +79,7 @@ class Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("time left"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             console=console,
             speed_estimate_period=600.0,
         )
@@ -122,10 +134,3 @@ def reporter(quiet: bool = False) -> Reporter:
         return Silent()
     console = Console(file=sys.stderr)
     return Bar(console) if console.is_terminal else Lines()
-
-
-def duration(seconds: float) -> str:
-    """ "48 s", "3 min", "2.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -29,7 +29,7 @@ LABELS = {
     "propose": "proposing tasks",
     "solve": "solving them",
     "verify": "judging",
-    "update": "updating the policy",
+    "update": "training the model",
     "evaluate": "evaluating",
     "pause": "paused: the battery is low",
 }

@@ -200,6 +200,19 @@ def held_out_table(
     return made
 
 
+def gain_line(way: str, found: Mapping[str, Sequence[HeldOutLine]]) -> str:
+    """One line: whether the mean of the kinds rose or fell in each distribution, with 95 %
+    confidence."""
+    parts = (f"{_change(lines[-1].gain)} {held_out.NAMES[name]}" for name, lines in found.items())
+    return f"in short, {way} answers: {', '.join(parts)}"
+
+
+def _change(gain: Estimate) -> str:
+    if gain.low <= 0.0 <= gain.high:
+        return "no clear change"
+    return f"{'better' if gain.value > 0 else 'worse'} by {abs(100 * gain.value):.1f} points"
+
+
 def standing_line(record: Record) -> str:
     """One line: what was solved before training, in the mean of the kinds."""
     parts = []

@@ -24,7 +24,7 @@ from azr_mlx.evaluation.held_out import BeforeAndAfter, HeldOut, HeldOutLine, Re
 from azr_mlx.evaluation.progress import Silent
 from azr_mlx.evaluation.statistics import Estimate
 from azr_mlx.monitoring import report
-from azr_mlx.monitoring.terminal import Display, held_out_table, standing_line
+from azr_mlx.monitoring.terminal import Display, gain_line, held_out_table, standing_line
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks import parse
@@ -153,6 +153,23 @@ def test_intervals_of_the_mean_add_in_quadrature():
     line = mean_line([HeldOutLine(name, 4, one, one, one) for name in "ab"])
     assert line.gain.value == 0.5
     assert line.gain.low == pytest.approx(0.5 - 0.3 * 2**0.5 / 2)
+
+
+def test_the_gain_is_said_in_words_and_only_what_the_interval_bears_out():
+    share = Estimate(0.5, 0.2, 0.8)
+
+    def lines(*gain):
+        kind = HeldOutLine("deduction", 4, share, share, Estimate(0.9, 0.8, 1.0))
+        return [kind, HeldOutLine("mean", 12, share, share, Estimate(*gain))]
+
+    found = {"in_range": lines(0.027, -0.01, 0.06), "harder": lines(-0.05, -0.08, -0.02)}
+    assert gain_line("greedy", found) == (
+        "in short, greedy answers: no clear change in range, worse by 5.0 points one step harder"
+    )
+    found = {"in_range": lines(0.137, 0.101, 0.173)}
+    assert gain_line("sampled", found) == (
+        "in short, sampled answers: better by 13.7 points in range"
+    )
 
 
 def before_and_after(run, held, resumed=False):
@@ -405,7 +422,9 @@ def test_greedy_comes_first_then_sampled_then_pass_at_16(tmp_path, held, capsys)
     shown = capsys.readouterr().err
     places = [shown.index(text) for text in ("solved, greedy", "solved, sampled", "pass@16")]
     assert places == sorted(places) and shown.count("pass@16") == 2
-    assert "pass@8" not in shown and max(map(len, shown.splitlines()[:-1])) <= 80
+    tables, _, words = shown.partition("mean probability")
+    assert "pass@8" not in shown and max(map(len, tables.splitlines())) <= 80
+    assert words.index("in short, greedy") < words.index("in short, sampled")
     assert "mean probability of the right answer, deduction: in range" in " ".join(shown.split())
     run = report.read(tmp_path)
     page = report.write(run).read_text().partition("<script>")[0]  # all of it without scripts

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
+from rich.console import Console
 
 from azr_mlx.evaluation import progress
-from azr_mlx.evaluation.progress import Lines, Silent, duration, reporter
+from azr_mlx.evaluation.progress import Bar, Lines, Silent, reporter
 
 pytestmark = pytest.mark.pure
 
@@ -50,11 +53,18 @@ def test_a_long_chunk_is_not_silent(clock: Clock, capsys) -> None:
         clock.now += 20.0
         lines.advance()
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "mbpp: 2 of 10, about 3 min left" and len(said) == 4
+    assert said[0] == "mbpp: 2 of 10, about 2 min 40 s left" and len(said) == 4
 
 
-def test_durations_are_as_people_say_them() -> None:
-    assert [duration(s) for s in (0.2, 48, 170, 9000)] == ["0 s", "48 s", "3 min", "2.5 h"]
+def test_a_bar_says_the_time_left_as_lines_do() -> None:
+    screen = StringIO()
+    bar = Bar(Console(file=screen, force_terminal=True, width=80))
+    bar.start("humaneval", 40, 0)
+    for now in (0.0, 1.0, 2.0):
+        bar._progress.get_time = lambda now=now: now
+        bar.advance(2)
+    bar.close()
+    assert "6/40" in screen.getvalue() and "17 s left" in screen.getvalue()
 
 
 def test_quiet_is_quiet() -> None:

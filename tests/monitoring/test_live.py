@@ -72,7 +72,15 @@ def test_the_screen_shows_the_run_in_place(tmp_path):
     assert any("step 1/3" in text and any(t in text for t in LABELS.values()) for text in texts)
     assert any(" s left" in text for text in texts)
     last = texts[-1]
-    for part in ("step 3/3", "solved", "difficulty", "tokens/s", "report: ", "done: 3 steps"):
+    for part in (
+        "step 3/3",
+        "solved",
+        "difficulty",
+        "tokens/s",
+        "report: ",
+        "done: 3 steps",
+        "try it: ",
+    ):
         assert part in last, part
     assert last.count("step 3/3") == 1, "drawn below itself"
     assert (tmp_path / "first" / "report.html").exists()
@@ -85,7 +93,7 @@ def test_ctrl_c_is_noticed_at_once_and_leaves_one_view(tmp_path, columns):
         *("train", "-c", "quickstart", "max_steps=9", "held_out.tasks=0", "run_name=cut"),
         *("batch_size=6", "rollout.group_size=4", "ppo.epochs=9", f"output_dir={tmp_path}"),
     ]
-    code, screens = run_on_terminal(given, columns, 24, stop_at=("step 2/9", "updating the policy"))
+    code, screens = run_on_terminal(given, columns, 24, stop_at=("step 2/9", "training the model"))
     assert code == 130, screens[-1]
     stopping = ["\n".join(screen) for screen in screens if STOPPING[:40] in "\n".join(screen)]
     assert stopping and "interrupted: saved" not in stopping[0]

@@ -31,7 +31,8 @@ case "$1 $2" in
         chmod +x "$3/bin/azr-mlx" ;;
     "-m pip")
         shift 2; echo "pip $*" >>"{log}"
-        case "$*" in *--quiet*) ;; *) echo "Collecting numpy"; echo "  a cache" ;; esac
+        case "$*" in *--quiet*) ;; *) echo "Collecting numpy"; echo "  a cache"
+            echo "Installing collected packages: numpy, mlx" ;; esac
         if [ -n "$SLOW_PIP" ]; then
             trap 'sleep 1; echo cancelled; echo "cleaned up" >>"{log}"; exit 1' INT
             sleep 30
@@ -252,8 +253,9 @@ def in_terminal(sandbox: Sandbox, **environment: str) -> tuple[int, str]:
 def test_a_terminal_shows_what_pip_is_at(sandbox: Sandbox) -> None:
     code, shown = in_terminal(sandbox)
     assert code == 0
-    assert shown.endswith("\r\033[K    Collecting numpy\r\033[K")  # the line is cleared at the end
-    assert "a cache" not in shown
+    assert "\r\033[K    Collecting numpy\r\033[K    Installing what was downloaded" in shown
+    assert shown.endswith("(up to a minute)\r\033[K")  # the line is cleared at the end
+    assert "a cache" not in shown and "collected" not in shown
 
 
 def test_a_failed_install_is_one_in_a_terminal_too(sandbox: Sandbox) -> None:
