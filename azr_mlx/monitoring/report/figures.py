@@ -3,6 +3,7 @@ each value of the first. A metric that never changed is listed in a table instea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -146,8 +147,13 @@ def _figure(figure: Figure, chart: Drawn) -> str:
     return (
         f"<figure><h3>{escape(figure.title)}</h3><code>{escape(figure.name)}</code>"
         f"{chart.legend}{''.join(chart.svgs)}"
-        f"<figcaption><b>Healthy:</b> {escape(figure.metric.healthy)}.{note}</figcaption></figure>"
+        f"<figcaption><b>Healthy:</b> {_said(figure.metric.healthy)}.{note}</figcaption></figure>"
     )
+
+
+def _said(text: str) -> str:
+    """Text of the documentation, in which names of metrics stand between backticks, as HTML."""
+    return re.sub("`(.*?)`", r"<code>\1</code>", escape(text))
 
 
 def _still(still: Sequence[tuple[Figure, str]]) -> str:
