@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from azr_mlx.config import Lora
 
@@ -24,15 +23,14 @@ def describe(lora: Lora, depth: int) -> dict[str, Any]:
 
 def write_arrays(file: Path, arrays: Mapping[str, Any]) -> None:
     """Write a safetensors file. Its bytes depend only on the arrays; MLX's own writer puts them in
-    an arbitrary order.
+    an arbitrary order. (The library's own ``save_file`` makes files that nobody but their owner can
+    read, whatever the umask says, so a server that runs as another user could not load them.)
 
     Raises:
         OSError: the file cannot be written.
     """
-    try:
-        save_file({k: np.array(v) for k, v in arrays.items()}, file, metadata={"format": "mlx"})
-    except SafetensorError as e:  # for example a full disk
-        raise OSError(str(e)) from e
+    made = {k: np.array(v) for k, v in arrays.items()}
+    file.write_bytes(save(made, metadata={"format": "mlx"}))
 
 
 def require_fit(file: Path, found: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from azr_mlx import run_folder
 from azr_mlx.config import Quantization
@@ -334,9 +334,9 @@ def to_peft(adapters: Path, out: Path) -> Exported:
     try:
         with whole_folder(out) as work:
             work.mkdir()
-            save_file(made, work / PEFT_WEIGHTS, metadata={"format": "pt"})
+            (work / PEFT_WEIGHTS).write_bytes(save(made, metadata={"format": "pt"}))
             (work / ADAPTER_CONFIG).write_text(json.dumps(described, indent=2) + "\n", "utf-8")
-    except (OSError, SafetensorError) as e:
+    except OSError as e:
         raise AzrError(f"--out {out}: {e}; choose a folder that can be written") from e
     return Exported(out, model, len(made), rank, alpha)
 

@@ -62,6 +62,15 @@ def test_peft_loads_it_and_computes_the_same(saved, tmp_path):
     require_same_logprobs(model, backend)
 
 
+def test_others_may_read_what_is_written_as_the_umask_says(saved, tmp_path):
+    _, run = saved
+    to_peft(run, tmp_path / "out")
+    (plain := tmp_path / "plain").touch()
+    written = [*run.rglob("*.safetensors"), *(tmp_path / "out").iterdir()]
+    assert len(written) >= 3
+    assert {file.stat().st_mode for file in written} == {plain.stat().st_mode}
+
+
 def test_adapters_in_bfloat16_are_written_as_float32(saved, tmp_path):
     _, run = saved
     file = run / "adapters.safetensors"
