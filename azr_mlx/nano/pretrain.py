@@ -29,7 +29,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_arrays
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -328,7 +329,9 @@ def save(
     copied.half().save_pretrained(path)
     (path / "generation_config.json").unlink(missing_ok=True)
     weights = path / "model.safetensors"
-    save_file(load_file(weights), weights, metadata={"format": "mlx"})
+    data = save_arrays(load_file(weights), metadata={"format": "mlx"})
+    weights.unlink()  # only its owner may read it; and a file that exists keeps its mode
+    weights.write_bytes(data)
     tokenizer.save_pretrained(path)
     # transformers writes rope_theta under rope_parameters alone, where mlx-lm may not look.
     config = json.loads((path / "config.json").read_text())

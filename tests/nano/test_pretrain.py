@@ -100,3 +100,15 @@ def test_muon_computes_in_single_precision() -> None:
     with pretrain.Unrounded():
         muon.step()
     torch.testing.assert_close(weight.detach().double(), -turned, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_saved_is_loaded_and_others_may_read_it(tmp_path: Path) -> None:
+    tokenizer = pretrain.PreTrainedTokenizerFast.from_pretrained(FOLDER)
+    model = pretrain.make_model(tokenizer)
+    pretrain.save(tmp_path / "out", model, tokenizer, [])
+    again = pretrain.Qwen3ForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    for name, made in model.state_dict().items():
+        assert torch.equal(made.half().float(), again.state_dict()[name]), name
+    (plain := tmp_path / "plain").touch()
+    files = list((tmp_path / "out").iterdir())
+    assert {file.stat().st_mode for file in files} == {plain.stat().st_mode}, files
