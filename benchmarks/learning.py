@@ -349,16 +349,19 @@ def all_tasks(selfplay: Any) -> list[Any]:
 
 
 def fill(selfplay: Any, wanted: int) -> None:
-    """``wanted`` template tasks of each kind in the buffer."""
+    """``wanted`` template tasks of each kind in the buffer, or as many as there are shapes."""
     from azr_mlx.selfplay.round import Round
 
     memory, proposer = selfplay.memory, selfplay.proposer
+    found, more = 0, True
     for number in range(1, 100):
         short = [k for k in memory.kinds if memory.tasks.count(k) < wanted]
-        if not short:
+        if not short or not more:
             return
         r, levels = Round(selfplay.config.seed, 0, -number), memory.levels(0)
         proposer.gate.admit(proposer.templates(r, [(kind, levels[kind]) for kind in short * 64]))
+        before, found = found, sum(map(memory.tasks.count, memory.kinds))
+        more = found > before
 
 
 def play_fixed(selfplay: Any, r: Any, log: Any) -> None:

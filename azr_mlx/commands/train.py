@@ -34,6 +34,7 @@ from azr_mlx.errors import (
     UsageError,
     device_error,
     device_failed,
+    no_room,
 )
 from azr_mlx.evaluation import benchmarks
 from azr_mlx.evaluation.during_training import TrainingEvaluation
@@ -159,6 +160,7 @@ def train(
             before_step=power.before_step,
         )
         _begin(trainer, start, display)
+        stack.enter_context(_full_disk(run_dir))
         with _can_go_on(run_dir, leads):
             compared = _held_out(config, run_dir, record, trainer, sandbox, display)
         code = _run(trainer, compared, leads)
@@ -189,6 +191,17 @@ def _can_go_on(run_dir: Path, leads: bool) -> Iterator[None]:
         if not leads:
             raise
         raise Interrupted(f"to continue: {PROGRAM} train --resume {run_dir}") from None
+
+
+@contextmanager
+def _full_disk(run_dir: Path) -> Iterator[None]:
+    """An error of a write that found no room, which tells no file, names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        if no_room(error) and not error.filename:
+            error.filename = str(run_dir)
+        raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from azr_mlx import run_folder
 from azr_mlx.commands.train import _device_errors as device_errors
+from azr_mlx.commands.train import _full_disk as full_disk
 from azr_mlx.commands.train import _refuse_another_scale as refuse_another_scale
 from azr_mlx.config import load
 from azr_mlx.errors import DeviceError, UsageError
@@ -58,3 +59,15 @@ def test_memory_that_runs_out_gets_the_advice_of_the_plan(tmp_path: Path, said: 
 def test_other_errors_of_a_run_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes"), device_errors(tmp_path, True):
         raise RuntimeError("[matmul] shapes")
+
+
+def test_a_full_disk_is_named():
+    """Writing to a file that is open tells no name."""
+    for error, name in (
+        (OSError(28, "No space left on device"), "runs/a"),
+        (OSError(28, "No space left on device", "runs/a/metrics.jsonl"), "runs/a/metrics.jsonl"),
+        (OSError(5, "Input/output error"), None),
+    ):
+        with pytest.raises(OSError) as caught, full_disk(Path("runs/a")):
+            raise error
+        assert caught.value is error and error.filename == name
