@@ -17,13 +17,16 @@ A variant is one of a list or overrides with commas, or both, such as
 Controls: "shuffled" permutes the rewards of a step's solvers, and of its proposers; "frozen" does
 not train the proposer; "fixed" trains on a set of template tasks that nobody adds to.
 
-What self-play adds to templates: those have at most two operations, and chains of three, four and
-five are measured. ("OUT-first" is nano before its slips: what it gains is ability.)
+What self-play adds to templates that fall short of what is measured: they have one operation, and
+chains of two, three and four are measured. (There are some 60 such shapes of each kind. With a
+buffer of 16 tasks "fresh" may draw one again, with other numbers.)
 
-    python -m azr_mlx.nano.pretrain OUT
-    python benchmarks/learning.py --variants base fixed fresh frozen oracle \
-        --seeds 8 --seconds 300 --rungs 0.3 0.4 0.5 --set model_id=OUT-first \
-        proposer.hardest_template=0.2 final_difficulty=0.5
+    python benchmarks/learning.py --variants base frozen fresh,task_buffer_size=16 oracle \
+        --seeds 7 --seconds 300 --rungs 0.2 0.3 0.4 \
+        --set proposer.hardest_template=0.1 final_difficulty=0.5
+
+With ``model_id=OUT-first``, nano before its slips (``python -m azr_mlx.nano.pretrain OUT``), a gain
+would be ability.
 
 Whether a proposer's tasks are better than templates, apart from what proposing costs and from what
 it does to the weights: a run writes the tasks of its last third with ``--pools FOLDER``, and a
@@ -465,11 +468,11 @@ def summary(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds": statistics.median(run["seconds"] for run in own.values()),
     }
     for way in ("greedy", "sampled"):
-        for where in own[min(own)][way]:
-            gain = {seed: run[way][where]["mean"]["gain"] for seed, run in own.items()}
+        for where in [*own[min(own)][way], "all"]:
+            gain = {seed: gained(run[way], where) for seed, run in own.items()}
             row[f"{way}/{where}"] = interval(list(gain.values()))
             if name != "base" and base:
-                apart = [gain[s] - base[s][way][where]["mean"]["gain"] for s in gain if s in base]
+                apart = [gain[s] - gained(base[s][way], where) for s in gain if s in base]
                 row[f"{way}/{where}/against_base"] = interval(apart)
     proposed = {seed: run["proposer"] for seed, run in own.items() if run["proposer"]}
     for which in ("valid", "all") if proposed else ():
@@ -479,6 +482,12 @@ def summary(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             apart = [found[s] - base[s]["proposer"][which] for s in found if s in base]
             row[f"p(1-p) of {which} proposals/against_base"] = interval(apart)
     return row
+
+
+def gained(found: dict[str, Any], where: str) -> float:
+    """The gain, in the mean of the kinds; with "all" in the mean of the distributions, too."""
+    names = found if where == "all" else [where]
+    return statistics.fmean(found[name]["mean"]["gain"] for name in names)
 
 
 def shown(row: dict[str, Any]) -> str:

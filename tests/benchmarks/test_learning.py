@@ -81,6 +81,12 @@ def test_variants_are_paired_with_base_by_seed(bench):
     assert alone["high"] - alone["low"] > 0.3
 
 
+def test_the_gain_over_all_that_was_measured_is_a_mean_of_means(bench):
+    found = {"0.2": {"mean": {"gain": 0.1}}, "0.3": {"mean": {"gain": 0.3}}}
+    assert bench.gained(found, "0.3") == 0.3
+    assert bench.gained(found, "all") == pytest.approx(0.2)
+
+
 def test_a_run_without_proposals_is_summed_up_like_any_other(bench):
     assert bench.proposer([{"step": 1, "entropy": 0.5}]) is None
     lines = {"in range": {"mean": {"gain": 0.1}}}
