@@ -4,10 +4,11 @@
 
 Two parts: correct lessons, and then lessons of which a quarter are answered with a slip
 (``lessons``), so that the model knows better than it answers. Needs torch (the dev extra); on two
-CPU cores 9,000 to 18,000 tokens are read a second: half an hour to an hour. Writes a Hugging Face folder that
-``transformers`` and ``mlx_lm`` load, with ``training.json``: versions, loss over time. The first
-part alone is left in OUT-first, and ``--begin`` goes on from it. If it is cut off, the same command
-goes on from the last of the states that it keeps beside OUT, and makes the same weights.
+CPU cores 9,000 to 18,000 tokens are read a second: half an hour to an hour. Writes a Hugging Face
+folder that ``transformers`` and ``mlx_lm`` load, with ``training.json``: versions, loss over time.
+The first part alone is left in OUT-first, and ``--begin`` goes on from it. If it is cut off, the
+same command goes on from the last of the states that it keeps beside OUT, and makes the same
+weights.
 """
 
 from __future__ import annotations
