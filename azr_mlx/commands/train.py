@@ -259,9 +259,14 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
                 "train with held_out.tasks=100 next time, or measure it on HumanEval with "
                 f"{PROGRAM} eval --adapter-path {run_dir} --compare base"
             )
-        asked = _TO_CHAT if has_template(trainer.backend.tokenizer) else _TO_CONTINUE
-        display.note(f"try it: {PROGRAM} generate --adapter-path {run_dir} --prompt {asked}")
+        display.note(_try_line(run_dir, trainer.backend.tokenizer))
     return code
+
+
+def _try_line(run_dir: Path, tokenizer: Any) -> str:
+    """The command with which users see first what the trained model says."""
+    asked = _TO_CHAT if has_template(tokenizer) else _TO_CONTINUE
+    return f"try it: {PROGRAM} generate --adapter-path {run_dir} --prompt {asked}"
 
 
 def _record(config: Config, run_dir: Path, start: Path | None) -> Record | None:

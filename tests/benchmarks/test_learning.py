@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,6 +80,29 @@ def test_variants_are_paired_with_base_by_seed(bench):
     assert apart["low"] == pytest.approx(0.05)
     alone = bench.summary("rloo", runs)["greedy/in_range"]
     assert alone["high"] - alone["low"] > 0.3
+
+
+def test_a_fixed_set_has_as_many_tasks_as_there_are_shapes(bench):
+    """The templates have four shapes here, and five tasks are wanted."""
+    held, rounds = [0], []
+
+    def admit(drafts):
+        rounds.append(drafts)
+        held[0] = min(4, held[0] + 3)
+
+    memory = SimpleNamespace(
+        kinds=["deduction"],
+        tasks=SimpleNamespace(count=lambda kind: held[0]),
+        levels=lambda step: {"deduction": 0.1},
+    )
+    proposer = SimpleNamespace(
+        gate=SimpleNamespace(admit=admit), templates=lambda r, wanted: wanted
+    )
+    selfplay = SimpleNamespace(memory=memory, proposer=proposer, config=SimpleNamespace(seed=0))
+    bench.fill(selfplay, 5)
+    assert held == [4] and len(rounds) == 3, "it looked on after a round that found none"
+    bench.fill(selfplay, 4)
+    assert len(rounds) == 3, "there were enough"
 
 
 def test_the_gain_over_all_that_was_measured_is_a_mean_of_means(bench):

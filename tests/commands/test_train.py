@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from azr_mlx import run_folder
 from azr_mlx.commands.train import _device_errors as device_errors
 from azr_mlx.commands.train import _full_disk as full_disk
 from azr_mlx.commands.train import _refuse_another_scale as refuse_another_scale
+from azr_mlx.commands.train import _try_line as try_line
 from azr_mlx.config import load
 from azr_mlx.errors import DeviceError, UsageError
 
@@ -59,6 +61,12 @@ def test_memory_that_runs_out_gets_the_advice_of_the_plan(tmp_path: Path, said: 
 def test_other_errors_of_a_run_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="shapes"), device_errors(tmp_path, True):
         raise RuntimeError("[matmul] shapes")
+
+
+def test_a_chat_model_is_asked_and_another_has_code_to_continue():
+    asked = try_line(Path("runs/a"), SimpleNamespace(chat_template="{{ messages }}"))
+    assert "--adapter-path runs/a --prompt 'Write a Python function" in asked
+    assert "--prompt 'def f(n):'" in try_line(Path("runs/a"), SimpleNamespace(chat_template=None))
 
 
 def test_a_full_disk_is_named():
