@@ -186,14 +186,15 @@ def test_a_folder_of_another_protocol_is_told_before_anything_is_made(here, cli:
 
 def test_progress_goes_to_stderr_and_quiet_is_quiet(here, tmp_path):
     done = finished(here, "--limit", "2", cwd=tmp_path)
-    assert re.search(r"^humaneval: 2 of 2, in \d+ s$", done.stderr, re.M)
+    assert re.search(r"^humaneval: 2 of 2, in \d+(\.\d)? s$", done.stderr, re.M)
     assert "humaneval pass@1: " in done.stdout and "samples in evals/humaneval-" in done.stdout
     again = finished(here, "--limit", "2", "--quiet", cwd=tmp_path)
     assert "samples" not in again.stderr and again.stdout == done.stdout
 
 
 def test_a_bar_on_a_terminal(here, tmp_path):
-    """In a pseudo-terminal: a bar, the time left, and no colour where that is not wanted."""
+    """In a pseudo-terminal: a bar to its end, and no colour where that is not wanted. (What it
+    says of the time left has a test with a clock of its own.)"""
     pty = pytest.importorskip("pty", reason="no pseudo-terminals on this platform")
     ours, theirs = pty.openpty()
     environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
@@ -216,7 +217,7 @@ def test_a_bar_on_a_terminal(here, tmp_path):
     os.close(ours)
     assert process.wait(timeout=60) == 0
     text = seen.decode()
-    assert f"{TASKS * SAMPLES}/{TASKS * SAMPLES}" in text and "time left" in text
+    assert f"{TASKS * SAMPLES}/{TASKS * SAMPLES}" in text
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", text), "colour in spite of NO_COLOR"
 
 
