@@ -22,8 +22,11 @@ chains of two, three and four are measured. (There are some 60 such shapes of ea
 buffer of 16 tasks "fresh" may draw one again, with other numbers.)
 
     python benchmarks/learning.py --variants base frozen fresh,task_buffer_size=16 oracle \
-        --seeds 7 --seconds 300 --rungs 0.2 0.3 0.4 \
+        --seeds 8 --seconds 300 --rungs 0.2 0.3 0.4 \
         --set proposer.hardest_template=0.1 final_difficulty=0.5
+
+At equal answers of the solver, which is apart from what proposing costs: ``--answers 20000`` for
+``--seconds 300``.
 
 With ``model_id=OUT-first``, nano before its slips (``python -m azr_mlx.nano.pretrain OUT``), a gain
 would be ability.
@@ -119,7 +122,9 @@ def main() -> int:
     parser.add_argument("--config", default="quickstart")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0, help="of training a run; 0: max_steps")
+    length = parser.add_mutually_exclusive_group()  # without either a run has max_steps
+    length.add_argument("--seconds", type=float, default=0, help="of training a run")
+    length.add_argument("--answers", type=int, default=0, help="of the solver in a run")
     parser.add_argument("--parallel", type=int, default=len(cores_here()))
     parser.add_argument(
         "--rungs",
@@ -189,7 +194,7 @@ def cores_here() -> list[int]:
 def every(options: Namespace) -> list[dict[str, Any]]:
     """All runs, seed by seed, so that a slow minute hits all variants alike."""
     shared = {"config": options.config, "set": options.set, "seconds": options.seconds}
-    shared |= {"rungs": options.rungs} if options.rungs else {}
+    shared |= {key: value for key in ("rungs", "answers") if (value := getattr(options, key))}
     # The tasks and the untrained model's answers are the same for all.
     start = {**shared, "variant": "base", "seed": 0, "known": None}
     known = kept(options.keep, start, cores_here()[0])
@@ -272,7 +277,8 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
     from azr_mlx.types import Task
 
     given = [*row["set"], *overrides(row["variant"], row["seed"]), f"seed={row['seed']}"]
-    if row["seconds"]:
+    budget = row.get("answers") or row["seconds"]
+    if budget:
         given.append("max_steps=100000")
     quiet = ["sandbox.workers=1", "tracking.save_rollouts=false", "checkpoint_interval=1000000"]
     config = load(row["config"], [*quiet, *given])
@@ -297,15 +303,15 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
         while trainer.step < config.max_steps:
             trainer._train_step(Uninterrupted())
-            spent = time.perf_counter() - began
-            if row["seconds"] and trainer.step == PACE:  # then the learning rate falls in time
-                steps = round(PACE * row["seconds"] / spent)
+            seconds = time.perf_counter() - began
+            rows = metrics(Path(folder))
+            spent = answers(rows) if row.get("answers") else seconds
+            if budget and trainer.step == PACE:  # then the learning rate falls in time
+                steps = round(PACE * budget / spent)
                 trainer.selfplay.learner.config = replace(config, max_steps=steps)
-            if row["seconds"] and spent >= row["seconds"]:
+            if budget and spent >= budget:
                 break
-        seconds = time.perf_counter() - began
         after = held.measure()
-        rows = [json.loads(x) for x in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
         if row.get("pools"):
             name = f"{row['variant']}-{row['seed']}.jsonl".replace("/", "_")
             write_last_tasks(trainer, Path(row["pools"]) / name)
@@ -314,6 +320,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         "seed": row["seed"],
         "steps": trainer.step,
         "seconds": round(seconds, 1),
+        "answers": answers(rows),
         **{way: gains(compare(held.tasks, before, after, way)) for way in ("greedy", "sampled")},
         "proposer": proposer(rows),
         "curves": curves(rows),
@@ -409,6 +416,15 @@ def shuffled(experiences: Sequence[Any], step: int, seed: int) -> list[Any]:
         for i, j in zip(own, draw.permutation(len(own)), strict=True):
             out[i] = replace(out[i], reward=rewards[int(j)])
     return out
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def answers(rows: list[dict[str, float]]) -> int:
+    """How many answers the solver has written: all rollouts but the proposals."""
+    return int(sum(row["rollouts"] - row.get("propose/count", 0) for row in rows))
 
 
 def gains(compared: dict[str, Any]) -> dict[str, Any]:

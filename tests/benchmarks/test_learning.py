@@ -131,3 +131,15 @@ def test_a_variant_has_parts_and_may_name_the_seed(bench, tmp_path):
     assert bench.tasks_of(variant, 2) == {} != before != bench.tasks_of(variant, 3)
     assert bench.parts("ema,shuffled") == ["ema", "shuffled"]
     assert [bench.is_variant(part) for part in ("ema", "seed=1", "none")] == [True, True, False]
+
+
+def test_the_solver_s_answers_are_all_that_was_written_but_the_proposals(bench):
+    rows = [{"rollouts": 324, "propose/count": 36, "propose/valid": 24}, {"rollouts": 384}]
+    assert bench.answers(rows) == 288 + 384
+
+
+def test_a_run_ends_by_answers_or_by_seconds(bench, monkeypatch, capsys):
+    monkeypatch.setattr(bench.sys, "argv", ["learning.py", "--seconds", "3", "--answers", "9"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "not allowed with" in capsys.readouterr().err
