@@ -114,7 +114,7 @@ CURVES = (
 )  # fmt: skip
 STRETCHES = 5  # of a run, in which curves are averaged
 POOL = 144  # tasks of each kind that "fixed" trains on, and that a run leaves to others
-PACE = 5  # steps after which it is known how many there will be in the seconds given
+PACE = 5  # steps after which it is known how many there may be in the budget
 
 
 def main() -> int:
@@ -306,8 +306,10 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
             seconds = time.perf_counter() - began
             rows = metrics(Path(folder))
             spent = answers(rows) if row.get("answers") else seconds
-            if budget and trainer.step == PACE:  # then the learning rate falls in time
-                steps = round(PACE * budget / spent)
+            # The learning rate falls with what is left of the budget. Asked once and for all, it
+            # would reach 0 too early: steps cost less if the templates have run out.
+            if budget and trainer.step >= PACE:
+                steps = round(trainer.step * budget / spent)
                 trainer.selfplay.learner.config = replace(config, max_steps=steps)
             if budget and spent >= budget:
                 break
