@@ -91,6 +91,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
 
 
+def counted(count: int, unit: str) -> str:
+    """A number of something, such as "1 step" and "2 steps"."""
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+
+
 def _thousands(value: float, spacing: float | None) -> str:
     factor, letter = next(
         pair for pair in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= pair[0]

@@ -66,7 +66,7 @@ from azr_mlx.system import platform_name
 from azr_mlx.tasks.chat import has_template
 from azr_mlx.tasks.gate import Runner
 from azr_mlx.tasks.prompts import chosen_form
-from azr_mlx.text import plain
+from azr_mlx.text import counted, plain
 from azr_mlx.training import plugins
 from azr_mlx.training.asking import asked_by_size
 from azr_mlx.training.distributed import SharedSandbox, open_world, share_files
@@ -165,7 +165,7 @@ def train(
             compared = _held_out(config, run_dir, record, trainer, sandbox, display)
         code = _run(trainer, compared, leads)
         if code == 0:
-            power.tell(f"done, {config.max_steps} steps")
+            power.tell(f"done, {counted(config.max_steps, 'step')}")
         return code
 
 
@@ -238,7 +238,8 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
                 _show_gain(compared, trainer.step, display)
             _report(run_dir, display, leads)
         display.note(
-            f"nothing to do: the run already has {trainer.step} steps; give a larger max_steps=N"
+            f"nothing to do: the run already has {counted(trainer.step, 'step')}; "
+            "give a larger max_steps=N"
         )
         return 0
     code = trainer.run()
@@ -250,7 +251,7 @@ def _run(trainer: Trainer, compared: BeforeAndAfter | None, leads: bool) -> int:
     _report(run_dir, display, leads)
     if code == 0:
         newest = run_dir / run_folder.NEWEST
-        display.note(f"done: {config.max_steps} steps; adapters in {newest}")
+        display.note(f"done: {counted(config.max_steps, 'step')}; adapters in {newest}")
         if trainer.best is not None:
             display.note(f"best on the selection half: {trainer.best.describe(run_dir)}")
         if compared is None and trainer.best is None:

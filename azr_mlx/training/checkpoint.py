@@ -78,10 +78,13 @@ def save(
         point(run_dir / NEWEST, final)
     except OSError as e:
         shutil.rmtree(tmp, ignore_errors=True)
-        raise AzrError(
-            f"checkpoint {final}: {e.strerror or e}: earlier ones are untouched; "
-            f"check disk space and permissions, then use --resume {run_dir}"
-        ) from e
+        again = (
+            f"earlier ones are untouched; check disk space and permissions, then use --resume "
+            f"{run_dir}"
+            if checkpoints(run_dir)
+            else "there is no earlier one; check disk space and permissions, then start again"
+        )
+        raise AzrError(f"checkpoint {final}: {e.strerror or e}: {again}") from e
     return final
 
 

@@ -16,7 +16,7 @@ from azr_mlx.files import write_json
 from azr_mlx.models import cache
 from azr_mlx.monitoring.samples import ShownRollout
 from azr_mlx.monitoring.trackers import Say
-from azr_mlx.text import duration
+from azr_mlx.text import counted, duration
 
 KEPT = 20  # the last steps of a shape
 SHAPES = 100  # the shapes that were last measured
@@ -77,8 +77,8 @@ def line(config: Config, backend: str) -> str:
     if not seconds:
         return "unknown: no step with these sizes has been measured on this machine"
     one, n = median(seconds), len(seconds)
-    whole = duration(one * config.max_steps)
-    return f"{duration(one)} per step (median of {n} measured); {config.max_steps} steps: {whole}"
+    steps, whole = counted(config.max_steps, "step"), duration(one * config.max_steps)
+    return f"{duration(one)} per step (median of {n} measured); {steps}: {whole}"
 
 
 def measured(shape: Shape) -> list[float]:

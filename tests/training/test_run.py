@@ -250,6 +250,18 @@ def test_a_failed_save_leaves_earlier_checkpoints_and_says_so(tmp_path, sandbox)
     assert not list((tmp_path / "checkpoints").glob("*.tmp"))
 
 
+def test_a_failed_first_save_says_that_there_is_no_earlier_one(tmp_path, sandbox):
+    one = trainer(tmp_path, sandbox, max_steps=1)
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    one.backend.save = full
+    with pytest.raises(Exception, match=r"there is no earlier one.*start again") as failed:
+        one.start()
+    assert "--resume" not in str(failed.value)
+
+
 # ---------------------------------------------------------------- the best checkpoint
 
 SELECTION = {1: 0.2, 2: 0.5, 3: 0.4, 4: 0.5, 5: 0.1}

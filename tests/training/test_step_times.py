@@ -37,6 +37,7 @@ def test_a_dry_run_says_what_a_measured_step_costs():
     record(90, 30, 40, 35)
     said = "# time:            35 s per step (median of 3 measured); 120 steps: 1 h 10 min\n"
     assert said in memory.describe(CONFIG)
+    assert line(replace(CONFIG, max_steps=1), "mlx").endswith("; 1 step: 35 s")
 
 
 def test_a_first_step_counts_only_until_there_is_another():

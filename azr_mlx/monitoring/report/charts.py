@@ -24,7 +24,7 @@ from azr_mlx.monitoring.report.scale import (
     x_scale,
     y_scale,
 )
-from azr_mlx.text import escape, number
+from azr_mlx.text import counted, escape, number
 from azr_mlx.types import Float64Array
 
 STYLES = 8  # the number of styles in style.css, and of patterns in ``patterns``
@@ -97,7 +97,10 @@ def _note(series: Sequence[Series], smoothed: Sequence[Series], compared: bool, 
     if y.log:
         notes.append("Logarithmic axis.")
     broken = [(one.label, one.broken) for one in series if one.broken]
-    notes += [f"{label or 'The value'} is not a finite number in {n} steps." for label, n in broken]
+    notes += [
+        f"{label or 'The value'} is not a finite number in {counted(n, 'step')}."
+        for label, n in broken
+    ]
     return " ".join(notes)
 
 
@@ -265,7 +268,7 @@ def flags(title: str, panels: Sequence[tuple[str, Sequence[Series]]]) -> Drawn:
         for i, one in enumerate(series):
             on = one.steps[one.values > 0]
             parts.append(_flag_row(one.label, [x(step) for step in on], TOP + (i + 1) * height))
-            said.append(f"{one.label} in {len(on)} steps")
+            said.append(f"{one.label} in {counted(len(on), 'step')}")
         heading = f"{title}, {name}" if len(panels) > 1 else title
         shown = name if len(panels) > 1 else ""
         svgs.append(_svg(heading, "; ".join(said), x, None, "", parts, shown))
