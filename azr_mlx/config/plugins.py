@@ -28,7 +28,8 @@ import numpy as np
 from azr_mlx.config.settings import ConfigError
 from azr_mlx.errors import AzrError, first_line
 
-LARGEST = 3e38  # what is trained on is a float of 32 bits
+# Of a reward. The squares of what follows from it (a gradient's norm) have to fit into 32 bits.
+LARGEST = 1e9
 
 
 class PlugInError(AzrError):
@@ -61,26 +62,27 @@ class PlugIn:
 
     def number(self, *arguments: Any) -> float:
         """The finite number that the function returns. Raises PlugInError if it does not."""
-        found = self.call(*arguments)
-        if not isinstance(found, Real | np.bool_):  # comparing numbers of numpy gives the latter
-            raise PlugInError(self, f"returned {kind_of(found)}, and not a float")
-        try:
-            value = float(found)
-        except OverflowError:
-            value = math.inf
+        with self.guarded():
+            found = self.function(*arguments)
+            if not _is_number(found):
+                raise PlugInError(self, f"returned {kind_of(found)}, and not a float")
+            try:
+                value = float(found)
+            except OverflowError:
+                value = math.inf
         if not abs(value) <= LARGEST:
-            wanted = "one that fits into 32 bits" if math.isfinite(value) else "a finite float"
+            wanted = f"one of {LARGEST:g} at most" if math.isfinite(value) else "a finite float"
             raise PlugInError(self, f"returned {value}, and not {wanted}")
         return value
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """A block that runs the user's code: all that it raises becomes a PlugInError. Ctrl-C does
-        not. What it prints goes to stderr."""
+        not."""
         try:
-            with redirect_stdout(sys.stderr):  # results go to stdout, and programs read them
+            with _surroundings_kept():
                 yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, PlugInError):
             raise
         except BaseException as error:
             why = f"{type(error).__name__}: {_message(error)}{self._place(error)}"
@@ -111,8 +113,28 @@ class PlugIn:
 def _message(error: BaseException) -> str:
     try:
         return first_line(error)
-    except Exception:  # of an error's own __str__, which is the user's code, too
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # of an error's own __str__, which is the user's code, too
         return "its message cannot be read"
+
+
+def _is_number(value: object) -> bool:
+    """Comparing numbers of numpy gives its own bool; a span of time calls itself an integer."""
+    return isinstance(value, Real | np.bool_) and not isinstance(value, np.timedelta64)
+
+
+@contextmanager
+def _surroundings_kept() -> Iterator[None]:
+    """A block that runs the user's code. What it prints goes to stderr: results go to stdout, and
+    programs read them. After it the current folder is the one before: a run's paths may be
+    relative."""
+    here = os.getcwd()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.chdir(here)
 
 
 @cache
@@ -147,9 +169,9 @@ class Unfit(Exception):
 @contextmanager
 def _looking(how: str) -> Iterator[None]:
     """A block in which the user's module is imported or asked for what it has. It is code, and may
-    raise anything at either: that becomes Unfit. Ctrl-C does not. What it prints goes to stderr."""
+    raise anything at either: that becomes Unfit. Ctrl-C does not."""
     try:
-        with redirect_stdout(sys.stderr):
+        with _surroundings_kept():
             yield
     except (KeyboardInterrupt, Unfit):
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
-from azr_mlx.config import Config
+from azr_mlx.config import Config, schema
 from azr_mlx.errors import PROGRAM, AzrError
 from azr_mlx.selfplay import own_seeds
 from azr_mlx.selfplay.memory import Memory
@@ -49,7 +49,8 @@ def seed(
         kinds = _seeded(memory.kinds)
         _fill(proposer, memory, kinds, refused)
     if empty := [kind for kind in kinds if not memory.tasks.count(kind)]:
-        raise AzrError("\n".join(_complaint(kind, refused[kind]) for kind in empty))
+        own = proposer.config.proposer.template_set
+        raise AzrError("\n".join(_complaint(kind, refused[kind], own) for kind in empty))
 
 
 def _own(proposer: TaskProposer, memory: Memory, say: Callable[[str], None]) -> list[TaskKind]:
@@ -91,11 +92,15 @@ def _admit(
             refused[draft.kind][f"{result.reason} ({result.verdict.detail})"] += 1
 
 
-def _complaint(kind: TaskKind, refused: Counter[str]) -> str:
+def _complaint(kind: TaskKind, refused: Counter[str], template_set: str) -> str:
+    """What the gate said; the templates that come with the project are not to blame for it."""
     told = "; ".join(f"{count} times {why}" for why, count in refused.most_common(2))
+    own = schema.is_function(template_set)
+    where = f"proposer.template_set: {template_set}" if own else "self-play"
+    fix = "correct the function" if own else f"try the sandbox with {PROGRAM} doctor"
     return (
-        f"self-play: none of {refused.total()} templates became a first task of {kind.value}: "
-        f"{told}; try the sandbox with {PROGRAM} doctor"
+        f"{where}: none of {refused.total()} templates became a first task of {kind.value}: "
+        f"{told}; {fix}"
     )
 
 

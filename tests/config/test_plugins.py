@@ -202,6 +202,29 @@ def test_what_a_plug_in_prints_is_not_among_the_results(
     assert capsys.readouterr() == ("", "begins\nworks\n")
 
 
+def test_the_current_folder_is_the_one_before(write: Write) -> None:
+    """A run's paths may be relative: elsewhere its steps could not be saved."""
+    write(
+        "away_.py",
+        "import os, tempfile\n"
+        "os.chdir('/')\n"
+        "def f(text, number):\n"
+        "    with tempfile.TemporaryDirectory() as folder: os.chdir(folder)\n"
+        "    return 1.0\n"
+        "def g(text, number):\n"
+        "    os.chdir('/')\n"
+        "    1 / 0\n",
+    )
+    here = Path.cwd()
+    away = found("away_:f")
+    assert Path.cwd() == here
+    away.number("a", 1)
+    assert Path.cwd() == here
+    with pytest.raises(PlugInError, match="ZeroDivisionError"):
+        found("away_:g").number("a", 1)
+    assert Path.cwd() == here
+
+
 def test_more_parameters_with_defaults_do(write: Write) -> None:
     write(
         "more_.py",
@@ -213,6 +236,11 @@ def test_more_parameters_with_defaults_do(write: Write) -> None:
         "h, i = Rewards(), functools.partial(f, scale=3)\n",
     )
     assert [found(f"more_:{name}").number("a", 2) for name in "fghi"] == [4.0, 2.0, 2.0, 6.0]
+
+
+class Unreadable(float):
+    def __float__(self) -> float:
+        raise ValueError("no number")
 
 
 # -- calling ---------------------------------------------------------------------------------------
@@ -237,13 +265,19 @@ def test_what_counts_as_a_float(value: Any, number: float) -> None:
         (float("nan"), "returned nan, and not a finite float"),
         (float("-inf"), "returned -inf, and not a finite float"),
         (10**400, "returned inf, and not a finite float"),
-        (1e39, "returned 1e+39, and not one that fits into 32 bits"),
+        (-1e10, "returned -10000000000.0, and not one of 1e+09 at most"),
+        (np.timedelta64(1, "s"), "returned a value of type timedelta64, and not a float"),
     ],
 )
 def test_what_does_not(value: Any, why: str) -> None:
     with pytest.raises(PlugInError) as error:
         PlugIn("k", "m:f", lambda: value).number()
     assert str(error.value) == f"k: m:f: {why}; correct the function"
+
+
+def test_a_number_that_cannot_be_read_is_its_error() -> None:
+    with pytest.raises(PlugInError, match="k: m:f: ValueError: no number"):
+        PlugIn("k", "m:f", lambda: Unreadable(1.0)).number()
 
 
 def test_an_error_says_where_in_the_file(write: Write) -> None:
@@ -261,11 +295,16 @@ def test_whatever_it_raises_is_its_error(write: Write) -> None:
         "import asyncio\n"
         "class Odd(Exception):\n"
         "    def __str__(self): raise ValueError\n"
+        "class Leaves(Exception):\n"
+        "    def __str__(self): raise SystemExit\n"
         "def f(text, number): raise Odd\n"
+        "def h(text, number): raise Leaves\n"
         "def g(text, number): raise asyncio.CancelledError\n",
     )
     with pytest.raises(PlugInError, match="Odd: its message cannot be read"):
         found("odd_:f").number("a", 1)
+    with pytest.raises(PlugInError, match="Leaves: its message cannot be read"):
+        found("odd_:h").number("a", 1)
     with pytest.raises(PlugInError, match="CancelledError"):
         found("odd_:g").number("a", 1)
 

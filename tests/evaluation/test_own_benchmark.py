@@ -89,7 +89,11 @@ def test_programs_without_a_given_beginning_stop_as_mbpp_s_do(write: Write) -> N
 def refused(value: str, write: Write) -> str:
     write(
         "mine.py",
+        "import itertools\n"
         "from azr_mlx import AssertCheck, Problem\n"
+        "from azr_mlx.evaluation.benchmarks.own import *\n"
+        "class Odd:\n"
+        "    prefix = property(lambda self: 1 / 0)\n"
         "class Mine(AssertCheck):\n"
         "    def grade(self, code, results): return 1\n"
         "good = AssertCheck('assert f() == 1')\n"
@@ -106,8 +110,8 @@ def refused(value: str, write: Write) -> str:
     [
         ("pass", "--benchmark: mine:problems: TypeError: 'NoneType' object is not iterable"),
         ("return []", "plug-in mine:problems: is empty; correct the function"),
-        ("return 1 / 0", "ZeroDivisionError: division by zero (mine.py, line 5)"),
-        ("yield 1 / 0", "ZeroDivisionError: division by zero (mine.py, line 5)"),
+        ("return 1 / 0", "ZeroDivisionError: division by zero (mine.py, line 9)"),
+        ("yield 1 / 0", "ZeroDivisionError: division by zero (mine.py, line 9)"),
         ("yield {'id': 1}", "row 1: not a row of mine:problems (TypeError: a value of type dict,"),
         (
             "yield Problem('a', '', '', Mine('assert f() == 1'))",
@@ -119,7 +123,27 @@ def refused(value: str, write: Write) -> str:
         ("yield Problem('a', '', '', AssertCheck(b'x'))", "tests of 'a' that are not a text of"),
         ("yield Problem('a', '', '', AssertCheck('def ('))", "tests of 'a' that are not a text"),
         ("yield Problem(1, '', '', good)", "ValueError: its id is not text"),
-        ("yield from 2 * [Problem('a', '', '', good)]", "a is in it more than once"),
+        ("yield from 2 * [Problem('a', 'p', 'q', good)]", "a is in it more than once"),
+        ("yield Problem('', 'p', 'q', good)", "an empty id in ''"),
+        ("yield Problem('a', '', 'q', good)", "an empty prompt in 'a'"),
+        ("yield Problem('a', 'p', '', good)", "an empty question in 'a'"),
+        ("yield Problem('a', 'p', 'q', good, task='x')", "a value of type str as the task of 'a'"),
+        ("yield Problem('a', 'p', 'q', AssertCheck('f()', None))", "limits of a check of 'a' that"),
+        ("yield Problem('a', 'p', 'q', AssertCheck('f()', '5'))", "'a' that is no Limits"),
+        (
+            "yield Problem('a', 'p', 'q', OutputCheck(None))",
+            "output of a check of 'a' that is no s",
+        ),
+        ("yield Problem('a', 'p', 'q', OutputCheck(object()))", "'a' that is no str"),
+        ("yield Problem('a', 'p', 'q', OutputCheck('f('))", "'a' that is no plain value"),
+        ("yield Problem('a', 'p', 'q', InputCheck('def f(): 1', 'x'))", "'a' that is no plain val"),
+        ("yield Problem('a', 'p', 'q', StdinCheck(['1'], ('1',)))", "inputs of a check of 'a'"),
+        ("yield Problem('a', 'p', 'q', StdinCheck((), ()))", "0 cases and 0 outputs of 'a'"),
+        ("yield Problem('a', 'p', 'q', CallCheck('f', ('()',), ()))", "1 cases and 0 outputs"),
+        ("yield Problem('a', 'p', 'q', CallCheck('f', ('()',), (good,)))", "'a' that is no plain"),
+        ("return Problem('a', 'p', 'q', good)", "TypeError: 'Problem' object is not iterable"),
+        ("return itertools.repeat(5)", "mine:problems: gives more than 100,000 problems; correct"),
+        ("yield Odd()", "a value of type Odd, and not a Problem"),
     ],
 )
 def test_what_is_no_benchmark_is_one_line(value: str, why: str, write: Write) -> None:

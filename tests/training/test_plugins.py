@@ -248,6 +248,7 @@ def test_the_held_out_tasks_are_from_them_too(write: Write, sandbox: Sandbox) ->
         ("Proposal('def f(a): return a', (1,))", "tuple of inputs is not text"),
         ("Proposal(None, ('(1,)',))", "tuple of inputs is not text"),
         ("Proposal('def f(a): return a', ('(1,)',), '\\ud800')", "tuple of inputs is not text"),
+        ("Proposal('def f(): return 1', ())", "returned a Proposal without inputs, and not 1"),
         ("rng.nothing", "AttributeError: "),
     ],
 )
@@ -270,7 +271,9 @@ def test_a_proposal_that_the_gate_refuses_is_no_task(write: Write, sandbox: Sand
         "    return Proposal('import os\\ndef f(a): return os.getcwd()', ('(1,)',))\n",
     )
     with pytest.raises(
-        AzrError, match=r"none of \d+ templates became a first task of deduction: .*i"
+        AzrError,
+        match=r"template_set: mytemplates:f: none of \d+ templates became a first task of "
+        "deduction: .*correct the function",
     ):
         run(Path("a"), sandbox, with_templates("mytemplates:f"))
 

@@ -116,6 +116,8 @@ def _own(
     if not all(isinstance(text, str) and is_text(text) for text in texts):
         why = "returned a Proposal whose program, message or tuple of inputs is not text"
         raise plugins.PlugInError(plug_in, why)
+    if not found.inputs:
+        raise plugins.PlugInError(plug_in, f"returned a Proposal without inputs, and not {count}")
     return Proposal(clean_source(found.program), found.inputs, found.message)
 
 
