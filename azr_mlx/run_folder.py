@@ -169,7 +169,7 @@ def find(where: str, output_dir: Path, asked: str = "--resume") -> tuple[Path, P
         runs = [p for p in output_dir.glob("*") if checkpoints(p)]
         if not runs:
             raise CheckpointError(
-                f"{asked} latest: no run with a checkpoint in {output_dir}/; train first"
+                f"{asked} latest: no run with a checkpoint in {output_dir.absolute()}; train first"
             )
         run = max(runs, key=lambda p: checkpoints(p)[-1].stat().st_mtime_ns)
         return run, checkpoints(run)[-1]

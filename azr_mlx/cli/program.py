@@ -136,6 +136,8 @@ def _meant(error: Exception, arguments: Sequence[str]) -> str:
         names = getattr(typer.main.get_command(app), "commands", {})
         if command := next((word for word in arguments if word in names), ""):
             return f"options come after the command (see {PROGRAM} {command} --help)"
+    if option in ("-c", "--config"):  # it exists, so its value is missing
+        return f"name one of {', '.join(shipped_configs())}, or a file"
     key = option.lstrip("-").replace("-", "_")
     if key in {f.name for f in fields(Config)}:
         return f"it is a key of the configuration: write {key}=VALUE"

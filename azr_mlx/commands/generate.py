@@ -68,7 +68,7 @@ class Generator:
             why = f"no {ADAPTER_CONFIG} in it" if there else "no such folder"
             raise UsageError(
                 f"--adapter-path: {adapter_path}: {why}; give a folder that "
-                "train or mlx_lm.lora has written, for example runs/NAME/adapters"
+                "train or mlx_lm.lora has written, for example runs/NAME"
             )
         if model_id is None:
             raise UsageError("--model: missing; name a model, or adapters that name their model")

@@ -183,14 +183,15 @@ def _display(config: Config, run_dir: Path, quiet: bool, leads: bool) -> Display
 
 @contextmanager
 def _can_go_on(run_dir: Path, leads: bool) -> Iterator[None]:
-    """If Ctrl-C ends the block, raises Interrupted with the command that continues the run; only
-    the rank that leads knows the run's folder."""
+    """If Ctrl-C ends the block, which measures, raises Interrupted with the command that continues
+    the run; only the rank that leads knows the run's folder."""
     try:
         yield
     except KeyboardInterrupt:
         if not leads:
             raise
-        raise Interrupted(f"to continue: {PROGRAM} train --resume {run_dir}") from None
+        again = f"to continue: {PROGRAM} train --resume {run_dir}"
+        raise Interrupted(f"the measurement begins again; {again}") from None
 
 
 @contextmanager

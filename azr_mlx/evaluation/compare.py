@@ -92,9 +92,6 @@ def _interval(e: Estimate) -> str:
 
 
 def _gap(gap: Estimate, tasks: int) -> str:
-    """If all tasks came out alike, a bootstrap has no interval to tell."""
-    if gap.low == gap.high:
-        return f"difference {100 * gap.value:+.1f} points: the same on every task ({tasks})"
     return (
         f"difference {100 * gap.value:+.1f} points (95 % interval {100 * gap.low:+.1f} to "
         f"{100 * gap.high:+.1f}: paired bootstrap over {tasks} tasks)"

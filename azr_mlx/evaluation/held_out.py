@@ -470,10 +470,10 @@ class BeforeAndAfter:
     def measure_before(self, note: Callable[[str], None] = lambda text: None) -> None:
         """Solve the tasks, unless the run has done so; ``note`` hears of it first."""
         if not self.record.before:
-            count, draws = sum(map(len, self.held.tasks.values())), self.held.config.held_out.draws
+            c, count = self.held.config.held_out, sum(map(len, self.held.tasks.values()))
             note(
-                f"held-out tasks before training: {count} tasks, each with a greedy answer and "
-                f"{draws} sampled"
+                f"held-out tasks before training: {count} tasks ({c.tasks} of each kind and "
+                f"difficulty), each with a greedy answer and {c.draws} sampled"
             )
             self.record.before = self.held.measure()
             self.record.right_before = self.held.right_answers()

@@ -96,8 +96,9 @@ def difference(
     """Mean of ``after`` - ``before`` over tasks, with its 95 % interval by a paired bootstrap.
 
     The percentile interval (Efron 1979) over 10,000 resamples of the tasks: both scores of a task
-    are drawn together. If no task differs the interval is empty: the bootstrap cannot know of a
-    task that could.
+    are drawn together. If all tasks differ alike, a bootstrap knows of none that could differ
+    otherwise: then half a task that is lost and half a task that is gained are drawn as well, as
+    Agresti and Min (2005) add halves to counts of pairs.
 
     Raises:
         ValueError: the lengths differ, or there is no task.
@@ -107,8 +108,10 @@ def difference(
     gaps = np.asarray(after, float) - np.asarray(before, float)
     # A resample's mean depends on how often each distinct gap is drawn, and on nothing else.
     values, counts = np.unique(gaps, return_counts=True)
+    if len(values) == 1:
+        values, counts = np.array([-1.0, values[0], 1.0]), np.array([0.5, counts[0], 0.5])
     means = [
-        draw.multinomial(len(gaps), counts / len(gaps), _AT_ONCE) @ values / len(gaps)
+        draw.multinomial(len(gaps), counts / counts.sum(), _AT_ONCE) @ values / len(gaps)
         for _ in range(RESAMPLES // _AT_ONCE)
     ]
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ def _resolve_gguf(
     state = [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
     target = _cached(source, state, quantization, cache_dir, dtype)
     if not target.is_dir():
+        _say_that_it_takes_a_while(source, target)
         target.unlink(missing_ok=True)  # a link to a folder that was removed
         with whole_folder(target) as work:
             import_gguf(source.path, work, quantization, dtype)
@@ -219,8 +221,15 @@ def _resolve_folder(
         with filling(target) as work:
             link_folder(source.path, work)
     elif not target.is_dir():
+        _say_that_it_takes_a_while(source, target)
         convert_folder(source.path, target, quantization, dtype)
     return ResolvedModel(target, source.identity, source.revision, True)
+
+
+def _say_that_it_takes_a_while(source: Source, target: Path) -> None:
+    """Half a billion parameters take most of a minute."""
+    sys.stderr.write(f"converting {source.name}, once: it is kept in {target.parent}\n")
+    sys.stderr.flush()
 
 
 def _cached(

@@ -33,7 +33,7 @@ LABELS = {
     "evaluate": "evaluating",
     "pause": "paused: the battery is low",
 }
-STOPPING = "Ctrl-C: finishing what is half done, then saving (once more: end without saving)"
+STOPPING = "Ctrl-C: saving the last whole step (once more: end without saving)"
 PER_SECOND = 2  # how often the view is drawn
 KEPT = 60  # the curves show this many of the last steps
 RECENT = 10  # the time left is estimated from this many of the last steps

@@ -39,6 +39,7 @@ from azr_mlx.types import TaskKind
 LONGEST_LINE, MOST_LINES = 200, 13
 LEVELS = ("debug", "info", "warning", "error")
 
+FEW = 30  # tasks; an interval over fewer is not to be trusted
 HELD_OUT_HEADINGS = ("tasks", "before", "after", "gain in points (95 %)")
 
 
@@ -203,11 +204,14 @@ def held_out_table(
 def gain_line(way: str, found: Mapping[str, Sequence[HeldOutLine]]) -> str:
     """One line: whether the mean of the kinds rose or fell in each distribution, with 95 %
     confidence."""
-    parts = (f"{_change(lines[-1].gain)} {held_out.NAMES[name]}" for name, lines in found.items())
+    parts = (f"{_change(lines[-1])} {held_out.NAMES[name]}" for name, lines in found.items())
     return f"in short, {way} answers: {', '.join(parts)}"
 
 
-def _change(gain: Estimate) -> str:
+def _change(mean: HeldOutLine) -> str:
+    gain = mean.gain
+    if mean.tasks < FEW:
+        return f"{mean.tasks} tasks are too few to tell"
     if gain.low <= 0.0 <= gain.high:
         return "no clear change"
     return f"{'better' if gain.value > 0 else 'worse'} by {abs(100 * gain.value):.1f} points"

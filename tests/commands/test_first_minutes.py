@@ -223,7 +223,7 @@ def test_bad_yaml(tmp_path, text, what):
         (["train", "quickstart"], 2, "a configuration, and not KEY=VALUE; give -c quickstart"),
         (["train", "--max-steps", "5"], 2, "write max_steps=VALUE"),
         (["train", "--model", "./none", "--dry-run"], 2, "no such file or folder"),
-        (["train", "--resume"], 2, "no run with a checkpoint in runs/; train first"),
+        (["train", "--resume"], 2, "/runs; train first"),
         (["report"], 2, "no run with metrics in runs/"),
         (["export", "--adapter-path", "x", "--out", "y"], 2, "no adapters there; give runs/NAME"),
         (["generate", "-p", "x"], 2, "--model: missing"),
@@ -263,7 +263,9 @@ def test_ctrl_c_before_the_first_step_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     said = process.stderr.read()
-    assert said.startswith("azr-mlx: interrupted: to continue: "), said
+    assert said.startswith(
+        "azr-mlx: interrupted: the measurement begins again; to continue: "
+    ), said
     assert said.endswith(" train --resume runs/first\n") and said.count("\n") == 1
 
 

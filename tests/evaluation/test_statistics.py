@@ -196,9 +196,15 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.90 <= hits / 200 <= 0.99
 
 
-def test_equal_results_differ_by_nothing():
-    got = difference([0.0, 1.0, 0.5], [0.0, 1.0, 0.5], draw())
-    assert (got.value, got.low, got.high) == (0.0, 0.0, 0.0)
+@pytest.mark.parametrize(("tasks", "most"), [(3, 0.7), (8, 0.4), (300, 0.011)])
+def test_equal_results_differ_by_nothing_but_are_not_certain_to(tasks, most):
+    """Of few tasks it is not known if another one would differ; the true share of those that do is
+    then under 1 - 0.05 ** (1 / n) with 95 % confidence (10 of 1,000 for 300 tasks)."""
+    got = difference([0.5] * tasks, [0.5] * tasks, draw())
+    assert got.value == 0.0 and got.low == pytest.approx(-got.high, abs=1 / tasks)
+    assert (1 - 0.05 ** (1 / tasks)) / 2 < got.high <= most
+    alike = difference([0.25] * tasks, [0.75] * tasks, draw())
+    assert alike.low < alike.value == 0.5 < alike.high < 1.0
 
 
 def test_the_same_key_gives_the_same_interval_and_another_another():

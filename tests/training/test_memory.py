@@ -293,7 +293,11 @@ def test_train_refuses_in_one_line_before_the_weights(folder, tmp_path, monkeypa
     done = cli("train", "--model", folder, "memory_limit_gb=0.2")
     assert done.returncode == 2, done.stderr
     (line,) = [one for one in done.stderr.splitlines() if "error:" in one]
-    assert "phase needs" in line and "there is 200 MB" in line and "this fits: " in line
+    assert (
+        "phase needs" in line
+        and "but memory_limit_gb=0.2 allows 200 MB" in line
+        and "this fits: " in line
+    )
     assert not (tmp_path / "runs").exists(), "something was made before it was refused"
     named = line.partition("this fits: ")[2].partition(" (or")[0].split()
     c = load(None, [f"model_id={folder}", "memory_limit_gb=0.2", *named])

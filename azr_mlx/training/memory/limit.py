@@ -18,6 +18,7 @@ GB = 1e9
 STEP = 64  # budgets of a micro-batch are tried in steps of this many tokens
 LEAST_TOKENS = 16  # shorter completions are useless
 FIRST = "quickstart"  # the configuration to begin with
+BEYOND = 1.5  # times the machine's limit: it cannot be meant to run anyway
 LEAST_PROMPT = 256  # shorter prompts refer to hardly any task
 
 
@@ -141,10 +142,13 @@ def refuse_what_does_not_fit(c: Config, planner: Planner, limit: int, largest: L
     phase, worst = max(peaks.items(), key=lambda item: item[1].total)
     if worst.total <= limit:
         return
+    has = f"memory_limit_gb={c.memory_limit_gb:g} allows" if c.memory_limit_gb else "there is"
+    # A machine's limit keeps a reserve. What is far beyond it ends by the system's hand.
+    possible = c.memory_limit_gb or worst.total <= BEYOND * limit
+    more = f"(or give memory_limit_gb={worst.total / GB + 0.05:.1f} to run it anyway)"
     raise UsageError(
-        f"memory: the {phase} phase needs {storage(worst.total)}, but there is {storage(limit)}; "
-        f"{what_fits(c, planner, limit, largest)} "
-        f"(or give memory_limit_gb={worst.total / GB + 0.05:.1f} to run it anyway)"
+        f"memory: the {phase} phase needs {storage(worst.total)}, but {has} {storage(limit)}; "
+        f"{what_fits(c, planner, limit, largest)}{f' {more}' if possible else ''}"
     )
 
 
@@ -153,7 +157,8 @@ def what_fits(c: Config, planner: Planner, limit: int, largest: Largest) -> str:
     if (other := nearest(c, planner, limit)) is not None:
         return f"this fits: {' '.join(overrides(c, other))}"
     name = largest(planner.device, limit)
-    fix = "use a smaller model, or close other programs"
+    own = bool(c.memory_limit_gb)
+    fix = f"use a smaller model, or {'a larger limit' if own else 'close other programs'}"
     if name:
         also = "" if name == FIRST else f", and -c {FIRST}, which needs no download"
         fix = f"-c {name} fits{also}"
