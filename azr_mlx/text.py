@@ -76,8 +76,10 @@ def number(value: float, unit: str = "", spacing: float | None = None) -> str:
 
 
 def storage(size: float) -> str:
-    """Bytes as text, in MB or GB (powers of ten)."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    """Bytes as text, in kB, MB or GB (powers of ten)."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def duration(seconds: float) -> str:
