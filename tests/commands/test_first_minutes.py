@@ -263,9 +263,9 @@ def test_ctrl_c_before_the_first_step_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     said = process.stderr.read()
-    assert said.startswith(
-        "azr-mlx: interrupted: the measurement begins again; to continue: "
-    ), said
+    assert said.startswith("azr-mlx: interrupted: the measurement begins again; to continue: "), (
+        said
+    )
     assert said.endswith(" train --resume runs/first\n") and said.count("\n") == 1
 
 
