@@ -209,7 +209,7 @@ def convert(
     return 0
 
 
-@app.command()
+@app.command(short_help="Export for other programs.")
 def export(
     adapter_path: Annotated[
         Path,
@@ -370,7 +370,7 @@ def _solved(tries: Sequence[Try], as_json: bool) -> int:
     return CHECK_FAILED
 
 
-@app.command("eval")
+@app.command("eval", short_help="Evaluate a model on code benchmarks.")
 def evaluate(
     benchmark: BenchmarkNames = "humaneval",
     model: Model = None,
@@ -468,7 +468,7 @@ def _set_beside(report: Report) -> None:
     write(*drawn[1])
 
 
-@app.command()
+@app.command(short_help="Check this machine, and say what to do.")
 def doctor(
     as_json: Json = False,
     report: Annotated[
@@ -503,7 +503,7 @@ def show_cache(
     return 0
 
 
-@app.command("report")
+@app.command("report", short_help="Write a run's report as one HTML file.")
 def show_run(
     run: Annotated[
         str,
@@ -606,7 +606,7 @@ def show_tasks(
     return 0
 
 
-@app.command()
+@app.command(short_help="Publish a run on the Hugging Face hub.")
 def push(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help=RUN_HELP, autocompletion=completion.runs)

@@ -14,8 +14,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Override keys of the configuration, for example ppo.epochs=2.",
+        metavar="KEY=VALUE",
+        help="Override keys of the configuration, for example ppo.epochs=2; --dry-run shows all.",
     ),
 ]
 MODEL_HELP = "Model: hub repository, local folder, .gguf file, or package:NAME/FILE."
