@@ -182,6 +182,12 @@ def test_an_option_that_is_a_key_of_a_group_names_the_key(cli: Cli) -> None:
     assert "did you mean rollout.temperature=VALUE" in done.stderr
 
 
+def test_a_missing_configuration_is_answered_with_those_that_there_are(cli: Cli) -> None:
+    done = cli("train", "-c")
+    assert done.returncode == 2
+    assert "name one of azr_config, " in done.stderr and "did you mean" not in done.stderr
+
+
 def test_flags_are_configuration_too(cli: Cli) -> None:
     done = cli("train", "--backend", "jax")
     assert done.returncode == 2

@@ -171,11 +171,17 @@ def test_any_part_of_a_split_file_names_the_model(tmp_path: Path, given: int) ->
     assert np.abs(difference).max() < TOLERANCE
 
 
-def test_a_split_file_is_converted_again_if_any_part_has_changed(tmp_path: Path) -> None:
+def test_a_split_file_is_converted_again_if_any_part_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     parts, _ = write_parts(tmp_path)
     options: dict[str, Any] = {"quantization": PLAIN, "cache_dir": tmp_path / "cache"}
     first = resolve(str(parts[0]), **options)
+    assert capsys.readouterr().err == (
+        f"converting {parts[0].stem}, once: it is kept in {tmp_path / 'cache'}\n"
+    )
     assert resolve(str(parts[0]), **options) == first
+    assert capsys.readouterr().err == ""
     os.utime(parts[2], (1, 1))
     assert resolve(str(parts[0]), **options).path != first.path
 

@@ -304,6 +304,22 @@ def test_train_refuses_in_one_line_before_the_weights(folder, tmp_path, monkeypa
     assert memory.fitting(c), "what is suggested is refused, too"
 
 
+def test_what_is_far_beyond_the_machine_is_not_offered_to_run_anyway():
+    p, c = planner(layers=16), load(None, [])
+    need = max(phase.total for phase in p.peaks(c).values())
+
+    def told(bound: float, config=c) -> str:
+        with pytest.raises(UsageError) as error:
+            limit.refuse_what_does_not_fit(config, p, int(bound), lambda device, size: "")
+        return str(error.value)
+
+    assert "but there is " in told(0.9 * need) and "to run it anyway" in told(0.9 * need)
+    assert "to run it anyway" not in told(0.3 * need)
+    own = load(None, ["memory_limit_gb=0.002"])
+    assert "but memory_limit_gb=0.002 allows 2 MB; " in told(2e6, own)
+    assert "or a larger limit (or give memory_limit_gb=" in told(2e6, own)
+
+
 def test_the_limit_is_read_and_a_higher_one_goes_on(folder):
     low = load(None, [f"model_id={folder}", "memory_limit_gb=0.001"])
     with pytest.raises(UsageError, match=r"memory: the \w+ phase needs .* model alone|this fits"):
