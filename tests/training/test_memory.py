@@ -306,7 +306,7 @@ def test_train_refuses_in_one_line_before_the_weights(folder, tmp_path, monkeypa
 
 def test_what_is_far_beyond_the_machine_is_not_offered_to_run_anyway():
     p, c = planner(layers=16), load(None, [])
-    need = max(phase.total for phase in p.peaks(c).values())
+    need = max(phase.total for _, phase in p.peaks(c).items())
 
     def told(bound: float, config=c) -> str:
         with pytest.raises(UsageError) as error:
