@@ -151,7 +151,8 @@ def test_adapters_that_change_nothing_differ_by_nothing(here, tmp_path):
     done = finished(here, *words, "--json")
     report = json.loads(done.stdout)
     (gap,) = report["comparisons"]
-    assert gap["differences"]["pass@1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    found = gap["differences"]["pass@1"]
+    assert found["value"] == 0.0 and found["low"] == -found["high"] < 0, "of few tasks"
     assert gap["gained"] == gap["lost"] == [] and gap["p_value"] == 1.0
     texts = {}
     for arm in ("humaneval", "humaneval-base"):
