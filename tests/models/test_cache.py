@@ -64,7 +64,7 @@ def test_an_empty_cache_is_shown_and_not_made(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["cache"]) == 0
-    assert capsys.readouterr().out == f"0 MB in {here}\n"
+    assert capsys.readouterr().out == f"0 kB in {here}\n"
     assert main(["cache", "--clear"]) == 0
     assert not here.exists()
 
@@ -86,7 +86,7 @@ def test_clearing_removes_its_own_and_nothing_else(
 ) -> None:
     own, others = fill(here)
     assert main(["cache", "--clear"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"0 MB removed from {here}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"1 kB removed from {here}"
     assert not any(path.is_symlink() or path.exists() for path in own)
     assert all(path.exists() for path in others)
 
