@@ -6,7 +6,8 @@ r"""What self-play learns, and what of it helps: variants of a configuration ove
 
 Each run is a process of its own, one thread for arithmetic and one sandbox worker, on one core; as
 many run at once as ``--parallel`` says. A run solves held-out tasks before and after training:
-greedy, and sampled as in training. Variants are paired by seed with "base". Intervals are 95 % over
+greedy, and sampled as in training. Variants are paired by seed with "base", or with the one that
+``--against`` names. Intervals are 95 % over
 seeds (Student's t). The proposer is measured by p(1 - p) of its tasks, p their solve rate: the mean
 over its run, to be compared with that of "frozen". Prints one JSON object; progress and a table go
 to stderr. With ``--keep FILE`` a run that has ended is not made again by the same command.
@@ -50,7 +51,7 @@ import sys
 import tempfile
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -137,6 +138,7 @@ def main() -> int:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all variants"
     )
+    parser.add_argument("--against", default="base", help="the variant that others are paired with")
     parser.add_argument("--pools", default="", help="a folder for the tasks of the runs")
     parser.add_argument("--keep", default="", help="a .jsonl file for what has been computed")
     parser.add_argument("--one", action="store_true", help=SUPPRESS)
@@ -156,7 +158,11 @@ def main() -> int:
         load(options.config, [*options.set, *overrides(name)])
     found = every(options)
     runs = [run for run in found if "failed" not in run]
-    rows = [summary(n, runs) for n in options.variants if any(r["variant"] == n for r in runs)]
+    rows = [
+        summary(name, runs, options.against)
+        for name in options.variants
+        if any(run["variant"] == name for run in runs)
+    ]
     for row in rows:
         print(shown(row), file=sys.stderr)
     print(json.dumps({**sbs.machine(options), "rows": rows, "runs": found}, indent=1))
@@ -273,6 +279,7 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
     from azr_mlx.config import load
     from azr_mlx.evaluation.held_out import HeldOut, compare, draw
     from azr_mlx.monitoring.terminal import Display
+    from azr_mlx.tasks.task_files import rows_of
     from azr_mlx.training.run import Trainer
     from azr_mlx.types import Task
 
@@ -297,26 +304,28 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
         }
         held = HeldOut(config, backend, sandbox, trainer.selfplay.solver.form, tasks)
         before = row["known"]["before"]
+        memory = trainer.selfplay.memory
         trainer.start()
         for part in parts(row["variant"]):
             changed(trainer, part)
+        seen: dict[str, dict[str, Any]] = {}  # tasks by id
         began = time.perf_counter()
         while trainer.step < config.max_steps:
             trainer._train_step(Uninterrupted())
             seconds = time.perf_counter() - began
             rows = metrics(Path(folder))
             spent = answers(rows) if row.get("answers") else seconds
-            # The learning rate falls with what is left of the budget. Asked once and for all, it
-            # would reach 0 too early: steps cost less if the templates have run out.
+            if row.get("pools"):  # now, since a small buffer forgets
+                seen |= {task["id"]: task for task in rows_of(memory.tasks.to_json())}
             if budget and trainer.step >= PACE:
-                steps = round(trainer.step * budget / spent)
+                steps = steps_in(budget, trainer.step, spent)
                 trainer.selfplay.learner.config = replace(config, max_steps=steps)
             if budget and spent >= budget:
                 break
         after = held.measure()
         if row.get("pools"):
             name = f"{row['variant']}-{row['seed']}.jsonl".replace("/", "_")
-            write_last_tasks(trainer, Path(row["pools"]) / name)
+            write_last_tasks(seen.values(), trainer.step, row["seed"], Path(row["pools"]) / name)
     return {
         "variant": row["variant"],
         "seed": row["seed"],
@@ -385,16 +394,21 @@ def play_fixed(selfplay: Any, r: Any, log: Any) -> None:
     log.add([], solutions, rewards.pay(r, [], solutions, selfplay.config))
 
 
-def write_last_tasks(trainer: Any, file: Path) -> None:
-    """Write the tasks of the run's last third, at most ``POOL`` of each kind, those of the model if
+def steps_in(budget: float, made: int, spent: float) -> int:
+    """How many steps there are in the budget, by what the steps made so far have spent of it: the
+    learning rate falls to 0 within them. To be asked after every step: steps cost less once the
+    templates have run out, and a rate that goes by the first ones would reach 0 too early."""
+    return round(made * budget / spent)
+
+
+def write_last_tasks(tasks: Iterable[dict[str, Any]], step: int, seed: int, file: Path) -> None:
+    """Write the tasks of a run's last third, at most ``POOL`` of each kind, those of the model if
     it proposed any; nothing if there are none."""
     from azr_mlx import rng
-    from azr_mlx.tasks.task_files import rows_of
 
-    tasks = rows_of(trainer.selfplay.memory.tasks.to_json())
-    last = [row for row in tasks if 3 * row["step"] > 2 * trainer.step]
+    last = [row for row in tasks if 3 * row["step"] > 2 * step]
     own = [row for row in last if row["origin"] == "model"] or last
-    draw = rng.generator(trainer.config.seed, "pool", 0)
+    draw = rng.generator(seed, "pool", 0)
     chosen = [own[int(i)] for i in draw.permutation(len(own))]
     if not chosen:
         return
@@ -477,28 +491,34 @@ def curves(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
 # -- over seeds ------------------------------------------------------------------------------------
 
 
-def summary(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(name: str, runs: Sequence[dict[str, Any]], against: str = "base") -> dict[str, Any]:
     own = {run["seed"]: run for run in runs if run["variant"] == name}
-    base = {run["seed"]: run for run in runs if run["variant"] == "base"}
+    other = {run["seed"]: run for run in runs if run["variant"] == against != name}
     row: dict[str, Any] = {
         "variant": name,
         "steps": statistics.median(run["steps"] for run in own.values()),
         "seconds": statistics.median(run["seconds"] for run in own.values()),
     }
+
+    def put(key: str, gain: dict[int, float], its: dict[int, float]) -> None:
+        row[key] = interval(list(gain.values()))
+        if apart := [gain[seed] - its[seed] for seed in gain if seed in its]:
+            row[f"{key}/against_{against}"] = interval(apart)
+
     for way in ("greedy", "sampled"):
         for where in [*own[min(own)][way], "all"]:
-            gain = {seed: gained(run[way], where) for seed, run in own.items()}
-            row[f"{way}/{where}"] = interval(list(gain.values()))
-            if name != "base" and base:
-                apart = [gain[s] - gained(base[s][way], where) for s in gain if s in base]
-                row[f"{way}/{where}/against_base"] = interval(apart)
-    proposed = {seed: run["proposer"] for seed, run in own.items() if run["proposer"]}
-    for which in ("valid", "all") if proposed else ():
-        found = {seed: one[which] for seed, one in proposed.items()}
-        row[f"p(1-p) of {which} proposals"] = interval(list(found.values()))
-        if name != "base" and base:
-            apart = [found[s] - base[s]["proposer"][which] for s in found if s in base]
-            row[f"p(1-p) of {which} proposals/against_base"] = interval(apart)
+            gain, its = (
+                {seed: gained(run[way], where) for seed, run in some.items()}
+                for some in (own, other)
+            )
+            put(f"{way}/{where}", gain, its)
+    for which in ("valid", "all"):
+        found, its = (
+            {seed: run["proposer"][which] for seed, run in some.items() if run["proposer"]}
+            for some in (own, other)
+        )
+        if found:
+            put(f"p(1-p) of {which} proposals", found, its)
     return row
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from types import SimpleNamespace
 
@@ -143,3 +144,42 @@ def test_a_run_ends_by_answers_or_by_seconds(bench, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         bench.main()
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_the_rate_goes_by_what_is_left_of_a_budget(bench):
+    """Ten dear steps, then cheap ones: the end moves away as it is found out."""
+    spent = [30.0 * n for n in range(1, 11)] + [300.0 + 10 * n for n in range(1, 31)]
+    ends = [bench.steps_in(600, made, one) for made, one in enumerate(spent, 1)]
+    assert ends[0] == ends[9] == 20 and ends[-1] == 40
+    assert all(end >= made for made, end in enumerate(ends, 1)), "no step after the end"
+
+
+def test_a_pool_has_the_last_third_and_the_model_s_own_if_there_are_any(bench, tmp_path):
+    def row(number, step, origin, kind="deduction"):
+        return {"id": str(number), "step": step, "origin": origin, "kind": kind}
+
+    file = tmp_path / "pools" / "base-0.jsonl"
+    rows = [row(0, 6, "model"), row(1, 7, "model"), row(2, 9, "template")]
+    rows += [row(10 + n, 9, "model", "induction") for n in range(200)]
+    bench.write_last_tasks(rows, 9, 0, file)
+    kept = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [r["id"] for r in kept if r["kind"] == "deduction"] == ["1"]
+    assert sum(r["kind"] == "induction" for r in kept) == bench.POOL
+    bench.write_last_tasks(rows[2:3], 9, 0, file)
+    assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == ["2"]
+    file.unlink()
+    bench.write_last_tasks(rows[:1], 9, 0, file)
+    assert not file.exists(), "a pool of nothing"
+
+
+def test_another_variant_than_base_can_be_the_one_to_pair_with(bench):
+    def run(variant, gain):
+        lines = {"0.2": {"mean": {"gain": gain}}}
+        return {"variant": variant, "seed": 0, "steps": 1, "seconds": 1.0, "proposer": None,
+                "greedy": lines, "sampled": lines}  # fmt: skip
+
+    runs = [run("fresh", 0.1), run("frozen", 0.4), run("base", 0.9)]
+    row = bench.summary("frozen", runs, "fresh")
+    assert row["greedy/0.2/against_fresh"]["mean"] == pytest.approx(0.3)
+    assert not [key for key in row if "against_base" in key]
+    assert not [key for key in bench.summary("fresh", runs, "fresh") if "against" in key]
