@@ -324,8 +324,8 @@ def one(row: dict[str, Any]) -> dict[str, Any]:
                 break
         after = held.measure()
         if row.get("pools"):
-            name = f"{row['variant']}-{row['seed']}.jsonl".replace("/", "_")
-            write_last_tasks(seen.values(), trainer.step, row["seed"], Path(row["pools"]) / name)
+            file = Path(row["pools"]) / pool_name(row["variant"], row["seed"])
+            write_last_tasks(seen.values(), trainer.step, row["seed"], file)
     return {
         "variant": row["variant"],
         "seed": row["seed"],
@@ -399,6 +399,11 @@ def steps_in(budget: float, made: int, spent: float) -> int:
     learning rate falls to 0 within them. To be asked after every step: steps cost less once the
     templates have run out, and a rate that goes by the first ones would reach 0 too early."""
     return round(made * budget / spent)
+
+
+def pool_name(variant: str, seed: int) -> str:
+    """A name that can be a part of a variant: without commas."""
+    return f"{variant}-{seed}.jsonl".replace("/", "_").replace(",", "+")
 
 
 def write_last_tasks(tasks: Iterable[dict[str, Any]], step: int, seed: int, file: Path) -> None:

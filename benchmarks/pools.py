@@ -20,10 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from learning import pool_name
 from learning_toy import interval
 
 Pool = dict[str, list[dict[str, Any]]]  # tasks by kind
 FEWEST = 30
+MANY_SEEDS = 100
 
 
 def main() -> int:
@@ -39,9 +41,9 @@ def main() -> int:
 def of_variant(folder: Path, variant: str) -> dict[int, Pool]:
     """Its pools by seed."""
     out = {}
-    for file in sorted(folder.glob(f"{variant}-*.jsonl")):
-        if (seed := file.stem.removeprefix(f"{variant}-")).isdigit():
-            out[int(seed)] = by_kind([json.loads(line) for line in file.read_text().splitlines()])
+    for seed in range(MANY_SEEDS):
+        if (file := folder / pool_name(variant, seed)).exists():
+            out[seed] = by_kind([json.loads(line) for line in file.read_text().splitlines()])
     return out
 
 

@@ -18,7 +18,7 @@ def bench():
 
 
 def write(folder, variant, seed, programs, rate, kind="deduction"):
-    with (folder / f"{variant}-{seed}.jsonl").open("a") as out:
+    with (folder / f"{variant}-{seed}.jsonl".replace(",", "+")).open("a") as out:
         for program in programs:
             row = {"kind": kind, "program": program, "solve_rate": rate}
             out.write(json.dumps(row) + "\n")
@@ -32,6 +32,7 @@ def test_sets_of_one_size_are_compared(bench, tmp_path):
         write(tmp_path, "base", seed, apart, 0.5)
         write(tmp_path, "base", seed, ["x"], 0.5, kind="induction")
     write(tmp_path, "base,ema", 7, alike, 1.0)
+    assert list(bench.of_variant(tmp_path, "base,ema")) == [7]
     pools = {name: bench.of_variant(tmp_path, name) for name in ("frozen", "base")}
     found = bench.compared(pools)
     assert found["seeds"] == [0, 1]
