@@ -7,7 +7,7 @@ runs/NAME/
   held_out.json                the held-out tasks solved before and after training
   adapters  best               links to the newest checkpoint and to the best one
   checkpoints/step_000120/     see ``azr_mlx.training.checkpoint``
-  report.html
+  report.html                  and compared.html, with other runs beside it
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from azr_mlx.files import Unreadable, read_json, read_rows, write_json
 
 CONFIG_FILE, RUN_FILE, METRICS_FILE = "config.yaml", "run.json", "metrics.jsonl"
 HELD_OUT_FILE, REPORT_FILE = "held_out.json", "report.html"
+COMPARED_FILE = "compared.html"  # this run and others
 NEWEST, BEST = "adapters", "best"
 OUTPUT_DIR = "runs"  # where runs are, if the configuration does not say
 ENDED = "ended_after"  # the entry of run.json that has the step after which a run was done

@@ -522,7 +522,11 @@ def show_run(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Output file. Default: RUN/report.html.")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Output file. Default: RUN/report.html, or RUN/compared.html with --compare.",
+        ),
     ] = None,
     follow: Annotated[
         bool,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -592,7 +593,7 @@ def _load_benchmarks(config: Config) -> list[benchmarks.Benchmark]:
     try:
         return [benchmarks.load(name, data) for name in config.evaluation.benchmarks]
     except UsageError as e:
-        why = str(e).replace("--data", "evaluation.data").removeprefix("--benchmark: ")
+        why = re.sub(r"--benchmark:? ", "", str(e)).replace("--data", "evaluation.data")
         raise UsageError(
             f"evaluation.benchmarks: {why}; evaluation_interval=0 trains without them"
         ) from e

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from azr_mlx.commands import train
 from azr_mlx.commands.evaluate import EvalRequest
 from azr_mlx.commands.evaluate import evaluate as run
 from azr_mlx.config import Config, ConfigError, EvaluationConfig
@@ -20,7 +22,7 @@ from azr_mlx.evaluation.sampling import Evaluation
 from azr_mlx.evaluation.store import Store
 from azr_mlx.sandbox import Sandbox
 from tests.runs import unregistered
-from tests.scripted import Scripted, half_right
+from tests.scripted import ROWS, Scripted, half_right
 
 pytestmark = pytest.mark.sandbox
 
@@ -171,3 +173,15 @@ def test_a_name_that_is_unknown_says_that_there_are_plug_ins(write: Write) -> No
     write("adding.py", ADDING)
     with pytest.raises(ConfigError, match=r"--benchmark: adding:problem: .* did you mean problems"):
         benchmarks.load("adding:problem")
+
+
+def test_training_names_its_setting_and_not_eval_s_option(tmp_path, monkeypatch):
+    rows = [{**row, "test": f"import numpy as np\n{row['test']}"} for row in ROWS]
+    data = tmp_path / "HumanEval.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    for name, why in [("gone:f", "gone:f: "), ("humaneval", "humaneval: .* numpy")]:
+        chosen = EvaluationConfig(data=str(data), benchmarks=(name,))
+        with pytest.raises(UsageError, match=rf"^evaluation\.benchmarks: {why}") as caught:
+            train._load_benchmarks(Config(evaluation_interval=1, evaluation=chosen))
+        assert "--benchmark" not in str(caught.value)

@@ -444,6 +444,9 @@ def test_the_command_writes_the_latest_run_and_its_figures_as_json(tmp_path, mon
     said = json.loads(capsys.readouterr().out)
     assert said["path"] == "both.html" and [r["steps"] for r in said["runs"]] == [3, 4]
     assert said["runs"][0]["metrics"]["entropy"]["steps"] == 3
+    assert cli.main(["report", "runs/b", "--compare", "runs/a"]) == 0
+    assert capsys.readouterr().out == "runs/b/compared.html\n"
+    assert "runs/a" not in Path("runs/b/report.html").read_text(), "the run's own is as it was"
     assert cli.main(["report", "runs/none"]) == 2
 
 

@@ -16,7 +16,7 @@ from azr_mlx.monitoring import samples
 from azr_mlx.monitoring.report import charts, page
 from azr_mlx.monitoring.report.data import ShownRun, locate, read
 from azr_mlx.monitoring.report.summary import to_json
-from azr_mlx.run_folder import REPORT_FILE
+from azr_mlx.run_folder import COMPARED_FILE, REPORT_FILE
 
 __all__ = ["MOST_COMPARED", "ShownRun", "locate", "read", "to_json", "write"]
 
@@ -24,14 +24,15 @@ MOST_COMPARED = len(charts.SHAPES) - 1  # runs beside the first: each has a mark
 
 
 def write(run: ShownRun, *compared: ShownRun, out: Path | None = None, every: int = 0) -> Path:
-    """Write the report, completely or not at all. Returns its path: ``out``, or RUN/report.html if
-    that is None. ``every`` is as in ``page.compose``.
+    """Write the report, completely or not at all. Returns its path: ``out``; if that is None,
+    RUN/report.html, or RUN/compared.html if it shows others, too. ``every`` is as in
+    ``page.compose``.
 
     Raises:
         AzrError: it cannot be written there.
     """
     text = page.compose([run, *compared], samples.of_run(run.path), every)
-    path = run.path / REPORT_FILE if out is None else out
+    path = out or run.path / (COMPARED_FILE if compared else REPORT_FILE)
     try:
         write_whole(path, text)
     except OSError as e:
