@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,15 @@ MOST_KNOWN, NEXT_LEVEL = 20, 0.1
 
 Levels = Mapping[TaskKind, float]  # the difficulty that each kind is proposed at
 Shape = tuple[TaskKind, str]
+
+
+@dataclass(slots=True)
+class NewShapes:
+    """What a round knows of the shapes that templates have: which it has used, and the kinds of
+    which it has found no new one. These are not searched again, which would take long."""
+
+    used: set[Shape] = field(default_factory=set)
+    ended: set[TaskKind] = field(default_factory=set)
 
 
 class ProposalError(AzrError):
@@ -195,11 +205,11 @@ class TaskProposer:
         known = self.buffer.programs()
         chosen = [known[i] for i in draw.permutation(len(known))[:count]]
         programs: list[tuple[str, tuple[Task, ...]]] = [(task.program, (task,)) for task in chosen]
-        used = {(kind, skeleton(task.program)) for task in chosen}
+        shapes = NewShapes({(kind, skeleton(task.program)) for task in chosen})
         alone = int(len(levels) == 1)
         wanted = count if self.config.proposer.templates_per_step else alone
         for _ in range(wanted - len(chosen)):
-            proposal, _ = self._fresh(kind, level, draw, used)
+            proposal, _ = self._fresh(kind, level, draw, shapes)
             programs.append((proposal.program, ()))
         return [
             _Request(kind, level, self._rendered(kind, [], level, program=program), shown, program)
@@ -273,16 +283,17 @@ class TaskProposer:
 
         Raises AzrError if the templates seem to have reserved shapes only, as a plug-in may.
         """
-        used, drafts = set[Shape](), list[Draft]()
+        shapes, drafts = NewShapes(), list[Draft]()
         for index, (kind, level) in enumerate(wanted):
-            proposal, level = self._fresh(kind, level, r.draw("templates", index), used)
+            draw = r.draw("templates", index)
+            proposal, level = self._fresh(kind, level, draw, shapes)
             drafts.append(Draft(proposal, kind, level, r.step, source="template"))
         return drafts
 
     def _fresh(
-        self, kind: TaskKind, level: float, draw: np.random.Generator, used: set[Shape]
+        self, kind: TaskKind, level: float, draw: np.random.Generator, shapes: NewShapes
     ) -> tuple[Proposal, float]:
-        """A template of a new shape, which is ``used`` from now on, and its level."""
+        """A template of a new shape, or of a known one if there seems to be none, and its level."""
         p, known = self.config.proposer, 0
         level = min(level, p.hardest_template)
         for _ in range(MOST_RESERVED):
@@ -290,13 +301,16 @@ class TaskProposer:
             if self.gate.rules.reserve and is_reserved(proposal.program):
                 continue
             shape = (kind, skeleton(proposal.program))
-            if shape not in used and not self.buffer.is_duplicate(kind, proposal.program):
-                used.add(shape)
+            if shape not in shapes.used and not self.buffer.is_duplicate(kind, proposal.program):
+                shapes.used.add(shape)
                 return proposal, level
             known += 1
+            if kind in shapes.ended:
+                break
             if known % MOST_KNOWN == 0:
                 level = min(level + NEXT_LEVEL, p.hardest_template)
         if known:
+            shapes.ended.add(kind)
             return proposal, level
         raise AzrError(
             f"proposer.template_set: {p.template_set}: {MOST_RESERVED} programs in a row have "

@@ -11,6 +11,7 @@ import pytest
 
 from azr_mlx.config import Config, HeldOutConfig, Proposer, Rollout, Solver
 from azr_mlx.sandbox import Sandbox
+from azr_mlx.selfplay.proposer import MOST_RESERVED
 from azr_mlx.selfplay.round import Round
 from azr_mlx.selfplay.round_log import RoundLog
 from azr_mlx.tasks import templates
@@ -417,6 +418,26 @@ def test_templates_are_of_new_shapes_and_harder_if_there_are_no_others(sandbox):
     game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=hardest))
     drafts = game.proposer.templates(Round(0, 1), [(kind, 0.1)] * 96)
     assert len(drafts) == 96 and {draft.difficulty for draft in drafts} == {0.1}
+
+
+def test_shapes_that_have_run_out_are_searched_for_once_in_a_round(sandbox, monkeypatch):
+    """There are some 70 of one operation, and each search draws 200 templates."""
+    p = replace(CONFIG.proposer, template_set="chains", hardest_template=0.1)
+    game, _ = play(sandbox, lambda p, n: "", replace(CONFIG, proposer=p))
+    drawn = list[TaskKind]()
+    draw = templates.draw
+
+    def counted(kind, *how):
+        drawn.append(kind)
+        return draw(kind, *how)
+
+    monkeypatch.setattr(templates, "draw", counted)
+    deduction, abduction = TaskKind.DEDUCTION, TaskKind.ABDUCTION
+    drafts = game.proposer.templates(Round(0, 1), [(deduction, 0.1)] * 300 + [(abduction, 0.1)] * 4)
+    shapes = {skeleton(draft.proposal.program) for draft in drafts[:300]}
+    assert len(shapes) > 50, "they ran out too soon"
+    assert drawn.count(deduction) < 2 * MOST_RESERVED + 50 * 40
+    assert len({skeleton(d.proposal.program) for d in drafts[300:]}) == 4, "of another kind"
 
 
 def test_no_more_first_tasks_are_made_than_the_buffer_holds(sandbox, monkeypatch):
