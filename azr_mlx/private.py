@@ -21,8 +21,15 @@ _HOME = re.compile(
     r"(?:/private)?(?:/var)?/(?:home|Users)/[^/\s\"'`<>|:;,()\[\]{}\\&]+"
     rf"|(?:/private)?/var/folders/\w+/\w+|/root{_NAME_ENDS}"
 )
+# The forms that the keys of well-known services have.
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|wandb_v\d_\w{20,})"
+    r"\b(?:hf_[A-Za-z0-9]{16,}|wandb_v\d_\w{20,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
+    r"|sk-[A-Za-z0-9_-]{20,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}"
+    r"|A(?:KIA|SIA)[A-Z0-9]{16}\b|AIza[\w-]{35}|ya29\.[\w-]{20,}"
+    r"|xox[abeoprs]-[\w-]{10,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{50,}"
+    r"|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]*-----END [A-Z ]*PRIVATE KEY-----)?"
 )
 _KIND = re.compile(r"^(?:gguf|folder):(?=[/~.])")  # how a model's source begins
 _WHOLE = re.compile(r"(?:~|\.\.)?/|~$|\.\.$")  # how a value begins that is a path and no more

@@ -27,6 +27,7 @@ HELD_OUT_FILE, REPORT_FILE = "held_out.json", "report.html"
 COMPARED_FILE = "compared.html"  # this run and others
 NEWEST, BEST = "adapters", "best"
 OUTPUT_DIR = "runs"  # where runs are, if the configuration does not say
+SEEDS = "seed_tasks"  # the entry of run.json that has every value of the key that the run has had
 ENDED = "ended_after"  # the entry of run.json that has the step after which a run was done
 LATEST = "latest"  # what users write for the newest run
 CHECKPOINTS, ROLLOUTS = "checkpoints", "rollouts"
@@ -52,6 +53,26 @@ def record(run_dir: Path, **entries: Any) -> None:
 def recorded(run_dir: Path, name: str) -> Any:
     """An entry of ``run.json``; None if there is none. Raises UsageError if the file is damaged."""
     return _record(run_dir).get(name)
+
+
+def seeds(run_dir: Path, now: str) -> list[str] | None:
+    """What the run's first tasks have come from at any of its starts (``proposer.seed_tasks``), the
+    first one first; ``now`` is the last start's. None if that is not known, as of a run that an
+    earlier version has resumed. Raises UsageError if ``run.json`` is damaged."""
+    known = recorded(run_dir, SEEDS)
+    if known is None:
+        return [now] if len(starts(run_dir)) < 2 else None
+    if not isinstance(known, list) or not all(isinstance(one, str) for one in known):
+        raise _damaged_record(run_dir, f"its {SEEDS} are not a list of texts")
+    return list(dict.fromkeys([*known, now]))
+
+
+def record_start(run_dir: Path, entry: Mapping[str, Any], seed_tasks: str) -> None:
+    """Note one more start, which ``entry`` describes, and what first tasks it may have made."""
+    before = starts(run_dir)
+    known = recorded(run_dir, SEEDS) if before else []
+    more = {} if known is None else {SEEDS: list(dict.fromkeys([*known, seed_tasks]))}
+    record(run_dir, starts=[*before, entry], **more)
 
 
 def starts(run_dir: Path) -> list[dict[str, Any]]:

@@ -117,3 +117,21 @@ def test_latest_adapters_are_those_that_were_saved_last(runs, monkeypatch):
     (runs.parent / "latest").mkdir()
     assert run_folder.adapter_folder(Path("latest"), runs) == runs / "a" / "adapters"
     assert run_folder.adapter_folder(Path("./latest").absolute()) == runs.parent / "latest"
+
+
+def test_a_run_knows_what_its_first_tasks_came_from_at_any_start(tmp_path):
+    run_folder.record_start(tmp_path, {"time": 1}, "lib")
+    run_folder.record_start(tmp_path, {"time": 2}, "templates")
+    run_folder.record_start(tmp_path, {"time": 3}, "templates")
+    assert run_folder.seeds(tmp_path, "templates") == ["lib", "templates"]
+    assert [one["time"] for one in run_folder.starts(tmp_path)] == [1, 2, 3]
+    run_folder.record(tmp_path, seed_tasks=[1])
+    with pytest.raises(UsageError, match="its seed_tasks are not a list of texts"):
+        run_folder.seeds(tmp_path, "templates")
+
+
+def test_what_an_earlier_version_has_resumed_is_not_known(tmp_path):
+    run_folder.record(tmp_path, starts=[{"time": 1}])
+    assert run_folder.seeds(tmp_path, "lib") == ["lib"], "its configuration is its only one"
+    run_folder.record_start(tmp_path, {"time": 2}, "templates")
+    assert run_folder.seeds(tmp_path, "templates") is None

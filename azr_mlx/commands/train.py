@@ -148,7 +148,8 @@ def train(
         engine = f"{backend_name} ({why})" + (f", {world.size} ranks" if world.size > 1 else "")
         if backend.left_out:
             display.note(f"layers that cannot have adapters: {', '.join(backend.left_out)}")
-        _describe_run(run_dir, model, backend, engine, own.isolation, start)
+        first = config.proposer.seed_tasks
+        _describe_run(run_dir, model, backend, engine, own.isolation, start, first)
         config = _of_all_ranks(config, world)
         trainer = Trainer(
             config,
@@ -543,6 +544,7 @@ def _describe_run(
     engine: str,
     isolation: str,
     start: Path | None,
+    seed_tasks: str,
 ) -> None:
     """Add an entry to ``run.json``, which has one for each start or resume of the run."""
     entry = {
@@ -560,7 +562,7 @@ def _describe_run(
         },
         **describe_process(),
     }
-    run_folder.record(run_dir, starts=[*run_folder.starts(run_dir), entry])
+    run_folder.record_start(run_dir, entry, seed_tasks)
 
 
 def describe_process(

@@ -107,7 +107,7 @@ def arguments_of_call(call: str, program: str = "") -> str | None:
     """The arguments of ``f(...)`` as the source of a tuple; those with names in the places that the
     program gives them. None for stars, unknown names and a missing argument before a named one."""
     node = _call_of(call)
-    return None if node is None else _placed(node, signature(program), {})
+    return None if node is None else placed(node, signature(program), {})
 
 
 def arguments_in(text: str, program: str = "") -> list[str]:
@@ -147,7 +147,7 @@ def _in_code(text: str, known: Signature) -> list[str] | None:
     if tree is not None and not (call is not None and _means_one_call(text, call, known)):
         return _read(tree.body, known)
     if call is not None:
-        return [args for args in [_placed(call, known, {})] if args is not None]
+        return [args for args in [placed(call, known, {})] if args is not None]
     return None
 
 
@@ -296,7 +296,7 @@ def _read(statements: Sequence[ast.stmt], known: Signature) -> list[str]:
             return []
         if is_call(value):
             used = used or bool(named)
-            calls.append(_placed(value, known, named))
+            calls.append(placed(value, known, named))
         else:
             bare.append(value)
     if named and not used:
@@ -369,7 +369,7 @@ def _parts(value: ast.expr, known: Signature) -> list[ast.expr]:
     return value.elts if meant else [value]
 
 
-def _placed(call: ast.Call, known: Signature, names: Mapping[str, ast.expr]) -> str | None:
+def placed(call: ast.Call, known: Signature, names: Mapping[str, ast.expr]) -> str | None:
     """A call's arguments in their places; ``names`` are variables and what they stand for."""
     if any(keyword.arg is None for keyword in call.keywords):
         return None

@@ -11,11 +11,12 @@ import ast
 import builtins
 import doctest
 import symtable
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from azr_mlx.tasks.inputs import MAX_INPUTS, arguments_of_call, is_literal
+from azr_mlx.tasks.inputs import MAX_INPUTS, is_literal, placed, signature
 from azr_mlx.tasks.program import (
     MAX_SOURCE,
     check_program,
@@ -116,6 +117,8 @@ class Module:
             return own
         own.program = clean_source(program)
         own.reason = check_program(own.program, rules.allowed_imports, rules.max_chars) or ""
+        if own.reason:
+            return own
         text = ast.get_docstring(function) or ""
         own.message = text.partition("\n")[0].strip()
         own.inputs = inputs_in(_examples(text).get(function.name, ()), own.program)
@@ -161,19 +164,23 @@ def read_module(source: str) -> Module | None:
 
 def add_inputs(own: OwnFunction, calls: Calls) -> None:
     """Give a function the inputs of further calls in the code."""
+    if own.reason:
+        return
     more = inputs_in(calls.get(own.name, ()), own.program)
     own.inputs = list(dict.fromkeys([*own.inputs, *more]))[:MAX_INPUTS]
 
 
 def inputs_in(calls: Iterable[ast.Call], program: str) -> list[str]:
-    """The arguments of calls, each as the source of a literal tuple; others are passed over."""
-    texts = []
+    """The first ``MAX_INPUTS`` arguments of calls that differ, each as the source of a literal
+    tuple; others are passed over."""
+    known, texts = signature(program), dict[str, None]()
     for call in calls:
-        text = unparse(ast.Call(ast.Name("f", ast.Load()), call.args, call.keywords))
-        found = None if text is None else arguments_of_call(text, program)
+        found = placed(call, known, {})
         if found is not None and found != "()" and is_literal(found):
-            texts.append(found)
-    return texts
+            texts[found] = None
+            if len(texts) == MAX_INPUTS:
+                break
+    return list(texts)
 
 
 def _given(statement: ast.stmt) -> Iterator[tuple[ast.stmt, str]]:
@@ -266,13 +273,31 @@ def _binds(scope: symtable.SymbolTable, name: str) -> bool:
 
 
 def _calls(tree: ast.AST) -> dict[str, list[ast.Call]]:
-    """The calls of plain names, and of attributes (``module.name(...)``), by that name."""
-    found: dict[str, list[ast.Call]] = {}
+    """The calls of plain names, and then of imported modules (``module.name(...)``), by that name.
+    A method of a thing (``row.get("k")``) is another function than one that has its name, and so is
+    one of Python's own modules."""
+    plain, through = dict[str, list[ast.Call]](), dict[str, list[ast.Call]]()
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    modules = _modules(tree)
     for node in sorted(nodes, key=lambda node: (node.lineno, node.col_offset)):
         match node.func:
-            case ast.Name(id=name) | ast.Attribute(value=ast.Name(), attr=name):
-                found.setdefault(name, []).append(node)
+            case ast.Name(id=name):
+                plain.setdefault(name, []).append(node)
+            case ast.Attribute(value=ast.Name(id=base), attr=name) if base in modules:
+                through.setdefault(name, []).append(node)
+    return {name: plain.get(name, []) + through.get(name, []) for name in {**plain, **through}}
+
+
+def _modules(tree: ast.AST) -> set[str]:
+    """The names by which a text knows what it imports, but for Python's own modules."""
+    found = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            origin = getattr(node, "module", None)
+            for alias in node.names:
+                top = (origin or alias.name).partition(".")[0]
+                if getattr(node, "level", 0) or top not in sys.stdlib_module_names:
+                    found.add(alias.asname or alias.name.partition(".")[0])
     return found
 
 

@@ -381,6 +381,28 @@ def test_own_code_is_not_shown_in_the_report(
 
 
 @pure
+@pytest.mark.parametrize(
+    ("known", "starts", "shown"),
+    [
+        (["lib", "templates"], 2, "first tasks from `lib`, which is not published"),
+        (["templates"], 2, "data: none"),
+        (None, 2, "what its first tasks came from is not known"),  # of an earlier version
+    ],
+)
+def test_own_code_that_has_left_a_run_is_still_in_its_samples(
+    known: list[str] | None, starts: int, shown: str, run: Path
+) -> None:
+    """The last start says `templates`, and no task of the code is in the buffer any more."""
+    other = make_run(Path("runs/other"), Config(model_id="org/base"))
+    record = {"starts": [START] * starts} | ({} if known is None else {"seed_tasks": known})
+    write_json(other / run_folder.RUN_FILE, record)
+    folder = written(str(other))
+    page = (folder / "report.html").read_bytes()
+    assert (b"read ~/notes" in page) == (b'id="tasks"' in page) == (shown == "data: none")
+    assert shown in (folder / "README.md").read_text()
+
+
+@pure
 def test_tasks_are_a_dataset_with_their_card(run: Path, capsys) -> None:
     folder = written("runs/mine", "--what", "tasks")
     assert list(contents(folder)) == ["README.md", "tasks.jsonl"]
@@ -681,3 +703,34 @@ def test_a_fused_model_has_a_card_too(to: str, library: str, run: Path, capsys) 
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == library and "Fusing changed the log-probabilities" in card.text
     assert read_json(folder / "config.json")["model_type"] and json.loads(files["config.json"])
+
+
+@pure
+@pytest.mark.parametrize(
+    "key",
+    [
+        "hf_" + "a" * 30,
+        "github_pat_" + "A1" * 20,
+        "ghp_" + "b2" * 18,
+        "glpat-" + "x" * 20,
+        "sk-proj-" + "y" * 30,
+        "sk_live_" + "z" * 24,
+        "AKIA" + "ABCDEFGH12345678",
+        "AIza" + "S" * 35,
+        "xoxb-" + "1" * 12,
+        "npm_" + "n" * 36,
+        "pypi-" + "p" * 60,
+        "eyJhbGciOiJIUzI1" + "." + "eyJzdWIiOiIxMjM0" + "." + "c2lnbmF0dXJl",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----",
+    ],
+)
+def test_keys_of_services_are_taken_out_and_told(key: str) -> None:
+    text = f"def f(n):\n    return '{key}' + n\n"
+    assert betrayal(text) == "a token"
+    assert hide(text) == f"def f(n):\n    return '{REMOVED}' + n\n"
+
+
+@pure
+def test_programs_that_look_a_little_like_keys_stay() -> None:
+    for text in ("risk-averse", "task_live_now", "AKIA", "xoxb", "sk = 1 - sk", "npm_x", "eyJ.a"):
+        assert betrayal(text) == "" and hide(text) == text

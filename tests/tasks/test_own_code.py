@@ -177,6 +177,44 @@ def test_calls_in_files_that_import_the_function_count(tmp_path: Path) -> None:
     assert found.inputs == ["('a b', '_')"] and not left_out.total()
 
 
+def test_a_method_of_a_thing_is_no_call_of_the_function_that_has_its_name() -> None:
+    source = """
+import json, mylib as lib
+from . import near
+
+def get(row):
+    return row["k"] * 2
+
+def load(cfg, text):
+    return [cfg.get("a"), text.split("|"), json.get("b"), lib.get({"k": 1}), near.get({"k": 2})]
+
+def split(text):
+    \"\"\"
+    >>> "a b".split(" ")
+    >>> split("ab")
+    \"\"\"
+    return list(text)
+
+assert get({"k": 4}) == 8
+"""
+    assert own(source, "get").inputs == ["({'k': 4},)", "({'k': 1},)", "({'k': 2},)"]
+    assert own(source, "split").inputs == ["('ab',)"]
+
+
+def test_many_calls_cost_no_more_than_those_that_are_kept() -> None:
+    """40,000 of them took half a minute, also for a function that is refused."""
+    calls = "".join(f"assert f({i}) == {i}\n" for i in range(20_000))
+    small = "def f(n):\n" + "".join(f"    n = n + {i}\n" for i in range(30)) + "    return n\n"
+    refused = "import os\ndef f(n):\n    return os.getpid()\n"
+    for source, count in ((small, 64), (refused, 0)):
+        module = read_module(source + calls)
+        assert module is not None
+        began = time.process_time()
+        (found,) = module.functions(RULES)
+        assert time.process_time() - began < 1
+        assert len(found.inputs) == count and bool(found.reason) == (count == 0)
+
+
 def test_one_large_file_hides_nothing(tmp_path: Path) -> None:
     with (tmp_path / "a_generated.py").open("wb") as huge:
         huge.truncate(MOST_BYTES_READ + 1)

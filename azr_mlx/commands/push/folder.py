@@ -115,7 +115,7 @@ def _model(wanted: Wanted, folder: Path, online: bool) -> Filled:
     run, checkpoint = run_folder.find(wanted.run, Path(run_folder.OUTPUT_DIR), "push")
     made, settings = origin(run), data.flat(_configuration(run))
     saved = _saved(wanted.run, checkpoint)
-    step, seeds = saved.step, _seeds(saved, settings)
+    step, seeds = saved.step, _seeds(run, saved, settings)
     fused = None
     if wanted.what == FUSED:
         fused = _fuse(checkpoint, folder, wanted.format or FORMATS[0])
@@ -163,15 +163,18 @@ def _saved(asked: str, checkpoint: Path) -> _Saved:
     return _Saved(step, adapters, sources)
 
 
-def _seeds(saved: _Saved, settings: Mapping[str, str]) -> str:
+def _seeds(run: Path, saved: _Saved, settings: Mapping[str, str]) -> str:
     """What the first tasks came from, as ``proposer.seed_tasks`` or in words; "" if it is not
-    known. A run that went on with another setting still has tasks from its user's own code."""
+    known. A run that went on with another setting still has tasks from its user's own code, or
+    shows them in its samples."""
     if not settings:
         return ""
-    seeds = settings.get("proposer.seed_tasks", TEMPLATES)
-    if seeds in card.GENERATED and not saved.sources.isdisjoint(OWN_CODE):
+    ever = run_folder.seeds(run, settings.get("proposer.seed_tasks", TEMPLATES))
+    if own := [one for one in ever or () if one not in card.GENERATED]:
+        return short(own[-1])
+    if not saved.sources.isdisjoint(OWN_CODE):
         return "own code"
-    return short(seeds)
+    return "" if ever is None else ever[0]
 
 
 def _notes(one: card.Published, online: bool) -> list[str]:
