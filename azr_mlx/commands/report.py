@@ -10,7 +10,7 @@ from typing import Any
 from azr_mlx.errors import UsageError
 from azr_mlx.monitoring import report
 from azr_mlx.monitoring.metrics import MetricsFile
-from azr_mlx.run_folder import METRICS_FILE
+from azr_mlx.run_folder import CONFIG_FILE, METRICS_FILE, RUN_FILE
 
 
 def write_report(run: str, compare: Sequence[str] = (), out: Path | None = None) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def follow(
     more, and return the same as ``write_report``. Until then a browser that shows the page loads it
     again by itself. ``say`` hears where it is.
 
-    Raises the same as ``write_report``, but waits for a run that has no metrics yet. Ctrl-C ends
-    the following and not the run, and leaves a page that does not renew itself.
+    Raises the same as ``write_report``, but waits for a run that has no metrics yet, if it is one.
+    Ctrl-C ends the following and not the run, and leaves a page that does not renew itself.
     """
     path, *others = _located(run, compare)
     beside = [report.read(other) for other in others]
@@ -64,6 +64,8 @@ def _located(run: str, compare: Sequence[str]) -> list[Path]:
 
 
 def _wait_for_a_step(path: Path, every: int, say: Callable[[str], None]) -> None:
+    if not any((path / name).exists() for name in (CONFIG_FILE, RUN_FILE, METRICS_FILE)):
+        raise UsageError(f"report {path}: is not the folder of a run; give runs/NAME or latest")
     told = False
     while not any(True for _ in MetricsFile(path / METRICS_FILE).rows()):
         if not told:

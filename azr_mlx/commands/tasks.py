@@ -70,6 +70,9 @@ def tasks_of(run: str, filters: Filters, asked: str = "tasks") -> tuple[Path, li
         UsageError: there is no such run, its tasks cannot be read, or none is wanted.
     """
     _, checkpoint = run_folder.find(run, Path(run_folder.OUTPUT_DIR), asked)
+    if wrong := run_folder.damage(checkpoint):
+        good = run_folder.previous_good(checkpoint, asked)
+        raise UsageError(f"{checkpoint}: {wrong}; {good}")
     try:
         rows = rows_of(run_folder.read_buffer(checkpoint))
     except (OSError, *WRONG_VALUES) as error:
@@ -79,7 +82,11 @@ def tasks_of(run: str, filters: Filters, asked: str = "tasks") -> tuple[Path, li
         ) from error
     wanted = filters.of(rows)
     if not wanted:
-        raise UsageError(f"{asked} {run}: none of its {len(rows)} tasks is wanted; filter less")
+        raise UsageError(
+            f"{asked} {run}: none of its {len(rows)} tasks is wanted; filter less"
+            if rows
+            else f"{asked} {run}: it has no tasks yet; take a later checkpoint, or let it go on"
+        )
     return checkpoint, wanted
 
 

@@ -38,9 +38,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run = Path("runs/mine")
     checkpoint = run_folder.checkpoint_of(run, 20)
     checkpoint.mkdir(parents=True)
-    (checkpoint / run_folder.STATE_FILE).write_text("{}")
     with gzip.open(checkpoint / run_folder.BUFFER_FILE, "wt") as file:
         file.write(json_lines(ROWS))
+    hashes = {run_folder.BUFFER_FILE: run_folder.sha256(checkpoint / run_folder.BUFFER_FILE)}
+    write_json(checkpoint / run_folder.STATE_FILE, {"sha256": hashes})
     (run / run_folder.CONFIG_FILE).write_text(to_yaml(Config(model_id="org/`model`")))
     argv = ["/home/me/bin/azr-mlx", "train", "run_name=a b"]
     write_json(run / run_folder.RUN_FILE, {"starts": [{"argv": argv}]})
@@ -134,11 +135,16 @@ def test_a_place_that_cannot_be_written(run: Path, capsys: pytest.CaptureFixture
 
 def test_damaged_buffers_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = run_folder.checkpoint_of(run, 20) / run_folder.BUFFER_FILE
+    whole = file.read_bytes()
     for content in (b"", b"no gzip", gzip.compress(b'{"task": 3}\n'), file.read_bytes()[:-20]):
         file.write_bytes(content)
         assert main(["tasks"]) == 2
         err = capsys.readouterr().err
-        assert err.count("\n") == 1 and "Traceback" not in err
+        assert err.count("\n") == 1 and "is damaged" in err
     file.unlink()
     assert main(["tasks"]) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert f"{run_folder.BUFFER_FILE} is missing" in capsys.readouterr().err
+    file.write_bytes(whole)
+    (file.parent / run_folder.STATE_FILE).unlink()
+    assert main(["tasks"]) == 2
+    assert f"{run_folder.STATE_FILE} is missing" in capsys.readouterr().err

@@ -338,6 +338,7 @@ PRIVATE = ROWS["Halves"]["private_test_cases"]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"private_test_cases": " "}, "private_test_cases is empty; a problem without"),
         ({"private_test_cases": PRIVATE[:-24]}, "the compressed tests are cut short"),
         ({"private_test_cases": PRIVATE[:-3]}, "neither a list nor base64"),
         ({"private_test_cases": "AAAA" + PRIVATE[4:]}, "cannot be decompressed"),

@@ -297,6 +297,13 @@ def test_following_can_be_ended_and_leaves_a_page_that_stays(tmp_path, monkeypat
     assert refreshes(run / "report.html") == []
 
 
+def test_a_folder_that_is_no_run_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert cli.main(["report", "photos", "--follow"]) == 2
+    assert "report photos: is not the folder of a run" in capsys.readouterr().err
+
+
 def test_a_pause_is_refused_if_nothing_is_followed(tmp_path, monkeypatch, capsys):
     write_run(tmp_path / "runs" / "a", 2)
     monkeypatch.chdir(tmp_path)

@@ -266,7 +266,10 @@ def _json(name: str, text: str) -> Any:
 
 
 def _packed(text: str) -> bytes:
-    """The field of the private tests, whether JSON or base64, as zlib's bytes."""
+    """The field of the private tests, whether JSON or base64, as zlib's bytes. Raises ValueError if
+    it is empty, as if it had been taken out: public tests alone would pass wrong answers."""
+    if not text.strip():
+        raise ValueError("private_test_cases is empty; a problem without any has []")
     if text.lstrip().startswith("["):
         return zlib.compress(text.strip().encode("utf-8", "surrogatepass"))
     try:
