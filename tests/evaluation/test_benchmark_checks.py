@@ -232,6 +232,24 @@ def test_apps_counts_cases_and_leaves_out_problems_without_any(
     assert [g.status for g in grades] == [PASS, FAIL, PASS, ERROR, PASS, FAIL, ERROR]
 
 
+def test_tests_of_apps_that_are_no_lists_are_not_read_letter_by_letter(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    rows = [apps_row(1, {"inputs": "12", "outputs": "23"}), apps_row(2, {**ADD, "fn_name": None})]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load("apps", path)
+    assert found.excluded == ("APPS/0001",)
+    assert [(p.id, p.entry_point) for p in found.problems] == [("APPS/0002", "")]
+
+
+@pytest.mark.parametrize("atol", [None, "1e-6", -1, float("nan"), True])
+def test_a_tolerance_is_a_number(atol: object, tmp_path: Path) -> None:
+    """As a text it was never reached, and right answers were called wrong."""
+    path = tmp_path / "HumanEvalPlus.jsonl"
+    path.write_text(json.dumps({**PLUS_ROW, "atol": atol}) + "\n")
+    with pytest.raises(UsageError, match=r"row 1: .*(atol|not JSON|NaN)"):
+        load("humaneval-plus", tmp_path)
+
+
 def test_solutions_have_the_names_that_the_reference_gives_them(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

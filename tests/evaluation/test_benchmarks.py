@@ -389,3 +389,10 @@ def test_a_docstring_that_is_nested_too_deeply_has_no_examples(tmp_path):
         asked = f'def double(x):\n    """Twice.\n\n    >>> {nested}\n    1\n    """\n'
         path.write_text(json_lines([{**HUMANEVAL_ROWS[0], "prompt": asked}]))
         assert len(benchmarks.load("humaneval", path).problems) == 1
+
+
+def test_an_import_of_mbpp_may_be_one_text(tmp_path):
+    """A list in the published files; a text was read letter by letter."""
+    rows = [mbpp_row(11, test_imports="import math"), mbpp_row(12, test_imports=["import math"])]
+    one, many = benchmarks.load("mbpp", write(tmp_path / "m.jsonl", rows)).problems
+    assert one.check.content() == many.check.content() and "import math\n" in one.check.tests

@@ -184,7 +184,7 @@ def parse(row: DataRow) -> Problem | None:
         return None
     solutions = row.get("solutions") or "[]"
     solutions = from_json(solutions) if isinstance(solutions, str) else solutions
-    starter, name = row.get("starter_code") or "", tests.get("fn_name", "")
+    starter, name = row.get("starter_code") or "", tests.get("fn_name") or ""
     how = "Use Call-Based format" if name else "Use Standard Input format"
     way = _WAYS[bool(name)].format(name=name, starter=starter)
     asked = f"\nQUESTION:\n{row['question']}\n{starter}\n{how}\n"
@@ -210,7 +210,8 @@ _WAYS = {
 
 def _check(tests: DataRow) -> StdinCheck | CallCheck | None:
     inputs, outputs = tests.get("inputs") or [], tests.get("outputs") or []
-    if not inputs or len(inputs) != len(outputs):
+    lists = isinstance(inputs, list) and isinstance(outputs, list)
+    if not lists or not inputs or len(inputs) != len(outputs):
         return None
     if name := tests.get("fn_name"):
         calls = tuple(literal(tuple(_keyed(arg) for arg in args)) for args in inputs)

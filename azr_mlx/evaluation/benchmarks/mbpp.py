@@ -24,7 +24,9 @@ def parse(row: DataRow) -> Problem | None:
     if not asserts:
         return None
     # The set-up code builds values from the solution's own classes: it comes after it.
-    setup = "\n".join([row.get("test_setup_code") or "", *row.get("test_imports", [])])
+    imports = row.get("test_imports") or []
+    imports = [imports] if isinstance(imports, str) else imports
+    setup = "\n".join([row.get("test_setup_code") or "", *imports])
     return Problem(
         id=f"Mbpp/{row['task_id']}",
         prompt=prompt(text, asserts[0]),

@@ -339,6 +339,8 @@ def check(row: DataRow, *, base_only: bool = False) -> PlusCheck:
         reference = row["prompt"] + reference
     inputs = arguments(row["task_id"], rows)
     base = len(row["base_input"])
+    if type(row["atol"]) not in (int, float) or not 0 <= row["atol"] < math.inf:
+        raise ValueError(f"atol {str(row['atol'])[:40]} is not a number of at least 0")
     return PlusCheck(row["entry_point"], reference, inputs, row["atol"], base)
 
 
