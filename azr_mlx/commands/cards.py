@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from azr_mlx import run_folder
-from azr_mlx.config import load_keys
+from azr_mlx.config import schema
 from azr_mlx.errors import WRONG_VALUES, UsageError
 from azr_mlx.private import short, shortened
 from azr_mlx.text import one_line
@@ -78,18 +78,17 @@ def origin(run: Path) -> Origin:
 
 
 def _base(run: Path, starts: Sequence[Mapping[str, Any]]) -> Base:
-    try:
-        named = load_keys(run / run_folder.CONFIG_FILE, "model_id").model_id
-    except UsageError:
-        return Base("")
+    # As the file says it: if it does not, the key's default is another model than the run's.
+    named = schema.read(run / run_folder.CONFIG_FILE, []).get("model_id")
+    named = named if isinstance(named, str) else ""
     loaded = starts[-1].get("model") if starts else None
     source = loaded.get("source") if isinstance(loaded, dict) else None
     if isinstance(source, str) and isinstance(loaded, dict):
         found, revision = _HUB.fullmatch(source), loaded.get("revision")
         if found is None:
-            return Base(re.sub("^(gguf|folder):", "", source), short(named))
+            return Base(re.sub("^(gguf|folder):", "", source), short(named or source))
         return Base(found[1], found[1], found[1], revision if isinstance(revision, str) else None)
-    return Base(named, short(named))  # nobody says where it came from: it may be a folder
+    return Base(named, short(named) or UNKNOWN)  # it may be a folder: nobody says where it is from
 
 
 def _command(starts: Sequence[Mapping[str, Any]]) -> str:

@@ -326,6 +326,12 @@ def to_peft(adapters: Path, out: Path) -> Exported:
         raise UsageError(
             f"--adapter-path {adapters}: {odd[0] if odd else kind}: not a LoRA adapter"
         )
+    wrong = [k for k, a in arrays.items() if a.shape[int(k.endswith("lora_a"))] != rank]
+    if wrong:
+        raise UsageError(
+            f"--adapter-path {adapters}: {wrong[0]} is not of rank {rank}, which {ADAPTER_CONFIG} "
+            "says; take both files from one checkpoint"
+        )
     alpha, model = rank * scale, config.model or ""
     if any(name.startswith(_WRAPPED) for name in arrays):
         arrays = _unwrapped(arrays, adapters, source, model)

@@ -84,6 +84,18 @@ def test_adapters_in_bfloat16_are_written_as_float32(saved, tmp_path):
     assert total > 0 and found == pytest.approx(total, rel=1e-5)
 
 
+def test_adapters_of_another_rank_than_their_file_says_are_refused(saved, tmp_path):
+    """PEFT would read them, and fail at the first layer."""
+    _, run = saved
+    file = run / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config["lora_parameters"]["rank"] += 1
+    file.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=r"is not of rank \d+, which adapter_config.json says"):
+        to_peft(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_adapters_of_a_wrapped_model_are_refused(saved, tmp_path):
     _, run = saved
     file = run / "adapters.safetensors"

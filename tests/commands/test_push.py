@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from azr_mlx import run_folder
 from azr_mlx.cli import main
+from azr_mlx.commands import cards
 from azr_mlx.commands.cards import Base
 from azr_mlx.commands.push import licence
 from azr_mlx.config import Config, EvaluationConfig, HeldOutConfig, Proposer, Rollout, to_yaml
@@ -734,3 +735,14 @@ def test_keys_of_services_are_taken_out_and_told(key: str) -> None:
 def test_programs_that_look_a_little_like_keys_stay() -> None:
     for text in ("risk-averse", "task_live_now", "AKIA", "xoxb", "sk = 1 - sk", "npm_x", "eyJ.a"):
         assert betrayal(text) == "" and hide(text) == text
+
+
+@pure
+def test_a_base_that_the_configuration_does_not_name_is_no_default(run: Path) -> None:
+    file = Path("runs/mine") / run_folder.CONFIG_FILE
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith("model_id")))
+    assert "Qwen3-4B" not in (written("runs/mine") / "README.md").read_text()
+    assert cards.origin(Path("runs/mine")).base.hub == "org/base"
+    write_json(Path("runs/mine") / run_folder.RUN_FILE, {"starts": []})
+    assert cards.origin(Path("runs/mine")).base.shown == "unknown"
