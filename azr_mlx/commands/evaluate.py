@@ -238,21 +238,32 @@ def _score(
     progress: Reporter,
 ) -> Report:
     s = request.settings
-    return Report(
-        tuple(
-            score_samples(
-                b,
-                given,
-                sandbox,
-                ks=s.ks,
-                limit=s.limit,
-                split=s.split,
-                window=s.window,
-                progress=progress,
-            )
-            for b in loaded
+    *others, last = [
+        score_samples(
+            b,
+            given,
+            sandbox,
+            ks=s.ks,
+            limit=s.limit,
+            split=s.split,
+            window=s.window,
+            progress=progress,
         )
-    )
+        for b in loaded
+    ]
+    return Report((*others, replace(last, unknown=_unknown(given, loaded, s))))
+
+
+def _unknown(
+    given: Collection[str], loaded: Sequence[Benchmark], settings: Settings
+) -> tuple[str, ...]:
+    """The ids of samples that are of no task of these benchmarks. Of problems that were passed over
+    because of their date nobody knows the ids."""
+    if settings.window:
+        return ()
+    known = {problem.id for benchmark in loaded for problem in benchmark.problems}
+    known |= {name for benchmark in loaded for name in benchmark.excluded}
+    return tuple(sorted(set(given) - known))
 
 
 def _exported(request: EvalRequest, loaded: Sequence[Benchmark], report: Report) -> Report:

@@ -93,8 +93,9 @@ class BenchmarkResult:
     """One benchmark's figures.
 
     ``excluded`` problems have no usable tests and ``missing`` ones have no sample: no figure counts
-    them. ``generated`` samples were made in this session, the others were on disk; ``folder``
-    holds them.
+    them. Samples that were made elsewhere may have ``unknown`` ids, of no task of the benchmarks
+    that were asked for: they are told with the last one. ``generated`` samples were made in this
+    session, the others were on disk; ``folder`` holds them.
     """
 
     protocol: Protocol
@@ -107,6 +108,7 @@ class BenchmarkResult:
     seconds: float
     generated: int = 0
     folder: str = ""
+    unknown: tuple[str, ...] = ()
     figures: dict[str, Estimate] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +163,9 @@ class BenchmarkResult:
         counted += [f"{len(ids)} {why} left out" for ids, why in left_out if ids]
         verdicts = ", ".join(f"{count} {status}" for status, count in self.statuses.items())
         lines = [f"  {'; '.join(counted)}; verdicts: {verdicts}"]
+        if self.unknown:
+            shown = ", ".join(map(repr, self.unknown[:3])) + ", ..." * (len(self.unknown) > 3)
+            lines.append(f"  {len(self.unknown)} ids of samples are no task here: {shown}")
         if len(self.strategies) > 1:
             taken = ", ".join(f"{count} {name}" for name, count in self.strategies.items())
             lines.append(f"  strategies taken: {taken}")
@@ -200,6 +205,7 @@ class BenchmarkResult:
             **{name: getattr(self.protocol, name) for name in ("model", "adapter", "seed")},
             "excluded": list(self.excluded),
             "missing": list(self.missing),
+            "unknown": list(self.unknown),
             "isolation": self.isolation,
             "source": self.source,
             "seconds": round(self.seconds, 3),

@@ -268,4 +268,15 @@ def test_samples_made_elsewhere_need_no_model(here, cli: Cli, tmp_path):
     done = cli("eval", "--samples", str(given), *data, "--json")
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["results"]
-    assert result["statuses"] == {"fail": 5, "pass": 1}
+    assert result["statuses"] == {"fail": 5, "pass": 1} and result["unknown"] == []
+
+
+def test_samples_of_unknown_tasks_are_told(here, cli: Cli, tmp_path):
+    """An id that is misspelt would count as a task without a sample."""
+    given = tmp_path / "given.jsonl"
+    names = ["HumanEval/0", "humaneval/1", "HumanEval/99", "HumanEval/6"]  # 6 has no tests
+    rows = [{"task_id": name, "completion": "    return x + 1\n"} for name in names]
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = cli("eval", "--samples", str(given), "--data", str(here / "HumanEval.jsonl"))
+    assert done.returncode == 0, done.stderr
+    assert "2 ids of samples are no task here: 'HumanEval/99', 'humaneval/1'" in done.stdout
