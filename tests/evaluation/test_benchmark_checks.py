@@ -241,6 +241,26 @@ def test_tests_of_apps_that_are_no_lists_are_not_read_letter_by_letter(tmp_path:
     assert [(p.id, p.entry_point) for p in found.problems] == [("APPS/0002", "")]
 
 
+def test_calls_of_apps_that_nobody_can_write_cost_their_problem_and_no_more(tmp_path: Path) -> None:
+    """Users of the published files report numbers of more digits than Python reads."""
+    huge = '{"fn_name": "f", "inputs": [[' + "9" * 5000 + ']], "outputs": [1]}'
+    shown = {"inputs": ["9" * 5000 + "\n"], "outputs": ["1\n"]}  # a text may have as many
+    deep: Any = 1
+    for _ in range(90):
+        deep = [deep]
+    others = [{"fn_name": "f", "inputs": [[v]], "outputs": [1]} for v in (float("nan"), deep)]
+    rows = [{**apps_row(1, ADD), "input_output": huge}, apps_row(2, shown)]
+    rows += [apps_row(3 + i, tests) for i, tests in enumerate(others)]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load("apps", path)
+    assert found.excluded == ("APPS/0001", "APPS/0003", "APPS/0004")
+    assert [problem.id for problem in found.problems] == ["APPS/0002"]
+    path.write_text(json.dumps({**apps_row(1, ADD), "input_output": "{oops"}) + "\n")
+    with pytest.raises(UsageError, match="row 1: not a row of apps"):
+        load("apps", path)
+
+
 @pytest.mark.parametrize("atol", [None, "1e-6", -1, float("nan"), True])
 def test_a_tolerance_is_a_number(atol: object, tmp_path: Path) -> None:
     """As a text it was never reached, and right answers were called wrong."""
