@@ -182,6 +182,14 @@ def test_an_option_that_is_a_key_of_a_group_names_the_key(cli: Cli) -> None:
     assert "did you mean rollout.temperature=VALUE" in done.stderr
 
 
+def test_a_temperature_is_finite(cli: Cli) -> None:
+    """Infinity would be in JSON that strict readers refuse."""
+    for command in (["eval", "--model", "x"], ["generate", "-p", "x"]):
+        for value in ("inf", "nan"):
+            done = cli(*command, "--temp", value)
+            assert done.returncode == 2 and "--temp" in done.stderr and done.stdout == ""
+
+
 def test_a_missing_configuration_is_answered_with_those_that_there_are(cli: Cli) -> None:
     done = cli("train", "-c")
     assert done.returncode == 2

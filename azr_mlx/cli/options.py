@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from azr_mlx.cli import completion
+from azr_mlx.errors import UsageError
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback if an error occurs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -21,6 +23,14 @@ Overrides = Annotated[
 MODEL_HELP = "Model: hub repository, local folder, .gguf file, or package:NAME/FILE."
 RUN_HELP = "Run folder (runs/NAME), one of its checkpoints, or latest."
 
+
+def _finite(value: float) -> float:
+    """The number; "inf" is one, too, and passes the bound of an option."""
+    if not math.isfinite(value):
+        raise UsageError(f"--temp {value}: not a temperature; give a number such as 0.8")
+    return value
+
+
 # Options that several commands have.
 Model = Annotated[
     str | None, typer.Option("--model", help=MODEL_HELP + " Default: the model of the adapters.")
@@ -33,7 +43,10 @@ Adapters = Annotated[
 MaxTokens = Annotated[
     int, typer.Option("-m", "--max-tokens", min=1, help="Maximum number of tokens to generate.")
 ]
-Temp = Annotated[float, typer.Option("--temp", min=0.0, help="Sampling temperature; 0 is greedy.")]
+Temp = Annotated[
+    float,
+    typer.Option("--temp", min=0.0, callback=_finite, help="Sampling temperature; 0 is greedy."),
+]
 TopP = Annotated[
     float, typer.Option("--top-p", min=0.0, max=1.0, help="Nucleus sampling probability.")
 ]
