@@ -59,18 +59,24 @@ def seeds(run_dir: Path, now: str) -> list[str] | None:
     """What the run's first tasks have come from at any of its starts (``proposer.seed_tasks``), the
     first one first; ``now`` is the last start's. None if that is not known, as of a run that an
     earlier version has resumed. Raises UsageError if ``run.json`` is damaged."""
-    known = recorded(run_dir, SEEDS)
+    known = _noted_seeds(run_dir)
     if known is None:
         return [now] if len(starts(run_dir)) < 2 else None
-    if not isinstance(known, list) or not all(isinstance(one, str) for one in known):
-        raise _damaged_record(run_dir, f"its {SEEDS} are not a list of texts")
     return list(dict.fromkeys([*known, now]))
+
+
+def _noted_seeds(run_dir: Path) -> list[str] | None:
+    known = recorded(run_dir, SEEDS)
+    texts = isinstance(known, list) and all(isinstance(one, str) for one in known)
+    if known is not None and not texts:
+        raise _damaged_record(run_dir, f"its {SEEDS} are not a list of texts")
+    return known
 
 
 def record_start(run_dir: Path, entry: Mapping[str, Any], seed_tasks: str) -> None:
     """Note one more start, which ``entry`` describes, and what first tasks it may have made."""
     before = starts(run_dir)
-    known = recorded(run_dir, SEEDS) if before else []
+    known = _noted_seeds(run_dir) if before else []
     more = {} if known is None else {SEEDS: list(dict.fromkeys([*known, seed_tasks]))}
     record(run_dir, starts=[*before, entry], **more)
 

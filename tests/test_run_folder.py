@@ -128,6 +128,8 @@ def test_a_run_knows_what_its_first_tasks_came_from_at_any_start(tmp_path):
     run_folder.record(tmp_path, seed_tasks=[1])
     with pytest.raises(UsageError, match="its seed_tasks are not a list of texts"):
         run_folder.seeds(tmp_path, "templates")
+    with pytest.raises(UsageError, match="its seed_tasks are not a list of texts"):
+        run_folder.record_start(tmp_path, {"time": 4}, "lib")
 
 
 def test_what_an_earlier_version_has_resumed_is_not_known(tmp_path):
