@@ -66,7 +66,7 @@ def seeds(run_dir: Path, now: str) -> list[str] | None:
 
 
 def _noted_seeds(run_dir: Path) -> list[str] | None:
-    known = recorded(run_dir, SEEDS)
+    known: list[str] | None = recorded(run_dir, SEEDS)
     texts = isinstance(known, list) and all(isinstance(one, str) for one in known)
     if known is not None and not texts:
         raise _damaged_record(run_dir, f"its {SEEDS} are not a list of texts")
